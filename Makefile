@@ -1,0 +1,60 @@
+# make demo   sets up .venv, exports the embedded model for a Raspberry Pi 5, asks it something, measures it
+# make test   sets up .venv for development, checks style, types and layers, runs the tests
+# make test-slow   the tests that take longer than a few seconds
+
+VENV := .venv
+BIN := $(VENV)/bin
+BUNDLE := bundles/edgelm-home-rpi5-int4
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# The first Python that is new enough.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: demo test lint check-types check-layers pytest test-slow clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.export
+	$(BIN)/edgelm export --target rpi5 --overwrite -o $(BUNDLE)
+	@echo
+	@echo '> dim the bedroom lamp to 30 percent and lock the front door'
+	@$(BIN)/edgelm run $(BUNDLE) -p "dim the bedroom lamp to 30 percent and lock the front door" --stats
+	@echo
+	@$(BIN)/edgelm bench $(BUNDLE)
+
+test: lint check-types check-layers pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check-types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check-layers: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+pytest: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "slow or board"
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo 'error: edgelm needs Python 3.11 or newer' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'error: this Python cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
+
+$(VENV)/.export: pyproject.toml | $(BIN)/python
+	@echo 'installing edgelm[export] into $(VENV)'
+	$(PIP) -e '.[export]'
+	@touch $@
+
+# torch first and pinned: left to choose, pip takes a build of several gigabytes.
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo 'installing edgelm[dev] into $(VENV)'
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.export
+
+clean:
+	rm -rf $(VENV) build dist bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,50 @@
+"""edgelm: small language models on edge devices.
+
+    >>> import edgelm
+    >>> bundle = edgelm.export("path/to/checkpoint", target="rpi5")     # needs edgelm[export]
+    >>> lm = edgelm.load(bundle.path)
+    >>> for chunk in lm.stream("Turn on the lamp"):
+    ...     print(chunk.text, end="")
+
+Names are resolved on first use: ``import edgelm`` loads neither onnxruntime nor onnx nor numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgelm.version import __version__
+
+if TYPE_CHECKING:
+    from edgelm.bundle import Bundle
+    from edgelm.errors import EdgeLMError
+    from edgelm.exporter.pipeline import export
+    from edgelm.runtime.lm import LM, load
+    from edgelm.runtime.sampling import GenerationConfig
+    from edgelm.target import Target
+
+__all__ = ["LM", "Bundle", "EdgeLMError", "GenerationConfig", "Target", "__version__", "export", "load"]
+
+_HOMES = {
+    "LM": "edgelm.runtime.lm",
+    "Bundle": "edgelm.bundle",
+    "EdgeLMError": "edgelm.errors",
+    "GenerationConfig": "edgelm.runtime.sampling",
+    "Target": "edgelm.target",
+    "export": "edgelm.exporter.pipeline",
+    "load": "edgelm.runtime.lm",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

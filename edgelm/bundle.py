@@ -1,0 +1,336 @@
+"""A bundle: the folder that an export makes and a device runs.
+
+    manifest.json            what is inside, for which target, and the size and SHA-256 of every other file
+    model.onnx               the graph
+    model.onnx.data          its weights, memory-mapped at load
+    tokenizer.json           as `tokenizers` reads it
+    chat_template.jinja      where the model has one
+    generation_config.json   the model's sampling defaults
+    genai_config.json        the same model told to onnxruntime-genai (native exports)
+
+The same input gives the same bytes: no timestamps, no random names. A bundle is written in a hidden
+sibling folder and renamed when it is whole, so a half-written one is never visible.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgelm.errors import BundleError, ExportError
+from edgelm.version import __version__
+
+FORMAT = 1  # of the manifest; raised when an older edgelm could misread a bundle
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+DATA = "model.onnx.data"
+TOKENIZER = "tokenizer.json"
+TEMPLATE = "chat_template.jinja"
+GENERATION = "generation_config.json"
+
+# Files up to this size are hashed whenever a bundle is opened; larger ones only by size, until `verify`.
+_HASH_AT_OPEN = 4 << 20
+_REQUIRED_KEYS = ("model", "target", "quant", "recipe", "context", "special_tokens", "tokenizer", "graph", "files")
+
+
+def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file, in hex; `on_bytes` hears of every piece read (for progress)."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+            if on_bytes:
+                on_bytes(len(piece))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk, opened and checked.
+
+    Attributes:
+        path: the folder.
+        manifest: the parsed manifest.json.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open the bundle in the folder `path`.
+
+        Checks that every file of the manifest is there with its size, and the hash of those up to 4 MiB.
+
+        Raises:
+            BundleError: no bundle there, made for a newer edgelm, or a file missing, truncated or edited.
+        """
+        folder = Path(path)
+        bundle = cls(folder, _read_manifest(folder))
+        for name in bundle.files:
+            bundle._check_file(name, whole=False)
+        return bundle
+
+    @property
+    def files(self) -> Mapping[str, Mapping[str, Any]]:
+        """Every file but the manifest: name → {"bytes", "sha256"}."""
+        files: Mapping[str, Mapping[str, Any]] = self.manifest["files"]
+        return files
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, without the manifest."""
+        return sum(int(entry["bytes"]) for entry in self.files.values())
+
+    @property
+    def context(self) -> int:
+        """The longest prompt plus answer, in tokens."""
+        return int(self.manifest["context"])
+
+    @property
+    def model_path(self) -> Path:
+        """The graph."""
+        return self.path / MODEL
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer."""
+        return self.path / TOKENIZER
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The chat template's source, or None for a model without one."""
+        return (self.path / TEMPLATE).read_text(encoding="utf-8") if TEMPLATE in self.files else None
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        """The model's own sampling defaults, as in Hugging Face's generation_config.json."""
+        return _read_json(self.path / GENERATION) if GENERATION in self.files else {}
+
+    def verify(self, on_bytes: Callable[[int], None] | None = None) -> list[str]:
+        """Read every file whole and compare it with the manifest.
+
+        Returns:
+            one line for each file that differs, with what was expected; empty when all is well.
+        """
+        problems = []
+        for name in sorted(self.files):
+            try:
+                self._check_file(name, whole=True, on_bytes=on_bytes)
+            except BundleError as error:
+                problems.append(str(error))
+        return problems
+
+    def _check_file(self, name: str, *, whole: bool, on_bytes: Callable[[int], None] | None = None) -> None:
+        path, entry = self.path / name, self.files[name]
+        expected = int(entry["bytes"])
+        hint = "copy the bundle again, or export it again"
+        try:
+            actual = path.stat().st_size
+            if actual != expected:
+                kind = "truncated" if actual < expected else "longer than it was"
+                raise BundleError(f"{path} is {kind}: {actual:,} bytes, expected {expected:,}", hint=hint)
+            if whole or expected <= _HASH_AT_OPEN:
+                digest = sha256(path, on_bytes)
+                if digest != entry["sha256"]:
+                    raise BundleError(
+                        f"{path} was changed: SHA-256 {digest[:12]}…, expected {entry['sha256'][:12]}…", hint=hint
+                    )
+        except FileNotFoundError:
+            raise BundleError(f"{path} is missing: expected {expected:,} bytes", hint=hint) from None
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{path} is not valid JSON: {error}", hint="copy the bundle again, or export it again"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(value, dict):
+        raise BundleError(f"{path} holds {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise BundleError(f"bundle {folder} {what}", hint="make one with: edgelm export --target rpi5")
+    if not path.exists():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST}",
+            hint=f"make a bundle from a checkpoint with: edgelm export {folder} --target rpi5",
+        )
+    manifest = _read_json(path)
+    version = manifest.get("format")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise BundleError(f"{path}: key 'format' is missing or not a number", hint="export the bundle again")
+    if version > FORMAT:
+        need = manifest.get("minimum_runtime", {})
+        need = need.get("edgelm", "a newer version") if isinstance(need, dict) else "a newer version"
+        raise BundleError(
+            f"{folder} has bundle format {version}, this edgelm {__version__} reads up to {FORMAT} (it needs edgelm {need})",
+            hint="pip install --upgrade edgelm",
+        )
+    missing = [key for key in _REQUIRED_KEYS if key not in manifest]
+    if missing:
+        raise BundleError(f"{path}: key '{missing[0]}' is missing", hint="export the bundle again")
+    _check_file_table(path, manifest["files"])
+    return manifest
+
+
+def _check_file_table(path: Path, files: Any) -> None:
+    if not isinstance(files, dict) or MODEL not in files or TOKENIZER not in files:
+        raise BundleError(f"{path}: 'files' does not list {MODEL} and {TOKENIZER}", hint="export the bundle again")
+    for name, entry in files.items():
+        # A name from a manifest is joined to the folder: it may not lead out of it.
+        if name != os.path.basename(name) or name in ("", ".", "..", MANIFEST):
+            raise BundleError(f"{path}: 'files' names {name!r}, which is not a file of the bundle")
+        if not (
+            isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        ):
+            raise BundleError(f"{path}: 'files.{name}' needs 'bytes' and 'sha256'", hint="export the bundle again")
+
+
+class BundleWriter:
+    """The unfinished bundle: a hidden sibling folder that becomes the bundle when `commit` is called."""
+
+    def __init__(self, folder: Path, output: Path) -> None:
+        self.folder = folder
+        self.output = output
+
+    def path(self, name: str) -> Path:
+        """Where to write the file `name`."""
+        return self.folder / name
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        self.path(name).write_bytes(text.encode("utf-8"))
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file, the keys in the order given."""
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def commit(self, manifest: Mapping[str, Any], *, overwrite: bool = False) -> Bundle:
+        """Write the manifest with every file's size and hash, force all to disk, and make the bundle visible."""
+        names = sorted(entry.name for entry in self.folder.iterdir())
+        files = {n: {"bytes": self.path(n).stat().st_size, "sha256": sha256(self.path(n))} for n in names}
+        full = {"format": FORMAT, **manifest, "files": files}
+        self.write_json(MANIFEST, full)
+        for name in [*names, MANIFEST]:
+            _fsync(self.path(name))
+        _fsync(self.folder)
+        os.chmod(self.folder, 0o777 & ~_umask())  # mkdtemp made it private
+        self._rename(overwrite)
+        _fsync(self.output.parent)
+        return Bundle(self.output, full)
+
+    def _rename(self, overwrite: bool) -> None:
+        if overwrite and self.output.exists():
+            # A folder cannot replace a full folder in one step: the old one steps aside, and back if that fails.
+            aside = Path(tempfile.mkdtemp(prefix=f".{self.output.name}.old-", dir=self.output.parent)) / "bundle"
+            self.output.rename(aside)
+            try:
+                self.folder.rename(self.output)
+            except OSError:
+                aside.rename(self.output)
+                raise
+            finally:
+                shutil.rmtree(aside.parent, ignore_errors=True)
+            return
+        try:
+            self.folder.rename(self.output)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise output_exists(self.output) from None
+            raise
+
+
+@contextlib.contextmanager
+def writing(output: Path, *, overwrite: bool = False) -> Iterator[BundleWriter]:
+    """A `BundleWriter` for the folder `output`; whatever goes wrong, nothing half-written stays.
+
+    Raises:
+        ExportError: `output` exists (and is not to be overwritten), cannot be written, or the disk is full.
+    """
+    check_output(output, overwrite=overwrite)
+    folder: Path | None = None
+    made: list[Path] = []
+    try:
+        made = _make_parents(output.parent)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+        yield BundleWriter(folder, output)
+    except OSError as error:
+        raise _write_error(output, error) from error
+    finally:
+        if folder is not None and folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        for parent in reversed(made):  # only those made here, and only while they are empty
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def check_output(output: Path, *, overwrite: bool = False) -> None:
+    """Raise ExportError where `output` cannot become a bundle, before any work is done."""
+    if os.path.lexists(output):
+        if not overwrite:
+            raise output_exists(output)
+        if not (output / MANIFEST).is_file():
+            raise ExportError(f"{output} is not a bundle and is left alone", hint="choose another folder with -o")
+    parent = next(p for p in [output.parent.absolute(), *output.absolute().parents] if p.exists())
+    if not parent.is_dir():
+        raise ExportError(f"cannot write {output}: {parent} is not a folder", hint="choose another folder with -o")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ExportError(f"cannot write {output}: no permission in {parent}", hint="choose another folder with -o")
+
+
+def output_exists(output: Path) -> ExportError:
+    """The error for an output folder that is there already."""
+    return ExportError(f"output {output} exists already", hint="choose another folder with -o, or pass --overwrite")
+
+
+def _write_error(output: Path, error: OSError) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(next(p for p in output.absolute().parents if p.exists())).free
+        return ExportError(
+            f"disk full while writing {output} ({free / 1e6:,.0f} MB free); nothing was left behind",
+            hint="free some space, or choose another disk with -o",
+        )
+    where = error.filename or output
+    return ExportError(f"cannot write {where}: {error.strerror or error}", hint="choose another folder with -o")
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    missing = [p for p in [folder, *folder.parents] if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return list(reversed(missing))
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    # The only portable way to read it is to set it.
+    value = os.umask(0)
+    os.umask(value)
+    return value

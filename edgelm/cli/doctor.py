@@ -1,0 +1,66 @@
+"""``edgelm doctor``: look at this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from edgelm.device.doctor import diagnose
+from edgelm.device.finding import Finding
+
+_SYMBOLS = {"ok": "✓", "warn": "!", "fail": "✗"}
+_ASCII = str.maketrans({"✓": "+", "✗": "x", "→": "->", "·": "-", "°": "", "…": "..."})  # for terminals without UTF-8
+
+
+@click.command("doctor")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Also judge whether this bundle suits the machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(ctx: click.Context, bundle: Path | None, as_json: bool) -> None:
+    """Say what this machine is, whether it is ready, and what slows it down.
+
+    Reads memory for about a second to measure its bandwidth. Exits with 1 if something must be mended first.
+
+    \b
+    Examples:
+      edgelm doctor
+      edgelm doctor --bundle bundles/demo-rpi5-int4
+    """
+    findings = diagnose(bundle=bundle)
+    failed = any(finding.level == "fail" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "findings": [f.to_dict() for f in findings]}, indent=2))
+    else:
+        click.echo(_printable(_report(findings)))
+    ctx.exit(1 if failed else 0)
+
+
+def _report(findings: Sequence[Finding]) -> str:
+    width = max(len(finding.what) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{_SYMBOLS[finding.level]} {finding.what:<{width}}  {finding.detail}")
+        if finding.todo:
+            lines.append(f"  {'':<{width}}  → {finding.todo}")
+    return "\n".join([*lines, "", _summary(findings)])
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    fails, warnings = (sum(finding.level == level for finding in findings) for level in ("fail", "warn"))
+    if fails:
+        return f"{fails} to mend before models can run here" + (f", {warnings} to look at" if warnings else "")
+    return f"ready, {warnings} to look at" if warnings else "ready"
+
+
+def _printable(text: str) -> str:
+    """`text` as the terminal can show it."""
+    encoding = sys.stdout.encoding or "ascii"
+    try:
+        text.encode(encoding)
+    except UnicodeError:
+        return text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+    return text

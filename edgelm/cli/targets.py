@@ -1,0 +1,87 @@
+"""``edgelm targets``: the boards that edgelm knows."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+
+import click
+
+from edgelm.target import ROLES, RecipeSpec, Target, load_all, load_target
+
+_WIDTH = 100
+
+
+@click.command("targets")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(name: str | None, as_json: bool) -> None:
+    """List the boards a model can be exported for, or show one of them.
+
+    NAME is a target's name or your own .toml file.
+
+    \b
+    Examples:
+      edgelm targets
+      edgelm targets rpi5
+      edgelm targets ./myboard.toml --json
+    """
+    if name is None:
+        targets = load_all()
+        click.echo(json.dumps([t.to_dict() for t in targets], indent=2) if as_json else _table(targets))
+    else:
+        target = load_target(name)
+        click.echo(json.dumps(target.to_dict(), indent=2) if as_json else _details(target))
+
+
+def _table(targets: Sequence[Target]) -> str:
+    head = ("target", "core", "cores", "RAM GB", "GB/s", "default", "threads", "context")
+    rows = [
+        (
+            target.name,
+            target.cpu.core,
+            str(target.cpu.cores),
+            f"{target.memory.ram_mb / 1024:g}",
+            f"{target.memory.bandwidth_gbs:.1f}",
+            target.default,
+            str(target.cpu.threads),
+            str(target.runtime.context),
+        )
+        for target in targets
+    ]
+    left = {0, 1, 5}  # names; numbers stand to the right
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in (head, *rows))
+    ]
+    note = "GB/s: at which decode reads weights. More about one: edgelm targets NAME"
+    return "\n".join([*(line.rstrip() for line in lines), "", note])
+
+
+def _details(target: Target) -> str:
+    cpu, memory, runtime = target.cpu, target.memory, target.runtime
+    rows = [
+        ("cpu", f"{cpu.cores} x {cpu.core} ({cpu.arch}): {' '.join(cpu.features)}"),
+        ("threads", f"{cpu.threads} in decode, {cpu.prefill_threads} in prefill"),
+        ("memory", f"{memory.ram_mb} MB, {memory.usable_mb} MB of it for a model"),
+        ("bandwidth", f"{memory.bandwidth_gbs:g} GB/s in decode. {memory.source}"),
+        ("runtime", f"{runtime.provider}, {runtime.activations} activations, context of {runtime.context} tokens"),
+    ]
+    lines = [target.name, f"  {target.description}", ""]
+    lines += [_row(label, text) for label, text in rows]
+    for quant, recipe in target.recipes.items():
+        lines += ["", f"  {quant}{' (default)' if quant == target.default else ''}", *_recipe(recipe)]
+    built_in = [quant for quant in target.quants if quant not in target.recipes]
+    return "\n".join([*lines, "", _row("also", f"{' and '.join(built_in)}: weights that are not quantised")])
+
+
+def _recipe(recipe: RecipeSpec) -> list[str]:
+    lines = [_row(f"  {role}", str(getattr(recipe, role))) for role in ROLES if role != "kv"]
+    lines.append(_row("  kv", f"{recipe.kv.bits}-bit floats"))
+    return lines + ([_row("  note", recipe.note)] if recipe.note else [])
+
+
+def _row(label: str, text: str) -> str:
+    return textwrap.fill(f"  {label:<13}{text}", _WIDTH, subsequent_indent=" " * 15, break_on_hyphens=False)

@@ -1,0 +1,239 @@
+"""`edgelm doctor`: is this machine ready, how fast can it be, and what stands in the way?
+
+One small function a subject; each gives findings and raises nothing on what it finds.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+
+from edgelm.device import sensors
+from edgelm.device.bandwidth import read_bandwidth
+from edgelm.device.bundle_check import bundle_findings
+from edgelm.device.finding import Finding, gigabytes
+from edgelm.device.match import best_target, is_android
+from edgelm.errors import EdgeLMError
+from edgelm.machine import ROOT, CpuInfo, MemoryInfo, read_cpu, read_memory, recommended_threads
+from edgelm.target import Target
+
+# The dependencies of pyproject.toml, with the other names under which the same package is sold.
+REQUIRED: Mapping[str, str] = MappingProxyType(
+    {"onnxruntime": "1.32", "numpy": "1.26", "tokenizers": "0.21", "click": "8.1", "jinja2": "3.1.6"}
+)
+_ALSO = {"onnxruntime": ("onnxruntime-gpu",)}
+_GLIBC = (2, 28)  # of the onnxruntime wheels (manylinux_2_28)
+_HOT = 80.0  # °C; a Raspberry Pi begins to slow down here
+_FULL = 1 << 30  # less free disk than this is worth a word: an int4 model of 1B takes about as much
+
+
+def diagnose(root: Path = ROOT, *, bundle: Path | None = None, measure: bool = True) -> list[Finding]:
+    """Everything worth knowing about this machine, and about running `bundle` on it.
+
+    `measure` reads memory for about a second to find its bandwidth. `root` is for examining another machine's files.
+    """
+    cpu, memory = read_cpu(root), read_memory(root)
+    target = best_target(cpu, memory, android=is_android(root))
+    findings = [
+        *software_findings(android=is_android(root)),
+        *package_findings(),
+        Finding("ok", "telemetry", "off: edgelm sets ORT_DISABLE_TELEMETRY=1 before it loads onnxruntime"),
+        *cpu_findings(cpu, target),
+        *clock_findings(root),
+        *heat_findings(root),
+        *memory_findings(memory),
+        *(bandwidth_findings(cpu, memory, target) if measure else []),
+        *target_findings(cpu, target),
+        *disk_findings(bundle or Path.cwd()),
+    ]
+    return findings + (_open_bundle(bundle, cpu, memory) if bundle else [])
+
+
+def software_findings(*, android: bool = False) -> list[Finding]:
+    """Python, and the C library that the wheels need."""
+    name = f"{platform.python_implementation()} {platform.python_version()}"
+    old = sys.version_info < (3, 11)
+    todo = "onnxruntime has wheels for 3.11 and later: install a newer Python" if old else None
+    findings = [Finding("fail" if old else "ok", "python", f"{name}, {platform.machine()}", todo)]
+    library, version = platform.libc_ver()
+    if library == "glibc" and _version(version) >= _GLIBC:
+        findings.append(Finding("ok", "libc", f"glibc {version}"))
+    else:
+        where = (
+            "proot-distro install debian (in Termux)" if android else "use a Debian- or Ubuntu-based system or image"
+        )
+        have = f"{library} {version}".strip() or "not glibc"
+        findings.append(Finding("warn", "libc", f"{have}: onnxruntime's wheels need glibc 2.28 or later", where))
+    return findings
+
+
+def package_findings(required: Mapping[str, str] = REQUIRED) -> list[Finding]:
+    """The packages that the runtime needs, in the versions it needs."""
+    findings = []
+    for name, least in required.items():
+        installed = next(filter(None, map(_installed, (name, *_ALSO.get(name, ())))), None)
+        todo = f"pip install '{name}>={least}'"
+        if installed is None:
+            findings.append(Finding("fail", name, "not installed", todo))
+        elif _version(installed) < _version(least):
+            findings.append(Finding("fail", name, f"{installed} is too old", todo))
+        else:
+            findings.append(Finding("ok", name, installed))
+    return findings
+
+
+def cpu_findings(cpu: CpuInfo, target: Target | None = None) -> list[Finding]:
+    """The cores, the instructions that matter for quantised products, and the number of threads edgelm takes."""
+    kinds = ", ".join(
+        f"{len(cluster.cores)} x {cluster.name or cpu.model or cpu.arch}"
+        + (f" {cluster.max_khz / 1e6:.1f} GHz" if cluster.max_khz else "")
+        + (" (LITTLE)" if cluster.little else "")
+        for cluster in cpu.clusters
+    )
+    findings = [Finding("ok", "cpu", kinds), _instructions(cpu)]
+    threads = recommended_threads(target.cpu.threads if target else None, cpu)
+    limits = [f"{len(cpu.allowed)} of {len(cpu.cores)} CPUs allowed"] if len(cpu.allowed) < len(cpu.cores) else []
+    limits += [f"quota of {cpu.quota:g} CPUs"] if cpu.quota is not None else []
+    findings.append(Finding("ok", "threads", " · ".join([str(threads), *limits])))
+    return findings
+
+
+def _instructions(cpu: CpuInfo) -> Finding:
+    if cpu.features is None:
+        return Finding("warn", "instructions", "not known: /proc/cpuinfo cannot be read")
+    if cpu.arch == "aarch64":
+        shown = {"asimddp": "dotprod", "i8mm": "i8mm", "sve": "sve", "sve2": "sve2", "asimdhp": "fp16", "bf16": "bf16"}
+        todo = None if cpu.has_dotprod else "int4 falls back to dequantising here: export with --quant int8"
+        good = bool(cpu.has_dotprod)
+    else:
+        shown = {"avx2": "avx2", "avx512f": "avx512", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni"}
+        good = "avx2" in cpu.features
+        todo = None if good else "without avx2 products of small integers are several times slower"
+    have = [name for flag, name in shown.items() if flag in cpu.features]
+    missing = [name for flag, name in shown.items() if flag not in cpu.features]
+    detail = (" ".join(have) or "none that help") + (f" (without {' '.join(missing)})" if missing else "")
+    return Finding("ok" if good else "warn", "instructions", detail, todo)
+
+
+def clock_findings(root: Path = ROOT) -> list[Finding]:
+    """The governor, and a clock held below what the processor can do."""
+    names = sensors.governors(root)
+    findings = []
+    if "powersave" in names and not sensors.scales_by_hardware(root):
+        todo = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+        findings.append(Finding("warn", "governor", "powersave holds the clock at its lowest", todo))
+    elif names:
+        findings.append(Finding("ok", "governor", ", ".join(sorted(names))))
+    if cap := sensors.capped_clock(root):
+        detail = f"limited to {cap[0] / 1e6:.2f} of {cap[1] / 1e6:.2f} GHz"
+        todo = "see scaling_max_freq under /sys/devices/system/cpu/cpu*/cpufreq"
+        findings.append(Finding("warn", "clock", detail, todo))
+    return findings
+
+
+def heat_findings(root: Path = ROOT) -> list[Finding]:
+    """Temperature and throttling."""
+    findings = []
+    degrees = sensors.temperature(root)
+    if sensors.cooled_by_slowing(root) or (degrees is not None and degrees >= _HOT):
+        shown = f"{degrees:.0f} °C" if degrees is not None else "hot"
+        findings.append(Finding("warn", "temperature", f"{shown}: the clock goes down", "add a heat sink or a fan"))
+    elif degrees is not None:
+        findings.append(Finding("ok", "temperature", f"{degrees:.0f} °C"))
+    state = sensors.throttling(root)
+    if state is None:
+        return findings
+    now, earlier = state
+    todo = (
+        "use the board's own power supply and a short cable" if "under-voltage" in now + earlier else "cool the board"
+    )
+    if now:
+        findings.append(Finding("warn", "throttling", f"now: {', '.join(now)}", todo))
+    elif earlier:
+        findings.append(Finding("warn", "throttling", f"earlier since boot: {', '.join(earlier)}", todo))
+    else:
+        findings.append(Finding("ok", "throttling", "none since boot"))
+    return findings
+
+
+def memory_findings(memory: MemoryInfo) -> list[Finding]:
+    """Memory that is free, the control group's limit, swap."""
+    if memory.usable is None:
+        return [Finding("warn", "memory", "not known: /proc/meminfo cannot be read")]
+    detail = f"{gigabytes(memory.usable)} free" + (f" of {gigabytes(memory.total)}" if memory.total else "")
+    if memory.limit is not None:
+        detail += f" · limit of this container: {gigabytes(memory.limit)}"
+    scarce = memory.usable < 200 << 20
+    todo = "stop other programs, or run without a desktop" if scarce else None
+    findings = [Finding("warn" if scarce else "ok", "memory", detail, todo)]
+    if memory.swap_total:
+        used = memory.swap_total - (memory.swap_free if memory.swap_free is not None else memory.swap_total)
+        detail = f"{gigabytes(used)} of {gigabytes(memory.swap_total)} used"
+        detail += f"; {gigabytes(memory.zram)} of it all is zram (compressed memory)" if memory.zram else ""
+        heavy = used * 4 > (memory.total or memory.swap_total * 4)
+        todo = "weights in swap are read anew at every token: free some memory" if heavy else None
+        findings.append(Finding("warn" if heavy else "ok", "swap", detail, todo))
+    return findings
+
+
+def bandwidth_findings(cpu: CpuInfo, memory: MemoryInfo, target: Target | None = None) -> list[Finding]:
+    """Measured read bandwidth, beside what the target's decode gets out of its memory."""
+    threads = recommended_threads(target.cpu.threads if target else None, cpu)
+    measured = read_bandwidth(threads, memory.usable)
+    if measured is None:
+        return [Finding("warn", "bandwidth", "not measured: too little free memory")]
+    detail = f"{measured:.1f} GB/s read with {threads} thread{'s' if threads > 1 else ''}"
+    if target is None or not target.board:  # other targets stand for many machines
+        return [Finding("ok", "bandwidth", detail)]
+    expected = target.memory.bandwidth_gbs
+    detail += f" ({target.name}: {expected:g} in decode)"
+    slow = measured < 0.7 * expected
+    todo = "something else uses the memory, or the clock is held down" if slow else None
+    return [Finding("warn" if slow else "ok", "bandwidth", detail, todo)]
+
+
+def target_findings(cpu: CpuInfo, target: Target | None) -> list[Finding]:
+    """The target to export for."""
+    if target is None:
+        todo = "write your own target file and give it: edgelm export --target ./myboard.toml"
+        return [Finding("warn", "target", f"no target fits this {cpu.arch} machine", todo)]
+    return [Finding("ok", "target", f"{target.name}: edgelm export MODEL --target {target.name}")]
+
+
+def disk_findings(folder: Path) -> list[Finding]:
+    """Space beside the bundle, or in the current folder."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return []
+    todo = "an int4 bundle takes about 0.6 GB per billion weights" if free < _FULL else None
+    return [Finding("warn" if free < _FULL else "ok", "disk", f"{gigabytes(free)} free", todo)]
+
+
+def _open_bundle(path: Path, cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
+    from edgelm.bundle import Bundle
+
+    try:
+        manifest = Bundle.open(path).manifest
+    except EdgeLMError as error:
+        return [Finding("fail", "bundle", str(error), error.hint)]
+    return bundle_findings(manifest, cpu, memory)
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: ``1.32.0rc1`` is (1, 32, 0)."""
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()

@@ -1,0 +1,72 @@
+"""Every error a user can meet.
+
+Each says in one line what happened and to which file, key or value; `hint` says what to do about it.
+The command line prints them as ``error: …`` and ``hint: …`` and exits with 1; a program catches
+`EdgeLMError`, or one of its kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class EdgeLMError(Exception):
+    """Base of all errors raised on purpose by edgelm.
+
+    Attributes:
+        hint: what the user can do about it, or None.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class TargetError(EdgeLMError):
+    """An unknown target, or a target file that cannot be used."""
+
+
+class CheckpointError(EdgeLMError):
+    """A checkpoint is missing, damaged or incomplete."""
+
+
+class UnsupportedModelError(EdgeLMError):
+    """A sound checkpoint of a kind that cannot be exported."""
+
+
+class ExportError(EdgeLMError):
+    """The conversion cannot be done or written (disk full, output exists, …)."""
+
+
+class BundleError(EdgeLMError):
+    """A bundle is missing, damaged, or made for a newer edgelm."""
+
+
+class PromptError(EdgeLMError):
+    """A prompt or conversation cannot be given to this model (too long, empty, no template, …)."""
+
+
+class TemplateError(PromptError):
+    """A chat template is invalid, refuses the messages, or does what a template must not do."""
+
+
+class OptionError(EdgeLMError):
+    """An option or argument has a value outside its range."""
+
+
+class DependencyError(EdgeLMError):
+    """An optional package is needed; the hint names the pip command."""
+
+
+class DeviceError(EdgeLMError):
+    """This machine lacks what is needed to run (memory, instructions, provider)."""
+
+
+def near(name: str, known: Iterable[str], *, listing: str = "known") -> str:
+    """A hint for a mistyped `name`: the near ones of `known`, or all of them where none is near."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=3, cutoff=0.5) or [k for k in known if name and (name in k or k in name)]
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"{listing}: {', '.join(known)}" if known else f"{listing}: none"

@@ -1,0 +1,125 @@
+"""A thin layer over onnx-ir: nodes are added in order and named, values flow from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm.bundle import DATA
+from edgelm.exporter.store import DataFile, Stored
+from edgelm.version import __version__
+
+OPSET = 21
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+_INLINE_BYTES = 1024  # smaller constants stand in model.onnx itself
+
+
+class Builder:
+    """The graph under construction.
+
+    Attributes:
+        data: where large tensors go.
+        float: the numpy type of activations, norms and scales.
+    """
+
+    def __init__(self, data: DataFile, activations: str = "float32") -> None:
+        self.data = data
+        self.float = np.dtype(activations)
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: str, shape: Sequence[int | str], default: np.ndarray | None = None) -> ir.Value:
+        """A graph input; with a `default` it may be left out at run time."""
+        value = _typed(name, dtype, shape)
+        self._inputs.append(value)
+        if default is not None:
+            value.const_value = ir.tensor(default, name=name)
+            self._initializers[name] = value
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: str, shape: Sequence[int | str]) -> None:
+        """Name `value` as a graph output."""
+        value.name, value.type, value.shape = name, ir.TensorType(_dtype(dtype)), ir.Shape(shape)
+        self._outputs.append(value)
+
+    def op(
+        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, *, domain: str = "", **attributes: Any
+    ) -> ir.Value:
+        """Add a node with one output; that output."""
+        return self.ops(op_type, inputs, name, domain=domain, **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        *,
+        domain: str = "",
+        outputs: int = 1,
+        unused: Sequence[int] = (),
+        **attributes: Any,
+    ) -> Sequence[ir.Value]:
+        """Add a node; all its outputs. Optional ones that nobody reads are `unused`, by index: they stay unnamed."""
+        values = [ir.Value(name="" if i in unused else f"{name}/output_{i}") for i in range(outputs)]
+        node = ir.node(op_type, inputs, attributes, domain=domain, outputs=values, name=name)
+        self._nodes.append(node)
+        return node.outputs
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        """An initializer; the same name gives the same value again."""
+        if name not in self._initializers:
+            array = np.asarray(array)
+            if array.nbytes > _INLINE_BYTES:
+                return self.stored(name, self.data.append(array))
+            value = _typed(name, array.dtype.name, array.shape)
+            value.const_value = ir.tensor(array, name=name)
+            self._initializers[name] = value
+        return self._initializers[name]
+
+    def stored(self, name: str, tensor: Stored) -> ir.Value:
+        """An initializer whose bytes are in the data file already."""
+        if name not in self._initializers:
+            value = _typed(name, tensor.dtype, tensor.shape)
+            value.const_value = ir.ExternalTensor(
+                DATA, tensor.offset, tensor.length, _dtype(tensor.dtype), shape=ir.Shape(tensor.shape), name=name
+            )
+            self._initializers[name] = value
+        return self._initializers[name]
+
+    def integers(self, values: Sequence[int] | int) -> ir.Value:
+        """A small int64 constant, shared by all who need the same."""
+        array = np.asarray(values, dtype=np.int64)
+        return self.constant(
+            "const/" + "_".join(map(str, np.atleast_1d(array))) + ("" if array.ndim else "/scalar"), array
+        )
+
+    def save(self, path: Path, metadata: dict[str, str]) -> None:
+        """Write model.onnx; the same graph gives the same bytes."""
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET, MICROSOFT: 1},
+            name="decoder",
+        )
+        model = ir.Model(
+            graph, ir_version=IR_VERSION, producer_name="edgelm", producer_version=__version__, metadata_props=metadata
+        )
+        proto = ir.to_proto(model)
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _dtype(name: str) -> ir.DataType:
+    return ir.DataType.from_numpy(np.dtype(name))
+
+
+def _typed(name: str, dtype: str, shape: Sequence[int | str]) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(_dtype(dtype)), shape=ir.Shape(shape))

@@ -1,0 +1,323 @@
+"""How a matrix is stored and multiplied: each Format packs a weight, emits its nodes and knows its bytes.
+
+A matrix W [n, k] serves as a linear layer (``x Wᵀ``), as an embedding table (``W[ids]``), or, when a model's
+embedding and head are tied, as both from one copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm.errors import ExportError
+from edgelm.exporter.builder import MICROSOFT, Builder
+from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks, quantize_rows
+from edgelm.exporter.quantize.search import search_blocks
+from edgelm.exporter.store import Stored
+from edgelm.target import FormatSpec
+
+_INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level; without it 8-bit weights are unpacked anew at every call
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A packed matrix [n, k]: its parts in the data file, under the names the graph gives them."""
+
+    name: str
+    n: int
+    k: int
+    parts: dict[str, Stored]
+
+    def value(self, b: Builder, part: str, *shape: int, suffix: str = "") -> ir.Value:
+        """A part as an initializer, under another shape where one is given."""
+        tensor = self.parts[part]
+        return b.stored(f"{self.name}.{part}{suffix}", tensor.viewed(*shape) if shape else tensor)
+
+
+class Format(Protocol):
+    """What a recipe chooses for a role."""
+
+    @property
+    def spec(self) -> FormatSpec:
+        """The format as a recipe writes it."""
+
+    def fit(self, k: int) -> Format:
+        """This format with its block made to suit rows of `k` values."""
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Bytes of a packed [n, k] matrix."""
+
+    def can_gather(self, k: int) -> bool:
+        """Whether a table of rows of `k` values can be looked up from the bytes a product reads."""
+
+    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
+        """Write the matrix, which arrives as float32 slices of rows, to the data file."""
+
+    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
+        """Nodes for ``x Wᵀ + bias``; x is [..., k], the result [..., n]."""
+
+    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
+        """Nodes for ``W[ids]``; ids is int64 [1, s], the result [1, s, k]."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Plain floats, stored as the checkpoint has them: [n, k]."""
+
+    bits: int = 32
+
+    @property
+    def spec(self) -> FormatSpec:
+        """The format as a recipe writes it."""
+        return FormatSpec("MatMul", self.bits, None)
+
+    def fit(self, k: int) -> Dense:
+        """Nothing to fit."""
+        return self
+
+    def nbytes(self, n: int, k: int) -> int:
+        """N k floats."""
+        return n * k * self.bits // 8
+
+    def can_gather(self, k: int) -> bool:
+        """Always: rows stand as they are."""
+        return True
+
+    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
+        """Copy the rows."""
+        return Matrix(name, n, k, {"weight": b.data.append_rows(rows, (n, k), f"float{self.bits}")})
+
+    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
+        """FusedMatMul reads W transposed, so that one copy serves both uses."""
+        y = b.op("FusedMatMul", [x, self._weight(b, m)], name, domain=MICROSOFT, transB=1)
+        return b.op("Add", [y, bias], f"{name}/bias") if bias is not None else y
+
+    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
+        """A plain look-up."""
+        rows = b.op("Gather", [m.value(b, "weight"), ids], name, axis=0)
+        return rows if self._as_is(b) else _cast(b, rows, f"{name}/cast")
+
+    def _weight(self, b: Builder, m: Matrix) -> ir.Value:
+        weight = m.value(b, "weight")
+        # Folded when the session is made: a smaller file, not less memory.
+        return weight if self._as_is(b) else _cast(b, weight, f"{m.name}/cast")
+
+    def _as_is(self, b: Builder) -> bool:
+        return self.bits == 8 * b.float.itemsize
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """4- or 8-bit blocks with a scale each, multiplied with int8 activations (MatMulNBits)."""
+
+    bits: int
+    block: int
+
+    @property
+    def spec(self) -> FormatSpec:
+        """The format as a recipe writes it."""
+        return FormatSpec("MatMulNBits", self.bits, self.block)
+
+    def fit(self, k: int) -> Blocked:
+        """A block that divides `k`, so that rows can be looked up too; failing that, one that wastes little."""
+        dividing = next((s for s in _halves(self.block) if k % s == 0), None)
+        if dividing is not None and dividing * 2 >= min(self.block, k):
+            return replace(self, block=dividing)
+        return replace(self, block=next((s for s in _halves(self.block) if s < 2 * k), 16))
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Codes, and a float scale a block."""
+        blocks = -(-k // self.block)
+        return n * blocks * (self.block * self.bits // 8 + 4)
+
+    def can_gather(self, k: int) -> bool:
+        """Only where rows need no padding: GatherBlockQuantized wants exactly k codes."""
+        return k % self.block == 0
+
+    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
+        """Quantise slice by slice; the scales follow the codes."""
+        blocks = -(-k // self.block)
+        scales: list[np.ndarray] = []
+        # At 8 bits the search finds next to nothing.
+        quantize = search_blocks if self.bits == 4 else quantize_blocks
+
+        def codes() -> Iterable[np.ndarray]:
+            for piece in rows:
+                code, scale = quantize(piece, self.bits, self.block)
+                scales.append(scale.astype(b.float))
+                yield pack_nibbles(code) if self.bits == 4 else code
+
+        width = self.block * self.bits // 8
+        packed = b.data.append_rows(codes(), (n, blocks, width), np.uint8)
+        return Matrix(name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n, blocks), b.float)})
+
+    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
+        """One MatMulNBits, the bias inside; without zero points, which stand in the way of the fastest ARM kernels."""
+        inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), m.value(b, "scales")]
+        if bias is not None:
+            inputs += [None, None, bias]  # no zero points, no g_idx
+        return b.op(
+            "MatMulNBits",
+            inputs,
+            name,
+            domain=MICROSOFT,
+            K=m.k,
+            N=m.n,
+            bits=self.bits,
+            block_size=self.block,
+            accuracy_level=_INT8_ACTIVATIONS,
+        )
+
+    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
+        """GatherBlockQuantized on the same bytes, seen as [n, k codes].
+
+        Its zero points are written out: their default differs between providers.
+        """
+        zero, blocks = (0x88 if self.bits == 4 else 0x80), m.k // self.block
+        zeros = b.constant(f"{m.name}.zeros", np.full((m.n, -(-blocks * self.bits // 8)), zero, np.uint8))
+        codes = m.value(b, "qweight", m.n, m.k * self.bits // 8, suffix=".rows")
+        return b.op(
+            "GatherBlockQuantized",
+            [codes, ids, m.value(b, "scales"), zeros],
+            name,
+            domain=MICROSOFT,
+            bits=self.bits,
+            block_size=self.block,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """int8 with a scale an output channel, activations quantised on the fly (DynamicQuantizeMatMul).
+
+    The fast path on cores without dot-product instructions. The operator wants W transposed, [k, n].
+    """
+
+    @property
+    def spec(self) -> FormatSpec:
+        """The format as a recipe writes it."""
+        return FormatSpec("DynamicQuantizeMatMul", 8, None)
+
+    def fit(self, k: int) -> PerChannel:
+        """Nothing to fit."""
+        return self
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Codes and a float scale a row."""
+        return n * (k + 4)
+
+    def can_gather(self, k: int) -> bool:
+        """Always: a column of [k, n] is a row of W."""
+        return True
+
+    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
+        """Quantise slice by slice into the transposed whole, which is held in memory at a byte a weight."""
+        codes, scales = np.empty((k, n), np.int8), np.empty(n, b.float)
+        start = 0
+        for piece in rows:
+            code, scale = quantize_rows(piece)
+            codes[:, start : start + len(piece)] = code.T
+            scales[start : start + len(piece)] = scale
+            start += len(piece)
+        return Matrix(name, n, k, {"qweight": b.data.append(codes), "scales": b.data.append(scales)})
+
+    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
+        """One DynamicQuantizeMatMul, the bias inside."""
+        if b.float != np.float32:
+            raise ExportError(
+                "DynamicQuantizeMatMul needs float32 activations", hint="choose another format in the target's recipe"
+            )
+        inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), m.value(b, "scales")]
+        if bias is not None:
+            inputs += [None, bias]  # no zero points
+        return b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
+
+    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
+        """Columns of the transposed table, turned back into rows and scaled."""
+        columns = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/columns", axis=1)  # [k, 1, s]
+        codes = b.op("Transpose", [columns], f"{name}/rows", perm=[1, 2, 0])  # [1, s, k]
+        return _scaled(b, codes, m, ids, name)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """int8 rows with a scale each: an embedding that shares nothing with the head."""
+
+    @property
+    def spec(self) -> FormatSpec:
+        """The format as a recipe writes it."""
+        return FormatSpec("Gather", 8, None)
+
+    def fit(self, k: int) -> Rows:
+        """Nothing to fit."""
+        return self
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Codes and a float scale a row."""
+        return n * (k + 4)
+
+    def can_gather(self, k: int) -> bool:
+        """It is what it is for."""
+        return True
+
+    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
+        """Quantise slice by slice; the scales follow the codes."""
+        scales: list[np.ndarray] = []
+
+        def codes() -> Iterable[np.ndarray]:
+            for piece in rows:
+                code, scale = quantize_rows(piece)
+                scales.append(scale.astype(b.float))
+                yield code
+
+        packed = b.data.append_rows(codes(), (n, k), np.int8)
+        return Matrix(name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n,), b.float)})
+
+    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
+        """Not for products."""
+        raise ExportError(
+            "a Gather format stores an embedding, not a matrix to multiply",
+            hint="use it for the role 'embedding' alone",
+        )
+
+    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
+        """Look the codes up, then scale them."""
+        codes = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/rows", axis=0)
+        return _scaled(b, codes, m, ids, name)
+
+
+def make_format(spec: FormatSpec) -> Format:
+    """The Format that a recipe's entry names."""
+    match spec.op:
+        case "MatMul":
+            return Dense(spec.bits)
+        case "Gather":
+            return Rows() if spec.bits == 8 else Dense(spec.bits)
+        case "MatMulNBits" | "GatherBlockQuantized":
+            return Blocked(spec.bits, spec.block or 32)
+        case "DynamicQuantizeMatMul":
+            return PerChannel()
+    raise ExportError(f"no format for operator {spec.op!r} with {spec.bits} bits")
+
+
+def _halves(block: int) -> list[int]:
+    return [size for size in (256, 128, 64, 32, 16) if size <= block]
+
+
+def _scaled(b: Builder, codes: ir.Value, m: Matrix, ids: ir.Value, name: str) -> ir.Value:
+    """Int8 codes [1, s, k] times the scale of their row."""
+    floats = _cast(b, codes, f"{name}/cast")
+    scale = b.op("Gather", [m.value(b, "scales"), ids], f"{name}/scale", axis=0)  # [1, s]
+    column = b.op("Unsqueeze", [scale, b.integers([2])], f"{name}/scale/column")
+    return b.op("Mul", [floats, column], name)
+
+
+def _cast(b: Builder, value: ir.Value, name: str) -> ir.Value:
+    """`value` in the type of the activations."""
+    return b.op("Cast", [value], name, to=int(ir.DataType.from_numpy(b.float)))

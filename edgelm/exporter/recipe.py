@@ -1,0 +1,36 @@
+"""A target's recipe → the Format of each role."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgelm.exporter.formats import Format, make_format
+from edgelm.exporter.graph import Formats
+from edgelm.target import RecipeSpec, Target
+
+
+def formats(recipe: RecipeSpec, hidden: int) -> Formats:
+    """The formats of a recipe; those of head and embedding with their blocks fitted to rows of `hidden` values."""
+    return Formats(
+        body=make_format(recipe.body),
+        head=make_format(recipe.head).fit(hidden),
+        embedding=make_format(recipe.embedding).fit(hidden),
+    )
+
+
+def activations(recipe: RecipeSpec, target: Target) -> np.dtype[Any]:
+    """The numpy type of activations: the target's, but float32 where the weights are kept in float32."""
+    full = recipe.body.op == "MatMul" and recipe.body.bits == 32
+    return np.dtype("float16" if target.runtime.activations == "fp16" and not full else "float32")
+
+
+def used(chosen: Formats, tied: bool) -> dict[str, dict[str, Any]]:
+    """The recipe as it was used, for the manifest; a tied embedding is read from the head's bytes."""
+    embedding: Format = chosen.head if tied else chosen.embedding
+    return {
+        "body": chosen.body.spec.to_dict(),
+        "head": chosen.head.spec.to_dict(),
+        "embedding": {**embedding.spec.to_dict(), **({"shared_with": "head"} if tied else {})},
+    }

@@ -1,0 +1,73 @@
+"""model.onnx.data: tensors appended one after another, and where each one lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+_PAGE = 4096  # large tensors start on a page, so that each can be mapped by itself
+_LINE = 64  # small ones on a cache line
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in the data file.
+
+    Attributes:
+        dtype: numpy name of the element type.
+        shape: as the graph sees it.
+        offset, length: bytes in the file.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+    def viewed(self, *shape: int) -> Stored:
+        """The same bytes under another shape."""
+        if np.prod(shape) != np.prod(self.shape):
+            raise ValueError(f"cannot view {self.shape} as {shape}")
+        return Stored(self.dtype, shape, self.offset, self.length)
+
+
+class DataFile:
+    """Writes the data file from front to back; use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("wb")
+        self._end = 0
+
+    def __enter__(self) -> DataFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, array: np.ndarray) -> Stored:
+        """Write a whole tensor."""
+        return self.append_rows([array], array.shape, array.dtype)
+
+    def append_rows(self, pieces: Iterable[np.ndarray], shape: tuple[int, ...], dtype: npt.DTypeLike) -> Stored:
+        """Write a tensor that arrives in slices along its first axis."""
+        dtype = np.dtype(dtype)
+        length = int(np.prod(shape)) * dtype.itemsize
+        self._align(_PAGE if length >= _PAGE else _LINE)
+        start = self._end
+        for piece in pieces:
+            data = np.ascontiguousarray(piece, dtype=dtype)
+            self._file.write(data.data if data.size else b"")
+            self._end += data.nbytes
+        if self._end - start != length:
+            raise ValueError(f"tensor of shape {shape} came with {self._end - start} bytes, expected {length}")
+        return Stored(dtype.name, tuple(shape), start, length)
+
+    def _align(self, boundary: int) -> None:
+        padding = -self._end % boundary
+        self._file.write(bytes(padding))
+        self._end += padding

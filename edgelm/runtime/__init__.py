@@ -1,0 +1,1 @@
+"""The device half: bundle → engine → tokens → text. onnxruntime, numpy, tokenizers and jinja2, nothing else."""

@@ -1,0 +1,106 @@
+"""The only module that imports onnxruntime.
+
+Official onnxruntime builds carry a usage uploader that is on unless ``ORT_DISABLE_TELEMETRY=1`` stands in
+the environment before the import. edgelm promises that nothing leaves the device: it is set here, first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector
+
+from edgelm.errors import BundleError, DeviceError
+
+ort.set_default_logger_severity(4)  # what goes wrong arrives as an exception, told once
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CPU = OrtDevice(OrtDevice.cpu(), OrtDevice.default_memory(), 0)
+
+
+def version() -> str:
+    """Onnxruntime's version."""
+    return str(ort.__version__)
+
+
+def providers(wanted: str) -> list[str]:
+    """Onnxruntime's names for a provider, and CPU behind it; without it when this build does not have it."""
+    name = _PROVIDERS.get(wanted)
+    if name is None:
+        raise DeviceError(f"unknown provider {wanted!r}", hint=f"known: {', '.join(_PROVIDERS)}")
+    return [p for p in dict.fromkeys([name, _PROVIDERS["cpu"]]) if p in ort.get_available_providers()]
+
+
+def open_session(model: Path, threads: int, wanted: list[str]) -> Any:
+    """An InferenceSession on `threads` threads.
+
+    Raises:
+        BundleError: onnxruntime cannot load the graph.
+        DeviceError: there is not enough memory.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.enable_mem_pattern = False  # plans memory for one shape; prompts have many
+    try:
+        return ort.InferenceSession(str(model), options, providers=wanted)
+    except MemoryError:
+        raise DeviceError(f"not enough memory to load {model}", hint="see: edgelm doctor") from None
+    except Exception as error:  # its exceptions have no public base class
+        line = str(error).strip().splitlines()[0]
+        raise BundleError(
+            f"{model} cannot be loaded by onnxruntime {version()}: {line}", hint="see: edgelm verify, edgelm doctor"
+        ) from None
+
+
+class Values:
+    """Tensors for calls of a `Runner`: onnxruntime borrows the arrays' memory, so they are kept here with it."""
+
+    def __init__(self, arrays: Iterable[np.ndarray]) -> None:
+        self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+        self.vector = OrtValueVector()
+        for value in self._values:
+            self.vector.push_back(value._ortvalue)
+
+
+class Runner:
+    """Runs a session on arrays that the caller owns, inputs and outputs alike.
+
+    The call beneath takes inputs that have a default value and preallocated outputs both; IOBinding refuses the
+    first.
+    """
+
+    def __init__(self, session: Any, outputs: list[str]) -> None:
+        self._run = session._sess.run_with_ortvaluevector
+        self._options = ort.RunOptions()
+        self._outputs = outputs
+        self._devices = [_CPU] * len(outputs)
+        binding = session.io_binding()
+        binding.bind_output(outputs[0], "cpu")
+        self._unallocated = binding._iobinding.get_outputs()[0]
+
+    def run(self, names: list[str], feeds: Values, fetches: Values) -> None:
+        """Read `feeds`, the inputs `names`; write `fetches`, all outputs."""
+        self._run(self._options, names, feeds.vector, self._outputs, fetches.vector, self._devices)
+
+    def run_first(self, names: list[str], feeds: Values, others: Values) -> np.ndarray:
+        """Like `run`, but the first output, of a size the graph does not declare, is allocated and returned."""
+        fetches = OrtValueVector()
+        fetches.push_back(self._unallocated)
+        for value in others.vector:
+            fetches.push_back(value)
+        self._run(self._options, names, feeds.vector, self._outputs, fetches, self._devices)
+        result: np.ndarray = fetches[0].numpy()
+        return result
+
+
+__all__ = ["Runner", "Values", "open_session", "ort", "providers", "version"]

@@ -1,0 +1,110 @@
+"""What a generation gives: text in chunks or whole, and how long it took."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+from edgelm.runtime.generate import FinishReason
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long a generation took, in seconds of the clock; time the caller spends between chunks is not counted.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: of these, how many were in the KV cache from the last generation.
+        completion_tokens: tokens generated, without the one that ends the text.
+        ttft_seconds: time to first token: tokenising, prefill and the first sample; None where no token came.
+        prefill_seconds: the prompt's forward passes.
+        decode_seconds: the tokens after the first.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    ttft_seconds: float | None
+    prefill_seconds: float
+    decode_seconds: float
+
+    @property
+    def prefill_tokens_per_second(self) -> float | None:
+        """Tokens of the prompt that were computed, per second; None where the prefill did not come to its end."""
+        if self.ttft_seconds is None:
+            return None
+        return _rate(self.prompt_tokens - self.cached_tokens, self.prefill_seconds)
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """(n - 1) tokens per second of `decode_seconds`: the first token belongs to the prefill. None below 2 tokens."""
+        return _rate(self.completion_tokens - 1, self.decode_seconds)
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """All of it, rates included, for JSON."""
+        return asdict(self) | {
+            "prefill_tokens_per_second": self.prefill_tokens_per_second,
+            "decode_tokens_per_second": self.decode_tokens_per_second,
+        }
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a generation. Only the last one has a `finish_reason` and `timings`.
+
+    Attributes:
+        text: new text, whole characters; may be empty in the last chunk.
+        tokens: ids generated since the last chunk.
+        finish_reason: ``stop``, ``length``, ``cancelled`` or ``deadline``.
+        timings: what it took.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole generation; the fields are those of `Chunk`."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    timings: Timings
+
+
+class Stopwatch:
+    """Times the parts of one generation; only the time between `start` and what follows it counts."""
+
+    def __init__(self, prompt_tokens: int, cached_tokens: int, encode_seconds: float) -> None:
+        self._prompt, self._cached, self._encode = prompt_tokens, cached_tokens, encode_seconds
+        self._tokens, self._started = 0, 0.0
+        self._prefill = self._decode = 0.0
+        self._ttft: float | None = None
+
+    def start(self) -> None:
+        """Work begins, or goes on after the caller had its turn."""
+        self._started = time.perf_counter()
+
+    def prefilled(self, done: int, total: int) -> None:
+        """A pass of the prefill is done; the `progress` of `generate_step`."""
+        self._prefill = time.perf_counter() - self._started
+
+    def token(self) -> None:
+        """A token has come."""
+        seconds = time.perf_counter() - self._started
+        self._tokens += 1
+        if self._ttft is None:
+            self._ttft = self._encode + seconds
+        else:
+            self._decode += seconds
+
+    def timings(self) -> Timings:
+        """The times so far."""
+        return Timings(self._prompt, self._cached, self._tokens, self._ttft, self._prefill, self._decode)
+
+
+def _rate(tokens: int, seconds: float) -> float | None:
+    return tokens / seconds if tokens > 0 and seconds > 0 else None

@@ -1,0 +1,240 @@
+"""How the next token is chosen: the options, and samplers as closures.
+
+Order and meaning of the options are those of ``transformers.generation.logits_process``: repetition penalty, then
+temperature, top-k, top-p, min-p. The vocabulary is sorted only where there is no way around it, so that a step costs
+the same at 150,000 tokens as the head that made the logits costs many times over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelm.errors import BundleError, EdgeLMError, OptionError
+
+Floats = npt.NDArray[np.floating[Any]]
+Ids = npt.NDArray[np.intp]
+Sampler = Callable[[Floats, Sequence[int]], int]
+"""``sampler(logits [V], history) -> id``; `history` is the prompt and every token generated so far."""
+
+_HF_TOP_K = 50  # what transformers takes where a sampling model's generation_config.json names no top_k
+_HF_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop"} | {
+    name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+}
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """The options of one generation.
+
+    Attributes:
+        max_tokens: tokens to generate at most, 1 or more.
+        temperature: 0 takes the likeliest token every time (greedy), 1 samples the model's own distribution.
+        top_k: sample from the k likeliest tokens; 0 switches it off.
+        top_p: sample from the smallest set of tokens whose probabilities sum to p; 1 switches it off.
+        min_p: drop tokens less likely than min_p times the likeliest one; 0 switches it off.
+        repetition_penalty: above 1, tokens of the prompt and the text so far become less likely; 1 switches it off.
+        seed: the same seed gives the same tokens on the same machine; None draws a fresh one.
+        stop: strings that end the text; a single str is taken as one.
+
+    Raises:
+        OptionError: a value is of the wrong kind or outside its range.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checked = {
+            "max_tokens": _integer("max_tokens", self.max_tokens, 1),
+            "temperature": _number("temperature", self.temperature, "0 or more", lambda x: x >= 0),
+            "top_k": _integer("top_k", self.top_k, 0),
+            "top_p": _number("top_p", self.top_p, "above 0 and at most 1", lambda x: 0 < x <= 1),
+            "min_p": _number("min_p", self.min_p, "between 0 and 1", lambda x: 0 <= x <= 1),
+            "repetition_penalty": _number("repetition_penalty", self.repetition_penalty, "above 0", lambda x: x > 0),
+            "seed": None if self.seed is None else _integer("seed", self.seed, 0),
+            "stop": _strings("stop", self.stop),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def replace(self, **overrides: Any) -> GenerationConfig:
+        """A copy with the given options changed; an option given as None stays as it is."""
+        return replace(self, **{name: value for name, value in overrides.items() if value is not None})
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> GenerationConfig:
+        """The options in the content of a ``generation_config.json``; keys edgelm has no use for are passed over.
+
+        As in transformers, a model samples only where ``do_sample`` is true, and then with temperature 1 and top-k 50
+        unless the file says otherwise. Without ``do_sample`` the temperature is 0; the file's top-k, top-p and min-p
+        are kept for a caller who sets a temperature.
+
+        Raises:
+            BundleError: a key that is used holds a value outside its range.
+        """
+        hint = "correct the file in the checkpoint and export again"
+        sample = config.get("do_sample")
+        if not isinstance(sample, bool | None):
+            raise BundleError(f"generation_config.json: do_sample must be true or false, not {sample!r}", hint=hint)
+        options: dict[str, Any] = {"temperature": 1.0, "top_k": _HF_TOP_K} if sample else {}
+        for key, option in _HF_NAMES.items():
+            value = config.get(key)
+            if value is None or (key == "temperature" and not sample):
+                continue
+            try:
+                cls(**{option: value})
+            except OptionError as error:
+                raise BundleError(f"generation_config.json: {key}: {error}", hint=hint) from None
+            options[option] = value
+        return cls(**options)
+
+
+def make_sampler(config: GenerationConfig) -> Sampler:
+    """The sampler that `config` asks for; it serves one sequence, since it remembers random state and history.
+
+    Logits may hold -inf for tokens that must not be chosen.
+
+    Raises (when called):
+        EdgeLMError: the logits hold NaN or +inf, or nothing but -inf.
+    """
+    penalise = _repetition_penalty(config.repetition_penalty)
+    random = np.random.Generator(np.random.PCG64(config.seed))
+
+    def greedy(logits: Floats, history: Sequence[int]) -> int:
+        scores = penalise(logits, history)
+        _peak(scores)
+        return int(scores.argmax())
+
+    def sample(logits: Floats, history: Sequence[int]) -> int:
+        ids, weights = candidates(penalise(logits, history), config)
+        return int(ids[_draw(weights, random.random())])
+
+    return greedy if config.temperature == 0 else sample
+
+
+def candidates(scores: Floats, config: GenerationConfig) -> tuple[Ids, Floats]:
+    """The tokens that temperature, top-k, top-p and min-p leave, and the weight of each.
+
+    Args:
+        scores: logits after any penalty, [V].
+        config: `temperature` must be above 0.
+
+    Returns:
+        ids [n] in ascending order and weights [n], relative to the likeliest token's 1; their sum is not 1.
+    """
+    peak = _peak(scores)
+    # Temperature keeps the order, so top-k may come first and spares the rest of the vocabulary the exponential.
+    ids = _top_k(scores, config.top_k)
+    with np.errstate(over="ignore", under="ignore"):
+        # The peak goes first: a tiny temperature then overflows to -inf, a weight of 0, and never to NaN.
+        weights = np.exp((scores[ids] - peak) / scores.dtype.type(max(config.temperature, 1e-30)))
+    if config.top_p < 1:
+        kept = _top_p(weights, config.top_p)
+        ids, weights = ids[kept], weights[kept]
+    if config.min_p > 0:
+        kept = np.flatnonzero(weights >= config.min_p * weights.max())
+        ids, weights = ids[kept], weights[kept]
+    return ids, weights
+
+
+def _repetition_penalty(penalty: float) -> Callable[[Floats, Sequence[int]], Floats]:
+    """Divide positive logits of tokens already seen by `penalty`, multiply negative ones (CTRL, arXiv:1909.05858)."""
+    if penalty == 1.0:
+        return lambda logits, history: logits
+    seen: npt.NDArray[np.bool_] = np.zeros(0, bool)
+    count, last = 0, -1
+
+    def apply(logits: Floats, history: Sequence[int]) -> Floats:
+        nonlocal seen, count, last
+        grown = seen.size == logits.size and len(history) >= count and (count == 0 or history[count - 1] == last)
+        if not grown:  # another sequence than last time
+            seen, count = np.zeros(logits.size, bool), 0
+        seen[np.asarray(history[count:], np.intp)] = True
+        count, last = len(history), history[-1] if len(history) else -1
+        ids = np.flatnonzero(seen)
+        scores, old = logits.copy(), logits[ids]
+        with np.errstate(over="ignore"):
+            scores[ids] = np.where(old < 0, old * penalty, old / penalty)
+        return scores
+
+    return apply
+
+
+def _peak(scores: Floats) -> float:
+    with np.errstate(invalid="ignore"):
+        peak = float(scores.max())
+    if math.isfinite(peak):
+        return peak
+    what = "NaN" if math.isnan(peak) else "no token that may be chosen" if peak < 0 else "infinite values"
+    raise EdgeLMError(
+        f"the model's logits hold {what}",
+        hint="check the bundle with `edgelm verify`; a repetition_penalty near 0 also does it",
+    )
+
+
+def _top_k(scores: Floats, k: int) -> Ids:
+    if not 0 < k < scores.size:
+        return np.arange(scores.size)
+    kth = np.partition(scores, scores.size - k)[scores.size - k]
+    return np.flatnonzero(scores >= kth)  # equals of the k-th stay, as in transformers
+
+
+def _top_p(weights: Floats, p: float) -> Ids:
+    """Positions, ascending, of the fewest weights that sum to `p` of the total: a token stays while the sum of the
+    likelier ones is below p.
+    """
+    total = float(weights.sum(dtype=np.float64))
+    # All weights below this one, and there are fewer than V of them, sum to less than the 1 - p that may go: the
+    # rest hold the answer, and only they are sorted (by value, which is several times faster than sorting positions).
+    ordered = np.sort(weights[weights >= (1 - p) * total / weights.size])[::-1]
+    count = int(np.searchsorted(np.cumsum(ordered, dtype=np.float64), p * total)) + 1
+    count = min(count, ordered.size)  # where rounding leaves the sum short
+    least = ordered[count - 1]
+    above = np.flatnonzero(weights > least)
+    equal = np.flatnonzero(weights == least)[: count - above.size]  # of equals, the lowest ids
+    return np.sort(np.concatenate([above, equal]))
+
+
+def _draw(weights: Floats, uniform: float) -> int:
+    """The position whose share of the summed weights holds `uniform`, in [0, 1); never one of weight 0."""
+    sums = np.cumsum(weights, dtype=np.float64)
+    target = min(uniform * sums[-1], np.nextafter(sums[-1], 0))  # the product can round up to the sum itself
+    return int(np.searchsorted(sums, target, side="right"))
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
+        raise OptionError(f"{name} must be an integer, {least} or more, not {value!r}")
+    return int(value)
+
+
+def _number(name: str, value: Any, wanted: str, holds: Callable[[float], bool]) -> float:
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, (bool, np.bool_)):  # type: ignore[unreachable]
+        with contextlib.suppress(OverflowError):  # an int beyond all floats
+            number = float(value)
+    if not math.isfinite(number) or not holds(number):
+        raise OptionError(f"{name} must be a number {wanted}, not {value!r}")
+    return number
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    strings = (value,) if isinstance(value, str) else value
+    sound = isinstance(strings, Sequence) and not isinstance(strings, bytes | bytearray)
+    if not sound or not all(isinstance(s, str) and s for s in strings):
+        raise OptionError(f"{name} must be one or more strings, none of them empty, not {value!r}")
+    return tuple(strings)

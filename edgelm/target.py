@@ -1,0 +1,391 @@
+"""A target is one board: its cores, memory and bandwidth, and how a model is stored and run there.
+
+Targets are TOML files. Those which come with edgelm are known by name; a file of your own works wherever a name does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from edgelm.errors import TargetError, near
+from edgelm.toml_lines import KeyPath, key_lines, nearest_line
+
+ROLES = ("body", "head", "embedding", "kv")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # targets and recipes give their names to folders
+_BLOCKS = (16, 32, 64, 128, 256)
+_MATRIX: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "MatMul": ((32, 16), ()),
+    "MatMulNBits": ((4, 8), _BLOCKS),
+    "DynamicQuantizeMatMul": ((8,), ()),  # one scale per output channel: the block is the whole row
+}
+_FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # role -> operator -> (bits, blocks)
+    "body": _MATRIX,
+    "head": _MATRIX,
+    "embedding": {"Gather": ((32, 16, 8), ()), "GatherBlockQuantized": ((4, 8), _BLOCKS)},
+    "kv": {"none": ((32, 16), ())},
+}
+
+
+@dataclass(frozen=True)
+class FormatSpec:
+    """How one kind of matrix is stored: the operator that reads it, bits a weight, weights a scale.
+
+    `block` is None where the operator has none (one scale per row, or no scale at all).
+    """
+
+    op: str
+    bits: int
+    block: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.bits}-bit" + (f" block {self.block}" if self.block else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"op": …, "bits": …}``, with ``"block"`` where there is one."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class RecipeSpec:
+    """The format of each role: `body` (the layers' matrices), `head` (lm_head), `embedding`, `kv` (the cache)."""
+
+    body: FormatSpec
+    head: FormatSpec
+    embedding: FormatSpec
+    kv: FormatSpec
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Role -> format, as in a manifest; with the note where there is one."""
+        roles: dict[str, Any] = {role: getattr(self, role).to_dict() for role in ROLES}
+        return roles | ({"note": self.note} if self.note else {})
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor: `arch` as platform.machine() says it, `core` by its QEMU name, flags of /proc/cpuinfo.
+
+    `cores` counts all cores; `threads` are those worth using for decode, `prefill_threads` for prefill.
+    """
+
+    arch: str
+    core: str
+    features: tuple[str, ...]
+    cores: int
+    threads: int
+    prefill_threads: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """RAM and what of it a model may use, in MB (2**20 bytes); the GB/s (10**9) at which decode reads weights."""
+
+    ram_mb: int
+    usable_mb: int
+    bandwidth_gbs: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """onnxruntime's provider (``cpu``, ``cuda``), the type of activations (``fp32``, ``fp16``), tokens of context."""
+
+    provider: str
+    activations: str
+    context: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """One board. `recipes` are those of its file; `fp32` and `fp16` exist for every target besides."""
+
+    name: str
+    description: str
+    default: str
+    cpu: Cpu
+    memory: Memory
+    runtime: Runtime
+    recipes: Mapping[str, RecipeSpec] = field(hash=False)
+    board: str | None = None  # how /proc/device-tree/model begins on it, where it has one
+
+    @property
+    def has_dotprod(self) -> bool:
+        """ARM int8 dot products (SDOT): without them 4-bit products fall back to dequantising."""
+        return "asimddp" in self.cpu.features
+
+    @property
+    def has_i8mm(self) -> bool:
+        """ARM int8 matrix products (SMMLA)."""
+        return "i8mm" in self.cpu.features
+
+    @property
+    def quants(self) -> tuple[str, ...]:
+        """The values `recipe` takes, the default first."""
+        own = sorted({*self.recipes, "fp32", "fp16"} - {self.default})
+        return (self.default, *own)
+
+    def recipe(self, quant: str | None = None) -> RecipeSpec:
+        """The recipe called `quant` (``int4``, ``int8``, ``fp16``, ``fp32``); None is the target's default.
+
+        Raises:
+            TargetError: the target has no such recipe.
+        """
+        name = self.default if quant is None else quant
+        if name in self.recipes:
+            return self.recipes[name]
+        if name in ("fp32", "fp16"):
+            return self._plain(int(name[2:]))
+        raise TargetError(
+            f"target {self.name} has no recipe {name!r}", hint=near(name, self.quants, listing=f"{self.name} has")
+        )
+
+    def _plain(self, bits: int) -> RecipeSpec:
+        """Weights as they are. The cache has the type of the activations (fp32 beside fp32 weights): attention reads
+        no other.
+        """
+        half = bits == 16 and self.runtime.activations == "fp16"
+        matrix, kv = FormatSpec("MatMul", bits), FormatSpec("none", 16 if half else 32)
+        return RecipeSpec(matrix, matrix, FormatSpec("Gather", bits), kv)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the target's file, for JSON."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            **({"board": self.board} if self.board else {}),
+            "default": self.default,
+            "cpu": {**asdict(self.cpu), "features": list(self.cpu.features)},
+            "memory": asdict(self.memory),
+            "runtime": asdict(self.runtime),
+            "recipe": {name: recipe.to_dict() for name, recipe in self.recipes.items()},
+        }
+
+
+def target_names() -> list[str]:
+    """The names of the targets that come with edgelm, in alphabetical order."""
+    return sorted(path.stem for path in _targets_dir().glob("*.toml"))
+
+
+def load_all() -> list[Target]:
+    """All targets that come with edgelm, in the order of their names."""
+    return [load_target(name) for name in target_names()]
+
+
+def load_target(name_or_path: str | os.PathLike[str]) -> Target:
+    """The target of that name, or the one described in that file.
+
+    Raises:
+        TargetError: no such target or file, or one that is not a valid target; it names the file, key and line.
+    """
+    name = os.fspath(name_or_path)
+    known = target_names()
+    if isinstance(name_or_path, str) and name in known:
+        return _parse(_targets_dir() / f"{name}.toml")
+    path = Path(name)
+    if name and (name.endswith(".toml") or os.sep in name or path.is_file()):
+        return _parse(path)
+    raise TargetError(
+        f"unknown target {name!r}", hint=near(name, known, listing="targets") + " (a .toml file works too)"
+    )
+
+
+def _targets_dir() -> Path:
+    """Inside the package once installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "_targets"
+    return installed if installed.is_dir() else package.parent / "targets"
+
+
+def _parse(path: Path) -> Target:
+    text = _read(path)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message, _, place = str(error).partition(" (at ")
+        line = re.match(r"line (\d+)", place)
+        raise TargetError(
+            f"{path}:{line[1] if line else len(text.splitlines()) or 1}: {message[:1].lower()}{message[1:]}",
+            hint=f"not valid TOML; {_example()}",
+        ) from None
+    return _target(_Table(path, key_lines(text), (), data))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        names = ", ".join(target_names())
+        raise TargetError(f"no target file {path}", hint=f"names that need no file: {names}") from None
+    except OSError as error:
+        raise TargetError(f"{path} cannot be read: {error.strerror or error}", hint="a target is a TOML file") from None
+    except ValueError as error:  # not UTF-8, or no possible file name
+        raise TargetError(f"{str(path)!r} is not a text file: {error}", hint="a target is a TOML file") from None
+
+
+def _example() -> str:
+    return f"compare with {_targets_dir() / 'rpi5.toml'}"
+
+
+def _target(top: _Table) -> Target:
+    top.only(("name", "description", "board", "default", "cpu", "memory", "runtime", "recipe"))
+    name = top.string("name")
+    if not _NAME.fullmatch(name):
+        top.fail("name", f"must consist of letters, digits, '.', '_' and '-', not {name!r}")
+    recipe = top.table("recipe")
+    for quant in recipe.data:
+        if quant in ("fp32", "fp16"):
+            recipe.fail(quant, "is built in and cannot be changed")
+        if not _NAME.fullmatch(quant):
+            recipe.fail(quant, "is no name for a recipe: letters, digits, '.', '_' and '-'")
+    recipes = {quant: _recipe(recipe.table(quant)) for quant in recipe.data}
+    return Target(
+        name=name,
+        description=top.string("description"),
+        default=top.string("default", choices=[*recipes, "fp32", "fp16"]),
+        cpu=_cpu(top.table("cpu")),
+        memory=_memory(top.table("memory")),
+        runtime=_runtime(top.table("runtime")),
+        recipes=MappingProxyType(recipes),
+        board=top.string("board") if "board" in top.data else None,
+    )
+
+
+def _cpu(table: _Table) -> Cpu:
+    table.only(("arch", "core", "features", "cores", "threads", "prefill_threads"))
+    cores = table.integer("cores", 1, 1024)
+    return Cpu(
+        arch=table.string("arch", choices=("aarch64", "x86_64")),
+        core=table.string("core"),
+        features=table.strings("features"),
+        cores=cores,
+        threads=table.integer("threads", 1, cores),
+        prefill_threads=table.integer("prefill_threads", 1, cores),
+    )
+
+
+def _memory(table: _Table) -> Memory:
+    table.only(("ram_mb", "usable_mb", "bandwidth_gbs", "source"))
+    ram = table.integer("ram_mb", 16, 2**24)
+    return Memory(
+        ram_mb=ram,
+        usable_mb=table.integer("usable_mb", 1, ram),
+        bandwidth_gbs=table.number("bandwidth_gbs", 0.01, 10000),
+        source=" ".join(table.string("source").split()),
+    )
+
+
+def _runtime(table: _Table) -> Runtime:
+    table.only(("provider", "activations", "context"))
+    return Runtime(
+        provider=table.string("provider", choices=("cpu", "cuda")),
+        activations=table.string("activations", choices=("fp32", "fp16")),
+        context=table.integer("context", 16, 2**20),
+    )
+
+
+def _recipe(table: _Table) -> RecipeSpec:
+    table.only((*ROLES, "note"))
+    formats = {role: _format(role, table.table(role)) for role in ROLES}
+    return RecipeSpec(**formats, note=table.string("note") if "note" in table.data else None)
+
+
+def _format(role: str, table: _Table) -> FormatSpec:
+    table.only(("op", "bits", "block"))
+    op = table.string("op", choices=_FORMATS[role])
+    all_bits, blocks = _FORMATS[role][op]
+    bits = table.choice("bits", all_bits, f" for {op}")
+    if blocks:
+        return FormatSpec(op, bits, table.choice("block", blocks, f" for {op}"))
+    if "block" in table.data:
+        table.fail("block", f"does not go with {op}: leave it out")
+    return FormatSpec(op, bits)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One table of a target file; its getters check a value and name file, line and dotted key when it is wrong."""
+
+    file: Path
+    lines: Mapping[KeyPath, int]
+    path: KeyPath
+    data: Mapping[str, Any]
+
+    def fail(self, key: str, problem: str, hint: str | None = None) -> NoReturn:
+        path = (*self.path, key)
+        raise TargetError(
+            f"{self.file}:{nearest_line(self.lines, path)}: {'.'.join(path)} {problem}",
+            hint=hint or _example(),
+        )
+
+    def only(self, known: Collection[str]) -> None:
+        """Refuses keys which are not `known`: a typing error would otherwise be a value silently ignored."""
+        for key in self.data:
+            if key not in known:
+                self.fail(key, "is not a key of a target", near(key, known, listing="keys here"))
+
+    def table(self, key: str) -> _Table:
+        value = self._get(key, dict, "a table")
+        return _Table(self.file, self.lines, (*self.path, key), value)
+
+    def string(self, key: str, choices: Collection[str] = ()) -> str:
+        value: str = self._get(key, str, "a string")
+        if not value.strip():
+            self.fail(key, "is empty")
+        if choices and value not in choices:
+            self.fail(key, f"must be {_either(list(choices))}, not {value!r}", near(value, choices, listing="one of"))
+        return value
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        value = self._get(key, list, "a list of strings")
+        if not all(isinstance(item, str) for item in value):
+            self.fail(key, "must be a list of strings")
+        return tuple(value)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        value: int = self._get(key, int, f"a whole number from {low} to {high}")
+        if not low <= value <= high:
+            self.fail(key, f"must be from {low} to {high}, not {value}")
+        return value
+
+    def number(self, key: str, low: float, high: float) -> float:
+        value = self._get(key, (int, float), f"a number from {low} to {high}")
+        if not low <= value <= high:  # also refuses nan
+            self.fail(key, f"must be from {low} to {high}, not {value}")
+        return float(value)
+
+    def choice(self, key: str, choices: Sequence[int], where: str) -> int:
+        wanted = _either(choices)
+        value: int = self._get(key, int, wanted)
+        if value not in choices:
+            self.fail(key, f"must be {wanted}{where}, not {value}")
+        return value
+
+    def _get(self, key: str, kind: type | tuple[type, ...], wanted: str) -> Any:
+        if key not in self.data:
+            self.fail(key, "is missing")
+        value = self.data[key]
+        if not isinstance(value, kind) or isinstance(value, bool):  # to Python True is an int
+            self.fail(key, f"must be {wanted}, not {_shown(value)}")
+        return value
+
+
+def _either(values: Sequence[Any]) -> str:
+    shown = [repr(value) for value in values]
+    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "…"

@@ -1,0 +1,199 @@
+"""A matrix in every format multiplies and looks up like the rounded matrix it stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgelm.errors import ExportError
+from edgelm.exporter.builder import Builder
+from edgelm.exporter.formats import Blocked, Dense, Format, PerChannel, Rows, make_format
+from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks, quantize_rows
+from edgelm.exporter.quantize.search import search_blocks
+from edgelm.exporter.store import DataFile
+from edgelm.runtime.ort import open_session
+from edgelm.target import FormatSpec
+
+FORMATS: list[Format] = [
+    Dense(),
+    Dense(16),
+    Blocked(4, 16),
+    Blocked(4, 32),
+    Blocked(4, 128),
+    Blocked(8, 32),
+    Blocked(8, 64),
+    PerChannel(),
+]
+MATRICES = [(96, 64), (64, 172), (48, 256), (32, 40)]
+
+
+def rounded(format: Format, weight: np.ndarray) -> np.ndarray:
+    """What the format makes of a matrix."""
+    n, k = weight.shape
+    if isinstance(format, Blocked):
+        quantize = search_blocks if format.bits == 4 else quantize_blocks
+        codes, scales = quantize(weight, format.bits, format.block)
+        half = 1 << (format.bits - 1)
+        steps = codes.astype(np.float32).reshape(n, -1, format.block) - half
+        return (steps * scales[:, :, None]).reshape(n, -1)[:, :k]
+    if isinstance(format, PerChannel | Rows):
+        codes, scales = quantize_rows(weight)
+        return codes * scales[:, None]
+    assert isinstance(format, Dense)
+    return weight.astype(f"float{format.bits}").astype(np.float32)
+
+
+def run(
+    folder: Path, format: Format, weight: np.ndarray, x: np.ndarray | None, bias: np.ndarray | None = None
+) -> np.ndarray:
+    """The format's product with x [s, k], or the whole table looked up where x is None."""
+    n, k = weight.shape
+    with DataFile(folder / "model.onnx.data") as data:
+        b = Builder(data)
+        pieces = [weight[: n // 3], weight[n // 3 :]]
+        matrix = format.pack(b, "w", n, k, pieces)
+        if x is None:
+            y = format.gather(b, b.input("ids", "int64", [1, "s"]), matrix, "table")
+        else:
+            source = b.input("x", "float32", [1, "s", k])
+            y = format.matmul(b, source, matrix, "product", None if bias is None else b.constant("w.bias", bias))
+        b.output(y, "y", "float32", [1, "s", k if x is None else n])
+        b.save(folder / "model.onnx", {})
+    session = open_session(folder / "model.onnx", 1, ["CPUExecutionProvider"])
+    feeds = {"ids": np.arange(n)[None]} if x is None else {"x": x[None]}
+    result: np.ndarray = session.run(None, feeds)[0][0]
+    return result
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda f: str(f.spec))
+@pytest.mark.parametrize("shape", MATRICES, ids=str)
+@pytest.mark.parametrize("rows", [1, 5])
+def test_product(tmp_path: Path, format: Format, shape: tuple[int, int], rows: int) -> None:
+    generator = np.random.default_rng(0)
+    weight, bias = generator.standard_normal(shape, np.float32), generator.standard_normal(shape[0], np.float32)
+    x = generator.standard_normal((rows, shape[1]), np.float32)
+    format = format.fit(shape[1])
+    expected = x @ rounded(format, weight).T + bias
+    # Quantised formats round the activations to 8 bits too.
+    tolerance = 1e-5 if isinstance(format, Dense) else 2e-2
+    np.testing.assert_allclose(
+        run(tmp_path, format, weight, x, bias), expected, atol=tolerance * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("format", [*FORMATS, Rows()], ids=lambda f: str(f.spec))
+@pytest.mark.parametrize("shape", [(50, 64), (50, 192)], ids=str)
+def test_lookup_is_exact(tmp_path: Path, format: Format, shape: tuple[int, int]) -> None:
+    weight = np.random.default_rng(0).standard_normal(shape, np.float32)
+    format = format.fit(shape[1])
+    assert format.can_gather(shape[1])
+    np.testing.assert_allclose(run(tmp_path, format, weight, None), rounded(format, weight), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda f: str(f.spec))
+def test_knows_its_bytes(tmp_path: Path, format: Format) -> None:
+    weight = np.zeros((64, 256), np.float32)
+    format = format.fit(256)
+    run(tmp_path, format, weight, np.zeros((1, 256), np.float32))
+    assert 0 <= (tmp_path / "model.onnx.data").stat().st_size - format.nbytes(64, 256) < 4096  # alignment
+
+
+@pytest.mark.parametrize(
+    ("block", "k", "fitted"),
+    [
+        (32, 896, 32),
+        (128, 576, 64),
+        (128, 64, 64),
+        (256, 172, 256),
+        (32, 172, 32),
+        (128, 172, 128),
+        (64, 40, 64),
+        (32, 16, 16),
+    ],
+)
+def test_blocks_fit_the_row(block: int, k: int, fitted: int) -> None:
+    assert Blocked(4, block).fit(k).block == fitted
+
+
+def test_every_recipe_entry_has_a_format() -> None:
+    assert make_format(FormatSpec("MatMulNBits", 4, 32)) == Blocked(4, 32)
+    assert make_format(FormatSpec("GatherBlockQuantized", 8, 64)) == Blocked(8, 64)
+    assert make_format(FormatSpec("DynamicQuantizeMatMul", 8)) == PerChannel()
+    assert make_format(FormatSpec("Gather", 8)) == Rows()
+    assert make_format(FormatSpec("Gather", 32)) == Dense(32)
+    with pytest.raises(ExportError, match="no format for operator 'Conv'"):
+        make_format(FormatSpec("Conv", 8))
+
+
+def test_a_lookup_format_refuses_products(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="embedding"):
+        run(tmp_path, Rows(), np.ones((4, 16), np.float32), np.ones((1, 16), np.float32))
+
+
+WEIGHTS = hnp.arrays(
+    np.float32, st.tuples(st.integers(1, 6), st.integers(1, 80)), elements=st.floats(-1e4, 1e4, width=32)
+)
+
+
+@settings(deadline=None)
+@given(weight=WEIGHTS, bits=st.sampled_from([4, 8]), block=st.sampled_from([16, 32, 64]))
+def test_blocks_are_rounded_to_the_nearest_step(weight: np.ndarray, bits: int, block: int) -> None:
+    n, k = weight.shape
+    codes, scales = quantize_blocks(weight, bits, block)
+    half = 1 << (bits - 1)
+    assert codes.max() <= 2 * half - 1
+    values = ((codes.astype(np.float64).reshape(n, -1, block) - half) * scales[:, :, None]).reshape(n, -1)
+    step = np.repeat(np.abs(scales), block, axis=1)
+    padded = np.pad(weight.astype(np.float64), ((0, 0), (0, values.shape[1] - k)))
+    # Half a step off, or a whole one where the largest value of the other sign is clipped at half - 1.
+    clipped = np.abs(padded) > (half - 1) * step
+    assert np.all(
+        np.abs(values - padded) <= np.where(clipped, 1.0, 0.5) * step * (1 + 1e-4) + 1e-6 + 1e-5 * np.abs(padded)
+    )
+
+
+@settings(deadline=None)
+@given(weight=WEIGHTS)
+def test_rows_are_rounded_to_the_nearest_step(weight: np.ndarray) -> None:
+    codes, scales = quantize_rows(weight)
+    assert codes.min() >= -127
+    assert np.all(np.abs(codes * scales[:, None].astype(np.float64) - weight) <= 0.5001 * scales[:, None] + 1e-30)
+
+
+def error(quantize: Any, weight: np.ndarray, bits: int, block: int) -> float:
+    codes, scales = quantize(weight, bits, block)
+    values = (
+        (codes.astype(np.float64).reshape(len(weight), -1, block) - (1 << (bits - 1))) * scales[:, :, None]
+    ).reshape(len(weight), -1)
+    return float(((values[:, : weight.shape[1]] - weight) ** 2).sum())
+
+
+@settings(deadline=None)
+@given(weight=WEIGHTS, bits=st.sampled_from([4, 8]), block=st.sampled_from([16, 32, 64]))
+def test_searched_scales_are_never_worse(weight: np.ndarray, bits: int, block: int) -> None:
+    nearest = error(quantize_blocks, weight, bits, block)
+    assert error(search_blocks, weight, bits, block) <= nearest * (1 + 1e-4) + 1e-6 * float(
+        (weight.astype(np.float64) ** 2).sum()
+    )
+
+
+def test_searched_scales_are_better_on_normal_weights() -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 256), np.float32)
+    assert error(search_blocks, weight, 4, 32) < 0.95 * error(quantize_blocks, weight, 4, 32)
+
+
+@pytest.mark.parametrize("quantize", [quantize_blocks, search_blocks])
+def test_zeros_stay_zero(quantize: Any) -> None:
+    codes, scales = quantize(np.zeros((2, 32), np.float32), 4, 32)
+    assert (codes == 8).all()
+    assert (scales == 0).all()
+
+
+def test_nibbles_low_half_first() -> None:
+    assert pack_nibbles(np.array([[1, 2, 15, 0]], np.uint8)).tolist() == [[0x21, 0x0F]]

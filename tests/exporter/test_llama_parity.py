@@ -1,0 +1,166 @@
+"""The native export of every shape in the Llama family gives the logits that transformers gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgelm.exporter.pipeline import export
+from edgelm.runtime.engine import Engine
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+SHAPES: dict[str, dict[str, Any]] = {
+    "grouped-query": {},
+    "multi-head": {"num_key_value_heads": 4},
+    "multi-query": {"num_key_value_heads": 1},
+    "tied": {"tie_word_embeddings": True},
+    "bias": {"attention_bias": True, "mlp_bias": True},
+    "head-dim-8": {"num_attention_heads": 8, "num_key_value_heads": 4},
+    "head-dim-given": {"head_dim": 32},
+    "head-dim-24": {"head_dim": 24},
+    "odd-mlp": {"intermediate_size": 172},
+    "gelu": {"hidden_act": "gelu"},
+    "gelu-tanh": {"hidden_act": "gelu_pytorch_tanh"},
+    "relu": {"hidden_act": "relu"},
+    "rope-theta": {"rope_theta": 500000.0},
+    "rope-linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.5}},
+    "rope-dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    "rope-llama3": {"rope_scaling": LLAMA3},
+    "rope-yarn": {"rope_scaling": YARN},
+    "rope-yarn-all-keys": {
+        "rope_scaling": {
+            **YARN,
+            "beta_fast": 16.0,
+            "beta_slow": 2.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.5,
+            "truncate": False,
+        }
+    },
+    "rope-yarn-attention-factor": {"rope_scaling": {**YARN, "attention_factor": 1.3}},
+    "rope-legacy-key": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "bf16": {"dtype": "bfloat16"},
+    "fp16": {"dtype": "float16", "initializer_range": 0.1},
+    "sharded": {"shard": "60KB"},
+    "mistral": {"kind": "mistral", "sliding_window": None},
+    "mistral-window": {"kind": "mistral", "sliding_window": 16},
+}
+PREFILL = 40  # more than the window, and more than pre-training's 32 positions
+
+
+@pytest.fixture(params=SHAPES, scope="module")
+def pair(
+    request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Engine, Any]:
+    """(engine of the fp32 bundle, transformers' model) of one shape."""
+    checkpoint = tiny_checkpoint(**SHAPES[request.param])
+    bundle = export(checkpoint, "x86-64", "fp32", output=tmp_path_factory.mktemp("bundle") / "b", exporter="native")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, attn_implementation="eager"
+    )
+    return Engine.load(bundle), model.eval()
+
+
+def reference(model: Any, ids: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor(ids[None])).logits[0].numpy()
+
+
+def close(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.ptp(expected))
+
+
+@pytest.fixture
+def ids() -> np.ndarray:
+    return np.random.default_rng(0).integers(3, 300, 100)
+
+
+def test_prefill(pair: tuple[Engine, Any], ids: np.ndarray) -> None:
+    engine, model = pair
+    engine.reset()
+    close(engine.forward(ids, num_logits=len(ids)), reference(model, ids))
+
+
+def test_token_by_token(pair: tuple[Engine, Any], ids: np.ndarray) -> None:
+    engine, model = pair
+    engine.reset()
+    expected = reference(model, ids)
+    close(engine.forward(ids[:PREFILL]), expected[PREFILL - 1 : PREFILL])
+    for position in range(PREFILL, len(ids)):
+        close(engine.forward(ids[position : position + 1]), expected[position : position + 1])
+
+
+def test_after_rewind_and_in_pieces(pair: tuple[Engine, Any], ids: np.ndarray) -> None:
+    engine, model = pair
+    engine.reset()
+    engine.forward(ids[::-1])
+    engine.rewind(0)
+    engine.forward(ids[:70])
+    engine.rewind(30)
+    expected = reference(model, ids)
+    close(engine.forward(ids[30:55], num_logits=3), expected[52:55])
+    close(engine.forward(ids[55:56]), expected[55:56])
+    close(engine.forward(ids[56:90], num_logits=34), expected[56:90])
+
+
+def test_greedy_continuation(pair: tuple[Engine, Any], ids: np.ndarray) -> None:
+    engine, model = pair
+    prompt = ids[:20]
+    with torch.no_grad():
+        out = model.generate(
+            torch.tensor(prompt[None]), max_new_tokens=64, min_new_tokens=64, do_sample=False, pad_token_id=0
+        )
+    engine.reset()
+    logits, found = engine.forward(prompt), []
+    for _ in range(64):
+        # generate() suppresses the end token until min_new_tokens are made
+        found.append(int(np.delete(logits[0], 2).argmax()))
+        found[-1] += found[-1] >= 2
+        logits = engine.forward([found[-1]])
+    assert found == out[0, len(prompt) :].tolist()
+
+
+def test_dynamic_rope_beyond_the_first_context(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    """Past max_position_embeddings each new key is rotated for the length so far, as transformers decodes."""
+    checkpoint = tiny_checkpoint(max_position_embeddings=32, rope_scaling={"rope_type": "dynamic", "factor": 4.0})
+    engine = Engine.load(export(checkpoint, "x86-64", "fp32", context=128, output=tmp_path / "b"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    ids = np.random.default_rng(1).integers(3, 300, 60)
+    cache = None
+    for token in ids:
+        with torch.no_grad():
+            out = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        close(engine.forward([token]), out.logits[0, -1:].numpy())
+
+
+def test_greedy_text_of_a_trained_model(data_dir: Path, tmp_path: Path) -> None:
+    """stories260K, whose MLP is 172 wide, continues its story word for word."""
+    source = data_dir / "stories260K"
+    engine = Engine.load(export(source, "rpi5", "fp32", output=tmp_path / "b"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    prompt = tokenizer("Once upon a time").input_ids
+    with torch.no_grad():
+        out = model.generate(torch.tensor([prompt]), max_new_tokens=200, do_sample=False, pad_token_id=0)[0].tolist()
+    logits, found = engine.forward(prompt), list(prompt)
+    while len(found) < len(out):
+        found.append(int(logits[0].argmax()))
+        logits = engine.forward(found[-1:])
+    assert found == out
+    assert "Lily" in tokenizer.decode(found)
