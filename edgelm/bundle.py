@@ -5,6 +5,7 @@
     model.onnx.data          its weights, memory-mapped at load
     tokenizer.json           as `tokenizers` reads it
     chat_template.jinja      where the model has one
+    tokenizer_config.json    its settings, for other programs
     generation_config.json   the model's sampling defaults
     genai_config.json        the same model told to onnxruntime-genai (native exports)
 

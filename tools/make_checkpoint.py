@@ -21,7 +21,7 @@ import numpy as np
 
 from edgelm.errors import EdgeLMError, near
 from edgelm.exporter import families
-from edgelm.exporter.checkpoint import Config
+from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Decoder
 
 _LLAMA = {

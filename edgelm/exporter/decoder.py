@@ -213,6 +213,14 @@ class Decoder:
         return self.embedding.sources == self.head.sources
 
     @property
+    def context_limit(self) -> int:
+        """The longest context to export for, in tokens."""
+        scalings = [layer.attention.rope.scaling for layer in self.layers if layer.attention.rope is not None]
+        # Dynamic scaling goes beyond max_position_embeddings; the other kinds count their stretch in it.
+        dynamic = (s for s in scalings if s is not None and s.kind == "dynamic")
+        return max([self.context, *(int(s.original_context * s.factor) for s in dynamic)])
+
+    @property
     def linears(self) -> tuple[Linear, ...]:
         """Every body matrix, in graph order."""
         return tuple(

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from edgelm.errors import ExportError
 from edgelm.exporter.builder import MICROSOFT, Builder
+from edgelm.exporter.parallel import ordered_map
 from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks, quantize_rows
 from edgelm.exporter.quantize.search import search_blocks
 from edgelm.exporter.store import Stored
@@ -146,8 +147,7 @@ class Blocked:
         quantize = search_blocks if self.bits == 4 else quantize_blocks
 
         def codes() -> Iterable[np.ndarray]:
-            for piece in rows:
-                code, scale = quantize(piece, self.bits, self.block)
+            for code, scale in ordered_map(lambda piece: quantize(piece, self.bits, self.block), rows):
                 scales.append(scale.astype(b.float))
                 yield pack_nibbles(code) if self.bits == 4 else code
 
@@ -220,11 +220,10 @@ class PerChannel:
         """Quantise slice by slice into the transposed whole, which is held in memory at a byte a weight."""
         codes, scales = np.empty((k, n), np.int8), np.empty(n, b.float)
         start = 0
-        for piece in rows:
-            code, scale = quantize_rows(piece)
-            codes[:, start : start + len(piece)] = code.T
-            scales[start : start + len(piece)] = scale
-            start += len(piece)
+        for code, scale in ordered_map(quantize_rows, rows):
+            end = start + len(scale)
+            codes[:, start:end], scales[start:end] = code.T, scale
+            start = end
         return Matrix(name, n, k, {"qweight": b.data.append(codes), "scales": b.data.append(scales)})
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
@@ -271,8 +270,7 @@ class Rows:
         scales: list[np.ndarray] = []
 
         def codes() -> Iterable[np.ndarray]:
-            for piece in rows:
-                code, scale = quantize_rows(piece)
+            for code, scale in ordered_map(quantize_rows, rows):
                 scales.append(scale.astype(b.float))
                 yield code
 

@@ -53,6 +53,7 @@ def write_graph(
         graph={
             "cache": "shared",
             "layers": len(decoder.layers),
+            "heads": attention.heads,
             "kv_heads": attention.kv_heads,
             "head_dim": graph.cache_head_dim(attention),
             "hidden": decoder.hidden,

@@ -21,7 +21,8 @@ import numpy as np
 from edgelm.bundle import DATA, MODEL, BundleWriter
 from edgelm.errors import CheckpointError, DependencyError, EdgeLMError, ExportError, UnsupportedModelError, near
 from edgelm.exporter import families, surgery
-from edgelm.exporter.checkpoint import Checkpoint, Config
+from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.config import Config
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.store import DataFile
@@ -66,11 +67,11 @@ def write_graph(
         CheckpointError: a tensor is missing or not finite.
         ExportError: Optimum fails, or the disk is too small.
     """
+    progress.start("tracing with Optimum", 0)  # importing torch takes a while, too
     _expect_supported(checkpoint)
     _need_disk(checkpoint, writer)
     with tempfile.TemporaryDirectory(prefix=".trace-", dir=writer.folder, ignore_cleanup_errors=True) as folder:
         trace = Path(folder) / MODEL
-        progress.start("tracing with Optimum", 0)
         parameters = _trace(checkpoint, trace)
         progress.finish()
         with DataFile(writer.path(DATA)) as data:
@@ -92,8 +93,10 @@ def _is_installed(module: str) -> bool:
 
 
 def _expect_supported(checkpoint: Checkpoint) -> None:
-    """Raise UnsupportedModelError unless Optimum has a recipe for this kind of model."""
+    """Raise UnsupportedModelError unless Optimum knows how to trace this kind of model as a decoder."""
     kind = checkpoint.config.model_type
+    if checkpoint.config.flag("is_encoder_decoder"):
+        raise UnsupportedModelError(f"{checkpoint.path}: {kind!r} is an encoder-decoder; edgelm runs decoders only")
     with _quiet(), _told_shortly(checkpoint.path):
         import optimum.exporters.onnx.model_configs  # noqa: F401  — registers what it supports
         from optimum.exporters.tasks import TasksManager

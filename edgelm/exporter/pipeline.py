@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgelm.bundle import Bundle, check_output, sha256, writing
+from edgelm.bundle import Bundle, BundleWriter, check_output, sha256, writing
 from edgelm.errors import ExportError, OptionError, UnsupportedModelError
-from edgelm.exporter import families, native
+from edgelm.exporter import families, genai, native
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.hub import Source, resolve
@@ -59,50 +61,71 @@ def export(
     source = resolve(None if model is None else os.fspath(model))
     folder = Path(output) if output is not None else Path("bundles") / f"{_slug(source.id)}-{board.name}-{quant}"
     check_output(folder, overwrite=overwrite)
-    with Checkpoint(source.path) as checkpoint:
-        family = _choose_family(checkpoint, exporter)
-        if family is None:
-            from edgelm.exporter import optimum
-
-            optimum.require()
-            progress.say(f"{checkpoint.config.model_type}: exporting through Optimum")
-            limit = optimum.context_limit(checkpoint.config)
-            decoder: Decoder | None = None
-        else:
-            decoder = family.describe(checkpoint.config)
-            limit = context_limit(decoder)
-        length = _context(context, board, limit)
-        with writing(folder, overwrite=overwrite) as writer:
-            text = write_text_files(source.path, checkpoint.config, writer)
-            if decoder is not None:
-                result = native.write_graph(checkpoint, decoder, board, recipe, length, writer, progress)
-            else:
-                result = optimum.write_graph(checkpoint, board, recipe, writer, progress)
-            hashes = _hashes(checkpoint, progress)
-            facts = _manifest(source, checkpoint, hashes, board, quant, recipe, length, text, result, decoder)
-            return writer.commit(facts, overwrite=overwrite)
+    checkpoint = Checkpoint(source.path)
+    road = _choose_road(checkpoint, exporter, board, recipe, progress)
+    length = _context(context, board, road.context_limit)
+    with writing(folder, overwrite=overwrite) as writer:
+        text = write_text_files(source.path, checkpoint.config, writer)
+        result = road.write(length, text, writer)
+        hashes = _hashes(checkpoint, progress)
+        facts = _manifest(source, checkpoint, hashes, board, quant, length, text, result, road.name)
+        return writer.commit(facts, overwrite=overwrite)
 
 
-def context_limit(decoder: Decoder) -> int:
-    """The longest context a decoder can be exported for, in tokens."""
-    ropes = {layer.attention.rope for layer in decoder.layers}
-    scalings = [r.scaling for r in ropes if r is not None and r.scaling is not None and r.scaling.kind == "dynamic"]
-    # Dynamic scaling goes beyond max_position_embeddings; the other kinds count their stretch in it.
-    return max([decoder.context, *(int(s.original_context * s.factor) for s in scalings)])
+@dataclass(frozen=True)
+class _Road:
+    """How a checkpoint becomes a graph.
+
+    Attributes:
+        name: ``native`` or ``optimum``.
+        context_limit: the longest context in tokens.
+        write: (context, text files, writer) → what was written.
+    """
+
+    name: str
+    context_limit: int
+    write: Callable[[int, TextFiles, BundleWriter], GraphResult]
 
 
-def _choose_family(checkpoint: Checkpoint, exporter: Exporter) -> families.Family | None:
-    """The native family, or None for the Optimum road."""
+def _choose_road(
+    checkpoint: Checkpoint, exporter: Exporter, target: Target, recipe: RecipeSpec, progress: Progress
+) -> _Road:
+    """The native road where a family reads this `model_type`, else Optimum's."""
     if exporter not in ("auto", "native", "optimum"):
         raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
     kind = checkpoint.config.model_type
     family = None if exporter == "optimum" else families.family_of(kind)
-    if family is None and exporter == "native":
+    if family is not None:
+        return _native_road(checkpoint, family.describe(checkpoint.config), target, recipe, progress)
+    if exporter == "native":
         raise UnsupportedModelError(
             f"{checkpoint.path}: no native family for model type {kind!r} (native: {', '.join(families.model_types())})",
             hint="try --exporter optimum",
         )
-    return family
+    return _optimum_road(checkpoint, target, recipe, progress)
+
+
+def _native_road(
+    checkpoint: Checkpoint, decoder: Decoder, target: Target, recipe: RecipeSpec, progress: Progress
+) -> _Road:
+    def write(context: int, text: TextFiles, writer: BundleWriter) -> GraphResult:
+        result = native.write_graph(checkpoint, decoder, target, recipe, context, writer, progress)
+        writer.write_json(genai.CONFIG, genai.config(result.graph, context, text))
+        return result
+
+    return _Road("native", decoder.context_limit, write)
+
+
+def _optimum_road(checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, progress: Progress) -> _Road:
+    from edgelm.exporter import optimum  # here, so that the native road stands without it
+
+    optimum.require()
+
+    def write(context: int, text: TextFiles, writer: BundleWriter) -> GraphResult:
+        progress.say(f"no native family for {checkpoint.config.model_type}: exporting through Optimum")
+        return optimum.write_graph(checkpoint, target, recipe, writer, progress)
+
+    return _Road("optimum", optimum.context_limit(checkpoint.config), write)
 
 
 def _context(wanted: int | None, target: Target, limit: int) -> int:
@@ -129,11 +152,10 @@ def _manifest(
     hashes: dict[str, str],
     target: Target,
     quant: str,
-    recipe: RecipeSpec,
     context: int,
     text: TextFiles,
     result: GraphResult,
-    decoder: Decoder | None,
+    exporter: str,
 ) -> dict[str, Any]:
     kv = result.kv_bytes_per_token * context
     logits = 4 * int(result.graph["vocab"])
@@ -143,7 +165,7 @@ def _manifest(
             "id": source.id,
             "revision": source.revision,
             "type": checkpoint.config.model_type,
-            "exporter": "native" if decoder is not None else "optimum",
+            "exporter": exporter,
             "parameters": result.parameters,
             "licence": licence(source.path),
             "sources": hashes,

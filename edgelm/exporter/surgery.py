@@ -199,7 +199,9 @@ class _Surgery:
         if self._head is None:
             logits = _output(self._graph, "logits")
             self._b.before(None)
-            _replace(logits, self._last(logits))
+            last = self._last(logits)
+            self._graph.outputs[self._graph.outputs.index(logits)] = last
+            logits.name, last.name = "logits/all", "logits"
 
     def finish(self) -> None:
         """Drop what is no longer used, and take over what is."""

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from edgelm.bundle import GENERATION, TEMPLATE, TOKENIZER, BundleWriter
 from edgelm.errors import CheckpointError
-from edgelm.exporter.checkpoint import Config, read_json
+from edgelm.exporter.config import Config, read_json
 
 # Classes of transformers whose settings, not tokenizer.json, say whether BOS and EOS are added; BOS is by default.
 _SETTINGS_DECIDE = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
@@ -25,10 +25,12 @@ class TextFiles:
     Attributes:
         special_tokens: {"bos": id or None, "eos": [ids], "pad": id or None}.
         tokenizer: {"add_bos": bool or None, and each named special token's text}.
+        generation: the bundle's generation_config.json.
     """
 
     special_tokens: dict[str, Any]
     tokenizer: dict[str, Any]
+    generation: dict[str, Any]
 
 
 def write_text_files(source: Path, config: Config, writer: BundleWriter) -> TextFiles:
@@ -43,15 +45,17 @@ def write_text_files(source: Path, config: Config, writer: BundleWriter) -> Text
     if str(settings.get("tokenizer_class", "")).removesuffix("Fast") in _SETTINGS_DECIDE:
         _add_ends(tokenizer, settings, names)
     writer.write_text(TOKENIZER, tokenizer.to_str(pretty=False))
+    # Not read by edgelm: onnxruntime-genai's and transformers' tokenizers want it beside tokenizer.json.
+    writer.write_json("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names, **settings})
     if (template := _chat_template(source, settings)) is not None:
         writer.write_text(TEMPLATE, template)
     special = _special_tokens(config, generation, names, tokenizer)
     for key in (*_IDS, "transformers_version", "_from_model_config"):  # told anew below, or nothing about sampling
         generation.pop(key, None)
-    writer.write_json(
-        GENERATION, {**generation, **{f"{k}_token_id": v for k, v in special.items() if v not in (None, [])}}
-    )
-    return TextFiles(special, {"add_bos": settings.get("add_bos_token"), **names})
+    ids = {f"{kind}_token_id": value for kind, value in special.items() if value not in (None, [])}
+    generation |= ids
+    writer.write_json(GENERATION, generation)
+    return TextFiles(special, {"add_bos": settings.get("add_bos_token"), **names}, generation)
 
 
 def _optional(path: Path) -> dict[str, Any]:

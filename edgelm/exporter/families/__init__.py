@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgelm.exporter.checkpoint import Config
+from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families import llama
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgelm.errors import UnsupportedModelError
-from edgelm.exporter.checkpoint import Config
+from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Activation, Attention, Decoder, Layer, Linear, Mlp, Rope
 from edgelm.exporter.families.rope import read_scaling, rope_theta
 

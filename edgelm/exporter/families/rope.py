@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from edgelm.errors import UnsupportedModelError
-from edgelm.exporter.checkpoint import Config
+from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import RopeKind, RopeScaling
 
 _KINDS: tuple[RopeKind, ...] = ("linear", "dynamic", "llama3", "yarn")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 _SMALLEST_SCALE = np.float32(1e-30)  # the inverse of a smaller one is not far from overflowing
+_CHUNK = 1 << 17  # values worked on at once: temporaries stay in the second-level cache
+
+Kernel = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -22,12 +27,7 @@ def quantize_blocks(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarr
         codes: uint8 [n, blocks * block], 2^(b-1) standing for zero.
         scales: float32 [n, blocks].
     """
-    values, half = pad_to_blocks(weight, block), 1 << (bits - 1)
-    scales, inverse = usable_inverse(block_extremes(values) / np.float32(-half))
-    steps = values * inverse[:, :, None]
-    steps += np.float32(half + 0.5)  # floor(x + 1/2 + half): nearest, shifted to be positive
-    np.clip(steps, 0, 2 * half - 1, out=steps)
-    return steps.astype(np.uint8).reshape(len(weight), -1), scales
+    return blockwise(weight, bits, block, _nearest)
 
 
 def quantize_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,23 +44,38 @@ def quantize_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(weight * inverse[:, None]).astype(np.int8), scales
 
 
-def pack_nibbles(codes: np.ndarray) -> np.ndarray:
-    """Two 4-bit codes a byte, the first in the low half: uint8 [..., k] → uint8 [..., k/2]."""
-    packed: np.ndarray = codes[..., 0::2] | (codes[..., 1::2] << 4)
-    return packed
+def blockwise(weight: np.ndarray, bits: int, block: int, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
+    """Run a kernel, (blocks [m, block], 2^(b-1)) → (signed codes [m, block], scales [m]), over a matrix in pieces.
 
-
-def pad_to_blocks(weight: np.ndarray, block: int) -> np.ndarray:
-    """[n, k] → [n, blocks, block], zeros at the end of each row where k is no multiple."""
+    Returns:
+        what `quantize_blocks` returns.
+    """
     n, k = weight.shape
     if missing := -k % block:
         weight = np.pad(weight, ((0, 0), (0, missing)))
-    return weight.reshape(n, -1, block)
+    values, half = weight.reshape(-1, block), 1 << (bits - 1)
+    codes, scales = np.empty(values.shape, np.uint8), np.empty(len(values), np.float32)
+    step = max(1, _CHUNK // block)
+    for start in range(0, len(values), step):
+        part = slice(start, start + step)
+        signed, scales[part] = kernel(values[part], half)
+        signed += half
+        codes[part] = signed
+    return codes.reshape(n, -1), scales.reshape(n, -1)
+
+
+def round_to(values: np.ndarray, inverse: np.ndarray, half: int, codes: np.ndarray) -> np.ndarray:
+    """Write the nearest codes -half … half-1 of blocks [m, block] under inverse scales [m] into `codes`."""
+    np.multiply(values, inverse[:, None], out=codes)
+    np.rint(codes, out=codes)
+    return np.clip(codes, -half, half - 1, out=codes)
 
 
 def block_extremes(values: np.ndarray) -> np.ndarray:
-    """The value of largest magnitude along the last axis, sign included."""
-    high, low = _fold(np.maximum, values), _fold(np.minimum, values)
+    """The value of largest magnitude of every block, sign included: [m, block] → [m]."""
+    # numpy reduces the first axis of a transposed copy several times faster than a short last axis.
+    columns = np.ascontiguousarray(values.T)
+    high, low = columns.max(axis=0), columns.min(axis=0)
     extremes: np.ndarray = np.where(high > -low, high, low)
     return extremes
 
@@ -71,9 +86,12 @@ def usable_inverse(scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(usable, scales, np.float32(0)), np.divide(1.0, scales, out=np.zeros_like(scales), where=usable)
 
 
-def _fold(combine: np.ufunc, values: np.ndarray) -> np.ndarray:
-    """Reduce the last axis (a power of two long) by halving it: vectorises where a reduction of 32 does not."""
-    while values.shape[-1] > 1:
-        half = values.shape[-1] // 2
-        values = combine(values[..., :half], values[..., half:])
-    return values[..., 0]
+def pack_nibbles(codes: np.ndarray) -> np.ndarray:
+    """Two 4-bit codes a byte, the first in the low half: uint8 [..., k] → uint8 [..., k/2]."""
+    packed: np.ndarray = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return packed
+
+
+def _nearest(values: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
+    scales, inverse = usable_inverse(block_extremes(values) / np.float32(-half))
+    return round_to(values, inverse, half, np.empty_like(values)), scales

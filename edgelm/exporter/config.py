@@ -1,0 +1,93 @@
+"""JSON files of a checkpoint, and config.json in particular."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgelm.errors import CheckpointError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint's file; CheckpointError names what is wrong with it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is missing", hint="a checkpoint folder needs config.json, *.safetensors and tokenizer.json"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}", hint="download the checkpoint again") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+class Config:
+    """config.json, whose keys are asked for by name and type; a missing or odd one is named."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        self.values = values
+        self.path = path
+
+    @property
+    def model_type(self) -> str:
+        """Which architecture this is, e.g. ``llama``."""
+        return self.text("model_type")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key` as it stands; `default` where it is missing or null."""
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A string."""
+        value = self._need(key, default)
+        if not isinstance(value, str):
+            raise self._wrong(key, value, "a string")
+        return value
+
+    def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
+        """A whole number, at least `minimum`."""
+        value = self._need(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise self._wrong(key, value, f"a whole number >= {minimum}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive number."""
+        value = self._need(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise self._wrong(key, value, "a positive number")
+        return float(value)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """True or false."""
+        value = self._need(key, default)
+        if not isinstance(value, bool):
+            raise self._wrong(key, value, "true or false")
+        return value
+
+    def nested(self, key: str) -> Config | None:
+        """The object under `key`, or None where it is missing or null."""
+        value = self.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self._wrong(key, value, "an object")
+        return Config(value, self.path)
+
+    def _need(self, key: str, default: Any) -> Any:
+        value = self.get(key, default)
+        if value is None:
+            raise CheckpointError(
+                f"{self.path}: key '{key}' is missing", hint="is this the config.json of a text-generation model?"
+            )
+        return value
+
+    def _wrong(self, key: str, value: Any, expected: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: key '{key}' is {value!r}, expected {expected}")

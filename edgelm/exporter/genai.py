@@ -1,0 +1,74 @@
+"""genai_config.json: the same bundle told to onnxruntime-genai, the runtime for C++, C#, Java and Android apps.
+
+Its reader refuses keys it does not know, so only the documented ones are written
+(https://onnxruntime.ai/docs/genai/reference/config.html).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgelm.bundle import MODEL
+from edgelm.exporter.tokenizer import TextFiles
+
+CONFIG = "genai_config.json"
+
+
+def config(graph: dict[str, Any], context: int, text: TextFiles) -> dict[str, Any]:
+    """The file's content.
+
+    Args:
+        graph: the manifest's entry of a native graph.
+        context: of the bundle, in tokens.
+        text: special tokens and sampling defaults.
+    """
+    special_tokens, generation = text.special_tokens, text.generation
+    eos = special_tokens["eos"]
+    pad = special_tokens["pad"] if special_tokens["pad"] is not None else next(iter(eos), 0)
+    sampled = bool(generation.get("do_sample", False))
+    return {
+        "model": {
+            "type": "decoder",  # generic: the graph says all the rest
+            "bos_token_id": special_tokens["bos"] if special_tokens["bos"] is not None else next(iter(eos), 0),
+            "eos_token_id": eos or pad,
+            "pad_token_id": pad,
+            "vocab_size": graph["vocab"],
+            "context_length": context,
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "filename": MODEL,
+                "head_size": graph["head_dim"],
+                "hidden_size": graph["hidden"],
+                "num_attention_heads": graph["heads"],
+                "num_hidden_layers": graph["layers"],
+                "num_key_value_heads": graph["kv_heads"],
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "max_length": context,
+            "min_length": 0,
+            "do_sample": sampled,
+            "temperature": float(generation.get("temperature", 1.0)) if sampled else 1.0,
+            "top_k": int(generation.get("top_k", 50)) if sampled else 1,
+            "top_p": float(generation.get("top_p", 1.0)) if sampled else 1.0,
+            "repetition_penalty": float(generation.get("repetition_penalty", 1.0)),
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "early_stopping": True,
+            "length_penalty": 1.0,
+            "no_repeat_ngram_size": 0,
+            "diversity_penalty": 0.0,
+            "past_present_share_buffer": True,
+        },
+    }

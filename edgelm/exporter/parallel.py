@@ -1,0 +1,32 @@
+"""Work on a stream of pieces with all cores, in order, holding only a few of them at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def ordered_map(work: Callable[[A], B], pieces: Iterable[A], workers: int | None = None) -> Iterator[B]:
+    """``map(work, pieces)`` on threads (numpy lets go of the interpreter while it computes).
+
+    At most one piece more than there are workers is held at a time.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[B]] = deque()
+        try:
+            for piece in pieces:
+                waiting.append(pool.submit(work, piece))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,52 @@
+"""onnxruntime-genai, the road to C++, C#, Java and Android, runs a native bundle and says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgelm.exporter.pipeline import export
+from edgelm.runtime.engine import Engine
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "grouped-query": {},
+    "tied": {"tie_word_embeddings": True},
+    "head-dim-8": {"num_attention_heads": 8},
+    "window": {"kind": "mistral", "sliding_window": 16},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("quant", ["fp32", "int8", "int4"])
+def test_same_greedy_tokens(tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str, quant: str) -> None:
+    genai = pytest.importorskip("onnxruntime_genai")
+    bundle = export(tiny_checkpoint(**SHAPES[shape]), "rpi5", quant, output=tmp_path / "b")
+    prompt, wanted = np.random.default_rng(0).integers(3, 300, 30), 40
+    engine = Engine.load(bundle, threads=1)
+    logits, expected = engine.forward(prompt), []
+    for _ in range(wanted):
+        expected.append(int(logits[0].argmax()))
+        logits = engine.forward(expected[-1:])
+
+    model = genai.Model(str(bundle.path))
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=len(prompt) + wanted)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(prompt)
+    found = []
+    while not generator.is_done():
+        generator.generate_next_token()
+        found.append(int(generator.get_next_tokens()[0]))
+    end = expected.index(2) + 1 if 2 in expected else wanted  # it stops at the end token
+    assert found == expected[:end]
+
+
+def test_its_tokenizer_reads_the_bundle(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    genai = pytest.importorskip("onnxruntime_genai")
+    bundle = export(tiny_checkpoint(), "rpi5", "int4", output=tmp_path / "b")
+    tokenizer = genai.Tokenizer(genai.Model(str(bundle.path)))
+    assert tokenizer.decode(tokenizer.encode("Hello, lamp")) == "Hello, lamp"
