@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
 RECIPES = [
     ("rpi5", "int4"),  # MatMulNBits, block 32
     ("rpi5", "int8"),  # DynamicQuantizeMatMul
-    ("x86-64", "int4"),  # MatMulNBits, block 64
+    ("x86-64", "int4"),
     ("x86-64", "int8"),  # MatMulNBits, 8 bits
     ("rpi4", "int8"),
     ("rpi4", "int4"),

@@ -1,0 +1,190 @@
+"""A whole benchmark of a bundle, and its formats: Markdown, CSV, JSON, JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgelm.bench.memory import MemoryUse, memory_use
+from edgelm.bench.speed import OnStep, Rates, measure, plan
+from edgelm.bundle import Bundle
+from edgelm.machine import read_cpu
+from edgelm.runtime.engine import Engine
+from edgelm.runtime.ort import version as onnxruntime_version
+from edgelm.runtime.text import Tokenizer
+from edgelm.version import __version__
+
+FORMATS = ("md", "json", "csv", "jsonl")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A benchmark.
+
+    Attributes:
+        model, target, quant: from the manifest.
+        parameters: of the model; `size_bytes` of the bundle on disk; `weights_bytes` read for every token.
+        cpu, threads, provider, onnxruntime, edgelm: what it ran on.
+        load_seconds: what loading took.
+        memory: at the end.
+        results: of each test.
+        notes: what was measured otherwise than usual.
+    """
+
+    model: str
+    target: str
+    quant: str
+    parameters: int
+    size_bytes: int
+    weights_bytes: int
+    cpu: str | None
+    threads: int
+    provider: str
+    onnxruntime: str
+    edgelm: str
+    load_seconds: float
+    memory: MemoryUse
+    results: tuple[Rates, ...]
+    notes: tuple[str, ...] = ()
+
+    def effective_gbs(self, rates: Rates) -> float | None:
+        """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt."""
+        return self.weights_bytes * rates.mean / 1e9 if rates.test.generation else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        facts = asdict(self)
+        return facts | {"results": [self._result(rates) for rates in self.results]}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat dict for each test, what they share included."""
+        facts = {key: value for key, value in asdict(self).items() if key not in ("results", "memory", "notes")}
+        memory = {"peak_memory_bytes": self.memory.peak, "anonymous_memory_bytes": self.memory.anonymous}
+        lists = ("rates", "ttft_seconds_each")
+        return [
+            facts | memory | {key: value for key, value in self._result(rates).items() if key not in lists}
+            for rates in self.results
+        ]
+
+    def _result(self, rates: Rates) -> dict[str, Any]:
+        return {
+            "test": rates.test.name,
+            "n_prompt": rates.test.prompt,
+            "n_gen": rates.test.generation,
+            "n_depth": rates.test.depth,
+            "avg_ts": rates.mean,
+            "stddev_ts": rates.stddev,
+            "repetitions": len(rates.rates),
+            "ttft_seconds": rates.ttft,
+            "effective_gbs": self.effective_gbs(rates),
+            "rates": list(rates.rates),
+            "ttft_seconds_each": list(rates.ttft_seconds),
+        }
+
+
+def benchmark(
+    bundle: Bundle,
+    *,
+    prompts: Sequence[int] | None = None,
+    generations: Sequence[int] | None = None,
+    depths: Sequence[int] = (0,),
+    repetitions: int = 5,
+    threads: int | None = None,
+    seed: int = 0,
+    on_step: OnStep = lambda done, total, name: None,
+) -> Report:
+    """Load a bundle and measure it; the arguments are those of `plan` and `measure`.
+
+    Raises:
+        OptionError: lengths that do not fit, or other arguments out of range.
+        BundleError, DeviceError: the bundle cannot be loaded or run here.
+    """
+    tests, notes = plan(bundle.context, prompts, generations, depths)
+    manifest = bundle.manifest
+    tokenizer = Tokenizer.open(
+        bundle.tokenizer_path, bos=manifest["special_tokens"]["bos"], add_bos=manifest["tokenizer"].get("add_bos")
+    )
+    bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
+    engine = Engine.load(bundle, threads=threads)
+    try:
+        results = measure(engine, tests, repetitions=repetitions, bos=bos, seed=seed, on_step=on_step)
+        memory = memory_use()
+    finally:
+        engine.close()
+    return Report(
+        model=manifest["model"]["id"],
+        target=manifest["target"],
+        quant=manifest["quant"],
+        parameters=int(manifest["model"]["parameters"]),
+        size_bytes=bundle.size,
+        weights_bytes=int(manifest["memory"]["weights_bytes"]),
+        cpu=read_cpu().model,
+        threads=engine.threads,
+        provider=engine.provider.removesuffix("ExecutionProvider"),
+        onnxruntime=onnxruntime_version(),
+        edgelm=__version__,
+        load_seconds=engine.load_seconds,
+        memory=memory,
+        results=tuple(results),
+        notes=tuple(notes),
+    )
+
+
+def render(report: Report, form: str) -> str:
+    """The report as ``md``, ``json``, ``csv`` or ``jsonl``, without the last newline."""
+    if form == "json":
+        return json.dumps(report.to_dict(), indent=2)
+    if form == "jsonl":
+        return "\n".join(json.dumps(row) for row in report.rows())
+    return _csv(report.rows()) if form == "csv" else _markdown(report)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _markdown(report: Report) -> str:
+    model = f"{report.model} {report.quant}"
+    speeds = [["model", "size", "params", "backend", "threads", "test", "t/s", "TTFT s", "GB/s"]]
+    for rates in report.results:
+        ttft, gbs = rates.ttft, report.effective_gbs(rates)
+        speeds.append(
+            [
+                model,
+                f"{report.size_bytes / 1e6:.2f} MB",
+                f"{report.parameters / 1e6:.2f} M",
+                report.provider,
+                str(report.threads),
+                rates.test.name,
+                f"{rates.mean:.2f} ± {rates.stddev:.2f}",
+                "" if ttft is None else f"{ttft:.3f}",
+                "" if gbs is None else f"{gbs:.2f}",
+            ]
+        )
+    peak, anonymous = report.memory.peak, report.memory.anonymous
+    lines = _table(speeds, left=(0, 3, 5))
+    lines += ["", f"- load: {report.load_seconds:.2f} s"]
+    if peak is not None:
+        rest = "" if anonymous is None else f" ({anonymous / 1e6:.1f} MB anonymous at the end)"
+        lines.append(f"- peak memory: {peak / 1e6:.1f} MB{rest}")
+    lines.append(f"- cpu: {report.cpu or 'unknown'}")
+    lines.append(f"- edgelm {report.edgelm}, onnxruntime {report.onnxruntime}, bundle made for {report.target}")
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    """A Markdown table that is aligned as plain text too; the columns `left` are text, the others numbers."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * w if i in left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    cells = [
+        [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))] for r in rows
+    ]
+    return ["| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])]

@@ -1,0 +1,104 @@
+"""``edgelm bench``: measure a bundle's speed and memory on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgelm.cli.failures import say
+from edgelm.cli.options import bundle_argument, threads_option
+from edgelm.cli.show import Bar
+
+
+def counts(value: str) -> list[int]:
+    """Whole numbers separated by commas, as an option's type."""
+    try:
+        return [int(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of whole numbers such as 128,512") from None
+
+
+@click.command("bench")
+@bundle_argument
+@click.option(
+    "-p",
+    "--n-prompt",
+    type=counts,
+    metavar="N[,N…]",
+    help="Tokens of a prompt, 0 for no such test.  [default: 512 or what fits]",
+)
+@click.option(
+    "-n",
+    "--n-gen",
+    type=counts,
+    metavar="N[,N…]",
+    help="Tokens to decode, 0 for no such test.  [default: 128 or what fits]",
+)
+@click.option(
+    "-d",
+    "--n-depth",
+    type=counts,
+    metavar="N[,N…]",
+    default="0",
+    show_default=True,
+    help="Tokens in the cache beforehand.",
+)
+@click.option(
+    "-r", "--repetitions", type=int, default=5, show_default=True, metavar="N", help="Timed runs of each test."
+)
+@threads_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["md", "json", "csv", "jsonl"]),
+    default="md",
+    show_default=True,
+    help="Form of the report.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random token ids.")
+def command(
+    bundle: Path,
+    n_prompt: list[int] | None,
+    n_gen: list[int] | None,
+    n_depth: list[int],
+    repetitions: int,
+    threads: int | None,
+    output: str,
+    seed: int,
+) -> None:
+    """Measure a bundle's speed and memory on this machine, by llama-bench's definitions.
+
+    pp512 is a prompt of 512 tokens in one pass, tg128 are 128 tokens decoded one by one; t/s are tokens per second,
+    mean and standard deviation. TTFT is the time to the first token, GB/s the rate at which decode read the weights.
+
+    \b
+    Examples:
+      edgelm bench bundles/edgelm-home-rpi5-int4
+      edgelm bench my-bundle -p 128,512 -n 64 -d 0,1024 -r 3 -o json
+    """
+    from edgelm.bench.report import benchmark, render
+    from edgelm.bundle import Bundle
+
+    if seed < 0:
+        raise click.BadParameter("must not be negative", param_hint="--seed")
+    with Bar() as bar:
+
+        def step(done: int, total: int, name: str) -> None:
+            if done == 0:
+                bar.start("bench", total)
+            bar.advance(int(done > 0), name)
+
+        report = benchmark(
+            Bundle.open(bundle),
+            prompts=n_prompt,
+            generations=n_gen,
+            depths=n_depth,
+            repetitions=repetitions,
+            threads=threads,
+            seed=seed,
+            on_step=step,
+        )
+    click.echo(render(report, output))
+    for note in report.notes:
+        say("note", note)

@@ -1,0 +1,126 @@
+"""``edgelm export``: convert a checkpoint into a bundle for a target."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgelm.bundle import Bundle
+from edgelm.cli.failures import say
+from edgelm.cli.options import json_option
+from edgelm.cli.show import Bar, fact, parameters, print_lines, size
+from edgelm.errors import DependencyError
+from edgelm.target import Target, load_target, target_names
+
+_EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edgelm[export]` brings
+
+
+@click.command("export")
+@click.argument("model", required=False)
+@click.option(
+    "--target", metavar="NAME|FILE", help="The board: see `edgelm targets`, or your own .toml file.  [required]"
+)
+@click.option("--quant", metavar="NAME", help="int4, int8, fp16, fp32 or the target's own.  [default: the target's]")
+@click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The bundle's folder.  [default: bundles/<model>-<target>-<quant>]",
+)
+@click.option(
+    "--exporter",
+    type=click.Choice(["auto", "native", "optimum"]),
+    default="auto",
+    show_default=True,
+    help="native: model families edgelm knows; optimum: all others (needs edgelm[optimum]).",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
+@json_option
+def command(model: str | None, target: str | None, quant: str | None, as_json: bool, **options: Any) -> None:
+    """Convert a checkpoint into a bundle for a target.
+
+    MODEL is a folder, a Hugging Face hub id, or nothing for the small model that comes with edgelm.
+
+    \b
+    Examples:
+      edgelm export --target rpi5
+      edgelm export path/to/checkpoint --target rpi4 --quant int8 -o my-bundle
+      edgelm export Qwen/Qwen2.5-0.5B-Instruct --target ./myboard.toml --context 4096
+    """
+    if target is None:
+        raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
+    board = load_target(target)
+    board.recipe(quant)  # a typing error is told before the libraries are loaded
+    export = load_export()
+    started = time.perf_counter()
+    with Bar() as bar:
+        bundle = export(model, board, quant, progress=bar, **options)
+    seconds = time.perf_counter() - started
+    needed, usable = memory(bundle, board)
+    if as_json:
+        facts = {"path": str(bundle.path), "bytes": bundle.size, "seconds": round(seconds, 3)}
+        facts |= {"fits": needed <= usable, "usable_bytes": usable, "manifest": bundle.manifest}
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        print_lines(_summary(bundle, board, seconds))
+    if needed > usable:
+        say("warning", f"with a full context it needs {size(needed)}, {board.name} has {size(usable)} for a model")
+        say("hint", "fewer bits (--quant), a shorter --context or a smaller model need less")
+
+
+def load_export() -> Callable[..., Bundle]:
+    """The exporter.
+
+    Raises:
+        DependencyError: what it needs besides is not installed.
+    """
+    try:
+        from edgelm.exporter.pipeline import export
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        raise DependencyError(
+            f"exporting needs {error.name}, which is not installed", hint="pip install 'edgelm[export]'"
+        ) from None
+    return export
+
+
+def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
+    """Bytes a bundle needs with its context full, and bytes the target has for a model."""
+    return int(bundle.manifest["memory"]["total_bytes"]), target.memory.usable_mb << 20
+
+
+def recipe_lines(recipe: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """(role, its format in words) of a manifest's recipe."""
+    for role, spec in recipe.items():
+        if spec["op"] == "none":
+            yield role, f"{spec['bits']}-bit floats"
+            continue
+        shared = f", the same bytes as the {spec['shared_with']}" if "shared_with" in spec else ""
+        yield (
+            role,
+            f"{spec['op']} {spec['bits']}-bit" + (f" block {spec['block']}" if spec.get("block") else "") + shared,
+        )
+
+
+def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
+    manifest = bundle.manifest
+    needed, usable = memory(bundle, target)
+    yield f"{bundle.path}  ({size(bundle.size)}, made in {seconds:.1f} s)"
+    yield fact("model", f"{manifest['model']['id']}, {parameters(manifest['model']['parameters'])} parameters")
+    yield fact("target", f"{manifest['target']}, {manifest['quant']}")
+    for role, text in recipe_lines(manifest["recipe"]):
+        yield fact(f"  {role}", text)
+    yield fact("context", f"{bundle.context:,} tokens")
+    yield fact("memory", f"{size(needed)} with the context full, {size(usable)} usable on {target.name}")
+    path = shlex.quote(str(bundle.path))
+    yield ""
+    yield f"next: edgelm chat {path}" if bundle.chat_template else f'next: edgelm run {path} -p "Once upon a time"'

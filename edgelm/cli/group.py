@@ -1,0 +1,85 @@
+"""``edgelm``: the table of commands. A command's module is imported when the command is used, not before."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+import click
+
+from edgelm.errors import near
+from edgelm.version import __version__
+
+COMMANDS = {  # name -> what it does; the module has the same name and holds `command`
+    "export": "Convert a checkpoint into a bundle for a target.",
+    "run": "Generate text from a prompt.",
+    "chat": "Talk with a model.",
+    "inspect": "Show what is in a bundle or a checkpoint.",
+    "verify": "Check every byte of a bundle.",
+    "targets": "List the boards a model can be exported for.",
+    "bench": "Measure a bundle's speed and memory on this machine.",
+    "doctor": "Say what this machine is and whether it is ready.",
+    "eval": "Measure how good a bundle is: a task, perplexity.",
+}
+
+
+class Commands(click.Group):
+    """A group that knows its commands by name, and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order in which one needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command called `name`, imported now; or None."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"edgelm.cli.{name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but with a suggestion for a mistyped name."""
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"no command {args[0]!r}: {near(args[0], COMMANDS, listing='commands')}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table, from which `--help` is written without importing a command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(
+    "edgelm", cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, message="edgelm %(version)s")
+def edgelm() -> None:
+    """Small language models on edge devices: export a checkpoint for a board, and run it there.
+
+    \b
+    Examples:
+      edgelm export --target rpi5                      the model that comes with edgelm
+      edgelm export path/to/checkpoint --target rpi5   one of your own
+      edgelm run bundles/edgelm-home-rpi5-int4 -p "Turn on the lamp in the kitchen"
+    """
+
+
+def invoke(args: list[str]) -> int:
+    """Parse and run a command line.
+
+    Returns:
+        the exit code a command chose. Errors are raised, click's own included.
+    """
+    if completion := os.environ.get("_EDGELM_COMPLETE"):  # as click's own main does
+        from click.shell_completion import shell_complete
+
+        return shell_complete(edgelm, {}, "edgelm", "_EDGELM_COMPLETE", completion)
+    try:
+        # Not edgelm.main(): it would turn Ctrl-C and broken pipes into exit code 1.
+        with edgelm.make_context("edgelm", args or ["--help"]) as ctx:
+            edgelm.invoke(ctx)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return 0

@@ -1,0 +1,193 @@
+"""``edgelm inspect``: what is in a bundle or a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgelm.bundle import MANIFEST, Bundle
+from edgelm.cli.export import load_export, recipe_lines
+from edgelm.cli.options import json_option
+from edgelm.cli.show import fact, parameters, print_lines, size, table
+from edgelm.errors import DependencyError
+from edgelm.target import load_target
+
+
+@click.command("inspect")
+@click.argument("path", metavar="BUNDLE|MODEL")
+@click.option(
+    "--target",
+    default="rpi5",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="For which to tell a checkpoint's packed sizes.",
+)
+@json_option
+def command(path: str, target: str, as_json: bool) -> None:
+    """Show what is in a bundle, or in a checkpoint that could become one.
+
+    MODEL is a folder, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells how large its
+    weights become with each of a target's recipes.
+
+    \b
+    Examples:
+      edgelm inspect bundles/edgelm-home-rpi5-int4
+      edgelm inspect path/to/checkpoint --target rpi4
+      edgelm inspect my-bundle --json
+    """
+    folder = Path(path)
+    if _is_checkpoint(folder):
+        facts = _checkpoint(path, target)
+        lines = _checkpoint_lines(facts)
+    else:
+        bundle = Bundle.open(folder)
+        facts = {"path": path, "bytes": bundle.size, "chat_template": bundle.chat_template is not None}
+        facts |= {"manifest": bundle.manifest}
+        lines = _bundle_lines(bundle)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        print_lines(lines)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Is it a folder with a config.json, or may it be a hub id? Without the exporter nothing can be a hub id."""
+    if folder.exists():
+        return not (folder / MANIFEST).exists() and (folder / "config.json").exists()
+    if str(folder).count("/") != 1:
+        return False
+    try:
+        load_export()
+    except DependencyError:
+        return False
+    return True
+
+
+def _bundle_lines(bundle: Bundle) -> Iterator[str]:
+    manifest = bundle.manifest
+    model, memory, graph = manifest["model"], manifest.get("memory", {}), manifest["graph"]
+    yield f"{bundle.path}  ({size(bundle.size)})"
+    yield fact("model", f"{model['id']} ({model['type']}, {model.get('exporter', 'native')} export)")
+    if model.get("revision"):
+        yield fact("revision", model["revision"])
+    yield fact("licence", model.get("licence") or "not stated in the checkpoint")
+    yield fact("parameters", parameters(model["parameters"]))
+    if {"layers", "hidden", "kv_heads", "head_dim"} <= graph.keys():
+        cache = f"KV cache of {graph['kv_heads']} heads of {graph['head_dim']}"
+        yield fact(
+            "shape",
+            f"{graph['layers']} layers, hidden size {graph['hidden']:,}, vocabulary {graph['vocab']:,}, {cache}",
+        )
+    yield fact("target", f"{manifest['target']}, {manifest['quant']}, {manifest.get('provider', 'cpu')}")
+    for role, text in recipe_lines(manifest["recipe"]):
+        yield fact(f"  {role}", text)
+    yield fact("context", f"{bundle.context:,} tokens")
+    yield from _memory_lines(memory, bundle.context)
+    yield fact(
+        "template", "chat template" if bundle.chat_template else "none: the model continues text, it does not chat"
+    )
+    yield fact("tokens", _special(manifest["special_tokens"]))
+    yield fact("needs", ", ".join(f"{name} {version}" for name, version in manifest.get("minimum_runtime", {}).items()))
+    yield ""
+    rows = [(name, size(entry["bytes"]), entry["sha256"][:12]) for name, entry in sorted(bundle.files.items())]
+    yield from table([("file", "size", "SHA-256"), *rows], left=(0, 2), indent="  ")
+
+
+def _memory_lines(memory: dict[str, Any], context: int) -> Iterator[str]:
+    if not memory:
+        return
+    per_token = int(memory["kv_bytes_per_token"])
+    yield fact("memory", f"{size(memory['total_bytes'])} in all with the context full")
+    yield fact("  weights", f"{size(memory['weights_bytes'])}, read for every token")
+    yield fact("  KV cache", f"{size(per_token * 1000)} per 1,000 tokens, {size(memory['kv_bytes'])} when full")
+    yield fact("  runtime", f"{size(memory['runtime_bytes'] + memory['logits_bytes'])}: onnxruntime, Python, logits")
+
+
+def _special(tokens: dict[str, Any]) -> str:
+    """BOS, EOS and pad by id."""
+    eos = ", ".join(str(i) for i in tokens["eos"]) or "none"
+    return f"BOS {_id(tokens['bos'])}, EOS {eos}, pad {_id(tokens['pad'])}"
+
+
+def _id(token: int | None) -> str:
+    return "none" if token is None else str(token)
+
+
+def _checkpoint(model: str, target_name: str) -> dict[str, Any]:
+    """What a checkpoint is, for JSON; its weights are not read."""
+    board = load_target(target_name)
+    load_export()
+    from edgelm.exporter import families, native, recipe
+    from edgelm.exporter.checkpoint import Checkpoint
+    from edgelm.exporter.hub import resolve
+    from edgelm.exporter.tokenizer import licence
+
+    source = resolve(model)
+    checkpoint = Checkpoint(source.path)
+    config = checkpoint.config
+    family = families.family_of(config.model_type)
+    shapes = [checkpoint.shape(name) for name in checkpoint.names()]
+    facts: dict[str, Any] = {
+        "path": str(source.path),
+        "id": source.id,
+        "type": config.model_type,
+        "exporter": "optimum" if family is None else "native",
+        "licence": licence(source.path),
+        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "bytes": sum(file.stat().st_size for file in checkpoint.files),
+        "parameters": sum(math.prod(shape) for shape in shapes),
+    }
+    if family is None:
+        return facts
+    decoder = family.describe(config)
+    attention = decoder.layers[0].attention
+    packed = {}
+    for quant in board.quants:
+        formats = recipe.formats(board.recipe(quant), decoder.hidden)
+        tied = decoder.tied and formats.head.can_gather(decoder.hidden)
+        packed[quant] = native.packed_bytes(decoder, formats, tied)
+    return facts | {
+        "parameters": decoder.parameters,
+        "context": decoder.context,
+        "shape": {
+            "layers": len(decoder.layers),
+            "hidden": decoder.hidden,
+            "heads": attention.heads,
+            "kv_heads": attention.kv_heads,
+            "head_dim": attention.head_dim,
+            "vocab": decoder.vocab,
+            "tied": decoder.tied,
+        },
+        "packed": {"target": board.name, "default": board.default, "bytes": packed},
+    }
+
+
+def _checkpoint_lines(facts: dict[str, Any]) -> Iterator[str]:
+    yield f"{facts['path']}  (checkpoint, {size(facts['bytes'])})"
+    road = "native export" if facts["exporter"] == "native" else "no native family: exported through Optimum"
+    yield fact("model", f"{facts['id']} ({facts['type']}, {road})")
+    yield fact("licence", facts["licence"] or "not stated")
+    yield fact("parameters", parameters(facts["parameters"]) + (f", {facts['dtype']}" if facts["dtype"] else ""))
+    if "shape" not in facts:
+        return
+    shape = facts["shape"]
+    heads = f"{shape['heads']} heads and {shape['kv_heads']} KV heads of {shape['head_dim']}"
+    yield fact(
+        "shape", f"{shape['layers']} layers, hidden size {shape['hidden']:,}, vocabulary {shape['vocab']:,}, {heads}"
+    )
+    yield fact(
+        "tied", "head and embedding are one tensor" if shape["tied"] else "no: head and embedding are two tensors"
+    )
+    yield fact("context", f"{facts['context']:,} tokens")
+    packed = facts["packed"]
+    yield ""
+    yield f"  weights as packed for {packed['target']}:"
+    for quant, count in packed["bytes"].items():
+        default = " (default)" if quant == packed["default"] else ""
+        bits = 8 * count / facts["parameters"]
+        yield fact(f"  {quant}", f"{size(count)}, {bits:.1f} bits a parameter{default}")

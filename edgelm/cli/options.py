@@ -1,0 +1,37 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+threads_option = click.option(
+    "-t", "--threads", type=int, metavar="N", help="CPU threads.  [default: what suits this machine]"
+)
+
+_SAMPLING = (
+    click.option(
+        "--max-tokens", type=int, metavar="N", help="Tokens to generate at most.  [default: the model's, or 256]"
+    ),
+    click.option("--temperature", type=float, metavar="T", help="0 takes the likeliest token; 1 samples as trained."),
+    click.option("--top-k", type=int, metavar="K", help="Sample from the K likeliest tokens; 0 is off."),
+    click.option("--top-p", type=float, metavar="P", help="Sample from the likeliest tokens that sum to P; 1 is off."),
+    click.option("--min-p", type=float, metavar="P", help="Drop tokens below P times the likeliest; 0 is off."),
+    click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 makes repetition less likely."),
+    click.option("--seed", type=int, metavar="S", help="The same seed gives the same text."),
+    click.option("--stop", multiple=True, metavar="STR", help="End the text before STR; may be given several times."),
+)
+
+
+def sampling_options(function: F) -> F:
+    """Adds the options of a generation; an option left out is None, the model's default."""
+    for option in reversed(_SAMPLING):
+        function = option(function)
+    return function

@@ -1,0 +1,136 @@
+"""``edgelm run``: generate text from a prompt."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgelm.cli.options import bundle_argument, json_option, sampling_options, threads_option
+from edgelm.errors import PromptError
+
+if TYPE_CHECKING:
+    from edgelm.runtime.results import Chunk, Timings
+
+
+@click.command("run")
+@bundle_argument
+@click.option("-p", "--prompt", help="The prompt.  [default: standard input]")
+@click.option("--system", metavar="TEXT", help="A system message before the prompt.")
+@sampling_options
+@click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without the chat template.")
+@click.option("--deadline", type=float, metavar="SECONDS", help="Stop after this long with what is there.")
+@click.option("--stats", is_flag=True, help="Print speed to standard error.")
+@json_option
+@threads_option
+def command(
+    bundle: Path,
+    prompt: str | None,
+    system: str | None,
+    stop: tuple[str, ...],
+    raw: bool,
+    stats: bool,
+    as_json: bool,
+    threads: int | None,
+    **options: Any,
+) -> None:
+    """Generate text from a prompt, printed as it comes.
+
+    A model with a chat template takes the prompt as the user's message, others continue it.
+
+    \b
+    Examples:
+      edgelm run bundles/edgelm-home-rpi5-int4 -p "Turn on the lamp in the kitchen"
+      edgelm run my-bundle -p "Once upon a time" --max-tokens 64 --temperature 0.8 --seed 1 --stats
+      cat question.txt | edgelm run my-bundle --json
+    """
+    if system is not None and raw:
+        raise click.UsageError("--system and --raw exclude each other: a raw prompt has no messages")
+    text = _stdin() if prompt is None else prompt
+    messages = None if system is None else [{"role": "system", "content": system}, {"role": "user", "content": text}]
+
+    from edgelm.runtime.lm import load
+
+    started = time.perf_counter()
+    with load(bundle, threads=threads) as lm:
+        load_seconds = time.perf_counter() - started
+        if messages is not None and lm.template is None:
+            raise PromptError("this model has no chat template, so it takes no --system", hint="leave --system out")
+        chunks = lm.stream(text if messages is None else messages, raw=raw, stop=stop or None, **options)
+        written, last = _collect(chunks) if as_json else _print(chunks)
+        tokens, model = last.timings, lm.bundle.manifest["model"]["id"]
+    assert tokens is not None
+    if as_json:
+        answer = {
+            "model": model,
+            "text": written,
+            "finish_reason": last.finish_reason,
+            "prompt_tokens": tokens.prompt_tokens,
+            "completion_tokens": tokens.completion_tokens,
+            "load_seconds": load_seconds,
+            "timings": tokens.to_dict(),
+        }
+        click.echo(json.dumps(answer, ensure_ascii=False))
+    if stats:
+        click.echo(f"load {load_seconds:.2f} s, {speed(tokens)}, ended by {last.finish_reason}", err=True)
+
+
+def speed(timings: Timings) -> str:
+    """A generation's figures in one line."""
+    parts = [f"prompt {timings.prompt_tokens} tokens"]
+    if timings.cached_tokens:
+        parts[0] += f" ({timings.cached_tokens} cached)"
+    if timings.prefill_tokens_per_second is not None:
+        parts[0] += f" at {timings.prefill_tokens_per_second:.2f} tok/s"
+    if timings.ttft_seconds is not None:
+        parts.append(f"first token after {timings.ttft_seconds:.3f} s")
+    parts.append(f"{timings.completion_tokens} tokens")
+    if timings.decode_tokens_per_second is not None:
+        parts[-1] += f" at {timings.decode_tokens_per_second:.2f} tok/s"
+    return ", ".join(parts)
+
+
+def print_chunk(chunk: Chunk) -> None:
+    """Print a piece of text now."""
+    if chunk.text:
+        click.echo(chunk.text, nl=False)  # flushes
+
+
+def _print(chunks: Iterator[Chunk]) -> tuple[str, Chunk]:
+    text, chunk = "", None
+    try:
+        for chunk in chunks:
+            text += chunk.text  # first, lest Ctrl-C in between leaves the line open
+            print_chunk(chunk)
+    finally:  # after Ctrl-C too, the shell's prompt begins on a line of its own
+        if text and not text.endswith("\n"):
+            click.echo()
+    assert chunk is not None
+    return text, chunk
+
+
+def _collect(chunks: Iterator[Chunk]) -> tuple[str, Chunk]:
+    all_chunks = list(chunks)
+    return "".join(chunk.text for chunk in all_chunks), all_chunks[-1]
+
+
+def _stdin() -> str:
+    """The prompt on standard input, without the newline that ends it."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise PromptError("no prompt", hint='give one with -p "…", or on standard input; to talk: edgelm chat')
+    data = sys.stdin.buffer.read()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"standard input is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02x}",
+            hint="convert it, for example with: iconv -f latin1 -t utf-8",
+        ) from None
+    if not text:
+        raise PromptError("no prompt: standard input is empty", hint='give one with -p "…"')
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,107 @@
+"""How the commands show things: sizes, tables, lines of facts, and a progress bar on terminals."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Collection, Iterable, Sequence
+
+import click
+
+from edgelm.cli.failures import say
+from edgelm.exporter.progress import Progress
+
+_BAR = 24  # characters of a bar
+_EVERY = 0.1  # seconds between two drawings
+_LABEL = 13  # columns of a label in `fact`
+
+
+def size(count: float) -> str:
+    """Bytes in a decimal unit: ``12.3 MB``."""
+    return _scaled(count, "B", "kB", "MB", "GB", "TB")
+
+
+def parameters(count: int) -> str:
+    """A number of parameters: ``494 M``."""
+    return _scaled(count, "", "k", "M", "B", "T")
+
+
+def _scaled(count: float, *units: str) -> str:
+    unit = 0
+    while count >= 999.5 and unit < len(units) - 1:
+        count, unit = count / 1000, unit + 1
+    digits = 0 if unit == 0 or count >= 99.95 else 1 if count >= 9.995 else 2
+    return f"{count:.{digits}f} {units[unit]}".rstrip()
+
+
+def fact(label: str, text: str) -> str:
+    """A line of a list of facts."""
+    return f"  {label:<{_LABEL}}{text}"
+
+
+def table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), indent: str = "") -> list[str]:
+    """Lines with aligned columns, the first row being the head; the columns `left` are text, the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return [(indent + line).rstrip() for line in lines]
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines of text."""
+    for line in lines:
+        click.echo(line)
+
+
+class Bar(Progress):
+    """A line on stderr that tells how far a stage is; nothing at all where stderr is no terminal.
+
+    Use it as a context manager: the line is gone when the block is left, whichever way.
+    """
+
+    def __init__(self) -> None:
+        self._on = sys.stderr is not None and sys.stderr.isatty()
+        self._what, self._total, self._done, self._drawn = "", 0, 0, 0.0
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def start(self, what: str, total: int) -> None:
+        """Begin a stage."""
+        self._what, self._total, self._done, self._drawn = what, total, 0, 0.0
+        self._draw("")
+
+    def advance(self, units: int, detail: str = "") -> None:
+        """Some units are done."""
+        self._done += units
+        self._draw(detail)
+
+    def finish(self) -> None:
+        """Take the line away."""
+        if self._on and self._drawn:
+            click.echo("\r\x1b[K", nl=False, err=True)
+        self._drawn = 0.0
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.finish()
+        say("note", line)
+
+    def _draw(self, detail: str) -> None:
+        now = time.monotonic()
+        if not self._on or now - self._drawn < _EVERY:
+            return
+        self._drawn = now
+        share = min(1.0, self._done / self._total) if self._total > 0 else 0.0
+        filled = int(share * _BAR)
+        line = f"{self._what}  [{'#' * filled}{'-' * (_BAR - filled)}] {share:4.0%}  {detail}".rstrip()
+        columns = shutil.get_terminal_size().columns
+        click.echo(f"\r\x1b[K{line[: columns - 1]}", nl=False, err=True)

@@ -1,0 +1,56 @@
+"""``edgelm verify``: check every byte of a bundle."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import click
+
+from edgelm.bundle import Bundle, _read_manifest
+from edgelm.cli.options import bundle_argument, json_option
+from edgelm.cli.show import Bar, print_lines, size, table
+from edgelm.errors import BundleError
+
+
+@click.command("verify")
+@bundle_argument
+@json_option
+def command(bundle: Path, as_json: bool) -> None:
+    """Read every file of a bundle whole and compare it with the manifest's SHA-256.
+
+    Exits with 1 if a file is missing or differs.
+
+    \b
+    Examples:
+      edgelm verify bundles/edgelm-home-rpi5-int4
+      edgelm verify my-bundle --json
+    """
+    opened = Bundle(bundle, _read_manifest(bundle))  # Bundle.open would end at the first file that differs
+    problems = _check(opened)
+    bad = {name: problem for name, problem in problems.items() if problem}
+    sizes = {name: int(opened.files[name]["bytes"]) for name in problems}
+    if as_json:
+        files = [{"name": n, "bytes": sizes[n], "ok": p is None, "problem": p} for n, p in problems.items()]
+        click.echo(json.dumps({"ok": not bad, "path": str(bundle), "files": files}, indent=2))
+    else:
+        rows = [("ok" if problem is None else "bad", name, size(sizes[name])) for name, problem in problems.items()]
+        print_lines(table(rows, left=(0, 1)))
+        print_lines(bad.values())
+    if bad:
+        raise BundleError(
+            f"{bundle}: {len(bad)} of {len(problems)} files differ from the manifest",
+            hint="copy the bundle again, or export it again",
+        )
+
+
+def _check(bundle: Bundle) -> dict[str, str | None]:
+    """What is wrong with each file; None where nothing is."""
+    problems: dict[str, str | None] = {}
+    with Bar() as bar:
+        bar.start("reading", bundle.size)
+        for name, entry in sorted(bundle.files.items()):
+            one = Bundle(bundle.path, {**bundle.manifest, "files": {name: entry}})
+            problems[name] = next(iter(one.verify(on_bytes=partial(bar.advance, detail=name))), None)
+    return problems

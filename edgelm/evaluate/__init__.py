@@ -1,0 +1,1 @@
+"""How good a bundle is: perplexity on a text, exact match on a task."""

@@ -1,0 +1,147 @@
+"""Perplexity of a text, by llama.cpp's definition (tools/perplexity), so that figures compare.
+
+The whole text is tokenised and cut into chunks of `chunk` ids that do not overlap; what is left at the end is not
+used. BOS takes the place of each chunk's first id where the vocabulary uses one. Each chunk starts on an empty cache,
+and only its second half is scored, 255 tokens of 512: the first half is what they are predicted from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from edgelm.errors import EdgeLMError, OptionError
+
+CHUNK = 512
+_MOST_LOGITS = 1 << 24  # of one forward pass: 64 MB
+
+OnChunk = Callable[[int, int], None]
+"""Called with (chunks done, chunks in all) before each chunk."""
+
+
+class Scores(Protocol):
+    """What is asked of an Engine."""
+
+    context: int
+    vocab_size: int
+
+    def forward(self, ids: Sequence[int] | np.ndarray, num_logits: int = 1) -> np.ndarray:
+        """Append tokens and compute the logits of the last `num_logits`."""
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """The outcome.
+
+    Attributes:
+        value: exp of the mean negative log-likelihood of a scored token.
+        error: its standard error, ``value * sqrt(variance / (n - 1))``.
+        tokens: scored tokens; `chunks` of `chunk` ids each.
+    """
+
+    value: float
+    error: float
+    tokens: int
+    chunks: int
+    chunk: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ± {self.error:.4f}"
+
+
+def perplexity(
+    engine: Scores,
+    ids: Sequence[int] | np.ndarray,
+    *,
+    bos: int | None = None,
+    chunk: int | None = None,
+    chunks: int | None = None,
+    on_chunk: OnChunk = lambda done, total: None,
+) -> Perplexity:
+    """Perplexity of a tokenised text.
+
+    Args:
+        engine: is left empty.
+        ids: of the whole text.
+        bos: the id that a text begins with, or None where the vocabulary uses none.
+        chunk: ids in a chunk; None is `CHUNK`, or the context where that is less.
+        chunks: how many to score; None is all.
+        on_chunk: hears of every chunk.
+
+    Raises:
+        OptionError: `chunk` or `chunks` is out of range.
+        EdgeLMError: the text is shorter than a chunk.
+    """
+    size = min(CHUNK, engine.context) if chunk is None else chunk
+    if not 4 <= size <= engine.context:
+        raise OptionError(f"chunk must be from 4 to the context of {engine.context:,} tokens, not {size}")
+    if chunks is not None and chunks < 1:
+        raise OptionError(f"chunks must be at least 1, not {chunks}")
+    tokens = np.asarray(ids, dtype=np.int64)
+    there = len(tokens) // size
+    if there == 0:
+        raise EdgeLMError(
+            f"the text has {len(tokens):,} tokens, perplexity needs {size:,} or more",
+            hint="take a longer text or --chunk",
+        )
+    count = there if chunks is None else min(chunks, there)
+    losses = []
+    for index in range(count):
+        on_chunk(index, count)
+        losses.append(_chunk_losses(engine, tokens[index * size : (index + 1) * size], bos))
+    engine.reset()
+    return _summary(np.concatenate(losses), count, size)
+
+
+def _chunk_losses(engine: Scores, chunk: np.ndarray, bos: int | None) -> np.ndarray:
+    """Negative log-likelihood, float64, of each token in the second half of a chunk."""
+    inputs, first = chunk[:-1].copy(), len(chunk) // 2
+    if bos is not None:
+        inputs[0] = bos
+    engine.reset()
+    # A large vocabulary makes many logits: the scored half then goes through in pieces, on top of the first half.
+    piece = max(1, _MOST_LOGITS // engine.vocab_size)
+    losses, start = [], 0
+    for end in range(min(first + piece, len(inputs)), len(inputs) + piece, piece):
+        end = min(end, len(inputs))
+        rows = end - max(start, first)
+        logits = engine.forward(inputs[start:end], num_logits=rows)
+        losses.append(negative_log_likelihood(logits, chunk[end - rows + 1 : end + 1]))
+        start = end
+    return np.concatenate(losses)
+
+
+def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """``-log softmax(logits)[target]`` of each row, float64 [n].
+
+    Args:
+        logits: float32 [n, vocabulary].
+        targets: ids [n].
+
+    Raises:
+        EdgeLMError: logits are not finite.
+    """
+    peaks = logits.max(axis=1, keepdims=True)
+    sums = np.exp(logits - peaks).sum(axis=1, dtype=np.float64)
+    picked = np.take_along_axis(logits, targets[:, None], axis=1).astype(np.float64)
+    losses: np.ndarray = np.log(sums) - (picked - peaks)[:, 0]
+    if not np.isfinite(losses).all():
+        raise EdgeLMError(
+            "the model's logits hold NaN or infinite values", hint="check the bundle with `edgelm verify`"
+        )
+    return losses
+
+
+def _summary(losses: np.ndarray, chunks: int, size: int) -> Perplexity:
+    mean = float(losses.mean())
+    value = math.exp(min(mean, 700.0))
+    variance = max(0.0, float(np.square(losses).mean()) - mean * mean)
+    error = value * math.sqrt(variance / (losses.size - 1)) if losses.size > 1 else 0.0
+    return Perplexity(value, error, losses.size, chunks, size)

@@ -1,0 +1,109 @@
+"""The report of a benchmark and its formats."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+
+import pytest
+
+from edgelm.bench.memory import MemoryUse, memory_use
+from edgelm.bench.report import FORMATS, Report, benchmark, render
+from edgelm.bench.speed import Rates, SpeedTest
+
+REPORT = Report(
+    model="some-model",
+    target="rpi5",
+    quant="int4",
+    parameters=494_000_000,
+    size_bytes=300_000_000,
+    weights_bytes=260_000_000,
+    cpu="Raspberry Pi 5",
+    threads=4,
+    provider="CPU",
+    onnxruntime="1.32.0",
+    edgelm="0.1.0",
+    load_seconds=0.512,
+    memory=MemoryUse(484_000_000, 359_000_000),
+    results=(
+        Rates(SpeedTest(512, 0), (100.0, 110.0), (5.2, 4.8)),
+        Rates(SpeedTest(0, 128), (40.0,)),
+    ),
+)
+
+
+def test_markdown_is_aligned():
+    assert render(REPORT, "md").split("\n") == [
+        "| model           |      size |   params | backend | threads | test  |           t/s | TTFT s |  GB/s |",
+        "| --------------- | --------: | -------: | ------- | ------: | ----- | ------------: | -----: | ----: |",
+        "| some-model int4 | 300.00 MB | 494.00 M | CPU     |       4 | pp512 | 105.00 ± 7.07 |  5.000 |       |",
+        "| some-model int4 | 300.00 MB | 494.00 M | CPU     |       4 | tg128 |  40.00 ± 0.00 |        | 10.40 |",
+        "",
+        "- load: 0.51 s",
+        "- peak memory: 484.0 MB (359.0 MB anonymous at the end)",
+        "- cpu: Raspberry Pi 5",
+        "- edgelm 0.1.0, onnxruntime 1.32.0, bundle made for rpi5",
+    ]
+
+
+def test_effective_bandwidth_is_weights_times_decode_rate():
+    assert REPORT.effective_gbs(REPORT.results[1]) == pytest.approx(0.26 * 40)
+    assert REPORT.effective_gbs(REPORT.results[0]) is None
+
+
+def test_json():
+    report = json.loads(render(REPORT, "json"))
+    assert report["memory"] == {"peak": 484_000_000, "anonymous": 359_000_000}
+    prefill, decode = report["results"]
+    assert (prefill["test"], prefill["avg_ts"], prefill["rates"]) == ("pp512", 105.0, [100.0, 110.0])
+    assert (prefill["ttft_seconds"], prefill["ttft_seconds_each"]) == (5.0, [5.2, 4.8])
+    assert (decode["n_prompt"], decode["n_gen"], decode["n_depth"]) == (0, 128, 0)
+    assert decode["effective_gbs"] == pytest.approx(10.4)
+    assert decode["ttft_seconds"] is None
+
+
+def test_csv_and_json_lines_hold_the_same_rows():
+    rows = [json.loads(line) for line in render(REPORT, "jsonl").split("\n")]
+    assert [row["test"] for row in rows] == ["pp512", "tg128"]
+    assert all(row["peak_memory_bytes"] == 484_000_000 for row in rows)
+    table = list(csv.DictReader(io.StringIO(render(REPORT, "csv"))))
+    assert table == [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
+
+
+def test_what_the_kernel_does_not_tell_is_left_out():
+    text = render(dataclasses.replace(REPORT, cpu=None, memory=MemoryUse(None, None)), "md")
+    assert "peak memory" not in text
+    assert "- cpu: unknown" in text
+    for form in FORMATS:
+        assert render(dataclasses.replace(REPORT, memory=MemoryUse(None, None)), form)
+
+
+def test_memory_of_a_process(tmp_path):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    assert memory_use(tmp_path) == MemoryUse(None, None)
+    (tmp_path / "proc/self/status").write_text("VmPeak:\t  900 kB\nVmHWM:\t  100 kB\nRssAnon:\t   60 kB\n")
+    assert memory_use(tmp_path) == MemoryUse(100 * 1024, 60 * 1024)
+    (tmp_path / "proc/self/smaps_rollup").write_text("Rss:  90 kB\nAnonymous:      55 kB\nAnonHugePages:  7 kB\n")
+    assert memory_use(tmp_path) == MemoryUse(100 * 1024, 55 * 1024)
+
+
+def test_memory_of_this_process():
+    use = memory_use()
+    assert use.peak is None or use.peak > 10_000_000
+    assert None in (use.peak, use.anonymous) or use.anonymous <= use.peak
+
+
+def test_a_bundle_is_measured(tiny_bundle):
+    report = benchmark(tiny_bundle, repetitions=2, threads=1)
+    assert [rates.test.name for rates in report.results] == ["pp128", "tg128"]
+    assert len(report.notes) == 1
+    assert all(rate > 0 for rates in report.results for rate in rates.rates)
+    assert (report.threads, report.provider, report.quant) == (1, "CPU", "fp32")
+    assert report.weights_bytes == tiny_bundle.manifest["memory"]["weights_bytes"]
+    assert report.size_bytes == tiny_bundle.size
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", report.onnxruntime)
+    prefill = report.results[0]
+    assert all(ttft > 128 / rate for ttft, rate in zip(prefill.ttft_seconds, prefill.rates, strict=True))

@@ -1,0 +1,231 @@
+"""``edgelm chat``."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import select
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+import edgelm as library
+from edgelm.bundle import Bundle
+from edgelm.cli.chat import Conversation
+from edgelm.errors import PromptError
+from edgelm.exporter.pipeline import export
+from edgelm.runtime.results import Chunk, Timings
+from edgelm.runtime.sampling import GenerationConfig
+
+FEW = ("--max-tokens", "6", "--temperature", "0.5", "--seed", "1")
+FAREWELL = "note: the answer was cut off: --max-tokens, or the context is full\n"
+
+
+@pytest.fixture
+def chat(edgelm, tiny_bundle, monkeypatch):
+    """Runs a chat whose standard input is a pipe."""
+
+    def run(data: bytes, *options: str, bundle: Bundle = tiny_bundle):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        ended = edgelm("chat", bundle.path, *FEW, *options)
+        return ended._replace(err=ended.err.replace(FAREWELL, ""))
+
+    return run
+
+
+class FakeLM:
+    """Answers every message with "answer", and remembers what it was asked; a token is a character."""
+
+    def __init__(self, context: int = 100, template: object = None) -> None:
+        self.context, self.asked = context, []
+        self.config = GenerationConfig()
+        self.template = SimpleNamespace(render=lambda messages: "".join(m["content"] for m in messages))
+        self.tokenizer = SimpleNamespace(encode=lambda text, special: list(text))
+
+    def stream(self, messages, *, cancel, **options):
+        self.asked.append(list(messages))
+        if sum(len(m["content"]) for m in messages) > self.context:
+            raise PromptError("too long")
+        return self._answer(cancel)
+
+    def _answer(self, cancel):
+        if not cancel.is_set():
+            yield Chunk("ans", (1,))
+            yield Chunk("wer", (2,))
+        yield Chunk("", (), "cancelled" if cancel.is_set() else "stop", Timings(1, 0, 2, 0.1, 0.1, 0.1))
+
+
+def say(conversation: Conversation, text: str) -> str:
+    return "".join(chunk.text for chunk in conversation.ask(text, threading.Event()))
+
+
+def test_each_line_of_a_pipe_is_answered_and_nothing_else_is_printed(chat, tiny_bundle):
+    with library.load(tiny_bundle.path) as lm:
+        options = {"max_tokens": 6, "temperature": 0.5, "seed": 1}
+        conversation = [{"role": "user", "content": "hi"}]
+        first = lm.generate(conversation, **options).text
+        conversation += [{"role": "assistant", "content": first}, {"role": "user", "content": "ho"}]
+        second = lm.generate(conversation, **options).text
+    ended = chat(b"hi\n\nho\n")
+    assert ended == (0, "".join(text.removesuffix("\n") + "\n" for text in (first, second)), "")
+
+
+def test_commands(chat):
+    ended = chat(b"/help\n/stats\nhi\n/stats\n/nonsense\n/exit\nnever asked\n")
+    assert ended.code == 0
+    assert ended.out == chat(b"hi\n").out
+    lines = ended.err.splitlines()
+    assert lines[0].startswith("/reset ")
+    assert "nothing was said yet; 0 of 128 tokens of context used" in lines
+    assert any(re.match(r"prompt \d+ tokens at .*; \d+ of 128 tokens of context used", line) for line in lines)
+    assert lines[-1] == "note: no command /nonsense; /help lists them"
+
+
+def test_reset_forgets(chat):
+    fresh = chat(b"hi\n").out
+    assert chat(b"ho\n/reset\nhi\n").out == chat(b"ho\n").out + fresh
+
+
+def test_the_system_message(chat):
+    brief = chat(b"hi\n", "--system", "be brief").out
+    assert brief != chat(b"hi\n").out
+    assert chat(b"/system be brief\nhi\n").out == brief
+    assert chat(b"/system\nhi\n", "--system", "be brief").out == chat(b"hi\n").out
+
+
+def test_a_message_longer_than_the_context_ends_a_pipe_with_an_error(chat):
+    ended = chat(b"x" * 300 + b"\nhi\n")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("error: the prompt has ")
+
+
+def test_a_pipe_that_is_no_text(chat):
+    ended = chat(b"hi\ncaf\xe9\n")
+    assert ended.code == 1
+    assert ended.err == "error: standard input is not valid UTF-8 in line 2\n"
+
+
+def test_a_full_context_drops_the_oldest_turns(chat):
+    ended = chat(b"first message\nsecond message\nthird message\nfourth message\n")
+    assert ended.code == 0
+    assert "note: the context of 128 tokens is full: the oldest turn was dropped\n" in ended.err
+
+
+def test_a_model_without_a_template(edgelm, tiny_checkpoint, tmp_path):
+    bundle = export(tiny_checkpoint(chat_template=None), "x86-64", "fp32", output=tmp_path / "plain")
+    ended = edgelm("chat", bundle.path)
+    assert ended.code == 1
+    assert ended.err == (
+        "error: this model has no chat template, so it cannot chat\n"
+        f'hint: use: edgelm run {bundle.path} -p "…"\n'
+    )  # fmt: skip
+    ended = edgelm("run", bundle.path, "-p", "x", "--system", "y")
+    assert ended.err.startswith("error: this model has no chat template, so it takes no --system\n")
+
+
+def test_a_conversation_grows_and_keeps_its_system_message():
+    conversation = Conversation(FakeLM(), "sys", {})
+    assert say(conversation, "one") == "answer"
+    assert say(conversation, "two") == "answer"
+    asked = [(m["role"], m["content"]) for m in conversation.lm.asked[-1]]
+    assert asked == [("system", "sys"), ("user", "one"), ("assistant", "answer"), ("user", "two")]
+
+
+def test_room_is_made_by_whole_turns(capsys):
+    conversation = Conversation(FakeLM(context=40), "sys", {"max_tokens": 10})
+    for text in ("a" * 9, "b" * 9, "c" * 9):
+        say(conversation, text)
+    contents = [m["content"] for m in conversation.lm.asked[-1]]
+    # 3 + 9 + 6 + 9 and 10 for the answer are within 40; with the first turn they would not be
+    assert contents == ["sys", "b" * 9, "answer", "c" * 9]
+    assert capsys.readouterr().err.count("full") == 1
+
+
+def test_a_refused_message_leaves_the_conversation_as_it_was():
+    conversation = Conversation(FakeLM(context=30), None, {"max_tokens": 5})
+    say(conversation, "one")
+    before = list(conversation.turns)
+    with pytest.raises(PromptError):
+        say(conversation, "x" * 50)
+    assert conversation.turns == before
+
+
+def test_a_cancelled_answer_is_kept_as_far_as_it_came():
+    conversation, cancel = Conversation(FakeLM(), None, {}), threading.Event()
+    for _ in conversation.ask("one", cancel):
+        break
+    assert [m["content"] for m in conversation.turns] == ["one", "ans"]
+    cancel.set()
+    assert [chunk.finish_reason for chunk in conversation.ask("two", cancel)] == ["cancelled"]
+    assert [m["content"] for m in conversation.turns] == ["one", "ans"]
+
+
+SLOW = """
+import sys, time
+from edgelm.runtime.engine import Engine
+forward = Engine.forward
+Engine.forward = lambda self, *args, **kwargs: (time.sleep(0.03), forward(self, *args, **kwargs))[1]
+from edgelm.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, *args: str) -> None:
+        self.text = ""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(sys.executable, [sys.executable, *args])
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def wait_for(self, pattern: str) -> None:
+        """Reads until `pattern` has come; what was read until then is done with."""
+        until = time.monotonic() + 60
+        while not (found := re.search(pattern, self.text)):
+            assert time.monotonic() < until, self.text
+            if select.select([self.fd], [], [], 0.1)[0]:
+                self.text += os.read(self.fd, 4096).decode(errors="replace")
+        self.text = self.text[found.end() :]
+
+    def end(self) -> int:
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self.fd)
+        return code
+
+
+@pytest.mark.parametrize("leave", ["\x03", "\x04"], ids=["ctrl-c", "ctrl-d"])
+def test_on_a_terminal_ctrl_c_ends_an_answer_and_then_the_chat(tiny_bundle, leave):
+    chat = Terminal("-c", SLOW, "chat", str(tiny_bundle.path), "--temperature", "2", "--seed", "5")
+    chat.wait_for("/help for help, /exit to leave\r\n")
+    chat.wait_for("> ")
+    chat.type("hi\n")
+    chat.wait_for("hi\r\n.+")  # the answer has begun; whole it takes 3 seconds
+    chat.type("\x03")
+    chat.wait_for("\n> ")
+    chat.type("/stats\n")
+    chat.wait_for(r"prompt \d+ tokens.*, \d+ tokens")
+    chat.wait_for("> ")
+    time.sleep(0.3)  # readline writes its prompt a little before it listens
+    chat.type(leave)
+    chat.wait_for("\n")
+    assert chat.end() == 0
+    assert "Traceback" not in chat.text
+
+
+def test_on_a_terminal_an_error_does_not_end_the_chat(tiny_bundle):
+    chat = Terminal("-m", "edgelm", "chat", str(tiny_bundle.path), *FEW)
+    chat.wait_for("> ")
+    chat.type("x" * 300 + "\n")
+    chat.wait_for("error: the prompt has .* tokens")
+    chat.wait_for("> ")
+    chat.type("/exit\n")
+    assert chat.end() == 0

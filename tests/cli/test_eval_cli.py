@@ -1,0 +1,109 @@
+"""``edgelm eval``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import edgelm as library
+from edgelm.evaluate.perplexity import perplexity
+
+
+@pytest.fixture(scope="module")
+def task(tiny_bundle, tmp_path_factory):
+    """A task of which the model gets one of two right."""
+    messages = [{"role": "user", "content": "lamp"}]
+    with library.load(tiny_bundle.path) as lm:
+        answer = lm.generate(messages, max_tokens=256, temperature=0, repetition_penalty=1.0).text
+    path = tmp_path_factory.mktemp("task") / "task.jsonl"
+    lines = [
+        {"messages": messages, "answer": answer, "kind": "a"},
+        {"messages": messages, "answer": "no\nno", "kind": "b"},
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog " * 12)
+    return path
+
+
+def test_a_task(edgelm, tiny_bundle, task):
+    ended = edgelm("eval", tiny_bundle.path, "--task", task, "--show-errors", 5)
+    assert (ended.code, ended.err) == (0, "")
+    rows, errors = ended.out.split("\n\n")
+    assert [row.split() for row in rows.splitlines()[1:]] == [
+        ["all", "50.0%", "35.4%", "1", "2"],
+        ["kind", "a", "100.0%", "0.0%", "1", "1"],
+        ["kind", "b", "0.0%", "0.0%", "0", "1"],
+    ]
+    head, expected, answered = errors.splitlines()
+    assert (head, expected) == ("line 2: lamp", "  expected  no\\nno")
+    assert answered.startswith("  answered  ")
+
+
+def test_a_text(edgelm, tiny_bundle, text):
+    with library.load(tiny_bundle.path) as lm:
+        expected = perplexity(lm.engine, lm.tokenizer.encode(text.read_text(), special=False), chunk=64)
+    out = edgelm("eval", tiny_bundle.path, "--text", text, "--chunk", 64).out
+    assert out == f"perplexity {expected}  ({expected.tokens} tokens scored, {expected.chunks} chunks of 64)\n"
+
+
+def test_both_as_json(edgelm, tiny_bundle, task, text):
+    facts = json.loads(
+        edgelm(
+            "eval", tiny_bundle.path, "--task", task, "--text", text, "--chunks", 2, "--show-errors", 1, "--json"
+        ).out
+    )
+    assert (facts["task"]["correct"], facts["task"]["total"]) == (1, 2)
+    assert [(error["line"], error["correct"]) for error in facts["task"]["errors"]] == [(2, False)]
+    assert (facts["perplexity"]["chunk"], facts["perplexity"]["chunks"]) == (128, 2)
+
+
+def test_the_embedded_models_task(edgelm, tiny_bundle):
+    facts = json.loads(edgelm("eval", tiny_bundle.path, "--task", "home", "--limit", 1, "--json").out)
+    assert facts["task"]["total"] == 1
+    assert facts["task"]["split"]
+
+
+def test_an_example_that_is_too_long_is_named(edgelm, tiny_bundle, tmp_path):
+    (tmp_path / "task.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "x" * 200}], "answer": "y"})
+    )
+    ended = edgelm("eval", tiny_bundle.path, "--task", tmp_path / "task.jsonl")
+    assert ended.code == 1
+    assert ended.err.startswith("error: line 1 of the task: the prompt has ")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ([], 2, "error: nothing to measure: give --task, --text or both\n"),
+        (["--task", "nope.jsonl"], 1, "error: nope.jsonl cannot be read: No such file or directory\n"),
+        (["--text", "nope.txt"], 1, "error: nope.txt cannot be read: No such file or directory\n"),
+        (["--task", "home", "--limit", "0"], 1, "error: limit must be at least 1, not 0\n"),
+    ],
+)
+def test_wrong_options(edgelm, tiny_bundle, options, code, said):
+    ended = edgelm("eval", tiny_bundle.path, *options)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.startswith(said)
+
+
+def test_texts_that_cannot_be_measured(edgelm, tiny_bundle, tmp_path):
+    (tmp_path / "short").write_text("hello")
+    ended = edgelm("eval", tiny_bundle.path, "--text", tmp_path / "short")
+    assert ended.err.startswith("error: the text has 5 tokens, perplexity needs 128 or more\nhint: ")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    assert edgelm("eval", tiny_bundle.path, "--text", tmp_path / "latin").err.endswith("is not valid UTF-8: byte 3\n")
+
+
+def test_a_model_without_a_template(edgelm, tiny_checkpoint, tmp_path):
+    edgelm("export", tiny_checkpoint(chat_template=None), "--target", "x86-64", "-o", tmp_path / "b")
+    ended = edgelm("eval", tmp_path / "b", "--task", "home")
+    assert ended.code == 1
+    assert ended.err.startswith("error: this model has no chat template, so it cannot do a task\nhint: ")
