@@ -22,7 +22,6 @@ import numpy as np
 from edgelm.errors import EdgeLMError, near
 from edgelm.exporter import families
 from edgelm.exporter.config import Config
-from edgelm.exporter.decoder import Decoder
 
 _LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -123,7 +122,7 @@ def make(shape: str, folder: Path, tokenizer: Path | None = None, seed: int = 0)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**config.values, "torch_dtype": "bfloat16"}, indent=2) + "\n")
     (folder / "tokenizer.json").write_text(tokenizer.read_text() if tokenizer else _byte_tokenizer())
-    _write_weights(folder / "model.safetensors", tensor_shapes(decoder), seed)
+    _write_weights(folder / "model.safetensors", decoder.tensors, seed)
     return folder
 
 
@@ -134,17 +133,6 @@ def _config(shape: str) -> Config:
     if not path.is_file():
         raise click.ClickException(f"{shape!r} is no preset and no file; {near(shape, PRESETS, listing='presets')}")
     return Config(json.loads(path.read_text()), path)
-
-
-def tensor_shapes(decoder: Decoder) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a decoder's checkpoint: name → shape."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for linear in (decoder.embedding, *decoder.linears, decoder.head):
-        shapes |= {name: (rows, linear.inputs) for name, rows in linear.sources}
-        shapes |= {name: (size,) for name, size in linear.biases}
-    for layer in decoder.layers:
-        shapes |= {layer.attention_norm: (decoder.hidden,), layer.mlp_norm: (decoder.hidden,)}
-    return shapes | {decoder.norm: (decoder.hidden,)}
 
 
 def _write_weights(path: Path, shapes: dict[str, tuple[int, ...]], seed: int) -> None:

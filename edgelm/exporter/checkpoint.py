@@ -73,13 +73,14 @@ class Checkpoint:
         tensor = self.expect(name, (size,))
         return _finite(tensor, tensor.read())
 
-    def rows(self, name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-        """A matrix of `shape` [rows, columns] as float32, a slice of rows at a time."""
+    def rows(self, name: str, shape: tuple[int, int], first: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
+        """Rows `first` … `end` of a matrix of `shape` [rows, columns] as float32, a slice of rows at a time."""
         tensor = self.expect(name, shape)
         rows, columns = shape
+        end = rows if end is None else end
         step = max(1, _ROW_BYTES // (4 * columns))
-        for start in range(0, rows, step):
-            count = min(step, rows - start)
+        for start in range(first, end, step):
+            count = min(step, end - start)
             yield _finite(tensor, tensor.read(start * columns, count * columns)).reshape(count, columns)
 
 

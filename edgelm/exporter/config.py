@@ -72,6 +72,15 @@ class Config:
             raise self._wrong(key, value, "true or false")
         return value
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of numbers."""
+        value = self._need(key, None)
+        if not isinstance(value, list) or not all(
+            isinstance(v, int | float) and not isinstance(v, bool) for v in value
+        ):
+            raise self._wrong(key, value, "a list of numbers")
+        return tuple(float(v) for v in value)
+
     def nested(self, key: str) -> Config | None:
         """The object under `key`, or None where it is missing or null."""
         value = self.get(key)

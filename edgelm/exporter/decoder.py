@@ -6,134 +6,86 @@ A family file reads config.json into these; the graph builder reads nothing else
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
+from edgelm.exporter.rope import Rope
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
-RopeKind = Literal["linear", "dynamic", "llama3", "yarn"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of a checkpoint tensor, a matrix or (as a bias) a vector.
+
+    Attributes:
+        tensor: its name.
+        rows: how many are taken.
+        every, start: of every `every` rows, `take` from `start` on are taken; 0 for all. For tensors in which
+            query, key and value rows alternate head by head.
+        take: see above.
+        transposed: the tensor is stored [columns, rows], as GPT-2's are.
+    """
+
+    tensor: str
+    rows: int
+    every: int = 0
+    start: int = 0
+    take: int = 0
+    transposed: bool = False
+
+    @property
+    def stored_rows(self) -> int:
+        """Rows of the whole tensor."""
+        return self.rows // self.take * self.every if self.every else self.rows
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A matrix product ``y = x Wᵀ + b``, packed from one or more checkpoint tensors stacked by rows.
+    """A matrix product ``y = scale (x Wᵀ + b)``, packed from one or more checkpoint tensors stacked by rows.
 
     Attributes:
         name: of the packed matrix in the graph, as the checkpoint would name it.
-        sources: (tensor name, rows) in the order they are stacked.
+        sources: what is stacked, in order.
         inputs: columns of W.
-        biases: (tensor name, size) in the same order; empty for no bias.
+        biases: stacked likewise; empty for no bias.
+        scale: multiplied into the weights before they are packed.
     """
 
     name: str
-    sources: tuple[tuple[str, int], ...]
+    sources: tuple[Source, ...]
     inputs: int
-    biases: tuple[tuple[str, int], ...] = ()
+    biases: tuple[Source, ...] = ()
+    scale: float = 1.0
 
     @property
     def outputs(self) -> int:
         """Rows of W."""
-        return sum(rows for _, rows in self.sources)
+        return sum(source.rows for source in self.sources)
 
 
 @dataclass(frozen=True)
-class RopeScaling:
-    """How rotary frequencies are stretched for longer contexts.
+class Norm:
+    """RMS norm (Zhang & Sennrich, 2019, arXiv:1910.07467) or layer norm of `size` values.
 
     Attributes:
-        kind: ``linear``, ``dynamic``, ``llama3`` or ``yarn``.
-        factor: by how much the context grew.
-        original_context: the context of pre-training, in tokens.
-        low_freq_factor, high_freq_factor: of llama3.
-        beta_fast, beta_slow, attention_factor, truncate: of yarn.
+        weight: tensor name; `offset` is added to its values, and `scale` multiplied with the sum.
+        bias: tensor name, for a layer norm that has one.
     """
 
-    kind: RopeKind
-    factor: float
-    original_context: int
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float = 1.0
-    truncate: bool = True
+    weight: str
+    size: int
+    eps: float
+    kind: Literal["rms", "layer"] = "rms"
+    bias: str | None = None
+    offset: float = 0.0
+    scale: float = 1.0
 
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding (Su et al., 2021, arXiv:2104.09864) on the first `dim` of a head's dimensions."""
-
-    dim: int
-    theta: float
-    scaling: RopeScaling | None = None
-
-    def tables(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and sines for positions 0 … length-1, each float32 [length, dim/2]."""
-        positions = np.arange(length, dtype=np.float32)
-        scaling = self.scaling
-        if scaling is not None and scaling.kind == "dynamic" and length > scaling.original_context:
-            # Beyond the original context the base depends on the length so far: as in token-by-token
-            # decoding, where the key of position p is rotated when p + 1 tokens are known.
-            angles: np.ndarray = np.stack([p * self._dynamic_frequencies(int(p) + 1) for p in positions])
-            return np.cos(angles), np.sin(angles)
-        angles = np.outer(positions, self.frequencies())
-        amplitude = np.float32(scaling.attention_factor if scaling is not None and scaling.kind == "yarn" else 1.0)
-        return np.cos(angles) * amplitude, np.sin(angles) * amplitude
-
-    def frequencies(self) -> np.ndarray:
-        """Radians a position, float32 [dim/2]."""
-        inverse = self._inverse(self.theta)
-        scaling = self.scaling
-        if scaling is None or scaling.kind == "dynamic":
-            return inverse
-        if scaling.kind == "linear":
-            return inverse / np.float32(scaling.factor)
-        return _llama3(inverse, scaling) if scaling.kind == "llama3" else self._yarn(inverse, scaling)
-
-    def _inverse(self, base: float) -> np.ndarray:
-        exponents = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)
-        inverse: np.ndarray = (1.0 / np.float32(base) ** exponents).astype(np.float32)
-        return inverse
-
-    def _dynamic_frequencies(self, length: int) -> np.ndarray:
-        """NTK-aware scaling: the base grows with the length so far beyond the original context."""
-        assert self.scaling is not None
-        ratio = max(length, self.scaling.original_context) / self.scaling.original_context
-        stretch = self.scaling.factor * ratio - (self.scaling.factor - 1)
-        return self._inverse(self.theta * stretch ** (self.dim / (self.dim - 2)))
-
-    def _yarn(self, inverse: np.ndarray, scaling: RopeScaling) -> np.ndarray:
-        """YaRN (Peng et al., 2023, arXiv:2309.00071): interpolate slow dimensions, keep fast ones, a ramp between."""
-
-        def dimension(rotations: float) -> float:
-            ratio = scaling.original_context / (rotations * 2 * math.pi)
-            return self.dim * math.log(ratio) / (2 * math.log(self.theta))
-
-        low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
-        if scaling.truncate:
-            low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, self.dim - 1)
-        span = high - low if high != low else 0.001
-        ramp = np.clip((np.arange(self.dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(span), 0, 1)
-        mixed: np.ndarray = (inverse / np.float32(scaling.factor) * ramp + inverse * (1 - ramp)).astype(np.float32)
-        return mixed
-
-
-def _llama3(inverse: np.ndarray, scaling: RopeScaling) -> np.ndarray:
-    """Llama 3.1's scaling: long wavelengths are divided by the factor, short ones kept, a ramp between.
-
-    Source: meta-llama/llama-models, models/llama3/reference_impl/model.py.
-    """
-    wavelength = 2 * math.pi / inverse
-    low_wavelength = scaling.original_context / scaling.low_freq_factor
-    high_wavelength = scaling.original_context / scaling.high_freq_factor
-    span = scaling.high_freq_factor - scaling.low_freq_factor
-    smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / span
-    slow = np.where(wavelength > low_wavelength, inverse / scaling.factor, inverse)
-    between = (wavelength <= low_wavelength) & (wavelength >= high_wavelength)
-    mixed = (1 - smooth) * inverse / scaling.factor + smooth * inverse
-    return np.where(between, mixed, slow).astype(np.float32)
+    @property
+    def name(self) -> str:
+        """Of its node: the checkpoint's module."""
+        return self.weight.removesuffix(".weight")
 
 
 @dataclass(frozen=True)
@@ -147,6 +99,8 @@ class Attention:
         rope: rotary embedding, or None.
         window: how many tokens back, itself included, a token sees; None for all.
         scale: of the scores; None for 1/sqrt(head_dim).
+        softcap: scores become softcap tanh(scores / softcap); 0 for none.
+        q_norm, k_norm: norms of queries and keys before the rotary embedding, over a head or over all heads.
     """
 
     heads: int
@@ -157,29 +111,55 @@ class Attention:
     rope: Rope | None = None
     window: int | None = None
     scale: float | None = None
+    softcap: float = 0.0
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
 
 
 @dataclass(frozen=True)
 class Mlp:
-    """Gated feed-forward ``down(act(gate(x)) * up(x))``; `gate_up` has gate and up stacked by rows."""
+    """Feed-forward ``down(act(gate(x)) * up(x))`` with gate and up stacked by rows, or ``down(act(up(x)))``."""
 
-    gate_up: Linear
+    up: Linear
     down: Linear
     activation: Activation = "silu"
+    gated: bool = True
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A pre-norm block: RMS norm, attention, RMS norm, MLP, each added to the residual stream.
+    """Attention and feed-forward, each added to the residual stream.
 
-    `name`, `attention_norm` and `mlp_norm` are the checkpoint's names (the norms': of the weight tensors).
+    Attributes:
+        name: the checkpoint's.
+        attention_norm, mlp_norm: of what goes in; None for the stream as it is.
+        attention_post_norm, mlp_post_norm: of what comes out, before it is added; None for as it is.
+        parallel: both read the same residual; without `mlp_norm` the MLP reads what attention reads.
     """
 
     name: str
-    attention_norm: str
     attention: Attention
-    mlp_norm: str
     mlp: Mlp
+    attention_norm: Norm | None = None
+    mlp_norm: Norm | None = None
+    attention_post_norm: Norm | None = None
+    mlp_post_norm: Norm | None = None
+    parallel: bool = False
+
+    @property
+    def norms(self) -> Iterator[Norm]:
+        """All there are."""
+        norms = (self.attention_norm, self.mlp_norm, self.attention_post_norm, self.mlp_post_norm)
+        yield from (n for n in (*norms, self.attention.q_norm, self.attention.k_norm) if n is not None)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Learned position embeddings: row `offset` + position of a tensor [rows, hidden]."""
+
+    tensor: str
+    rows: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -191,9 +171,12 @@ class Decoder:
         hidden, vocab: sizes.
         context: the longest input the model was made for, in tokens.
         layers: in order.
-        norm: name of the last norm's weight; `norm_eps` of all.
-        embedding: the table [vocab, hidden].
+        norm: the last one; None for none.
+        embedding: the table [vocab, hidden]; its rows are multiplied by `embedding_scale`.
         head: [vocab, hidden]; the same tensor as `embedding` when tied.
+        positions: learned position embeddings, or None.
+        embedding_norm: of the token vectors, or None.
+        logits_softcap: logits become softcap tanh(logits / softcap); 0 for none.
     """
 
     family: str
@@ -201,10 +184,13 @@ class Decoder:
     vocab: int
     context: int
     layers: tuple[Layer, ...]
-    norm: str
-    norm_eps: float
+    norm: Norm | None
     embedding: Linear
     head: Linear
+    embedding_scale: float = 1.0
+    positions: Positions | None = None
+    embedding_norm: Norm | None = None
+    logits_softcap: float = 0.0
     features: tuple[str, ...] = field(default=())
 
     @property
@@ -223,15 +209,31 @@ class Decoder:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """Every body matrix, in graph order."""
-        return tuple(
-            m
-            for layer in self.layers
-            for m in (layer.attention.qkv, layer.attention.out, layer.mlp.gate_up, layer.mlp.down)
-        )
+        parts = ((x.attention.qkv, x.attention.out, x.mlp.up, x.mlp.down) for x in self.layers)
+        return tuple(linear for part in parts for linear in part)
+
+    @property
+    def norms(self) -> tuple[Norm, ...]:
+        """Every norm."""
+        ends = (n for n in (self.embedding_norm, self.norm) if n is not None)
+        return (*(norm for layer in self.layers for norm in layer.norms), *ends)
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of a checkpoint: name → shape."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for linear in (self.embedding, *self.linears, self.head):
+            for source in linear.sources:
+                shape = (source.stored_rows, linear.inputs)
+                shapes[source.tensor] = shape[::-1] if source.transposed else shape
+            shapes |= {source.tensor: (source.stored_rows,) for source in linear.biases}
+        for norm in self.norms:
+            shapes |= {name: (norm.size,) for name in (norm.weight, norm.bias) if name is not None}
+        if self.positions is not None:
+            shapes[self.positions.tensor] = (self.positions.rows, self.hidden)
+        return shapes
 
     @property
     def parameters(self) -> int:
         """How many weights, norms and biases included, tied ones once."""
-        body = sum(m.outputs * m.inputs + sum(size for _, size in m.biases) for m in self.linears)
-        tables = self.vocab * self.hidden * (1 if self.tied else 2)
-        return body + tables + self.hidden * (2 * len(self.layers) + 1)
+        return sum(math.prod(shape) for shape in self.tensors.values())

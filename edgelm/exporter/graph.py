@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from edgelm.exporter.attention import AttentionBuilder, cache_shape
 from edgelm.exporter.builder import MICROSOFT, Builder
-from edgelm.exporter.decoder import Activation, Attention, Decoder, Layer, Linear, Mlp, Rope
-from edgelm.exporter.formats import Format, Matrix
+from edgelm.exporter.decoder import Activation, Decoder, Layer, Linear, Mlp, Norm, Positions, Source
+from edgelm.exporter.formats import Format, Matrix, Rows
 
 _TO_THE_END = np.iinfo(np.int64).max
-_HEAD_MULTIPLE = 16  # GroupQueryAttention rotates heads of a multiple of 16 dimensions only
 
 
 @dataclass(frozen=True)
@@ -37,68 +36,45 @@ class Weights:
 
     Attributes:
         pack: (matrix, format) → the matrix in the data file, quantised.
-        vector: (tensor name, size) → float32 [size].
+        vector: rows of a vector → float32 [rows].
+        table: (tensor name, shape, first row, rows) → float32 [rows, columns].
     """
 
     pack: Callable[[Linear, Format], Matrix]
-    vector: Callable[[str, int], np.ndarray]
+    vector: Callable[[Source], np.ndarray]
+    table: Callable[[str, tuple[int, int], int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
-class _Shared:
-    """Values that every attention layer reads."""
+class Stream:
+    """The residual stream [1, S, hidden]: `residual` and what has yet to be added to it."""
 
-    seqlens: ir.Value  # int32 [1]: tokens in the cache after this step, minus one
-    total: ir.Value  # int32 []: length of the attention mask
-    context: int
+    residual: ir.Value
+    addend: ir.Value | None = None
 
 
 def build(b: Builder, decoder: Decoder, formats: Formats, weights: Weights, context: int) -> None:
     """Add the whole decoder to `b`."""
-    graph = _GraphBuilder(b, decoder, formats, weights)
+    graph = GraphBuilder(b, decoder, formats, weights)
     ids = b.input("input_ids", "int64", [1, "sequence_length"])
     mask = b.input("attention_mask", "int64", [1, "total_sequence_length"])
-    shared = _shared(b, mask, context)
-    stream, head = graph.embed(ids)
-    residual: ir.Value | None = None  # None until there is something to add
+    count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [1]: tokens after this step
+    attention = AttentionBuilder(b, graph.linear, graph.plain_norm, mask, count, context)
+    stream, head = graph.embed(ids, count, context)
     presents = []
     for index, layer in enumerate(decoder.layers):
-        past = graph.past(index, layer.attention)
-        stream, residual, present = graph.layer(layer, stream, residual, past, shared)
+        stream, present = graph.layer(layer, stream, attention, attention.past(index, layer.attention))
         presents.append(present)
     num_logits = b.input("num_logits", "int64", [1], default=np.array([1], np.int64))
-    logits = graph.logits(stream, residual, num_logits, head)
     # A declared length of one position tells onnxruntime-genai that the prompt's other logits are left out.
-    b.output(logits, "logits", "float32", [1, 1, decoder.vocab])
-    for index, present in enumerate(presents):
-        attention = decoder.layers[index].attention
-        shape = cache_shape(attention)
+    b.output(graph.logits(stream, num_logits, head), "logits", "float32", [1, 1, decoder.vocab])
+    for index, (layer, present) in enumerate(zip(decoder.layers, presents, strict=True)):
         for kind, value in zip(("key", "value"), present, strict=True):
-            b.output(value, f"present.{index}.{kind}", b.float.name, shape)
+            b.output(value, f"present.{index}.{kind}", b.float.name, cache_shape(layer.attention))
 
 
-def cache_head_dim(attention: Attention) -> int:
-    """Dimensions a head takes in the cache: zeros fill it up where the operator wants more."""
-    return -(-attention.head_dim // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
-
-
-def cache_shape(attention: Attention) -> list[int | str]:
-    """Shape of a layer's keys, and of its values."""
-    return [1, attention.kv_heads, "capacity", cache_head_dim(attention)]
-
-
-def _shared(b: Builder, mask: ir.Value, context: int) -> _Shared:
-    count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)
-    last = b.op("Sub", [count, b.integers([1])], "attn_mask/last")
-    seqlens = b.op("Cast", [last], "attn_mask/seqlens_k", to=int(ir.DataType.INT32))
-    length = b.op("Shape", [mask], "attn_mask/shape", start=1, end=2)
-    scalar = b.op("Squeeze", [length, b.integers([0])], "attn_mask/length")
-    total = b.op("Cast", [scalar], "attn_mask/total_sequence_length", to=int(ir.DataType.INT32))
-    return _Shared(seqlens, total, context)
-
-
-class _GraphBuilder:
-    """Emits the parts of one decoder; `stream` is a block's output that `residual` has yet to be added to."""
+class GraphBuilder:
+    """Emits the parts of one decoder."""
 
     def __init__(self, b: Builder, decoder: Decoder, formats: Formats, weights: Weights) -> None:
         self.b = b
@@ -106,122 +82,110 @@ class _GraphBuilder:
         self.formats = formats
         self.weights = weights
 
-    def embed(self, ids: ir.Value) -> tuple[ir.Value, Matrix]:
+    def embed(self, ids: ir.Value, count: ir.Value, context: int) -> tuple[Stream, Matrix]:
         """Token vectors [1, S, hidden], and the packed head."""
-        decoder, formats = self.decoder, self.formats
-        head = self.weights.pack(decoder.head, formats.head)
-        if decoder.tied and formats.head.can_gather(decoder.hidden):
-            return formats.head.gather(self.b, ids, head, decoder.embedding.name), head
-        table = self.weights.pack(decoder.embedding, formats.embedding)
-        return formats.embedding.gather(self.b, ids, table, decoder.embedding.name), head
+        decoder, b = self.decoder, self.b
+        head = self.weights.pack(decoder.head, self.formats.head)
+        if shares_table(decoder, self.formats):
+            format, table = self.formats.head, head
+        else:
+            format = embedding_format(decoder, self.formats)
+            table = self.weights.pack(decoder.embedding, format)
+        x = format.gather(b, ids, table, decoder.embedding.name)
+        if decoder.embedding_scale != 1:
+            x = b.op("Mul", [x, self._scalar("embedding_scale", decoder.embedding_scale)], "embedding/scale")
+        if decoder.positions is not None:
+            x = b.op("Add", [x, self._positions(decoder.positions, ids, count, context)], "embedding/add_positions")
+        if decoder.embedding_norm is not None:
+            x = self.plain_norm(x, decoder.embedding_norm)
+        return Stream(x), head
 
-    def past(self, index: int, attention: Attention) -> tuple[ir.Value, ir.Value]:
-        """The cache of one layer as graph inputs."""
-        shape = cache_shape(attention)
-        dtype = self.b.float.name
-        return (
-            self.b.input(f"past_key_values.{index}.key", dtype, shape),
-            self.b.input(f"past_key_values.{index}.value", dtype, shape),
+    def _positions(self, positions: Positions, ids: ir.Value, count: ir.Value, context: int) -> ir.Value:
+        """Learned embeddings of the positions count - S … count - 1, [1, S, hidden]."""
+        b = self.b
+        shape = (positions.rows, self.decoder.hidden)
+        rows = self.weights.table(
+            positions.tensor, shape, positions.offset, min(context, positions.rows - positions.offset)
         )
+        length = b.op("Shape", [ids], "positions/length", start=1, end=2)
+        start = b.op("Sub", [count, length], "positions/start")
+        ends = [b.op("Squeeze", [v, b.integers([0])], f"positions/{n}") for n, v in (("from", start), ("to", count))]
+        index = b.op("Range", [*ends, b.integers(1)], "positions/range")
+        row = b.op("Unsqueeze", [index, b.integers([0])], "positions/row")
+        return b.op("Gather", [b.constant(positions.tensor, rows.astype(b.float)), row], "positions", axis=0)
 
     def layer(
-        self,
-        layer: Layer,
-        stream: ir.Value,
-        residual: ir.Value | None,
-        past: tuple[ir.Value, ir.Value],
-        shared: _Shared,
-    ) -> tuple[ir.Value, ir.Value, tuple[ir.Value, ir.Value]]:
-        """One block: (its output, the residual to add it to, the layer's new cache)."""
-        normed, residual = self.norm(stream, residual, layer.attention_norm)
-        attended, present = self.attention(layer.name, layer.attention, normed, past, shared)
-        normed, residual = self.norm(attended, residual, layer.mlp_norm)
-        return self.mlp(layer.name, layer.mlp, normed), residual, present
+        self, layer: Layer, stream: Stream, attention: AttentionBuilder, past: tuple[ir.Value, ir.Value]
+    ) -> tuple[Stream, tuple[ir.Value, ir.Value]]:
+        """One block: (the stream after it, the layer's new cache)."""
+        normed, stream = self.norm(stream, layer.attention_norm, f"{layer.name}.attention")
+        attended, present = attention.build(layer.name, layer.attention, normed, past)
+        if layer.attention_post_norm is not None:
+            attended = self.plain_norm(attended, layer.attention_post_norm)
+        if layer.parallel:
+            if layer.mlp_norm is not None:
+                normed = self.plain_norm(stream.residual, layer.mlp_norm)
+            both = self.b.op("Add", [attended, self.mlp(layer.name, layer.mlp, normed)], f"{layer.name}/parallel")
+            return Stream(stream.residual, both), present
+        normed, stream = self.norm(Stream(stream.residual, attended), layer.mlp_norm, f"{layer.name}.mlp")
+        out = self.mlp(layer.name, layer.mlp, normed)
+        if layer.mlp_post_norm is not None:
+            out = self.plain_norm(out, layer.mlp_post_norm)
+        return Stream(stream.residual, out), present
 
-    def norm(self, stream: ir.Value, residual: ir.Value | None, weight: str) -> tuple[ir.Value, ir.Value]:
-        """RMS norm of stream + residual: (normed, the sum)."""
-        name, epsilon = weight.removesuffix(".weight"), self.decoder.norm_eps
-        scale = self.b.constant(weight, self.weights.vector(weight, self.decoder.hidden).astype(self.b.float))
-        if residual is None:
-            return self.b.op("SimplifiedLayerNormalization", [stream, scale], name, axis=-1, epsilon=epsilon), stream
+    def norm(self, stream: Stream, norm: Norm | None, name: str) -> tuple[ir.Value, Stream]:
+        """Add what has yet to be added, and norm the sum: (normed, the stream with nothing left to add)."""
+        if stream.addend is None:
+            return (stream.residual if norm is None else self.plain_norm(stream.residual, norm)), stream
+        if norm is None:
+            total = self.b.op("Add", [stream.addend, stream.residual], f"{name}/residual")
+            return total, Stream(total)
+        operator = "SkipSimplifiedLayerNormalization" if norm.kind == "rms" else "SkipLayerNormalization"
         normed, _, _, total = self.b.ops(
-            "SkipSimplifiedLayerNormalization",
-            [stream, residual, scale],
-            name,
+            operator,
+            [stream.addend, stream.residual, *self._norm_weights(norm)],
+            norm.name,
             domain=MICROSOFT,
             outputs=4,
             unused=(1, 2),  # mean and inverse deviation, for training
-            epsilon=epsilon,
+            epsilon=norm.eps,
         )
-        return normed, total
+        return normed, Stream(total)
+
+    def plain_norm(self, x: ir.Value, norm: Norm) -> ir.Value:
+        """The norm of a value's last axis."""
+        operator = "SimplifiedLayerNormalization" if norm.kind == "rms" else "LayerNormalization"
+        return self.b.op(operator, [x, *self._norm_weights(norm)], norm.name, axis=-1, epsilon=norm.eps)
+
+    def _norm_weights(self, norm: Norm) -> list[ir.Value]:
+        weight = (self.weights.vector(Source(norm.weight, norm.size)) + np.float32(norm.offset)) * np.float32(
+            norm.scale
+        )
+        values = [self.b.constant(norm.weight, weight.astype(self.b.float))]
+        if norm.bias is not None:
+            bias = self.weights.vector(Source(norm.bias, norm.size)) * np.float32(norm.scale)
+            values.append(self.b.constant(norm.bias, bias.astype(self.b.float)))
+        return values
 
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
         """A body matrix, with its bias where it has one."""
         format = self.formats.body.fit(linear.inputs)
-        bias = None
-        if linear.biases:
-            values = np.concatenate([self.weights.vector(name, size) for name, size in linear.biases])
-            bias = self.b.constant(f"{linear.name}.bias", values.astype(self.b.float))
-        return format.matmul(self.b, x, self.weights.pack(linear, format), linear.name, bias)
+        return format.matmul(self.b, x, self.weights.pack(linear, format), linear.name, self._bias(linear))
 
-    def attention(
-        self, name: str, attention: Attention, x: ir.Value, past: tuple[ir.Value, ir.Value], shared: _Shared
-    ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
-        """Attention with the rotary embedding inside: (output [1, S, hidden], the layer's new cache)."""
-        width, heads = cache_head_dim(attention), attention.heads + 2 * attention.kv_heads
-        qkv = self._reshape_heads(
-            self.linear(attention.qkv, x), heads, attention.head_dim, width, f"{name}.self_attn/pad"
-        )
-        attributes: dict[str, Any] = {
-            "num_heads": attention.heads,
-            "kv_num_heads": attention.kv_heads,
-            "scale": float(attention.scale or attention.head_dim**-0.5),
-            # A window as long as the context hides nothing; without one the faster path is open.
-            "local_window_size": attention.window if attention.window and attention.window < shared.context else -1,
-            "do_rotary": int(attention.rope is not None),
-        }
-        tables = self._rope_tables(attention.rope, shared.context, width) if attention.rope is not None else []
-        context, key, value = self.b.ops(
-            "GroupQueryAttention",
-            [qkv, None, None, *past, shared.seqlens, shared.total, *tables],
-            f"{name}.self_attn",
-            domain=MICROSOFT,
-            outputs=3,
-            **attributes,
-        )
-        context = self._reshape_heads(context, attention.heads, width, attention.head_dim, f"{name}.self_attn/unpad")
-        return self.linear(attention.out, context), (key, value)
-
-    def _rope_tables(self, rope: Rope, context: int, width: int) -> list[ir.Value]:
-        """Cosines and sines [context, width / 2], one pair for all layers of the same rope."""
-        label = f"rope/{rope.dim}_{rope.theta:g}" + (f"_{rope.scaling.kind}" if rope.scaling else "")
-        padding = ((0, 0), (0, (width - rope.dim) // 2))
-        tables = zip(("cos", "sin"), rope.tables(context), strict=True)
-        return [self.b.constant(f"{label}.{k}", np.pad(t, padding).astype(self.b.float)) for k, t in tables]
-
-    def _reshape_heads(self, x: ir.Value, heads: int, size: int, wanted: int, name: str) -> ir.Value:
-        """Make every head of x [1, S, heads size] `wanted` wide by adding zeros, or cutting them off again.
-
-        Both halves of a head grow alike: the rotary embedding turns dimension i of one with i of the other.
-        """
-        if size == wanted:
-            return x
-        b, old, new = self.b, size // 2, wanted // 2
-        halves = b.op("Reshape", [x, b.integers([0, 0, 2 * heads, old])], f"{name}/split")
-        if new > old:
-            changed = b.op("Pad", [halves, b.integers([0, 0, 0, 0, 0, 0, 0, new - old])], name)
-        else:
-            changed = b.op("Slice", [halves, b.integers([0]), b.integers([new]), b.integers([3])], name)
-        return b.op("Reshape", [changed, b.integers([0, 0, heads * wanted])], f"{name}/join")
+    def _bias(self, linear: Linear) -> ir.Value | None:
+        if not linear.biases:
+            return None
+        values = np.concatenate([self.weights.vector(source) for source in linear.biases]) * np.float32(linear.scale)
+        return self.b.constant(f"{linear.name}.bias", values.astype(self.b.float))
 
     def mlp(self, name: str, mlp: Mlp, x: ir.Value) -> ir.Value:
-        """The gated feed-forward; gate and up are one product."""
-        both = self.linear(mlp.gate_up, x)
-        gate, up = self.b.ops("Split", [both], f"{name}.mlp/split", outputs=2, axis=-1, num_outputs=2)
-        return self.linear(
-            mlp.down,
-            self.b.op("Mul", [self.activation(mlp.activation, gate, f"{name}.mlp/act"), up], f"{name}.mlp/mul"),
-        )
+        """The feed-forward; where it is gated, gate and up are one product."""
+        up = self.linear(mlp.up, x)
+        if not mlp.gated:
+            return self.linear(mlp.down, self.activation(mlp.activation, up, f"{name}.mlp/act"))
+        gate, up = self.b.ops("Split", [up], f"{name}.mlp/split", outputs=2, axis=-1, num_outputs=2)
+        gate = self.activation(mlp.activation, gate, f"{name}.mlp/act")
+        return self.linear(mlp.down, self.b.op("Mul", [gate, up], f"{name}.mlp/mul"))
 
     def activation(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
         """The activation function."""
@@ -230,17 +194,38 @@ class _GraphBuilder:
                 return self.b.op("QuickGelu", [x], name, domain=MICROSOFT, alpha=1.0)
             case "relu":
                 return self.b.op("Relu", [x], name)
+            case "relu2":
+                positive = self.b.op("Relu", [x], f"{name}/relu")
+                return self.b.op("Mul", [positive, positive], name)
             case "gelu":
                 return self.b.op("Gelu", [x], name)
             case "gelu_tanh":
                 return self.b.op("Gelu", [x], name, approximate="tanh")
 
-    def logits(self, stream: ir.Value, residual: ir.Value | None, num_logits: ir.Value, head: Matrix) -> ir.Value:
+    def logits(self, stream: Stream, num_logits: ir.Value, head: Matrix) -> ir.Value:
         """Final norm and head on the last `num_logits` positions, float32 [1, num_logits, vocab]."""
-        normed, _ = self.norm(stream, residual, self.decoder.norm)
-        start = self.b.op("Neg", [num_logits], "logits/start")
-        last = self.b.op("Slice", [normed, start, self.b.integers([_TO_THE_END]), self.b.integers([1])], "logits/last")
-        logits = self.formats.head.matmul(self.b, last, head, self.decoder.head.name)
-        if self.b.float != np.float32:
-            logits = self.b.op("Cast", [logits], "logits/cast", to=int(ir.DataType.FLOAT))
+        b, decoder = self.b, self.decoder
+        normed, _ = self.norm(stream, decoder.norm, "final")
+        start = b.op("Neg", [num_logits], "logits/start")
+        last = b.op("Slice", [normed, start, b.integers([_TO_THE_END]), b.integers([1])], "logits/last")
+        logits = self.formats.head.matmul(b, last, head, decoder.head.name, self._bias(decoder.head))
+        if b.float != np.float32:
+            logits = b.op("Cast", [logits], "logits/cast", to=int(ir.DataType.FLOAT))
+        if cap := decoder.logits_softcap:
+            limit = b.constant("logits/softcap", np.array(cap, np.float32))
+            small = b.op("Tanh", [b.op("Div", [logits, limit], "logits/divided")], "logits/tanh")
+            logits = b.op("Mul", [small, limit], "logits/capped")
         return logits
+
+    def _scalar(self, name: str, value: float) -> ir.Value:
+        return self.b.constant(name, np.array(value, self.b.float))
+
+
+def shares_table(decoder: Decoder, formats: Formats) -> bool:
+    """Whether the embedding is looked up from the head's bytes."""
+    return decoder.tied and formats.head.can_gather(decoder.hidden)
+
+
+def embedding_format(decoder: Decoder, formats: Formats) -> Format:
+    """The format of an embedding of its own: the recipe's, or plain int8 rows where its blocks do not fit."""
+    return formats.embedding if formats.embedding.can_gather(decoder.hidden) else Rows()

@@ -1,0 +1,158 @@
+"""The attention of a layer: packed query, key and value into GroupQueryAttention, which also rotates and caches.
+
+The operator rotates heads of a multiple of 16 dimensions, and of each a multiple of 16. Models with other sizes
+are laid out anew: dimensions are moved, and zeros added, so that the same products and rotations come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm.exporter.builder import MICROSOFT, Builder
+from edgelm.exporter.decoder import Attention, Linear, Norm
+from edgelm.exporter.rope import Rope
+
+_MULTIPLE = 16
+
+
+def head_layout(head_dim: int, rope: Rope | None) -> tuple[int, ...]:
+    """Which dimension of a head stands where in the operator's head; -1 stands for a zero.
+
+    Rotated dimensions come first, in two halves of equal length. Where a half must be longer than the model's, it is
+    filled with dimensions that are not rotated (their angle is zero), then with zeros.
+    """
+    if rope is None or rope.interleaved:  # pairs stand together, and what follows them is not rotated
+        return (*range(head_dim), *[-1] * (_round_up(head_dim) - head_dim))
+    rotary_dim, rotated = rope.dim, _round_up(rope.dim)
+    half, fill = rotary_dim // 2, (rotated - rotary_dim) // 2
+    rest = [*range(rotary_dim, head_dim)]
+    rest += [-1] * (2 * fill - len(rest))
+    layout = [*range(half), *rest[:fill], *range(half, rotary_dim), *rest[fill : 2 * fill], *rest[2 * fill :]]
+    return (*layout, *[-1] * (_round_up(len(layout)) - len(layout)))
+
+
+def cache_head_dim(attention: Attention) -> int:
+    """Dimensions a head takes in the cache."""
+    return len(head_layout(attention.head_dim, attention.rope))
+
+
+def cache_shape(attention: Attention) -> list[int | str]:
+    """Shape of a layer's keys, and of its values."""
+    return [1, attention.kv_heads, "capacity", cache_head_dim(attention)]
+
+
+class AttentionBuilder:
+    """Emits attention layers; holds the values that all of them read."""
+
+    def __init__(
+        self,
+        b: Builder,
+        linear: Callable[[Linear, ir.Value], ir.Value],
+        norm: Callable[[ir.Value, Norm], ir.Value],
+        mask: ir.Value,
+        count: ir.Value,
+        context: int,
+    ) -> None:
+        self.b = b
+        self.linear = linear
+        self.norm = norm
+        self.context = context
+        last = b.op("Sub", [count, b.integers([1])], "attn_mask/last")
+        self.seqlens = b.op("Cast", [last], "attn_mask/seqlens_k", to=int(ir.DataType.INT32))
+        length = b.op("Shape", [mask], "attn_mask/shape", start=1, end=2)
+        scalar = b.op("Squeeze", [length, b.integers([0])], "attn_mask/length")
+        self.total = b.op("Cast", [scalar], "attn_mask/total_sequence_length", to=int(ir.DataType.INT32))
+
+    def past(self, index: int, attention: Attention) -> tuple[ir.Value, ir.Value]:
+        """The cache of one layer as graph inputs."""
+        shape, dtype = cache_shape(attention), self.b.float.name
+        return (
+            self.b.input(f"past_key_values.{index}.key", dtype, shape),
+            self.b.input(f"past_key_values.{index}.value", dtype, shape),
+        )
+
+    def build(
+        self, layer: str, attention: Attention, x: ir.Value, past: tuple[ir.Value, ir.Value]
+    ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
+        """Attention on x [1, S, hidden]: (output [1, S, hidden], the layer's new cache)."""
+        name = f"{layer}.self_attn"
+        layout = head_layout(attention.head_dim, attention.rope)
+        attributes: dict[str, Any] = {
+            "num_heads": attention.heads,
+            "kv_num_heads": attention.kv_heads,
+            "scale": float(attention.scale or attention.head_dim**-0.5),
+            # A window as long as the context hides nothing; without one the faster path is open.
+            "local_window_size": attention.window if attention.window and attention.window < self.context else -1,
+            "softcap": float(attention.softcap),
+            "do_rotary": int(attention.rope is not None),
+            "rotary_interleaved": int(attention.rope is not None and attention.rope.interleaved),
+        }
+        context, key, value = self.b.ops(
+            "GroupQueryAttention",
+            [*self._qkv(name, attention, x, layout), *past, self.seqlens, self.total, *self._tables(attention, layout)],
+            name,
+            domain=MICROSOFT,
+            outputs=3,
+            **attributes,
+        )
+        undo = tuple(layout.index(i) for i in range(attention.head_dim))  # values were laid out like queries and keys
+        context = self._move(context, attention.heads, len(layout), undo, f"{name}/unpad")
+        return self.linear(attention.out, context), (key, value)
+
+    def _qkv(self, name: str, attention: Attention, x: ir.Value, layout: tuple[int, ...]) -> list[ir.Value | None]:
+        """The operator's first three inputs: all packed in the first, or one each where queries and keys are normed."""
+        qkv, heads, kv_heads = self.linear(attention.qkv, x), attention.heads, attention.kv_heads
+        if attention.q_norm is None and attention.k_norm is None:
+            return [self._move(qkv, heads + 2 * kv_heads, attention.head_dim, layout, f"{name}/pad"), None, None]
+        sizes = [n * attention.head_dim for n in (heads, kv_heads, kv_heads)]
+        parts = self.b.ops("Split", [qkv, self.b.integers(sizes)], f"{name}/split", outputs=3, axis=-1)
+        values: list[ir.Value | None] = []
+        norms = (attention.q_norm, attention.k_norm, None)
+        for part, size, norm in zip(parts, sizes, norms, strict=True):
+            count, label = size // attention.head_dim, f"{name}/{len(values)}"
+            normed = part if norm is None else self._head_norm(part, count, attention.head_dim, norm, f"{label}/norm")
+            values.append(self._move(normed, count, attention.head_dim, layout, f"{label}/pad"))
+        return values
+
+    def _head_norm(self, x: ir.Value, heads: int, head_dim: int, norm: Norm, name: str) -> ir.Value:
+        """A norm over every head by itself, or over all of them at once where it is as long as all."""
+        if norm.size == heads * head_dim:
+            return self.norm(x, norm)
+        split = self.b.op("Reshape", [x, self.b.integers([0, 0, heads, head_dim])], f"{name}/heads")
+        return self.b.op("Reshape", [self.norm(split, norm), self.b.integers([0, 0, heads * head_dim])], f"{name}/join")
+
+    def _tables(self, attention: Attention, layout: tuple[int, ...]) -> list[ir.Value]:
+        """Cosines and sines [context, rotated dimensions / 2], one pair for all layers of the same rope."""
+        rope = attention.rope
+        if rope is None:
+            return []
+        width = _round_up(rope.dim) // 2
+        cos, sin = rope.tables(self.context)
+        fill = ((0, 0), (0, width - rope.dim // 2))
+        tables = {"cos": np.pad(cos, fill, constant_values=1), "sin": np.pad(sin, fill)}
+        return [self.b.constant(f"{_label(rope)}.{k}", t.astype(self.b.float)) for k, t in tables.items()]
+
+    def _move(self, x: ir.Value, heads: int, size: int, layout: tuple[int, ...], name: str) -> ir.Value:
+        """Heads of x [1, S, heads size] with dimension layout[i] at i, -1 for zero."""
+        if layout == tuple(range(size)):
+            return x
+        b = self.b
+        moved = b.op("Reshape", [x, b.integers([0, 0, heads, size])], f"{name}/split")
+        if -1 in layout:  # a zero at the end of every head, to be taken wherever one is wanted
+            moved = b.op("Pad", [moved, b.integers([0, 0, 0, 0, 0, 0, 0, 1])], f"{name}/zero")
+            layout = tuple(size if i < 0 else i for i in layout)
+        moved = b.op("Gather", [moved, b.integers(layout)], name, axis=3)
+        return b.op("Reshape", [moved, b.integers([0, 0, heads * len(layout)])], f"{name}/join")
+
+
+def _label(rope: Rope) -> str:
+    kind = f"_{rope.scaling.kind}" if rope.scaling else ""
+    return f"rope/{rope.dim}_{rope.theta:g}{kind}"
+
+
+def _round_up(size: int) -> int:
+    return -(-size // _MULTIPLE) * _MULTIPLE
