@@ -82,8 +82,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         settings = transformers.AutoConfig.for_model(kind, **{**TINY, "initializer_range": 0.2, **config})
         model = transformers.AutoModelForCausalLM.from_config(settings)
         for name, parameter in model.named_parameters():
-            if name.endswith("bias") or "norm" in name:  # initialised to 0 and 1, which would hide mistakes
-                torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+            norm = "norm" in name or ".ln_" in name
+            if name.endswith("bias") or norm:  # initialised to 0 and 1, which would hide mistakes
+                torch.nn.init.normal_(parameter, mean=float(norm), std=0.2)
         model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
         write_tokenizer(folder, chat_template=chat_template)
         return folder

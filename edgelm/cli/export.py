@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from edgelm.bundle import Bundle
-from edgelm.cli.failures import say
 from edgelm.cli.options import json_option
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
 from edgelm.errors import DependencyError
@@ -27,6 +26,8 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     "--target", metavar="NAME|FILE", help="The board: see `edgelm targets`, or your own .toml file.  [required]"
 )
 @click.option("--quant", metavar="NAME", help="int4, int8, fp16, fp32 or the target's own.  [default: the target's]")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
+@click.option("--adapter", metavar="DIR", help="A LoRA adapter (PEFT) to merge into the weights: a folder or hub id.")
 @click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
 @click.option(
     "-o",
@@ -43,6 +44,7 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     help="native: model families edgelm knows; optimum: all others (needs edgelm[optimum]).",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
+@click.option("--force", is_flag=True, help="Export even where memory or disk seem too small.")
 @json_option
 def command(model: str | None, target: str | None, quant: str | None, as_json: bool, **options: Any) -> None:
     """Convert a checkpoint into a bundle for a target.
@@ -54,6 +56,7 @@ def command(model: str | None, target: str | None, quant: str | None, as_json: b
       edgelm export --target rpi5
       edgelm export path/to/checkpoint --target rpi4 --quant int8 -o my-bundle
       edgelm export Qwen/Qwen2.5-0.5B-Instruct --target ./myboard.toml --context 4096
+      edgelm export path/to/checkpoint --adapter path/to/lora --target rpi5
     """
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
@@ -61,7 +64,7 @@ def command(model: str | None, target: str | None, quant: str | None, as_json: b
     board.recipe(quant)  # a typing error is told before the libraries are loaded
     export = load_export()
     started = time.perf_counter()
-    with Bar() as bar:
+    with Bar(silent=as_json) as bar:
         bundle = export(model, board, quant, progress=bar, **options)
     seconds = time.perf_counter() - started
     needed, usable = memory(bundle, board)
@@ -71,9 +74,6 @@ def command(model: str | None, target: str | None, quant: str | None, as_json: b
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         print_lines(_summary(bundle, board, seconds))
-    if needed > usable:
-        say("warning", f"with a full context it needs {size(needed)}, {board.name} has {size(usable)} for a model")
-        say("hint", "fewer bits (--quant), a shorter --context or a smaller model need less")
 
 
 def load_export() -> Callable[..., Bundle]:
@@ -116,6 +116,8 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
     needed, usable = memory(bundle, target)
     yield f"{bundle.path}  ({size(bundle.size)}, made in {seconds:.1f} s)"
     yield fact("model", f"{manifest['model']['id']}, {parameters(manifest['model']['parameters'])} parameters")
+    if adapter := manifest["model"].get("adapter"):
+        yield fact("adapter", f"{adapter['id']}, rank {adapter['rank']}")
     yield fact("target", f"{manifest['target']}, {manifest['quant']}")
     for role, text in recipe_lines(manifest["recipe"]):
         yield fact(f"  {role}", text)

@@ -17,6 +17,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "inspect": "Show what is in a bundle or a checkpoint.",
     "verify": "Check every byte of a bundle.",
     "targets": "List the boards a model can be exported for.",
+    "families": "List the models that are exported natively.",
     "bench": "Measure a bundle's speed and memory on this machine.",
     "doctor": "Say what this machine is and whether it is ready.",
     "eval": "Measure how good a bundle is: a task, perplexity.",

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,12 @@ from edgelm.cli.export import load_export, recipe_lines
 from edgelm.cli.options import json_option
 from edgelm.cli.show import fact, parameters, print_lines, size, table
 from edgelm.errors import DependencyError
+from edgelm.machine import read_memory
 from edgelm.target import load_target
+
+if TYPE_CHECKING:  # they are there only with edgelm[export]
+    from edgelm.exporter.decoder import Decoder
+    from edgelm.exporter.preflight import Plan
 
 
 @click.command("inspect")
@@ -25,24 +30,26 @@ from edgelm.target import load_target
     default="rpi5",
     show_default=True,
     metavar="NAME|FILE",
-    help="For which to tell a checkpoint's packed sizes.",
+    help="For which to tell what a checkpoint needs.",
 )
+@click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
 @json_option
-def command(path: str, target: str, as_json: bool) -> None:
+def command(path: str, target: str, context: int | None, as_json: bool) -> None:
     """Show what is in a bundle, or in a checkpoint that could become one.
 
-    MODEL is a folder, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells how large its
-    weights become with each of a target's recipes.
+    MODEL is a folder, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells, for each of a
+    target's recipes, what the bundle takes, what memory it needs there with the context full, and what memory and
+    disk its export needs here. Nothing is exported, no weight is read.
 
     \b
     Examples:
       edgelm inspect bundles/edgelm-home-rpi5-int4
-      edgelm inspect path/to/checkpoint --target rpi4
+      edgelm inspect path/to/checkpoint --target rpi4 --context 1024
       edgelm inspect my-bundle --json
     """
     folder = Path(path)
     if _is_checkpoint(folder):
-        facts = _checkpoint(path, target)
+        facts = _checkpoint(path, target, context)
         lines = _checkpoint_lines(facts)
     else:
         bundle = Bundle.open(folder)
@@ -103,9 +110,12 @@ def _memory_lines(memory: dict[str, Any], context: int) -> Iterator[str]:
         return
     per_token = int(memory["kv_bytes_per_token"])
     yield fact("memory", f"{size(memory['total_bytes'])} in all with the context full")
-    yield fact("  weights", f"{size(memory['weights_bytes'])}, read for every token")
+    if "packed_bytes" in memory:
+        yield fact("  weights", f"{size(memory['packed_bytes'] + memory['table_bytes'])} as packed by onnxruntime")
+    yield fact("  per token", f"{size(memory['weights_bytes'])} of weights are read")
     yield fact("  KV cache", f"{size(per_token * 1000)} per 1,000 tokens, {size(memory['kv_bytes'])} when full")
-    yield fact("  runtime", f"{size(memory['runtime_bytes'] + memory['logits_bytes'])}: onnxruntime, Python, logits")
+    rest = sum(int(memory.get(f"{part}_bytes", 0)) for part in ("runtime", "logits", "activations"))
+    yield fact("  runtime", f"{size(rest)}: onnxruntime, Python, activations, logits")
 
 
 def _special(tokens: dict[str, Any]) -> str:
@@ -118,13 +128,15 @@ def _id(token: int | None) -> str:
     return "none" if token is None else str(token)
 
 
-def _checkpoint(model: str, target_name: str) -> dict[str, Any]:
-    """What a checkpoint is, for JSON; its weights are not read."""
+def _checkpoint(model: str, target_name: str, context: int | None) -> dict[str, Any]:
+    """What a checkpoint is, and what its exports take, for JSON; its weights are not read."""
     board = load_target(target_name)
     load_export()
-    from edgelm.exporter import families, native, recipe
+    from edgelm.exporter import families, footprint, optimum
     from edgelm.exporter.checkpoint import Checkpoint
     from edgelm.exporter.hub import resolve
+    from edgelm.exporter.pipeline import choose_context
+    from edgelm.exporter.preflight import Plan
     from edgelm.exporter.tokenizer import licence
 
     source = resolve(model)
@@ -143,27 +155,41 @@ def _checkpoint(model: str, target_name: str) -> dict[str, Any]:
         "parameters": sum(math.prod(shape) for shape in shapes),
     }
     if family is None:
-        return facts
-    decoder = family.describe(config)
-    attention = decoder.layers[0].attention
-    packed = {}
-    for quant in board.quants:
-        formats = recipe.formats(board.recipe(quant), decoder.hidden)
-        tied = decoder.tied and formats.head.can_gather(decoder.hidden)
-        packed[quant] = native.packed_bytes(decoder, formats, tied)
-    return facts | {
-        "parameters": decoder.parameters,
-        "context": decoder.context,
-        "shape": {
-            "layers": len(decoder.layers),
-            "hidden": decoder.hidden,
-            "heads": attention.heads,
-            "kv_heads": attention.kv_heads,
-            "head_dim": attention.head_dim,
-            "vocab": decoder.vocab,
-            "tied": decoder.tied,
-        },
-        "packed": {"target": board.name, "default": board.default, "bytes": packed},
+        limit = optimum.context_limit(config)
+        plan = Plan(source.id, board, lambda spec: footprint.of_checkpoint(checkpoint, spec, board))
+        facts |= {"context": limit}
+    else:
+        decoder = family.describe(config)
+        limit = decoder.context_limit
+        plan = Plan(source.id, board, lambda spec: footprint.of_decoder(decoder, spec, board, checkpoint.scheme))
+        facts |= {"parameters": decoder.parameters, "context": decoder.context, "shape": _shape(decoder)}
+    return facts | {"needs": _needs(plan, choose_context(context, board, limit))}
+
+
+def _shape(decoder: Decoder) -> dict[str, Any]:
+    attention = decoder.attentions[0]
+    return {
+        "layers": len(decoder.layers),
+        "hidden": decoder.hidden,
+        "heads": attention.heads,
+        "kv_heads": attention.kv_heads,
+        "head_dim": attention.head_dim,
+        "vocab": decoder.vocab,
+        "tied": decoder.tied,
+    }
+
+
+def _needs(plan: Plan, context: int) -> dict[str, Any]:
+    """What every recipe of the target takes, and what there is."""
+    from edgelm.exporter.preflight import free_disk
+
+    return {
+        "target": plan.target.name,
+        "default": plan.target.default,
+        "context": context,
+        "usable_bytes": plan.target.memory.usable_mb << 20,
+        "host": {"memory_bytes": read_memory().usable, "disk_bytes": free_disk(Path())},
+        "quants": {need.quant: need.to_dict() for need in plan.needs(context)},
     }
 
 
@@ -173,21 +199,38 @@ def _checkpoint_lines(facts: dict[str, Any]) -> Iterator[str]:
     yield fact("model", f"{facts['id']} ({facts['type']}, {road})")
     yield fact("licence", facts["licence"] or "not stated")
     yield fact("parameters", parameters(facts["parameters"]) + (f", {facts['dtype']}" if facts["dtype"] else ""))
-    if "shape" not in facts:
-        return
-    shape = facts["shape"]
-    heads = f"{shape['heads']} heads and {shape['kv_heads']} KV heads of {shape['head_dim']}"
-    yield fact(
-        "shape", f"{shape['layers']} layers, hidden size {shape['hidden']:,}, vocabulary {shape['vocab']:,}, {heads}"
-    )
-    yield fact(
-        "tied", "head and embedding are one tensor" if shape["tied"] else "no: head and embedding are two tensors"
-    )
+    if shape := facts.get("shape"):
+        heads = f"{shape['heads']} heads and {shape['kv_heads']} KV heads of {shape['head_dim']}"
+        yield fact(
+            "shape",
+            f"{shape['layers']} layers, hidden size {shape['hidden']:,}, vocabulary {shape['vocab']:,}, {heads}",
+        )
+        yield fact(
+            "tied", "head and embedding are one tensor" if shape["tied"] else "no: head and embedding are two tensors"
+        )
     yield fact("context", f"{facts['context']:,} tokens")
-    packed = facts["packed"]
     yield ""
-    yield f"  weights as packed for {packed['target']}:"
-    for quant, count in packed["bytes"].items():
-        default = " (default)" if quant == packed["default"] else ""
-        bits = 8 * count / facts["parameters"]
-        yield fact(f"  {quant}", f"{size(count)}, {bits:.1f} bits a parameter{default}")
+    yield from _needs_lines(facts["needs"], exact=facts["exporter"] == "native")
+
+
+def _needs_lines(needs: dict[str, Any], *, exact: bool) -> Iterator[str]:
+    about = "" if exact else ", estimated"
+    yield f"  exported for {needs['target']} with a context of {needs['context']:,} tokens{about}:"
+    head = ("", "bundle", "weights", "KV cache", "other", "on device", "fits", "host memory", "host disk")
+    rows = [head, *(_need_row(quant, need, needs["default"]) for quant, need in needs["quants"].items())]
+    yield from table(rows, left=(0, 6), indent="    ")
+    host = needs["host"]
+    memory = "unknown" if host["memory_bytes"] is None else size(host["memory_bytes"])
+    yield ""
+    yield fact("for a model", f"{size(needs['usable_bytes'])} on {needs['target']}")
+    yield fact("free here", f"{memory} of memory, {size(host['disk_bytes'])} of disk")
+
+
+def _need_row(quant: str, need: dict[str, Any], default: str) -> tuple[str, ...]:
+    memory = need["memory"]
+    weights, total = memory["packed_bytes"] + memory["table_bytes"], memory["total_bytes"]
+    other = memory["activations_bytes"] + memory["logits_bytes"] + memory["runtime_bytes"]
+    figures = (need["bundle_bytes"], weights, total - weights - other, other, total)
+    fits = "yes" if need["fits"] else "no"
+    name = f"{quant} (default)" if quant == default else quant
+    return (name, *map(size, figures), fits, size(need["host_bytes"]), size(need["disk_bytes"]))

@@ -59,13 +59,13 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 class Bar(Progress):
-    """A line on stderr that tells how far a stage is; nothing at all where stderr is no terminal.
+    """A line on stderr that tells how far a stage is; nothing at all where stderr is no terminal, or if `silent`.
 
     Use it as a context manager: the line is gone when the block is left, whichever way.
     """
 
-    def __init__(self) -> None:
-        self._on = sys.stderr is not None and sys.stderr.isatty()
+    def __init__(self, *, silent: bool = False) -> None:
+        self._on = self.visible = not silent and sys.stderr is not None and sys.stderr.isatty()
         self._what, self._total, self._done, self._drawn = "", 0, 0, 0.0
 
     def __enter__(self) -> Bar:

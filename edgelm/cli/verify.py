@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from edgelm.bundle import Bundle, _read_manifest
+from edgelm.bundle import Bundle
 from edgelm.cli.options import bundle_argument, json_option
 from edgelm.cli.show import Bar, print_lines, size, table
 from edgelm.errors import BundleError
@@ -27,7 +27,7 @@ def command(bundle: Path, as_json: bool) -> None:
       edgelm verify bundles/edgelm-home-rpi5-int4
       edgelm verify my-bundle --json
     """
-    opened = Bundle(bundle, _read_manifest(bundle))  # Bundle.open would end at the first file that differs
+    opened = Bundle.open(bundle, check=False)  # which would end at the first file that differs
     problems = _check(opened)
     bad = {name: problem for name, problem in problems.items() if problem}
     sizes = {name: int(opened.files[name]["bytes"]) for name in problems}

@@ -67,17 +67,13 @@ class AttentionBuilder:
         scalar = b.op("Squeeze", [length, b.integers([0])], "attn_mask/length")
         self.total = b.op("Cast", [scalar], "attn_mask/total_sequence_length", to=int(ir.DataType.INT32))
 
-    def past(self, index: int, attention: Attention) -> tuple[ir.Value, ir.Value]:
-        """The cache of one layer as graph inputs."""
-        shape, dtype = cache_shape(attention), self.b.float.name
-        return (
-            self.b.input(f"past_key_values.{index}.key", dtype, shape),
-            self.b.input(f"past_key_values.{index}.value", dtype, shape),
-        )
+    def past(self, index: int, attention: Attention) -> list[tuple[str, list[int | str]]]:
+        """Names and shapes of a layer's cache."""
+        return [(f"past_key_values.{index}.{kind}", cache_shape(attention)) for kind in ("key", "value")]
 
     def build(
-        self, layer: str, attention: Attention, x: ir.Value, past: tuple[ir.Value, ir.Value]
-    ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
+        self, layer: str, attention: Attention, x: ir.Value, past: list[ir.Value]
+    ) -> tuple[ir.Value, list[ir.Value]]:
         """Attention on x [1, S, hidden]: (output [1, S, hidden], the layer's new cache)."""
         name = f"{layer}.self_attn"
         layout = head_layout(attention.head_dim, attention.rope)
@@ -101,7 +97,7 @@ class AttentionBuilder:
         )
         undo = tuple(layout.index(i) for i in range(attention.head_dim))  # values were laid out like queries and keys
         context = self._move(context, attention.heads, len(layout), undo, f"{name}/unpad")
-        return self.linear(attention.out, context), (key, value)
+        return self.linear(attention.out, context), [key, value]
 
     def _qkv(self, name: str, attention: Attention, x: ir.Value, layout: tuple[int, ...]) -> list[ir.Value | None]:
         """The operator's first three inputs: all packed in the first, or one each where queries and keys are normed."""

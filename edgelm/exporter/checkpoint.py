@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
 from edgelm.errors import CheckpointError
+from edgelm.exporter import lora
 from edgelm.exporter.config import Config, read_json
-from edgelm.exporter.tensors import Tensor, read_header
+from edgelm.exporter.prequantized import Codes, PackedMatrix, read_scheme, stand_ins
+from edgelm.exporter.tensors import Readable, Tensor, read_header
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -23,21 +26,34 @@ class Checkpoint:
         path: the folder.
         config: its config.json.
         files: the safetensors files, sorted by name.
+        scheme: how it is quantised already; None for plain floats.
+        adapter: what is merged into its weights as they are read, or None.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, adapter: lora.Adapter | None = None) -> None:
         if not path.is_dir():
             what = "is not a folder" if path.exists() else "does not exist"
             raise CheckpointError(
                 f"checkpoint {path} {what}",
                 hint="give a folder with config.json and *.safetensors, or a hub id such as owner/name",
             )
+        if not (path / "config.json").exists() and (path / lora.CONFIG).exists():
+            meant = read_json(path / lora.CONFIG).get("base_model_name_or_path")
+            raise CheckpointError(
+                f"{path} is a LoRA adapter, not a model",
+                hint=f"give its model, and it with --adapter {path}" + (f" (it was made for {meant})" if meant else ""),
+            )
         self.path = path
         self.config = Config(read_json(path / "config.json"), path / "config.json")
-        self.files = _weight_files(path)
-        self._tensors: dict[str, Tensor] = {}
+        self.files = weight_files(path)
+        plain: dict[str, Tensor] = {}
         for file in self.files:
-            self._tensors |= read_header(file)
+            plain |= read_header(file)
+        self.scheme = read_scheme(self.config)
+        self._tensors: dict[str, Readable] = {**plain} if self.scheme is None else {**stand_ins(self.scheme, plain)}
+        self.adapter = adapter
+        if adapter is not None:
+            self._tensors, self.config = adapter.merge(self._tensors, self.config, self._key)
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -46,20 +62,23 @@ class Checkpoint:
         """Names of all tensors, sorted."""
         return sorted(self._tensors)
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Readable:
         """A tensor by name; CheckpointError where there is none."""
-        if name not in self._tensors:
-            raise CheckpointError(
-                f"{self.path}: tensor '{name}' is missing",
-                hint="the checkpoint is incomplete, or config.json belongs to another model",
-            )
-        return self._tensors[name]
+        if (key := self._key(name)) is not None:
+            return self._tensors[key]
+        raise CheckpointError(
+            f"{self.path}: tensor '{name}' is missing",
+            hint="the checkpoint is incomplete, or config.json belongs to another model",
+        )
+
+    def _key(self, name: str) -> str | None:
+        return next((candidate for candidate in _spellings(name) if candidate in self._tensors), None)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; CheckpointError where there is none of that name."""
         return self.tensor(name).shape
 
-    def expect(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def expect(self, name: str, shape: tuple[int, ...]) -> Readable:
         """The tensor `name`, which must have this shape, or CheckpointError."""
         tensor = self.tensor(name)
         if tensor.shape != shape:
@@ -73,6 +92,11 @@ class Checkpoint:
         tensor = self.expect(name, (size,))
         return _finite(tensor, tensor.read())
 
+    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A small tensor of this shape, whole, as float32."""
+        tensor = self.expect(name, shape)
+        return _finite(tensor, tensor.read()).reshape(shape)
+
     def rows(self, name: str, shape: tuple[int, int], first: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
         """Rows `first` … `end` of a matrix of `shape` [rows, columns] as float32, a slice of rows at a time."""
         tensor = self.expect(name, shape)
@@ -83,8 +107,23 @@ class Checkpoint:
             count = min(step, end - start)
             yield _finite(tensor, tensor.read(start * columns, count * columns)).reshape(count, columns)
 
+    def codes(self, name: str, shape: tuple[int, int]) -> Codes | None:
+        """The codes of a matrix that is quantised already and can be packed as it is; None for any other."""
+        tensor = self.expect(name, shape)
+        return tensor.codes() if isinstance(tensor, PackedMatrix) else None
 
-def _finite(tensor: Tensor, values: np.ndarray) -> np.ndarray:
+
+def _spellings(name: str) -> Iterator[str]:
+    """What a tensor of the text model may be called in the file, the likeliest first."""
+    first, _, rest = name.partition(".")
+    yield name
+    yield rest  # in a checkpoint of the bare model, saved without its head: GPT-2's is one
+    yield f"language_model.{name}"  # beside the parts for images
+    if first == "model":
+        yield f"model.language_model.{rest}"
+
+
+def _finite(tensor: Readable, values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         kind = "NaN" if np.isnan(values).any() else "infinite"
         raise CheckpointError(
@@ -94,7 +133,8 @@ def _finite(tensor: Tensor, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _weight_files(path: Path) -> list[Path]:
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a checkpoint; CheckpointError where there are none, or not all."""
     index = path / _INDEX
     if (path / _SINGLE).exists():
         return [path / _SINGLE]
@@ -109,11 +149,16 @@ def _weight_files(path: Path) -> list[Path]:
         return files
     if found := sorted(path.glob("*.safetensors")):
         return found
-    if pickles := sorted([*path.glob("pytorch_model*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]):
+    if pickled := pickles(sorted(file.name for file in path.iterdir())):
         raise CheckpointError(
-            f"{pickles[0]} is a pickle, which can run any code when it is read; edgelm reads safetensors only",
+            f"{path / pickled[0]} is a pickle, which can run any code when it is read; edgelm reads safetensors only",
             hint="in a place you trust: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR, safe_serialization=True)",
         )
     raise CheckpointError(
         f"{path} has no *.safetensors file", hint="give a folder with config.json, *.safetensors and tokenizer.json"
     )
+
+
+def pickles(names: Iterable[str]) -> list[str]:
+    """Those of the file `names` that hold weights as a pickle."""
+    return [name for name in names if fnmatchcase(name, "*_model*.bin") or name.endswith((".pt", ".pth"))]

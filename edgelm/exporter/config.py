@@ -39,6 +39,10 @@ class Config:
         """Which architecture this is, e.g. ``llama``."""
         return self.text("model_type")
 
+    def with_defaults(self, **values: Any) -> Config:
+        """The same with `values` for the keys that the file leaves out; a key that is null stays null."""
+        return Config({**values, **self.values}, self.path)
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key` as it stands; `default` where it is missing or null."""
         value = self.values.get(key)

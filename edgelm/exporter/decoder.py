@@ -117,6 +117,24 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class ShortConv:
+    """A gated short convolution in attention's place (LFM2, arXiv:2511.23404): ``out(c * conv(b * x))``.
+
+    Attributes:
+        in_proj: b, c and x stacked by rows: [3 hidden, hidden].
+        kernel: tensor [hidden, 1, length], one causal filter a channel; `bias`: tensor [hidden], or None.
+        length: of a filter, in tokens.
+        out: [hidden, hidden].
+    """
+
+    in_proj: Linear
+    kernel: str
+    length: int
+    out: Linear
+    bias: str | None = None
+
+
+@dataclass(frozen=True)
 class Mlp:
     """Feed-forward ``down(act(gate(x)) * up(x))`` with gate and up stacked by rows, or ``down(act(up(x)))``."""
 
@@ -132,13 +150,14 @@ class Layer:
 
     Attributes:
         name: the checkpoint's.
+        attention: or a short convolution in its place.
         attention_norm, mlp_norm: of what goes in; None for the stream as it is.
         attention_post_norm, mlp_post_norm: of what comes out, before it is added; None for as it is.
         parallel: both read the same residual; without `mlp_norm` the MLP reads what attention reads.
     """
 
     name: str
-    attention: Attention
+    attention: Attention | ShortConv
     mlp: Mlp
     attention_norm: Norm | None = None
     mlp_norm: Norm | None = None
@@ -149,8 +168,16 @@ class Layer:
     @property
     def norms(self) -> Iterator[Norm]:
         """All there are."""
-        norms = (self.attention_norm, self.mlp_norm, self.attention_post_norm, self.mlp_post_norm)
-        yield from (n for n in (*norms, self.attention.q_norm, self.attention.k_norm) if n is not None)
+        norms = [self.attention_norm, self.mlp_norm, self.attention_post_norm, self.mlp_post_norm]
+        if isinstance(self.attention, Attention):
+            norms += [self.attention.q_norm, self.attention.k_norm]
+        yield from (norm for norm in norms if norm is not None)
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """All matrices, in graph order."""
+        first = self.attention.qkv if isinstance(self.attention, Attention) else self.attention.in_proj
+        return (first, self.attention.out, self.mlp.up, self.mlp.down)
 
 
 @dataclass(frozen=True)
@@ -201,7 +228,7 @@ class Decoder:
     @property
     def context_limit(self) -> int:
         """The longest context to export for, in tokens."""
-        scalings = [layer.attention.rope.scaling for layer in self.layers if layer.attention.rope is not None]
+        scalings = [attention.rope.scaling for attention in self.attentions if attention.rope is not None]
         # Dynamic scaling goes beyond max_position_embeddings; the other kinds count their stretch in it.
         dynamic = (s for s in scalings if s is not None and s.kind == "dynamic")
         return max([self.context, *(int(s.original_context * s.factor) for s in dynamic)])
@@ -209,8 +236,17 @@ class Decoder:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """Every body matrix, in graph order."""
-        parts = ((x.attention.qkv, x.attention.out, x.mlp.up, x.mlp.down) for x in self.layers)
-        return tuple(linear for part in parts for linear in part)
+        return tuple(linear for layer in self.layers for linear in layer.linears)
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The attention of every layer that has it."""
+        return tuple(layer.attention for layer in self.layers if isinstance(layer.attention, Attention))
+
+    @property
+    def convolutions(self) -> tuple[ShortConv, ...]:
+        """The short convolution of every layer that has it."""
+        return tuple(layer.attention for layer in self.layers if isinstance(layer.attention, ShortConv))
 
     @property
     def norms(self) -> tuple[Norm, ...]:
@@ -227,6 +263,8 @@ class Decoder:
                 shape = (source.stored_rows, linear.inputs)
                 shapes[source.tensor] = shape[::-1] if source.transposed else shape
             shapes |= {source.tensor: (source.stored_rows,) for source in linear.biases}
+        for conv in self.convolutions:
+            shapes |= {conv.kernel: (self.hidden, 1, conv.length)} | ({conv.bias: (self.hidden,)} if conv.bias else {})
         for norm in self.norms:
             shapes |= {name: (norm.size,) for name in (norm.weight, norm.bias) if name is not None}
         if self.positions is not None:

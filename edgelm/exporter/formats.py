@@ -6,7 +6,7 @@ embedding and head are tied, as both from one copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from edgelm.errors import ExportError
 from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.parallel import ordered_map
+from edgelm.exporter.prequantized import Codes
 from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks, quantize_rows
 from edgelm.exporter.quantize.search import search_blocks
 from edgelm.exporter.store import Stored
@@ -26,8 +27,9 @@ _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level; without it 8-bit weights a
 
 @dataclass(frozen=True)
 class Matrix:
-    """A packed matrix [n, k]: its parts in the data file, under the names the graph gives them."""
+    """A packed matrix [n, k] in a format: its parts in the data file, under the names the graph gives them."""
 
+    format: Format
     name: str
     n: int
     k: int
@@ -90,7 +92,7 @@ class Dense:
 
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
         """Copy the rows."""
-        return Matrix(name, n, k, {"weight": b.data.append_rows(rows, (n, k), f"float{self.bits}")})
+        return Matrix(self, name, n, k, {"weight": b.data.append_rows(rows, (n, k), f"float{self.bits}")})
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
         """FusedMatMul reads W transposed, so that one copy serves both uses."""
@@ -153,13 +155,32 @@ class Blocked:
 
         width = self.block * self.bits // 8
         packed = b.data.append_rows(codes(), (n, blocks, width), np.uint8)
-        return Matrix(name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n, blocks), b.float)})
+        return Matrix(self, name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n, blocks), b.float)})
+
+    def pack_codes(self, b: Builder, name: str, pieces: Sequence[Codes]) -> Matrix:
+        """Write codes that are there already, stacked by rows; nothing is rounded."""
+        n, k = sum(len(piece.codes) for piece in pieces), pieces[0].codes.shape[1]
+        codes = (pack_nibbles(p.codes) if self.bits == 4 else p.codes for p in pieces)
+        parts = {
+            "qweight": b.data.append_rows(codes, (n, k // self.block, self.block * self.bits // 8), np.uint8),
+            "scales": b.data.append(np.concatenate([p.scales for p in pieces]).astype(b.float)),
+        }
+        zeros = np.concatenate([p.zeros for p in pieces])
+        if (zeros != 1 << (self.bits - 1)).any():
+            if self.bits == 4:
+                zeros = pack_nibbles(np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2))))
+            parts["zeros"] = b.data.append(zeros)
+        return Matrix(self, name, n, k, parts)
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
-        """One MatMulNBits, the bias inside; without zero points, which stand in the way of the fastest ARM kernels."""
+        """One MatMulNBits, the bias inside.
+
+        Zero points are given only where a checkpoint has its own: they stand in the way of the fastest ARM kernels.
+        """
         inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), m.value(b, "scales")]
-        if bias is not None:
-            inputs += [None, None, bias]  # no zero points, no g_idx
+        inputs += [m.value(b, "zeros") if "zeros" in m.parts else None, None, bias]  # no g_idx
+        while inputs[-1] is None:
+            inputs.pop()
         return b.op(
             "MatMulNBits",
             inputs,
@@ -177,8 +198,11 @@ class Blocked:
 
         Its zero points are written out: their default differs between providers.
         """
-        zero, blocks = (0x88 if self.bits == 4 else 0x80), m.k // self.block
-        zeros = b.constant(f"{m.name}.zeros", np.full((m.n, -(-blocks * self.bits // 8)), zero, np.uint8))
+        if "zeros" in m.parts:
+            zeros = m.value(b, "zeros")
+        else:
+            zero, blocks = (0x88 if self.bits == 4 else 0x80), m.k // self.block
+            zeros = b.constant(f"{m.name}.zeros", np.full((m.n, -(-blocks * self.bits // 8)), zero, np.uint8))
         codes = m.value(b, "qweight", m.n, m.k * self.bits // 8, suffix=".rows")
         return b.op(
             "GatherBlockQuantized",
@@ -224,7 +248,7 @@ class PerChannel:
             end = start + len(scale)
             codes[:, start:end], scales[start:end] = code.T, scale
             start = end
-        return Matrix(name, n, k, {"qweight": b.data.append(codes), "scales": b.data.append(scales)})
+        return Matrix(self, name, n, k, {"qweight": b.data.append(codes), "scales": b.data.append(scales)})
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
         """One DynamicQuantizeMatMul, the bias inside."""
@@ -275,7 +299,7 @@ class Rows:
                 yield code
 
         packed = b.data.append_rows(codes(), (n, k), np.int8)
-        return Matrix(name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n,), b.float)})
+        return Matrix(self, name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n,), b.float)})
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
         """Not for products."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.attention import AttentionBuilder, cache_shape
+from edgelm.exporter.attention import AttentionBuilder
 from edgelm.exporter.builder import MICROSOFT, Builder
-from edgelm.exporter.decoder import Activation, Decoder, Layer, Linear, Mlp, Norm, Positions, Source
+from edgelm.exporter.decoder import Activation, Attention, Decoder, Layer, Linear, Mlp, Norm, Positions, Source
 from edgelm.exporter.formats import Format, Matrix, Rows
+from edgelm.exporter.shortconv import ShortConvBuilder
 
 _TO_THE_END = np.iinfo(np.int64).max
 
@@ -38,11 +40,23 @@ class Weights:
         pack: (matrix, format) → the matrix in the data file, quantised.
         vector: rows of a vector → float32 [rows].
         table: (tensor name, shape, first row, rows) → float32 [rows, columns].
+        kernel: (tensor name, shape) → float32 of that shape.
     """
 
     pack: Callable[[Linear, Format], Matrix]
     vector: Callable[[Source], np.ndarray]
     table: Callable[[str, tuple[int, int], int, int], np.ndarray]
+    kernel: Callable[[str, tuple[int, ...]], np.ndarray]
+
+
+class Mixer(Protocol):
+    """What emits the part of a layer that looks at other tokens: attention, or a short convolution."""
+
+    def past(self, index: int, part: Any) -> list[tuple[str, list[int | str]]]:
+        """Names and shapes of what the layer keeps from token to token."""
+
+    def build(self, layer: str, part: Any, x: ir.Value, past: list[ir.Value]) -> tuple[ir.Value, list[ir.Value]]:
+        """On x [1, S, hidden]: (output [1, S, hidden], what it keeps now)."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +74,24 @@ def build(b: Builder, decoder: Decoder, formats: Formats, weights: Weights, cont
     mask = b.input("attention_mask", "int64", [1, "total_sequence_length"])
     count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [1]: tokens after this step
     attention = AttentionBuilder(b, graph.linear, graph.plain_norm, mask, count, context)
+    convolution = ShortConvBuilder(b, decoder.hidden, graph.linear, weights.vector, weights.kernel)
     stream, head = graph.embed(ids, count, context)
-    presents = []
+    presents: list[tuple[ir.Value, str, list[int | str]]] = []
     for index, layer in enumerate(decoder.layers):
-        stream, present = graph.layer(layer, stream, attention, attention.past(index, layer.attention))
-        presents.append(present)
+        mixer: Mixer = attention if isinstance(layer.attention, Attention) else convolution
+        kept = mixer.past(index, layer.attention)
+        stream, present = graph.layer(layer, stream, mixer, [b.input(name, b.float.name, s) for name, s in kept])
+        presents += [(value, present_name(name), s) for value, (name, s) in zip(present, kept, strict=True)]
     num_logits = b.input("num_logits", "int64", [1], default=np.array([1], np.int64))
     # A declared length of one position tells onnxruntime-genai that the prompt's other logits are left out.
     b.output(graph.logits(stream, num_logits, head), "logits", "float32", [1, 1, decoder.vocab])
-    for index, (layer, present) in enumerate(zip(decoder.layers, presents, strict=True)):
-        for kind, value in zip(("key", "value"), present, strict=True):
-            b.output(value, f"present.{index}.{kind}", b.float.name, cache_shape(layer.attention))
+    for value, name, shape in presents:
+        b.output(value, name, b.float.name, shape)
+
+
+def present_name(past: str) -> str:
+    """The output that takes the place of a cache input: past_key_values.0.key → present.0.key."""
+    return past.replace("past_key_values", "present").replace("past_conv", "present_conv")
 
 
 class GraphBuilder:
@@ -85,13 +106,10 @@ class GraphBuilder:
     def embed(self, ids: ir.Value, count: ir.Value, context: int) -> tuple[Stream, Matrix]:
         """Token vectors [1, S, hidden], and the packed head."""
         decoder, b = self.decoder, self.b
-        head = self.weights.pack(decoder.head, self.formats.head)
-        if shares_table(decoder, self.formats):
-            format, table = self.formats.head, head
-        else:
-            format = embedding_format(decoder, self.formats)
-            table = self.weights.pack(decoder.embedding, format)
-        x = format.gather(b, ids, table, decoder.embedding.name)
+        head = table = self.weights.pack(decoder.head, self.formats.head)
+        if not shares_table(decoder, self.formats):
+            table = self.weights.pack(decoder.embedding, embedding_format(decoder, self.formats))
+        x = table.format.gather(b, ids, table, decoder.embedding.name)
         if decoder.embedding_scale != 1:
             x = b.op("Mul", [x, self._scalar("embedding_scale", decoder.embedding_scale)], "embedding/scale")
         if decoder.positions is not None:
@@ -114,12 +132,10 @@ class GraphBuilder:
         row = b.op("Unsqueeze", [index, b.integers([0])], "positions/row")
         return b.op("Gather", [b.constant(positions.tensor, rows.astype(b.float)), row], "positions", axis=0)
 
-    def layer(
-        self, layer: Layer, stream: Stream, attention: AttentionBuilder, past: tuple[ir.Value, ir.Value]
-    ) -> tuple[Stream, tuple[ir.Value, ir.Value]]:
+    def layer(self, layer: Layer, stream: Stream, mixer: Mixer, past: list[ir.Value]) -> tuple[Stream, list[ir.Value]]:
         """One block: (the stream after it, the layer's new cache)."""
         normed, stream = self.norm(stream, layer.attention_norm, f"{layer.name}.attention")
-        attended, present = attention.build(layer.name, layer.attention, normed, past)
+        attended, present = mixer.build(layer.name, layer.attention, normed, past)
         if layer.attention_post_norm is not None:
             attended = self.plain_norm(attended, layer.attention_post_norm)
         if layer.parallel:
@@ -169,8 +185,8 @@ class GraphBuilder:
 
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
         """A body matrix, with its bias where it has one."""
-        format = self.formats.body.fit(linear.inputs)
-        return format.matmul(self.b, x, self.weights.pack(linear, format), linear.name, self._bias(linear))
+        matrix = self.weights.pack(linear, self.formats.body.fit(linear.inputs))
+        return matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
 
     def _bias(self, linear: Linear) -> ir.Value | None:
         if not linear.biases:
@@ -208,7 +224,7 @@ class GraphBuilder:
         normed, _ = self.norm(stream, decoder.norm, "final")
         start = b.op("Neg", [num_logits], "logits/start")
         last = b.op("Slice", [normed, start, b.integers([_TO_THE_END]), b.integers([1])], "logits/last")
-        logits = self.formats.head.matmul(b, last, head, decoder.head.name, self._bias(decoder.head))
+        logits = head.format.matmul(b, last, head, decoder.head.name, self._bias(decoder.head))
         if b.float != np.float32:
             logits = b.op("Cast", [logits], "logits/cast", to=int(ir.DataType.FLOAT))
         if cap := decoder.logits_softcap:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgelm import demo
-from edgelm.errors import CheckpointError, DependencyError
+from edgelm.errors import CheckpointError, DependencyError, OptionError
+from edgelm.exporter.checkpoint import pickles, weight_files
+from edgelm.exporter.progress import Progress
 
-# Weights as safetensors, and the text files that describe them; no pickles, no other frameworks' copies.
-_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model", "README.md", "LICENSE*"]
+# The text files that describe a model or an adapter; of the weights `_weights` chooses.
+_TEXTS = ("*.json", "*.jinja", "merges.txt", "tokenizer.model", "README.md", "LICENSE*")
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PATIENCE = 20  # seconds until the hub counts as out of reach
+_RESUME = "run the command again: the download resumes where it stopped"
+_NETWORK = ("requests", "urllib3", "httpx", "httpcore")  # what the hub's client uses, by version
 
 
 @dataclass(frozen=True)
@@ -23,54 +33,197 @@ class Source:
     revision: str | None = None
 
 
-def resolve(model: str | None) -> Source:
-    """Find a checkpoint: None is the embedded default, a path is a folder, ``owner/name`` is fetched from the hub.
+def name_of(model: str | None) -> str:
+    """The id that `resolve` will give, without a look at the hub."""
+    if model is None:
+        return demo.NAME
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() or not _HUB_ID.fullmatch(model) else model
+
+
+def resolve(
+    model: str | None, revision: str | None = None, progress: Progress | None = None, *, what: str = "checkpoint"
+) -> Source:
+    """Find a checkpoint or an adapter: None is the embedded default, a path is a folder, ``owner/name`` is on the hub.
+
+    What the hub gives is kept in huggingface_hub's cache: a download that was interrupted resumes, and what is whole
+    in the cache needs no network. Only safetensors and text files are fetched.
+
+    Args:
+        model: which.
+        revision: branch, tag or commit on the hub; None is its main branch.
+        progress: where it is `visible`, huggingface_hub's own bars are shown.
+        what: it is called in errors.
 
     Raises:
         CheckpointError: no such folder, or the hub cannot give it.
+        OptionError: a revision of something that is not on the hub.
+        DependencyError: huggingface-hub is not installed.
     """
-    if model is None:
-        return Source(demo.path(), demo.NAME)
-    path = Path(model).expanduser()
-    if path.exists() or not _HUB_ID.fullmatch(model):
-        if not path.exists():
-            raise CheckpointError(
-                f"checkpoint {model} does not exist",
-                hint="give a folder, a hub id such as owner/name, or nothing for the embedded default",
-            )
-        return Source(path, path.resolve().name)
-    return _download(model)
-
-
-def _download(model: str) -> Source:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
+    path = Path(model).expanduser() if model is not None else demo.path()
+    if model is not None and not path.exists():
+        if _HUB_ID.fullmatch(model):
+            return _Hub(model, revision, progress or Progress()).fetch()
+        raise CheckpointError(
+            f"{what} {model} does not exist",
+            hint="give a folder, a hub id such as owner/name, or nothing for the embedded default"
+            if what == "checkpoint"
+            else "give a folder, or a hub id such as owner/name",
         )
-    except ImportError:
-        raise DependencyError(
-            "a model from the hub needs huggingface-hub", hint="pip install 'edgelm[export]'"
-        ) from None
+    if revision is not None:
+        raise OptionError(
+            f"--revision {revision} is for models on the hub, and {model or demo.NAME} is a folder on this machine"
+            if model is not None
+            else f"--revision {revision} is for models on the hub, not for the one that comes with edgelm"
+        )
+    return Source(path, name_of(model))
+
+
+class _Hub:
+    """One model on the hub."""
+
+    def __init__(self, model: str, revision: str | None, progress: Progress) -> None:
+        try:
+            import huggingface_hub
+        except ImportError:
+            raise DependencyError(
+                "a model from the hub needs huggingface-hub", hint="pip install 'edgelm[export]'"
+            ) from None
+        self._client = huggingface_hub
+        self.model = model
+        self.revision = revision
+        self.progress = progress
+
+    def fetch(self) -> Source:
+        """Download what is not in the cache yet."""
+        with _quiet(bars=self.progress.visible):
+            try:
+                names = self._names()
+            except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's errors
+                reason = self._told(error, _away(self.model))
+                if isinstance(error, self._client.errors.HFValidationError):
+                    raise reason from None
+                return self._from_cache(reason)
+            wanted = self._wanted(names)
+            try:
+                path = self._client.snapshot_download(self.model, revision=self.revision, allow_patterns=wanted)
+            except Exception as error:
+                raise self._told(error, _cut_off(self.model)) from None
+        return self._source(Path(path))
+
+    def _source(self, path: Path) -> Source:
+        return Source(path, self.model, path.name)  # the cache names a snapshot's folder by its commit
+
+    def _names(self) -> list[str]:
+        """The files in the model's own folder."""
+        info = self._client.HfApi().model_info(self.model, revision=self.revision, timeout=_PATIENCE)
+        return [file.rfilename for file in info.siblings or () if "/" not in file.rfilename]
+
+    def _wanted(self, names: list[str]) -> list[str]:
+        weights = _weights(names)
+        if not weights:
+            if found := pickles(names):
+                raise CheckpointError(
+                    f"{self.model} on the hub has its weights as a pickle only ({found[0]}), "
+                    "which can run any code when it is read; edgelm reads safetensors only",
+                    hint="its page may offer safetensors as a pull request: --revision refs/pr/NUMBER; or, in a place "
+                    f"you trust: AutoModelForCausalLM.from_pretrained('{self.model}').save_pretrained(DIR)",
+                )
+            raise CheckpointError(
+                f"{self.model} on the hub has no *.safetensors file", hint="is it a text-generation model?"
+            )
+        return weights + [name for name in names if any(fnmatchcase(name, pattern) for pattern in _TEXTS)]
+
+    def _from_cache(self, reason: CheckpointError) -> Source:
+        """What is in the cache, or `reason` to fail where it is not whole."""
+        # Not snapshot_download(local_files_only=True): whether it takes half a snapshot for a whole depends on its version.
+        found = (
+            self._client.try_to_load_from_cache(self.model, name, revision=self.revision)
+            for name in ("config.json", "adapter_config.json")
+        )
+        path = next((Path(file).parent for file in found if isinstance(file, str)), None)
+        if path is None:
+            raise reason from None
+        try:
+            weight_files(path)
+        except CheckpointError as error:
+            if pickles([file.name for file in path.iterdir()]):
+                raise error from None
+            raise CheckpointError(f"{reason}; the cache holds only a part of it", hint=reason.hint) from None
+        return self._source(path)
+
+    def _told(self, error: Exception, unanswered: CheckpointError) -> CheckpointError:
+        """An error of the client in one line, `unanswered` where it did not come from the hub."""
+        from huggingface_hub import errors
+
+        model, first = self.model, str(error).strip().partition("\n")[0]
+        match error:
+            case errors.GatedRepoError():
+                return CheckpointError(
+                    f"model {model} is gated", hint="accept its licence on its page, then: hf auth login"
+                )
+            case errors.RepositoryNotFoundError():
+                return CheckpointError(
+                    f"no folder {model}, and no model of that name on the hub",
+                    hint="check the spelling; a private model needs: hf auth login",
+                )
+            case errors.RevisionNotFoundError():
+                return CheckpointError(
+                    f"model {model} has no revision {self.revision!r}", hint="give one of its branches, tags or commits"
+                )
+            case errors.HFValidationError():
+                return CheckpointError(f"{model} is neither a folder nor an id of the hub: {first}")
+            case errors.OfflineModeIsEnabled():
+                return CheckpointError(
+                    f"no folder {model}, and the hub is switched off by HF_HUB_OFFLINE",
+                    hint="unset HF_HUB_OFFLINE to download it",
+                )
+            case OSError(errno=errno.ENOSPC):
+                return CheckpointError(
+                    f"disk full while downloading {model}", hint="free some space, or set HF_HOME to a larger disk"
+                )
+        response = getattr(error, "response", None)
+        if response is not None:
+            return CheckpointError(f"the hub cannot give {model}: it answers {response.status_code}", hint=_RESUME)
+        if isinstance(error, errors.LocalEntryNotFoundError) or type(error).__module__.startswith(_NETWORK):
+            return unanswered
+        if isinstance(error, OSError) and error.strerror:
+            first = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        return CheckpointError(f"cannot download {model}: {first or type(error).__name__}", hint=_RESUME)
+
+
+def _away(model: str) -> CheckpointError:
+    return CheckpointError(
+        f"no folder {model}, and the hub cannot be reached", hint="check the path, or the network and its proxy"
+    )
+
+
+def _cut_off(model: str) -> CheckpointError:
+    return CheckpointError(f"the connection broke while {model} was downloaded", hint=_RESUME)
+
+
+def _weights(names: list[str]) -> list[str]:
+    """The weights among a repository's files: the model's own, not a second copy of them in another layout."""
+    found = [name for name in names if name.endswith(".safetensors")]
+    if "model.safetensors" in found:
+        return ["model.safetensors"]
+    if "model.safetensors.index.json" in names and (shards := [n for n in found if _SHARD.fullmatch(n)]):
+        return shards
+    return found
+
+
+@contextlib.contextmanager
+def _quiet(*, bars: bool) -> Iterator[None]:
+    """Keep huggingface_hub's warnings, and unless they are wanted its bars, off the terminal."""
+    from huggingface_hub import utils
+
+    verbosity, hide = utils.logging.get_verbosity(), not bars and not utils.are_progress_bars_disabled()
+    utils.logging.set_verbosity_error()
+    if hide:
+        utils.disable_progress_bars()
     try:
-        path = Path(snapshot_download(model, allow_patterns=_PATTERNS))
-    except GatedRepoError:
-        raise CheckpointError(
-            f"model {model} is gated", hint="accept its licence on its page, then: hf auth login"
-        ) from None
-    except RepositoryNotFoundError:
-        raise CheckpointError(
-            f"no folder {model}, and no model of that name on the hub",
-            hint="check the spelling; a private model needs: hf auth login",
-        ) from None
-    except LocalEntryNotFoundError:
-        raise CheckpointError(
-            f"no folder {model}, and the hub cannot be reached", hint="check the path or the network"
-        ) from None
-    except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's errors
-        raise CheckpointError(
-            f"cannot download {model}: {str(error).splitlines()[0]}", hint="run the command again: the download resumes"
-        ) from None
-    return Source(path, model, path.name)  # the cache names a snapshot's folder by its commit
+        yield
+    finally:
+        utils.logging.set_verbosity(verbosity)
+        if hide:
+            utils.enable_progress_bars()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
 
 from edgelm.bundle import DATA, MODEL, BundleWriter
-from edgelm.errors import ExportError
-from edgelm.exporter import graph, recipe
+from edgelm.errors import CheckpointError
+from edgelm.exporter import footprint, graph, recipe
 from edgelm.exporter.attention import cache_head_dim
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder, Linear, Source
-from edgelm.exporter.formats import Format, Matrix
+from edgelm.exporter.formats import Blocked, Format, Matrix
+from edgelm.exporter.prequantized import Codes
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.store import DataFile
 from edgelm.target import RecipeSpec, Target
+
+# What some checkpoints keep beside their weights: masks and rotary frequencies, which are computed here.
+_BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
 
 
 def write_graph(
@@ -34,24 +37,22 @@ def write_graph(
 
     Raises:
         CheckpointError: a tensor is missing, of another shape, or not finite.
-        ExportError: the disk is too small.
+        ExportError: a format does not go with the target's activations.
     """
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
     tied = graph.shares_table(decoder, formats)
-    size = packed_bytes(decoder, formats, tied)
-    _need_disk(writer, size)
-    for name, shape in decoder.tensors.items():  # before the first byte is written
-        checkpoint.expect(name, shape)
+    taken = footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
+    _expect_tensors(checkpoint, decoder)  # before the first byte is written
     progress.start("weights", decoder.parameters)
     packer = _Packer(checkpoint, progress)
     with DataFile(writer.path(DATA)) as data:
         builder = Builder(data, dtype.name)
         packer.builder = builder
-        weights = graph.Weights(packer.pack, packer.vector, packer.table)
+        weights = graph.Weights(packer.pack, packer.vector, packer.table, checkpoint.array)
         graph.build(builder, decoder, formats, weights, context)
         builder.save(writer.path(MODEL), {"family": decoder.family})
     progress.finish()
-    attention = decoder.layers[0].attention
+    attention = decoder.attentions[0]
     return GraphResult(
         graph={
             "cache": "shared",
@@ -66,17 +67,24 @@ def write_graph(
         },
         recipe={**recipe.used(formats, tied), "kv": {"op": "none", "bits": 8 * dtype.itemsize}},
         parameters=decoder.parameters,
-        weight_bytes_per_token=size - (0 if tied else formats.embedding.nbytes(decoder.vocab, decoder.hidden)),
-        kv_bytes_per_token=sum(2 * x.attention.kv_heads * cache_head_dim(x.attention) for x in decoder.layers)
-        * dtype.itemsize,
+        weight_bytes_per_token=taken.read,
+        kv_bytes_per_token=taken.kv_per_token,
     )
 
 
-def packed_bytes(decoder: Decoder, formats: graph.Formats, tied: bool) -> int:
-    """Bytes of all matrices as the formats pack them."""
-    body = sum(formats.body.fit(m.inputs).nbytes(m.outputs, m.inputs) for m in decoder.linears)
-    head = formats.head.nbytes(decoder.vocab, decoder.hidden)
-    return body + head + (0 if tied else formats.embedding.nbytes(decoder.vocab, decoder.hidden))
+def _expect_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
+    """Every tensor of the decoder is there with its shape, and its layers have no others."""
+    expected = decoder.tensors
+    for name, shape in expected.items():
+        checkpoint.expect(name, shape)
+    prefix = decoder.layers[0].name.rpartition(".")[0] + "."  # of layers; towers for images and sound are not looked at
+    extra = [n for n in checkpoint.names() if n.startswith(prefix) and n not in expected and not n.endswith(_BUFFERS)]
+    if extra:
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        raise CheckpointError(
+            f"{checkpoint.path}: tensor '{extra[0]}'{more} has no place in a {decoder.family} model of this config.json",
+            hint="config.json belongs to another model, or try --exporter optimum",
+        )
 
 
 class _Packer:
@@ -89,8 +97,26 @@ class _Packer:
         self.progress = progress
 
     def pack(self, linear: Linear, format: Format) -> Matrix:
-        """The packed matrix."""
+        """The packed matrix; one that is quantised already keeps its codes where the format has the same operator."""
+        if isinstance(format, Blocked) and (codes := self._codes(linear)):
+            self.progress.advance(linear.outputs * linear.inputs, linear.name)
+            return Blocked(codes[0].bits, codes[0].block).pack_codes(self.builder, linear.name, codes)
         return format.pack(self.builder, linear.name, linear.outputs, linear.inputs, self._rows(linear))
+
+    def _codes(self, linear: Linear) -> list[Codes]:
+        """The codes of all parts of a matrix; empty where one has none, or another block, or is not taken whole."""
+        found: list[Codes] = []
+        for source in linear.sources if linear.scale == 1 else ():
+            whole = not (source.every or source.transposed)
+            codes = self.checkpoint.codes(source.tensor, (source.rows, linear.inputs)) if whole else None
+            if (
+                codes is None
+                or codes.block < 16
+                or (found and (codes.bits, codes.block) != (found[0].bits, found[0].block))
+            ):
+                return []
+            found.append(codes)
+        return found
 
     def vector(self, source: Source) -> np.ndarray:
         """A vector, as float32."""
@@ -125,12 +151,3 @@ class _Packer:
                 yield from self.checkpoint.rows(source.tensor, shape, start, start + source.take)
         else:
             yield from self.checkpoint.rows(source.tensor, shape)
-
-
-def _need_disk(writer: BundleWriter, size: int) -> None:
-    free = shutil.disk_usage(writer.folder).free
-    if size > free:
-        raise ExportError(
-            f"not enough disk for {writer.output}: the weights need {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
-            hint="free some space, choose another disk with -o, or fewer bits with --quant",
-        )

@@ -10,13 +10,10 @@ import gc
 import importlib.util
 import logging
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from edgelm.bundle import DATA, MODEL, BundleWriter
 from edgelm.errors import CheckpointError, DependencyError, EdgeLMError, ExportError, UnsupportedModelError, near
@@ -35,7 +32,6 @@ _MODULES = {"torch": "torch", "transformers": "transformers", "optimum.exporters
 # What the architectures call their longest context.
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
 _DEFAULT_CONTEXT = 2048
-_PROTOBUF_LIMIT = 2 << 30  # a larger trace is written twice: a file a tensor, then one file
 
 
 def require() -> None:
@@ -65,11 +61,10 @@ def write_graph(
         DependencyError: Optimum is installed, but cannot be imported.
         UnsupportedModelError: Optimum does not know the model type, or its graph cannot be driven.
         CheckpointError: a tensor is missing or not finite.
-        ExportError: Optimum fails, or the disk is too small.
+        ExportError: Optimum fails.
     """
     progress.start("tracing with Optimum", 0)  # importing torch takes a while, too
     _expect_supported(checkpoint)
-    _need_disk(checkpoint, writer)
     with tempfile.TemporaryDirectory(prefix=".trace-", dir=writer.folder, ignore_cleanup_errors=True) as folder:
         trace = Path(folder) / MODEL
         parameters = _trace(checkpoint, trace)
@@ -219,14 +214,3 @@ def _offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _need_disk(checkpoint: Checkpoint, writer: BundleWriter) -> None:
-    traced = 4 * sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names())
-    need = traced * (3 if traced > _PROTOBUF_LIMIT else 2)  # the trace, and at most as much for the bundle
-    free = shutil.disk_usage(writer.folder).free
-    if need > free:
-        raise ExportError(
-            f"not enough disk for {writer.output}: tracing needs {need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
-            hint="free some space, or choose another disk with -o",
-        )

@@ -7,23 +7,23 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from edgelm.bundle import Bundle, BundleWriter, check_output, sha256, writing
+from edgelm.bundle import Bundle, BundleWriter, check_output, writing
 from edgelm.errors import ExportError, OptionError, UnsupportedModelError
-from edgelm.exporter import families, genai, native
+from edgelm.exporter import families, footprint, genai, native, preflight
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
-from edgelm.exporter.hub import Source, resolve
+from edgelm.exporter.footprint import Footprint
+from edgelm.exporter.hub import name_of, resolve
+from edgelm.exporter.lora import MERGE, Adapter
+from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
-from edgelm.exporter.tokenizer import TextFiles, licence, write_text_files
+from edgelm.exporter.tokenizer import TextFiles, write_text_files
 from edgelm.target import RecipeSpec, Target, load_target
-from edgelm.version import __version__
 
 Exporter = Literal["auto", "native", "optimum"]
-
-_RUNTIME_BYTES = 60 << 20  # onnxruntime, numpy, tokenizers and Python, as measured by `edgelm bench` on a small model
 
 
 def export(
@@ -31,10 +31,13 @@ def export(
     target: str | os.PathLike[str] | Target = "rpi5",
     quant: str | None = None,
     *,
+    revision: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     context: int | None = None,
     output: str | os.PathLike[str] | None = None,
     exporter: Exporter = "auto",
     overwrite: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert a checkpoint into a bundle for a target.
@@ -43,10 +46,13 @@ def export(
         model: a folder, a hub id, or None for the embedded default.
         target: a name, a TOML file, or a `Target`.
         quant: ``int4``, ``int8``, ``fp16``, ``fp32`` or another recipe of the target; None is its default.
+        revision: branch, tag or commit of a model from the hub; None is its main branch.
+        adapter: a LoRA adapter in PEFT's layout to merge into the weights: a folder, or a hub id.
         context: longest prompt plus answer in tokens; None is the target's choice, at most what the model was made for.
         output: folder of the bundle; None is ``./bundles/<model>-<target>-<quant>``.
         exporter: ``native`` for families edgelm knows, ``optimum`` for the others, ``auto`` chooses.
         overwrite: whether a bundle already there is replaced.
+        force: whether to go on where the bundle does not fit the target, or memory or disk here seem too small.
         progress: hears how far it is.
 
     Raises:
@@ -56,20 +62,37 @@ def export(
     board = target if isinstance(target, Target) else load_target(target)
     quant = quant or board.default
     recipe = board.recipe(quant)
-    if context is not None and context < 1:
-        raise OptionError(f"context must be at least 1 token, not {context}")
-    source = resolve(None if model is None else os.fspath(model))
-    folder = Path(output) if output is not None else Path("bundles") / f"{_slug(source.id)}-{board.name}-{quant}"
-    check_output(folder, overwrite=overwrite)
-    checkpoint = Checkpoint(source.path)
+    model, adapter = (None if name is None else os.fspath(name) for name in (model, adapter))
+    folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant)
+    check_output(folder, overwrite=overwrite)  # before anything is downloaded
+    source = resolve(model, revision, progress)
+    checkpoint = Checkpoint(source.path, None if adapter is None else _open_adapter(adapter, progress))
     road = _choose_road(checkpoint, exporter, board, recipe, progress)
-    length = _context(context, board, road.context_limit)
+    length = choose_context(context, board, road.context_limit)
+    taken = preflight.check(preflight.Plan(source.id, board, road.footprint), quant, length, folder, force=force)
     with writing(folder, overwrite=overwrite) as writer:
         text = write_text_files(source.path, checkpoint.config, writer)
         result = road.write(length, text, writer)
-        hashes = _hashes(checkpoint, progress)
-        facts = _manifest(source, checkpoint, hashes, board, quant, length, text, result, road.name)
+        hashes = source_hashes(checkpoint, progress)
+        facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
         return writer.commit(facts, overwrite=overwrite)
+
+
+def choose_context(wanted: int | None, target: Target, limit: int) -> int:
+    """The context to export for: what is wanted, or the target's choice; at most `limit`, the model's.
+
+    Raises:
+        OptionError: less than a token.
+        ExportError: more than the model was made for.
+    """
+    if wanted is not None and wanted < 1:
+        raise OptionError(f"context must be at least 1 token, not {wanted}")
+    if wanted is not None and wanted > limit:
+        raise ExportError(
+            f"context {wanted:,} is more than the model was made for ({limit:,} tokens)",
+            hint=f"use --context {limit} or less",
+        )
+    return wanted or min(target.runtime.context, limit)
 
 
 @dataclass(frozen=True)
@@ -79,11 +102,13 @@ class _Road:
     Attributes:
         name: ``native`` or ``optimum``.
         context_limit: the longest context in tokens.
+        footprint: what the model takes in a recipe.
         write: (context, text files, writer) → what was written.
     """
 
     name: str
     context_limit: int
+    footprint: Callable[[RecipeSpec], Footprint]
     write: Callable[[int, TextFiles, BundleWriter], GraphResult]
 
 
@@ -110,13 +135,23 @@ def _native_road(
 ) -> _Road:
     def write(context: int, text: TextFiles, writer: BundleWriter) -> GraphResult:
         result = native.write_graph(checkpoint, decoder, target, recipe, context, writer, progress)
-        writer.write_json(genai.CONFIG, genai.config(result.graph, context, text))
+        if not decoder.convolutions:  # onnxruntime-genai knows no state beside keys and values
+            writer.write_json(genai.CONFIG, genai.config(result.graph, context, text))
         return result
 
-    return _Road("native", decoder.context_limit, write)
+    def taken(spec: RecipeSpec) -> Footprint:
+        return footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
+
+    return _Road("native", decoder.context_limit, taken, write)
 
 
 def _optimum_road(checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, progress: Progress) -> _Road:
+    if checkpoint.adapter is not None:
+        raise UnsupportedModelError(
+            f"{checkpoint.path}: model type {checkpoint.config.model_type!r} goes through Optimum, "
+            "where an adapter cannot be merged",
+            hint=MERGE,
+        )
     from edgelm.exporter import optimum  # here, so that the native road stands without it
 
     optimum.require()
@@ -125,69 +160,19 @@ def _optimum_road(checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, pr
         progress.say(f"no native family for {checkpoint.config.model_type}: exporting through Optimum")
         return optimum.write_graph(checkpoint, target, recipe, writer, progress)
 
-    return _Road("optimum", optimum.context_limit(checkpoint.config), write)
+    limit = optimum.context_limit(checkpoint.config)
+    return _Road("optimum", limit, lambda spec: footprint.of_checkpoint(checkpoint, spec, target), write)
 
 
-def _context(wanted: int | None, target: Target, limit: int) -> int:
-    if wanted is not None and wanted > limit:
-        raise ExportError(
-            f"context {wanted:,} is more than the model was made for ({limit:,} tokens)",
-            hint=f"use --context {limit} or less",
-        )
-    return wanted or min(target.runtime.context, limit)
+def _open_adapter(adapter: str, progress: Progress) -> Adapter:
+    source = resolve(adapter, progress=progress, what="adapter")
+    return Adapter.open(source.path, source.id, source.revision)
 
 
-def _hashes(checkpoint: Checkpoint, progress: Progress) -> dict[str, str]:
-    """SHA-256 of config.json and the weights, so that a bundle can be traced to what it was made from."""
-    files = [checkpoint.path / "config.json", *checkpoint.files]
-    progress.start("hashing the source", sum(file.stat().st_size for file in files))
-    hashes = {file.name: sha256(file, progress.advance) for file in files}
-    progress.finish()
-    return hashes
-
-
-def _manifest(
-    source: Source,
-    checkpoint: Checkpoint,
-    hashes: dict[str, str],
-    target: Target,
-    quant: str,
-    context: int,
-    text: TextFiles,
-    result: GraphResult,
-    exporter: str,
-) -> dict[str, Any]:
-    kv = result.kv_bytes_per_token * context
-    logits = 4 * int(result.graph["vocab"])
-    return {
-        "minimum_runtime": {"edgelm": __version__, "onnxruntime": "1.32"},
-        "model": {
-            "id": source.id,
-            "revision": source.revision,
-            "type": checkpoint.config.model_type,
-            "exporter": exporter,
-            "parameters": result.parameters,
-            "licence": licence(source.path),
-            "sources": hashes,
-        },
-        "target": target.name,
-        "threads": {"decode": target.cpu.threads, "prefill": target.cpu.prefill_threads},
-        "provider": target.runtime.provider,
-        "quant": quant,
-        "recipe": result.recipe,
-        "context": context,
-        "special_tokens": text.special_tokens,
-        "tokenizer": text.tokenizer,
-        "graph": result.graph,
-        "memory": {
-            "weights_bytes": result.weight_bytes_per_token,
-            "kv_bytes_per_token": result.kv_bytes_per_token,
-            "kv_bytes": kv,
-            "logits_bytes": logits,
-            "runtime_bytes": _RUNTIME_BYTES,
-            "total_bytes": result.weight_bytes_per_token + kv + logits + _RUNTIME_BYTES,
-        },
-    }
+def _folder(model: str | None, adapter: str | None, target: Target, quant: str) -> str:
+    """The default name of a bundle's folder."""
+    names = [name_of(model), *([] if adapter is None else [name_of(adapter)])]
+    return "-".join([*map(_slug, names), target.name, quant])
 
 
 def _slug(name: str) -> str:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class Progress:
-    """Hears of steps; this one says nothing."""
+    """Hears of steps; this one says nothing.
+
+    Attributes:
+        visible: whether it shows bars; then libraries that have their own may show them, too.
+    """
+
+    visible = False
 
     def start(self, what: str, total: int) -> None:
         """A stage of `total` units begins; 0 where nobody knows how many."""

@@ -11,6 +11,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -18,12 +19,38 @@ import numpy as np
 from edgelm.errors import CheckpointError
 
 # What a weight may be stored as.
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+
+_INTEGERS: dict[str, np.dtype[Any]] = {
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+}
+
+
+class Readable(Protocol):
+    """A tensor of a checkpoint, however it is stored."""
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+
+    @property
+    def name(self) -> str:
+        """What it is called there."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
+        """`count` elements from element `start` on, flat, as float32; None for all."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +77,7 @@ class Tensor:
         Raises:
             CheckpointError: the element type is not a float, or the file cannot be read.
         """
-        dtype = _DTYPES.get(self.kind)
-        if dtype is None:
-            raise CheckpointError(
-                f"{self.file}: tensor '{self.name}' is stored as {self.kind}, expected one of {', '.join(_DTYPES)}",
-                hint="export the unquantised checkpoint",
-            )
+        dtype = self._dtype(_DTYPES)
         count = int(np.prod(self.shape)) - start if count is None else count
         try:
             values = np.fromfile(self.file, dtype, count, offset=self.offset + start * dtype.itemsize)
@@ -64,6 +86,23 @@ class Tensor:
         if len(values) != count:
             raise CheckpointError(f"{self.file} ended while tensor '{self.name}' was read", hint=_AGAIN)
         return values.astype(np.float32, copy=False)
+
+    def integers(self) -> np.ndarray:
+        """The whole of an integer tensor, in its shape and type."""
+        dtype = self._dtype(_INTEGERS)
+        try:
+            values = np.fromfile(self.file, dtype, int(np.prod(self.shape)), offset=self.offset)
+        except OSError as error:
+            raise CheckpointError(f"{self.file} cannot be read: {error.strerror}") from None
+        return values.reshape(self.shape)
+
+    def _dtype(self, known: dict[str, np.dtype[Any]]) -> np.dtype[Any]:
+        if self.kind not in known:
+            raise CheckpointError(
+                f"{self.file}: tensor '{self.name}' is stored as {self.kind}, expected one of {', '.join(known)}",
+                hint="export the unquantised checkpoint",
+            )
+        return known[self.kind]
 
 
 _AGAIN = "download the checkpoint again"

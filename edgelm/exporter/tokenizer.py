@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 
 from edgelm.bundle import GENERATION, TEMPLATE, TOKENIZER, BundleWriter
-from edgelm.errors import CheckpointError
-from edgelm.exporter.config import Config, read_json
+from edgelm.errors import CheckpointError, UnsupportedModelError
+from edgelm.exporter import bytelevel, sentencepiece
+from edgelm.exporter.added_tokens import AddedTokens, optional_json
+from edgelm.exporter.config import Config
+from edgelm.exporter.tokenizer_class import Style, TokenizerClass, tokenizer_class
 
-# Classes of transformers whose settings, not tokenizer.json, say whether BOS and EOS are added; BOS is by default.
-_SETTINGS_DECIDE = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
-_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -39,11 +42,11 @@ def write_text_files(source: Path, config: Config, writer: BundleWriter) -> Text
     Raises:
         CheckpointError: no tokenizer, or a file that cannot be read.
     """
-    settings = _optional(source / "tokenizer_config.json")
-    generation = _optional(source / GENERATION)
-    tokenizer, names = _load_tokenizer(source), _token_names(source, settings)
-    if str(settings.get("tokenizer_class", "")).removesuffix("Fast") in _SETTINGS_DECIDE:
-        _add_ends(tokenizer, settings, names)
+    settings = optional_json(source / "tokenizer_config.json")
+    generation = optional_json(source / GENERATION)
+    kind = tokenizer_class(settings, config)
+    added = AddedTokens.read(source, settings, kind)
+    tokenizer, names = _load_tokenizer(source, config, settings, kind, added), added.names
     writer.write_text(TOKENIZER, tokenizer.to_str(pretty=False))
     # Not read by edgelm: onnxruntime-genai's and transformers' tokenizers want it beside tokenizer.json.
     writer.write_json("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names, **settings})
@@ -58,70 +61,102 @@ def write_text_files(source: Path, config: Config, writer: BundleWriter) -> Text
     return TextFiles(special, {"add_bos": settings.get("add_bos_token"), **names}, generation)
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
-
-
-def _load_tokenizer(source: Path) -> Tokenizer:
+def _load_tokenizer(
+    source: Path, config: Config, settings: dict[str, Any], kind: TokenizerClass, added: AddedTokens
+) -> Tokenizer:
+    """tokenizer.json, or what older files say; with the tokens and the BOS that the settings add to it."""
     path = source / "tokenizer.json"
-    if path.exists():
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(f"{path} cannot be read: {error}", hint="download the checkpoint again") from None
-        # A length limit or padding in the file would silently cut prompts.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
-    if (source / "vocab.json").exists() and (source / "merges.txt").exists():
-        return _byte_level_bpe(source)
-    if (source / "tokenizer.model").exists():
-        raise CheckpointError(
-            f"{source} has a SentencePiece tokenizer.model but no tokenizer.json",
-            hint="make one with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+    converted = not path.exists()
+    tokenizer = _convert(source, settings, kind, added) if converted else _read_tokenizer(path)
+    if not converted and "llama" not in kind.styles:
+        _set_prefix_space(tokenizer, settings)
+    added.complete(tokenizer, _vocabulary(config), converted=converted)
+    bos = kind.add_bos
+    if bos is None and converted and settings.get("add_bos_token"):
+        bos = True  # GPT-2's class, which elsewhere leaves it to tokenizer.json
+    if bos is not None:
+        _add_ends(tokenizer, settings, added.names, add_bos=bos)
+    return tokenizer
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{path} cannot be read: {error}", hint="download the checkpoint again") from None
+    # A length limit or padding in the file would silently cut prompts.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _convert(source: Path, settings: dict[str, Any], kind: TokenizerClass, added: AddedTokens) -> Tokenizer:
+    """A tokenizer from the files that were there before tokenizer.json."""
+    model, vocab, merges = (source / name for name in ("tokenizer.model", "vocab.json", "merges.txt"))
+    found = ["llama", "gemma"] if model.exists() else []
+    found += ["gpt2", "qwen2"] if vocab.exists() and merges.exists() else []
+    style = next((style for style in kind.styles if style in found), None)
+    if style in ("llama", "gemma"):
+        prefix, legacy = bool(settings.get("add_prefix_space", True)), settings.get("legacy") is not False
+        return sentencepiece.convert(model, style, _first_ids(style, added), prefix_space=prefix, legacy=legacy)
+    if style is not None:
+        return bytelevel.convert(vocab, merges, style, prefix_space=bool(settings.get("add_prefix_space")))
+    if found:
+        raise UnsupportedModelError(
+            f"{source} has no tokenizer.json, and edgelm cannot make one for a {kind.name}",
+            hint="in a place with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
         )
     raise CheckpointError(
-        f"{path} is missing", hint="a checkpoint folder needs config.json, *.safetensors and tokenizer.json"
+        f"{source / 'tokenizer.json'} is missing",
+        hint="a checkpoint folder needs config.json, *.safetensors and tokenizer.json",
     )
 
 
-def _add_ends(tokenizer: Tokenizer, settings: dict[str, Any], names: dict[str, str]) -> None:
-    """Make the tokenizer put BOS and EOS around a text as its settings say."""
-    from tokenizers.processors import TemplateProcessing
+def _first_ids(style: Style, added: AddedTokens) -> dict[int, str]:
+    """What a SentencePiece tokenizer calls its first three ids, whatever its file says."""
+    if style == "gemma":
+        names = (added.names.get(f"{name}_token") for name in ("pad", "eos", "bos"))
+        return {index: name for index, name in enumerate(names) if name is not None}
+    return {index: token.content for index, token in added.listed.items() if index < 3}
+
+
+def _set_prefix_space(tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
+    """Let the settings decide whether a text begins with a space: transformers overrules tokenizer.json with them."""
+    state = json.loads(tokenizer.pre_tokenizer.__getstate__()) if tokenizer.pre_tokenizer is not None else {}
+    wanted = settings.get("add_prefix_space", False)
+    if state.get("type") == "ByteLevel" and isinstance(wanted, bool) and state.get("add_prefix_space") != wanted:
+        tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=wanted, use_regex=state.get("use_regex", True))
+
+
+def _vocabulary(config: Config) -> int | None:
+    """Number of embeddings, where config.json says it."""
+    size = config.get("vocab_size")
+    if size is None and (inner := config.get("text_config")) and isinstance(inner, dict):
+        size = inner.get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def _add_ends(tokenizer: Tokenizer, settings: dict[str, Any], names: dict[str, str], *, add_bos: bool) -> None:
+    """Make the tokenizer put BOS and EOS around a text as its settings say; `add_bos` is what they may leave out."""
 
     def wanted(kind: str, default: bool) -> list[tuple[str, int]]:
         token = names.get(f"{kind}_token", "")
         index = tokenizer.token_to_id(token)
         return [(token, index)] if settings.get(f"add_{kind}_token", default) and index is not None else []
 
-    bos, eos = wanted("bos", True), wanted("eos", False)
+    bos, eos = wanted("bos", add_bos), wanted("eos", False)
     single = [*(token for token, _ in bos), "$A", *(token for token, _ in eos)]
     tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=bos + eos)
-
-
-def _byte_level_bpe(source: Path) -> Tokenizer:
-    """GPT-2's two files, from before tokenizer.json."""
-    from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
-
-    try:
-        model = models.BPE.from_file(str(source / "vocab.json"), str(source / "merges.txt"))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{source}: vocab.json and merges.txt cannot be read: {error}") from None
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    end = "<|endoftext|>"
-    if tokenizer.token_to_id(end) is not None:
-        tokenizer.add_special_tokens([AddedToken(end, special=True, normalized=False)])
-    return tokenizer
 
 
 def _chat_template(source: Path, settings: dict[str, Any]) -> str | None:
     """The chat template from its own file, or from tokenizer_config.json; a list of them has one named default."""
     if (path := source / "chat_template.jinja").exists():
-        return path.read_text(encoding="utf-8")
-    found = settings.get("chat_template") or _optional(source / "chat_template.json").get("chat_template")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}", hint="download the checkpoint again") from None
+    found = settings.get("chat_template") or optional_json(source / "chat_template.json").get("chat_template")
     if isinstance(found, list):
         named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
         found = named.get("default")
@@ -130,18 +165,6 @@ def _chat_template(source: Path, settings: dict[str, Any]) -> str | None:
             f"{source / 'tokenizer_config.json'}: key 'chat_template' is not a string or a list of named templates"
         )
     return found
-
-
-def _token_names(source: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """The text of the named special tokens, which chat templates use."""
-    special = {**_optional(source / "special_tokens_map.json"), **{k: v for k, v in settings.items() if v is not None}}
-    names = {}
-    for key in _TOKEN_NAMES:
-        value = special.get(key)
-        text = value.get("content") if isinstance(value, dict) else value
-        if isinstance(text, str):
-            names[key] = text
-    return names
 
 
 def _special_tokens(

@@ -6,6 +6,8 @@ step writes into it in place. *Growing*: a step returns a longer copy, as graphs
 
 from __future__ import annotations
 
+import math
+import mmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +26,11 @@ class Cache(Protocol):
         """One step: int64 ids [n] at `position` → float32 logits [num_logits, vocab], valid until the next step."""
 
     def truncate(self, position: int) -> None:
-        """Forget the tokens from `position` on."""
+        """Forget the tokens from `position` on; without `rewinds`, `position` is 0."""
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether `truncate` goes anywhere, or to the start alone."""
 
     @property
     def nbytes(self) -> int:
@@ -32,44 +38,61 @@ class Cache(Protocol):
 
 
 class SharedCache:
-    """One buffer for past and present of each layer, doubled when it is full, up to the context."""
+    """One buffer for past and present of each layer, doubled when it is full, up to the context.
+
+    A layer may keep a state instead, of one size whatever the number of tokens (a short convolution's last inputs).
+    It is read from one buffer and written to another, which then change places; it is no record of the past.
+    """
 
     def __init__(self, session: Any, context: int, vocab: int) -> None:
+        inputs = session.get_inputs()
         self._context = context
-        self._vocab = vocab
         self._past = {
-            i.name: (i.shape[1], i.shape[3], _NUMPY[i.type]) for i in session.get_inputs() if i.name.startswith("past_")
+            i.name: (i.shape[1], i.shape[3], _NUMPY[i.type]) for i in inputs if i.name.startswith("past_key_values.")
         }
-        self._inputs = ["input_ids", "attention_mask", "num_logits", *self._past]
-        self._runner = Runner(session, ["logits", *(n.replace("past_key_values", "present") for n in self._past)])
+        states = {i.name: np.zeros(i.shape, _NUMPY[i.type]) for i in inputs if i.name.startswith("past_conv.")}
+        self._states = (list(states.values()), [np.zeros_like(state) for state in states.values()])
+        self._turn = 0  # which of both is read
+        names = [*self._past, *states]
+        self._inputs = ["input_ids", "attention_mask", "num_logits", *names]
+        presents = [n.replace("past_key_values", "present").replace("past_conv", "present_conv") for n in names]
+        self._runner = Runner(session, ["logits", *presents])
         self._capacity = 0
         self._buffers: list[np.ndarray] = []
         self._token = np.zeros((1, 1), np.int64)
         self._logits = np.zeros((1, 1, vocab), np.float32)
 
     @property
+    def rewinds(self) -> bool:
+        """Whether `truncate` goes anywhere; a state goes back to the start alone."""
+        return not self._states[0]
+
+    @property
     def nbytes(self) -> int:
-        """Bytes held for keys and values."""
-        return sum(buffer.nbytes for buffer in self._buffers)
+        """Bytes held for keys, values and states."""
+        return sum(array.nbytes for array in (*self._buffers, *self._states[0], *self._states[1]))
 
     def run(self, ids: np.ndarray, position: int, num_logits: int) -> np.ndarray:
         """One step, in place."""
         total = position + len(ids)
         if total > self._capacity:
             self._grow(total, position)
+        read, write = self._states[self._turn], self._states[1 - self._turn]
         if len(ids) == 1 and num_logits == 1:
-            return self._decode(int(ids[0]), position)
-        mask = np.ones((1, total), np.int64)
-        feeds = Values(
-            [np.ascontiguousarray(ids).reshape(1, -1), mask, np.array([num_logits], np.int64), *self._buffers]
-        )
-        logits = self._runner.run_first(self._inputs, feeds, Values(self._buffers))
-        self._seen = -1
+            logits = self._decode(int(ids[0]), position)
+        else:
+            mask, wanted = np.ones((1, total), np.int64), np.array([num_logits], np.int64)
+            feeds = Values([np.ascontiguousarray(ids).reshape(1, -1), mask, wanted, *self._buffers, *read])
+            logits = self._runner.run_first(self._inputs, feeds, Values([*self._buffers, *write]))
+            self._seen = -1
+        self._turn = 1 - self._turn
         result: np.ndarray = logits[0]
         return result
 
     def truncate(self, position: int) -> None:
-        """Nothing to do: tokens beyond the mask are not seen, and will be written over."""
+        """Keys and values beyond the mask are not seen, and will be written over; states start anew."""
+        for state in self._states[self._turn]:
+            state.fill(0)
 
     def _decode(self, token: int, position: int) -> np.ndarray:
         """A step of one token, everything bound once and changed in place.
@@ -84,9 +107,8 @@ class SharedCache:
             self._mask[0, : position + 1] = 1
             self._mask[0, position + 1 :] = 0
         self._seen = position + 1
-        self._runner.run(self._inputs, self._feeds, self._fetches)
-        result: np.ndarray = self._logits[0]
-        return result
+        self._runner.run(self._inputs, *self._bound[self._turn])
+        return self._logits
 
     def _grow(self, needed: int, used: int) -> None:
         capacity = max(self._capacity, _SMALLEST)
@@ -96,7 +118,7 @@ class SharedCache:
         old = self._buffers
         self._buffers = []
         for index, (heads, size, dtype) in enumerate(self._past.values()):
-            buffer = np.zeros((1, heads, capacity, size), dtype)
+            buffer = _mapped((1, heads, capacity, size), dtype)
             if old:
                 buffer[:, :, :used] = old[index][:, :, :used]
                 old[index] = _ONE  # let the old one go before the next is made
@@ -104,8 +126,18 @@ class SharedCache:
         self._capacity = capacity
         self._mask = np.zeros((1, capacity), np.int64)
         self._seen = -1  # how many ones the mask holds; -1 when that is not known
-        self._feeds = Values([self._token, self._mask, _ONE, *self._buffers])
-        self._fetches = Values([self._logits, *self._buffers])
+        inputs, outputs = [self._token, self._mask, _ONE, *self._buffers], [self._logits, *self._buffers]
+        turns = (self._states, self._states[::-1])
+        self._bound = [(Values([*inputs, *read]), Values([*outputs, *write])) for read, write in turns]
+
+
+def _mapped(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros in a mapping of their own: pages are taken when they are written, and given back when it goes.
+
+    The heap would keep the holes that buffers leave behind when they are exchanged for larger ones.
+    """
+    count = math.prod(shape)
+    return np.frombuffer(mmap.mmap(-1, count * np.dtype(dtype).itemsize), dtype, count).reshape(shape)
 
 
 class GrowingCache:
@@ -120,6 +152,11 @@ class GrowingCache:
         self._mask = "attention_mask" in inputs
         self._outputs = ["logits", *(i.name.replace("past_key_values", "present") for i in self._past)]
         self._values = self._empty()
+
+    @property
+    def rewinds(self) -> bool:
+        """Always."""
+        return True
 
     @property
     def nbytes(self) -> int:

@@ -37,6 +37,7 @@ class Engine:
         self.threads = threads
         self.provider = str(session.get_providers()[0])
         self.load_seconds = load_seconds
+        self._tokens: list[int] = []  # of all that was read, where the cache cannot go back to any position
         self._cache: Cache | None = (
             SharedCache(session, context, vocab) if cache == "shared" else GrowingCache(session, vocab)
         )
@@ -129,15 +130,25 @@ class Engine:
                 hint="see: edgelm verify, edgelm doctor",
             ) from None
         self.position = total
+        if not cache.rewinds:
+            self._tokens += tokens.tolist()
         return logits
 
     def rewind(self, position: int) -> None:
-        """Forget the tokens from `position` on."""
+        """Forget the tokens from `position` on; a model with states reads the tokens before it again."""
         if not 0 <= position <= self.position:
             raise OptionError(f"cannot rewind to {position}: the engine holds {self.position} tokens")
-        if position < self.position:
-            self._open().truncate(position)
+        if position == self.position:
+            return
+        cache = self._open()
+        if cache.rewinds:
+            cache.truncate(position)
             self.position = position
+        else:
+            again, self._tokens, self.position = self._tokens[:position], [], 0
+            cache.truncate(0)
+            if again:
+                self.forward(again)
 
     def reset(self) -> None:
         """Forget all tokens."""

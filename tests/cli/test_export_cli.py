@@ -66,10 +66,17 @@ def test_a_target_of_ones_own_that_is_too_small(edgelm, checkpoint, tmp_path, re
     text = (request.config.rootpath / "targets" / "rpi5.toml").read_text()
     lines = ("usable_mb = 32" if line.startswith("usable_mb") else line for line in text.splitlines())
     board.write_text("\n".join(lines))
-    ended = edgelm("export", checkpoint, "--target", board, "-o", tmp_path / "b")
+    command = ("export", checkpoint, "--target", board, "-o", tmp_path / "b")
+    ended = edgelm(*command)
+    assert (ended.code, ended.out) == (1, "")
+    assert "rpi5 has 34 MB for a model" in ended.err
+    assert "hint: no model of this vocabulary fits: the runtime alone takes " in ended.err
+    assert ended.err.endswith("; --force exports it anyway\n")
+    assert not (tmp_path / "b").exists()
+    ended = edgelm(*command, "--force")
     assert ended.code == 0
-    assert ended.err.startswith("warning: with a full context it needs ")
-    assert "rpi5 has 33.6 MB for a model\nhint: " in ended.err
+    assert ended.err.startswith("warning: ")
+    assert "rpi5 has 34 MB for a model" in ended.err
 
 
 def test_an_output_that_is_there_already(edgelm, checkpoint, tmp_path):

@@ -30,23 +30,23 @@ def test_a_bundle_as_json(edgelm, tiny_bundle):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_packed_sizes_of_a_checkpoint_are_those_of_its_exports(edgelm, tiny_checkpoint, tmp_path, tied):
+def test_what_is_told_of_a_checkpoint_is_what_its_exports_say(edgelm, tiny_checkpoint, tmp_path, tied):
     checkpoint = tiny_checkpoint(tie_word_embeddings=tied)
-    facts = json.loads(edgelm("inspect", checkpoint, "--target", "rpi4", "--json").out)
+    facts = json.loads(edgelm("inspect", checkpoint, "--target", "rpi4", "--context", "64", "--json").out)
     assert facts["exporter"] == "native"
     assert facts["shape"]["tied"] is tied
     assert facts["dtype"] == "float32"
-    packed = facts["packed"]
-    assert (packed["target"], packed["default"], set(packed["bytes"])) == (
-        "rpi4",
-        "int8",
-        {"int8", "int4", "fp16", "fp32"},
-    )
-    for quant, size in packed["bytes"].items():
-        bundle = export(checkpoint, "rpi4", quant, output=tmp_path / quant)
+    needs = facts["needs"]
+    assert (needs["target"], needs["default"], needs["context"]) == ("rpi4", "int8", 64)
+    assert needs["usable_bytes"] == 3300 << 20
+    assert min(needs["host"].values()) > 0
+    assert set(needs["quants"]) == {"int8", "int4", "fp16", "fp32"}
+    for quant, need in needs["quants"].items():
+        bundle = export(checkpoint, "rpi4", quant, output=tmp_path / quant, context=64)
         assert facts["parameters"] == bundle.manifest["model"]["parameters"]
-        data = bundle.files["model.onnx.data"]["bytes"]
-        assert size <= data <= size + 64_000, "the rest are norms, rotary tables and alignment"
+        assert need["memory"] == bundle.manifest["memory"]
+        assert need["fits"] is True
+        assert bundle.size <= need["disk_bytes"]
 
 
 def test_a_checkpoint(edgelm, tiny_checkpoint):
@@ -55,16 +55,51 @@ def test_a_checkpoint(edgelm, tiny_checkpoint):
     assert lines[0].startswith(f"{checkpoint}  (checkpoint, ")
     assert f"  model        {checkpoint.name} (llama, native export)" in lines
     assert "  shape        3 layers, hidden size 64, vocabulary 300, 4 heads and 2 KV heads of 16" in lines
-    assert "  weights as packed for rpi5:" in lines
-    assert any(line.startswith("    int4       ") and line.endswith(" bits a parameter (default)") for line in lines)
+    assert "  exported for rpi5 with a context of 128 tokens:" in lines
+    head, first = lines[lines.index("  exported for rpi5 with a context of 128 tokens:") + 1 :][:2]
+    assert head.split() == [
+        "bundle",
+        "weights",
+        "KV",
+        "cache",
+        "other",
+        "on",
+        "device",
+        "fits",
+        "host",
+        "memory",
+        "host",
+        "disk",
+    ]
+    assert first.startswith("    int4 (default)  ")
+    assert " yes " in first
+    assert "  for a model  7.34 GB on rpi5" in lines
 
 
 def test_a_checkpoint_without_a_native_family(edgelm, tiny_checkpoint):
-    checkpoint = tiny_checkpoint("opt", word_embed_proj_dim=64, ffn_dim=96)
+    checkpoint = tiny_checkpoint("bloom")
     ended = edgelm("inspect", checkpoint)
     assert ended.code == 0
-    assert "(opt, no native family: exported through Optimum)" in ended.out
-    assert "packed" not in json.loads(edgelm("inspect", checkpoint, "--json").out)
+    assert "(bloom, no native family: exported through Optimum)" in ended.out
+    assert "  exported for rpi5 with a context of 128 tokens, estimated:" in ended.out
+    facts = json.loads(edgelm("inspect", checkpoint, "--json").out)
+    assert facts["needs"]["quants"]["int4"]["host_bytes"] > facts["parameters"] * 4
+
+
+def test_a_context_beyond_the_models(edgelm, tiny_checkpoint):
+    ended = edgelm("inspect", tiny_checkpoint(), "--context", "129")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("error: context 129 is more than the model was made for (128 tokens)\n")
+
+
+def test_a_checkpoint_that_does_not_fit(edgelm, tiny_checkpoint, tmp_path, request):
+    board = tmp_path / "board.toml"
+    text = (request.config.rootpath / "targets" / "rpi5.toml").read_text()
+    lines = ("usable_mb = 32" if line.startswith("usable_mb") else line for line in text.splitlines())
+    board.write_text("\n".join(lines))
+    ended = edgelm("inspect", tiny_checkpoint(), "--target", board)
+    assert ended.code == 0
+    assert ended.out.count("  no ") == 4
 
 
 def test_neither(edgelm, tmp_path):

@@ -17,6 +17,35 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},
     "head-dim-8": {"num_attention_heads": 8},
     "window": {"kind": "mistral", "sliding_window": 16},
+    "phi": {"kind": "phi"},
+    "phi3": {
+        "kind": "phi3",
+        "sliding_window": 16,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.1] * 6, "long_factor": [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]},
+        "original_max_position_embeddings": 32,
+    },
+    "gpt2": {"kind": "gpt2"},
+    "gpt_neox": {"kind": "gpt_neox"},
+    "qwen2": {"kind": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {"kind": "qwen3", "head_dim": 32},
+    "gemma2": {
+        "kind": "gemma2",
+        "head_dim": 32,
+        "query_pre_attn_scalar": 24,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 5.0,
+        "sliding_window": 16,
+        "pad_token_id": 0,
+    },
+    "gemma3": {
+        "kind": "gemma3_text",
+        "head_dim": 32,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 16,
+        "sliding_window_pattern": 2,
+        "pad_token_id": 0,
+    },
 }
 
 

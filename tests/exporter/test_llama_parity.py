@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from parity import CHECKS, close, load_pair, some_ids
 
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
@@ -58,8 +59,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     "sharded": {"shard": "60KB"},
     "mistral": {"kind": "mistral", "sliding_window": None},
     "mistral-window": {"kind": "mistral", "sliding_window": 16},
+    "ministral": {
+        "kind": "ministral",
+        "head_dim": 16,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "arcee": {"kind": "arcee", "mlp_bias": True},
+    "ernie": {"kind": "ernie4_5", "head_dim": 32},
+    "ernie-bias": {"kind": "ernie4_5", "head_dim": 24, "use_bias": True, "tie_word_embeddings": False},
 }
-PREFILL = 40  # more than the window, and more than pre-training's 32 positions
 
 
 @pytest.fixture(params=SHAPES, scope="module")
@@ -67,72 +76,12 @@ def pair(
     request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Engine, Any]:
     """(engine of the fp32 bundle, transformers' model) of one shape."""
-    checkpoint = tiny_checkpoint(**SHAPES[request.param])
-    bundle = export(checkpoint, "x86-64", "fp32", output=tmp_path_factory.mktemp("bundle") / "b", exporter="native")
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.float32, attn_implementation="eager"
-    )
-    return Engine.load(bundle), model.eval()
+    return load_pair(tiny_checkpoint(**SHAPES[request.param]), tmp_path_factory.mktemp("bundle") / "b")
 
 
-def reference(model: Any, ids: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.tensor(ids[None])).logits[0].numpy()
-
-
-def close(found: np.ndarray, expected: np.ndarray) -> None:
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-3 * np.ptp(expected))
-
-
-@pytest.fixture
-def ids() -> np.ndarray:
-    return np.random.default_rng(0).integers(3, 300, 100)
-
-
-def test_prefill(pair: tuple[Engine, Any], ids: np.ndarray) -> None:
-    engine, model = pair
-    engine.reset()
-    close(engine.forward(ids, num_logits=len(ids)), reference(model, ids))
-
-
-def test_token_by_token(pair: tuple[Engine, Any], ids: np.ndarray) -> None:
-    engine, model = pair
-    engine.reset()
-    expected = reference(model, ids)
-    close(engine.forward(ids[:PREFILL]), expected[PREFILL - 1 : PREFILL])
-    for position in range(PREFILL, len(ids)):
-        close(engine.forward(ids[position : position + 1]), expected[position : position + 1])
-
-
-def test_after_rewind_and_in_pieces(pair: tuple[Engine, Any], ids: np.ndarray) -> None:
-    engine, model = pair
-    engine.reset()
-    engine.forward(ids[::-1])
-    engine.rewind(0)
-    engine.forward(ids[:70])
-    engine.rewind(30)
-    expected = reference(model, ids)
-    close(engine.forward(ids[30:55], num_logits=3), expected[52:55])
-    close(engine.forward(ids[55:56]), expected[55:56])
-    close(engine.forward(ids[56:90], num_logits=34), expected[56:90])
-
-
-def test_greedy_continuation(pair: tuple[Engine, Any], ids: np.ndarray) -> None:
-    engine, model = pair
-    prompt = ids[:20]
-    with torch.no_grad():
-        out = model.generate(
-            torch.tensor(prompt[None]), max_new_tokens=64, min_new_tokens=64, do_sample=False, pad_token_id=0
-        )
-    engine.reset()
-    logits, found = engine.forward(prompt), []
-    for _ in range(64):
-        # generate() suppresses the end token until min_new_tokens are made
-        found.append(int(np.delete(logits[0], 2).argmax()))
-        found[-1] += found[-1] >= 2
-        logits = engine.forward([found[-1]])
-    assert found == out[0, len(prompt) :].tolist()
+@pytest.mark.parametrize("check", CHECKS)
+def test_same_logits(pair: tuple[Engine, Any], check: str) -> None:
+    CHECKS[check](*pair, some_ids())
 
 
 def test_dynamic_rope_beyond_the_first_context(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:

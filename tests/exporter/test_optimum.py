@@ -60,7 +60,7 @@ class Models:
 
     def _bundle(self, kind: str, target: str, quant: str) -> Bundle:
         output = self._folder / f"{kind}-{target}-{quant}"
-        return export(self.checkpoint(kind), target, quant, output=output, exporter="auto")
+        return export(self.checkpoint(kind), target, quant, output=output, exporter="optimum")
 
     def _reference(self, kind: str) -> np.ndarray:
         """Logits [n, vocab] of IDS."""
@@ -154,14 +154,25 @@ def test_a_full_context_is_reached(models: Models) -> None:
     np.testing.assert_allclose(last, reference(models.checkpoint("gpt2"), ids)[-1:], atol=1e-3)
 
 
-def test_a_native_family_gives_the_same_on_either_road(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    checkpoint = tiny_checkpoint("llama")
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("llama", {}), ("gpt2", {}), ("gpt_neox", KINDS["gpt_neox"]), ("opt", {"ffn_dim": 96, "init_std": 0.2})],
+)
+def test_a_native_family_gives_the_same_on_either_road(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, kind: str, config: dict[str, Any]
+) -> None:
+    checkpoint = tiny_checkpoint(kind, **config)
     native = export(checkpoint, "x86-64", "fp32", output=tmp_path / "native", exporter="native")
     other = export(checkpoint, "x86-64", "fp32", output=tmp_path / "optimum", exporter="optimum")
     assert (native.manifest["graph"]["cache"], other.manifest["graph"]["cache"]) == ("shared", "growing")
     assert other.manifest["model"]["parameters"] == native.manifest["model"]["parameters"]
     expected = engine_of(native).forward(IDS, num_logits=len(IDS)).copy()
     np.testing.assert_allclose(engine_of(other).forward(IDS, num_logits=len(IDS)), expected, atol=1e-3)
+
+
+def test_it_is_taken_where_there_is_no_native_family(models: Models, tmp_path: Path) -> None:
+    bundle = export(models.checkpoint("bloom"), "x86-64", "fp32", output=tmp_path / "bundle", exporter="auto")
+    assert bundle.manifest["model"]["exporter"] == "optimum"
 
 
 # --- what the graph is -----------------------------------------------------------------------------------------------
@@ -202,7 +213,8 @@ def test_logits_are_cut_where_the_head_cannot_be_told(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traced, "find_head", lambda *_: None)
-    engine = engine_of(export(models.checkpoint("gpt2"), "x86-64", "fp32", output=tmp_path / "bundle"))
+    bundle = export(models.checkpoint("gpt2"), "x86-64", "fp32", output=tmp_path / "bundle", exporter="optimum")
+    engine = engine_of(bundle)
     expected = models.reference("gpt2")
     np.testing.assert_allclose(engine.forward(IDS[:20], num_logits=3), expected[17:20], atol=1e-3)
     np.testing.assert_allclose(engine.forward(IDS[20:]), expected[-1:], atol=1e-3)
@@ -275,7 +287,7 @@ def test_a_tied_table_that_the_head_cannot_share_is_kept_in_int8_rows(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     checkpoint = tiny_checkpoint("gpt2", hidden_size=72)  # no block size divides it
-    bundle = export(checkpoint, "rpi5", "int4", output=tmp_path / "bundle")
+    bundle = export(checkpoint, "rpi5", "int4", output=tmp_path / "bundle", exporter="optimum")
     assert bundle.manifest["graph"]["tied"] is False
     assert bundle.manifest["recipe"]["embedding"] == {"op": "Gather", "bits": 8}
     found = engine_of(bundle).forward(IDS, num_logits=len(IDS))
@@ -284,7 +296,8 @@ def test_a_tied_table_that_the_head_cannot_share_is_kept_in_int8_rows(
 
 def test_the_same_checkpoint_gives_the_same_bytes(models: Models, tmp_path: Path) -> None:
     first = models.bundle("gpt_neox", "rpi5", "int4")
-    again = export(models.checkpoint("gpt_neox"), "rpi5", "int4", output=tmp_path / "other" / "again")
+    folder = tmp_path / "other" / "again"
+    again = export(models.checkpoint("gpt_neox"), "rpi5", "int4", output=folder, exporter="optimum")
     assert again.files == first.files
     graph = (again.path / MODEL).read_bytes()
     assert str(tmp_path).encode() not in graph
@@ -338,7 +351,7 @@ def test_without_the_extra_the_error_names_the_command(
     absent = {"torch", "optimum.exporters.onnx"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else find(name, *a))
     with pytest.raises(DependencyError, match=r"needs torch, optimum-onnx$") as error:
-        export(models.checkpoint("gpt2"), "rpi5", output=tmp_path / "bundle")
+        export(models.checkpoint("bloom"), "rpi5", output=tmp_path / "bundle")
     assert error.value.hint == "pip install 'edgelm[optimum]'"
     assert list(tmp_path.iterdir()) == []
 
@@ -377,7 +390,7 @@ def edited(checkpoint: Path, folder: Path, **changes: Any) -> Path:
 def test_an_unsupported_model_is_told_in_one_line(
     models: Models, tmp_path: Path, changes: dict[str, Any], message: str, hint: str
 ) -> None:
-    checkpoint = edited(models.checkpoint("gpt2"), tmp_path / "checkpoint", **changes)
+    checkpoint = edited(models.checkpoint("bloom"), tmp_path / "checkpoint", **changes)
     with pytest.raises(UnsupportedModelError, match=message) as error:
         export(checkpoint, "rpi5", output=tmp_path / "bundle")
     assert "\n" not in str(error.value)
@@ -388,7 +401,7 @@ def test_an_unsupported_model_is_told_in_one_line(
 def test_a_failure_inside_optimum_is_told_in_one_line(models: Models, tmp_path: Path) -> None:
     checkpoint = edited(models.checkpoint("gpt2"), tmp_path / "checkpoint", activation_function="no_such_function")
     with pytest.raises(ExportError, match="Optimum cannot export") as error:
-        export(checkpoint, "rpi5", output=tmp_path / "bundle")
+        export(checkpoint, "rpi5", output=tmp_path / "bundle", exporter="optimum")
     assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
@@ -399,7 +412,7 @@ def test_a_missing_tensor_is_named(models: Models, tmp_path: Path) -> None:
     del tensors["gpt_neox.layers.1.mlp.dense_h_to_4h.weight"]
     safetensors_numpy.save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"'gpt_neox\.layers\.1\.mlp\.dense_h_to_4h\.weight' is missing"):
-        export(checkpoint, "rpi5", output=tmp_path / "bundle")
+        export(checkpoint, "rpi5", output=tmp_path / "bundle", exporter="optimum")
 
 
 def test_a_weight_that_is_not_finite_is_named(models: Models, tmp_path: Path) -> None:
@@ -408,7 +421,7 @@ def test_a_weight_that_is_not_finite_is_named(models: Models, tmp_path: Path) ->
     tensors["gpt_neox.layers.1.mlp.dense_h_to_4h.weight"][3, 4] = np.nan
     safetensors_numpy.save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"'gpt_neox\.layers\.1\.mlp\.dense_h_to_4h\.weight' holds .* not finite"):
-        export(checkpoint, "rpi5", output=tmp_path / "bundle")
+        export(checkpoint, "rpi5", output=tmp_path / "bundle", exporter="optimum")
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 

@@ -171,6 +171,15 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[EdgeLMError], str]] = {
         CheckpointError,
         r"tensor 'model\.layers\.1.*' is missing",
     ),
+    "extra layer": (lambda p: edit_config(p, num_hidden_layers=...), CheckpointError, "num_hidden_layers"),
+    "extra tensors": (
+        lambda p: damage_header(
+            p / "model.safetensors",
+            lambda h: h.update({"model.layers.0.self_attn.q_proj.bias": h["model.norm.weight"]}),
+        ),
+        CheckpointError,
+        r"tensor 'model\.layers\.0\.self_attn\.q_proj\.bias' has no place",
+    ),
     "unknown rope": (
         lambda p: edit_config(p, rope_scaling={"rope_type": "spiral"}),
         UnsupportedModelError,
@@ -252,7 +261,7 @@ def test_a_disk_that_fills_up(checkpoint: Path, tmp_path: Path, monkeypatch: pyt
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        monkeypatch.setattr("edgelm.exporter.native._need_disk", lambda *_: None)
+        monkeypatch.setattr("edgelm.exporter.preflight.free_disk", lambda _: 1 << 40)
         with pytest.raises(ExportError, match="disk full while writing"):
             export(checkpoint, "rpi5", "fp32", output=disk / "out")
         assert list(disk.iterdir()) == []

@@ -7,10 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 
 from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Decoder
-from edgelm.exporter.families import llama
+
+_NAMES = (
+    "cohere2",
+    "ernie",
+    "exaone",
+    "gemma",
+    "gpt2",
+    "gpt_neox",
+    "granite",
+    "helium",
+    "internlm",
+    "lfm2",
+    "llama",
+    "nemotron",
+    "olmo2",
+    "opt",
+    "phi",
+    "phi3",
+    "qwen",
+    "smollm3",
+    "stablelm",
+)
 
 
 @dataclass(frozen=True)
@@ -20,22 +43,31 @@ class Family:
     Attributes:
         name: the module's.
         model_types: the `model_type` values it reads.
+        about: the models, and what is particular to them.
         describe: config.json → the decoder.
     """
 
     name: str
     model_types: tuple[str, ...]
+    about: str
     describe: Callable[[Config], Decoder]
 
 
-_FAMILIES = (Family("llama", llama.MODEL_TYPES, llama.describe),)
+def all_families() -> tuple[Family, ...]:
+    """Every native family, by name."""
+    return tuple(_family(import_module(f"{__name__}.{name}")) for name in _NAMES)
 
 
 def family_of(model_type: str) -> Family | None:
     """The family that reads this `model_type`, or None."""
-    return next((family for family in _FAMILIES if model_type in family.model_types), None)
+    return next((family for family in all_families() if model_type in family.model_types), None)
 
 
 def model_types() -> list[str]:
     """Every `model_type` with a native family."""
-    return sorted(name for family in _FAMILIES for name in family.model_types)
+    return sorted(name for family in all_families() for name in family.model_types)
+
+
+def _family(module: ModuleType) -> Family:
+    about = " ".join((module.__doc__ or "").split("\n\n")[0].split())
+    return Family(module.__name__.rpartition(".")[2], module.MODEL_TYPES, about, module.describe)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from edgelm.errors import UnsupportedModelError
+from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.config import Config
-from edgelm.exporter.decoder import Activation, Linear, Source
+from edgelm.exporter.decoder import Activation, Attention, Decoder, Layer, Linear, Mlp, Norm, Source
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -64,6 +65,27 @@ def gate_up(name: str, size: int, hidden: int, *, bias: bool = False) -> Linear:
     return stacked(f"{name}.gate_up_proj", {f"{name}.gate_proj": size, f"{name}.up_proj": size}, hidden, bias=bias)
 
 
+def gated_mlp(config: Config, name: str, *, bias: bool = False, act: str = "hidden_act", scale: float = 1.0) -> Mlp:
+    """``gate_proj``, ``up_proj`` and ``down_proj`` of the MLP module `name`, whose result is multiplied by `scale`."""
+    hidden, size = config.integer("hidden_size"), config.integer("intermediate_size")
+    return Mlp(
+        up=gate_up(name, size, hidden, bias=bias),
+        down=linear(f"{name}.down_proj", hidden, size, bias=bias, scale=scale),
+        activation=activation(config, act),
+    )
+
+
+def rms_norm(config: Config, name: str, size: int | None = None, *, offset: float = 0.0, scale: float = 1.0) -> Norm:
+    """An RMS norm of `size` values, by default of the residual stream."""
+    size = size or config.integer("hidden_size")
+    return Norm(f"{name}.weight", size, config.number("rms_norm_eps", 1e-6), offset=offset, scale=scale)
+
+
+def layer_norm(name: str, size: int, eps: float, *, bias: bool = True) -> Norm:
+    """A layer norm, with its bias where it has one."""
+    return Norm(f"{name}.weight", size, eps, "layer", f"{name}.bias" if bias else None)
+
+
 def embedding_and_head(
     config: Config,
     hidden: int,
@@ -83,6 +105,47 @@ def embedding_and_head(
     )
 
 
+def pre_norm_layer(config: Config, name: str, attention: Attention, mlp: Mlp) -> Layer:
+    """A layer whose norms stand before attention and MLP, named as Llama's are."""
+    return Layer(
+        name=name,
+        attention_norm=rms_norm(config, f"{name}.input_layernorm"),
+        attention=attention,
+        mlp_norm=rms_norm(config, f"{name}.post_attention_layernorm"),
+        mlp=mlp,
+    )
+
+
+def layer_windows(config: Config, slides: Callable[[int], bool]) -> list[int | None]:
+    """The window of every layer: sliding ones are named by ``layer_types`` or, where it is left out, told by `slides`."""
+    count = config.integer("num_hidden_layers")
+    types = config.get("layer_types", ["sliding_attention" if slides(i) else "full_attention" for i in range(count)])
+    if not isinstance(types, list) or len(types) != count:
+        raise CheckpointError(f"{config.path}: layer_types does not name a type for each of the {count} layers")
+    for kind in types:
+        if kind not in ("sliding_attention", "full_attention"):
+            raise unsupported(config, f"layer type {kind!r}")
+    window = None if config.get("sliding_window") is None else config.integer("sliding_window")
+    return [window if kind == "sliding_attention" else None for kind in types]
+
+
+def decoder(config: Config, family: str, layers: Sequence[Layer], norm: Norm, *, tied: bool, **more: Any) -> Decoder:
+    """A decoder with the usual names of both tables; `tied` as for `embedding_and_head`, `more` as for `Decoder`."""
+    hidden = config.integer("hidden_size")
+    embedding, head = embedding_and_head(config, hidden, tied=tied)
+    return Decoder(
+        family=family,
+        hidden=hidden,
+        vocab=config.integer("vocab_size"),
+        context=config.integer("max_position_embeddings", 2048),
+        layers=tuple(layers),
+        norm=norm,
+        embedding=embedding,
+        head=head,
+        **more,
+    )
+
+
 def activation(config: Config, key: str = "hidden_act", default: str = "silu") -> Activation:
     """The activation that config.json names."""
     name = config.text(key, default)
@@ -93,3 +156,10 @@ def activation(config: Config, key: str = "hidden_act", default: str = "silu") -
             hint="try --exporter optimum",
         )
     return _ACTIVATIONS[name]
+
+
+def unsupported(config: Config, what: str) -> UnsupportedModelError:
+    """The error for a model of a family whose config.json asks for `what`, which cannot be described."""
+    return UnsupportedModelError(
+        f"{config.path}: {what} is not supported by the native exporter", hint="try --exporter optimum"
+    )

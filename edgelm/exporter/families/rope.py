@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgelm.errors import UnsupportedModelError
+from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.config import Config
 from edgelm.exporter.rope import Rope, RopeScaling
 
@@ -16,10 +16,15 @@ def read_rope(
 ) -> Rope:
     """The rotary embedding of a model; `theta` and `partial` are what the family takes where the file does not say."""
     nested = config.nested("rope_parameters")  # of newer files
-    inside = nested is not None and nested.get("rope_theta") is not None
-    base = nested.number("rope_theta") if nested is not None and inside else config.number("rope_theta", theta)
-    share = config.number("partial_rotary_factor", partial)
-    return Rope(int(head_dim * share), base, read_scaling(config), interleaved)
+
+    def number(key: str, default: float) -> float:
+        inside = nested is not None and nested.get(key) is not None
+        return nested.number(key) if nested is not None and inside else config.number(key, default)
+
+    dim, scaling = int(head_dim * number("partial_rotary_factor", partial)), read_scaling(config)
+    if scaling is not None and scaling.kind == "longrope":
+        _check_factors(config, scaling, dim // 2)
+    return Rope(dim, number("rope_theta", theta), scaling, interleaved)
 
 
 def read_scaling(config: Config) -> RopeScaling | None:
@@ -86,3 +91,9 @@ def _longrope(config: Config, scaling: Config, context: int) -> RopeScaling:
         short_factors=scaling.numbers("short_factor"),
         long_factors=scaling.numbers("long_factor"),
     )
+
+
+def _check_factors(config: Config, scaling: RopeScaling, count: int) -> None:
+    for key, factors in (("short_factor", scaling.short_factors), ("long_factor", scaling.long_factors)):
+        if len(factors) != count:
+            raise CheckpointError(f"{config.path}: {key} of the rope has {len(factors)} numbers, expected {count}")

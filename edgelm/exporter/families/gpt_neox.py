@@ -1,0 +1,68 @@
+"""GPT-NeoX and Pythia: query, key and value stored head by head, attention and MLP side by side."""
+
+from __future__ import annotations
+
+from edgelm.exporter.config import Config
+from edgelm.exporter.decoder import Attention, Decoder, Layer, Linear, Mlp, Source
+from edgelm.exporter.families.common import activation, embedding_and_head, layer_norm, linear
+from edgelm.exporter.families.rope import read_rope
+
+MODEL_TYPES = ("gpt_neox",)
+
+
+def describe(config: Config) -> Decoder:
+    """The decoder of a GPT-NeoX config.json.
+
+    Raises:
+        CheckpointError: a key is missing or odd.
+        UnsupportedModelError: an activation or rope type that is not known.
+    """
+    config = config.with_defaults(layer_norm_eps=1e-5, max_position_embeddings=2048)
+    hidden = config.integer("hidden_size")
+    embedding, head = embedding_and_head(config, hidden, tied=False, embedding="gpt_neox.embed_in", head="embed_out")
+    return Decoder(
+        family="gpt_neox",
+        hidden=hidden,
+        vocab=config.integer("vocab_size"),
+        context=config.integer("max_position_embeddings"),
+        layers=tuple(_layer(config, f"gpt_neox.layers.{i}") for i in range(config.integer("num_hidden_layers"))),
+        norm=layer_norm("gpt_neox.final_layer_norm", hidden, config.number("layer_norm_eps")),
+        embedding=embedding,
+        head=head,
+    )
+
+
+def _layer(config: Config, name: str) -> Layer:
+    hidden, intermediate = config.integer("hidden_size"), config.integer("intermediate_size")
+    heads, eps = config.integer("num_attention_heads"), config.number("layer_norm_eps")
+    bias = config.flag("attention_bias", True)
+    theta, rotary = config.number("rotary_emb_base", 10000.0), config.number("rotary_pct", 0.25)
+    return Layer(
+        name=name,
+        parallel=config.flag("use_parallel_residual", True),
+        attention_norm=layer_norm(f"{name}.input_layernorm", hidden, eps),
+        attention=Attention(
+            heads,
+            heads,
+            hidden // heads,
+            qkv=_head_by_head(f"{name}.attention.query_key_value", hidden, hidden // heads, bias=bias),
+            out=linear(f"{name}.attention.dense", hidden, hidden, bias=bias),
+            rope=read_rope(config, hidden // heads, theta=theta, partial=rotary),
+        ),
+        mlp_norm=layer_norm(f"{name}.post_attention_layernorm", hidden, eps),
+        mlp=Mlp(
+            up=linear(f"{name}.mlp.dense_h_to_4h", intermediate, hidden, bias=True),
+            down=linear(f"{name}.mlp.dense_4h_to_h", hidden, intermediate, bias=True),
+            activation=activation(config, default="gelu"),
+            gated=False,
+        ),
+    )
+
+
+def _head_by_head(name: str, hidden: int, head_dim: int, *, bias: bool) -> Linear:
+    """A matrix of the rows (query, key, value) of the first head, then of the second, and so on."""
+
+    def sources(kind: str) -> tuple[Source, ...]:
+        return tuple(Source(f"{name}.{kind}", hidden, 3 * head_dim, i * head_dim, head_dim) for i in range(3))
+
+    return Linear(name, sources("weight"), hidden, biases=sources("bias") if bias else ())

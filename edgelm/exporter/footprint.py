@@ -1,0 +1,250 @@
+"""What a model takes in one of a target's recipes: on disk, in the host's memory, in the device's.
+
+Told from config.json and the headers of the weight files alone. Bytes of files are exact on the native road; what
+memory is taken is a model fitted to measurements (onnxruntime 1.32, 135M and 0.5B shapes, resident set of the process).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+from edgelm.exporter import graph, recipe
+from edgelm.exporter.attention import cache_head_dim
+from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.config import Config
+from edgelm.exporter.decoder import Decoder
+from edgelm.exporter.formats import Blocked, Dense, Format, PerChannel
+from edgelm.exporter.prequantized import Scheme
+from edgelm.exporter.result import GraphResult
+from edgelm.target import RecipeSpec, Target
+
+# Bits that a block of MatMulNBits takes in memory beyond its codes. x86-64: three floats (the scale as stored, as
+# packed, and the sum of the block's codes), so 7.0, 5.5, 4.75 bits a weight at 4 bits and blocks of 32, 64, 128,
+# measured. ARM with dot products: KleidiAI keeps 16 (4.5 bits at 32). Without them nothing is packed: a float scale.
+_BLOCK_BITS = {"x86_64": 96, "aarch64": 16}
+_UNPACKED_BLOCK_BITS = 32
+
+_RUNTIME = 60 << 20  # Python, numpy, onnxruntime, tokenizers and a session; measured
+_TOKEN = 400  # a token of the vocabulary in `tokenizers`; measured on three tokenizers of 32,000 to 50,000
+_CHUNK = 512  # tokens the runtime reads of a prompt at once
+_ACTIVATIONS = 1.9  # of all that a layer's matrices read and write for a chunk, the arena's peak; measured
+
+_EXPORTER = 90 << 20  # Python and the libraries of the native road; measured, as are the next four
+_SLICE = 12 << 20  # a slice of rows being quantised, of which there is one a core, and one more
+_TRACER = 450 << 20  # Python and torch, transformers, Optimum
+_TRACED = 4.2  # peak of tracing, as a multiple of the weights in fp32
+_PROTOBUF_LIMIT = 2 << 30  # a larger trace is written twice: a file a tensor, then one file
+_UNPACKING = 6  # bytes a weight while the codes of a quantised checkpoint are unpacked, a matrix at a time; counted
+_LARGEST_BLOCK = 256  # that MatMulNBits takes
+_GRAPH = 1 << 20  # model.onnx and the small files
+_SMALLEST = 16  # rows or columns of a matrix that Optimum's road packs
+
+# What the architectures call the parts of a config.json.
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "multi_query_group_num")
+_HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """What a device needs with the context full, in bytes.
+
+    Attributes:
+        weights_bytes: weights read for every token, as the file holds them.
+        packed_bytes: the same as onnxruntime lays them out; the file's bytes are let go.
+        table_bytes: the embedding's own table, mapped from the file and looked up. One that is tied to the head is
+            not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
+            shows all until memory is short.
+        kv_bytes_per_token, kv_bytes: keys and values.
+        activations_bytes: between the layers, for the longest piece of a prompt that is read at once.
+        logits_bytes: of one position.
+        runtime_bytes: Python, onnxruntime, the tokenizer.
+        total_bytes: all that is resident.
+    """
+
+    weights_bytes: int
+    packed_bytes: int
+    table_bytes: int
+    kv_bytes_per_token: int
+    kv_bytes: int
+    activations_bytes: int
+    logits_bytes: int
+    runtime_bytes: int
+    total_bytes: int
+
+    def to_dict(self) -> dict[str, int]:
+        """As in a manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes, in bytes but for the first two.
+
+    Attributes:
+        parameters: how many.
+        vocab: how many logits a token has.
+        stored: of model.onnx.data.
+        trace: written beside it meanwhile, by Optimum's road.
+        read: weights read for every token.
+        packed: the same in the device's memory.
+        table: the embedding's table where it is one of its own.
+        kv_per_token: keys and values of a token of context.
+        copies: of keys and values that are held at once: 2 where a step returns a longer copy.
+        width: what a layer's matrices read and write for one token.
+        scores: what attention's scores take for a token of the prompt and one of the context; 0 where they are
+            never held as a whole.
+        host: memory of the export at its peak.
+    """
+
+    parameters: int
+    vocab: int
+    stored: int
+    trace: int
+    read: int
+    packed: int
+    table: int
+    kv_per_token: int
+    copies: int
+    width: int
+    scores: int
+    host: int
+
+    @property
+    def bundle(self) -> int:
+        """Of the whole bundle, about."""
+        return self.stored + _GRAPH
+
+    @property
+    def disk(self) -> int:
+        """Of disk at the export's peak: the bundle and 5 %, and the trace."""
+        return self.bundle + self.bundle // 20 + self.trace
+
+    def device(self, context: int) -> DeviceMemory:
+        """What a device needs for a context of so many tokens."""
+        kv = self.kv_per_token * context
+        chunk = min(_CHUNK, context)
+        activations = int(_ACTIVATIONS * self.width * chunk) + self.scores * chunk * context
+        logits, runtime = 4 * self.vocab, _RUNTIME + _TOKEN * self.vocab
+        total = self.packed + self.table + self.copies * kv + activations + logits + runtime
+        return DeviceMemory(
+            self.read, self.packed, self.table, self.kv_per_token, kv, activations, logits, runtime, total
+        )
+
+    def corrected(self, result: GraphResult) -> Footprint:
+        """With what is known once the graph is written; the same on the native road."""
+        return replace(
+            self,
+            parameters=result.parameters,
+            vocab=int(result.graph["vocab"]),
+            read=result.weight_bytes_per_token,
+            kv_per_token=result.kv_bytes_per_token,
+        )
+
+
+def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Footprint:
+    """Of a model on the native road; `scheme` is how the checkpoint is quantised already."""
+    formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
+    body = [(_kept(formats.body.fit(m.inputs), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
+    products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
+    tied = graph.shares_table(decoder, formats)
+    table = 0 if tied else graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)
+    read = sum(format.nbytes(n, k) for format, n, k in products)
+    small = sum(math.prod(shape) for shape in decoder.tensors.values() if len(shape) == 1)
+    positions = decoder.positions.rows * decoder.hidden if decoder.positions is not None else 0
+    heads = (2 * x.kv_heads * cache_head_dim(x) for x in decoder.attentions)
+    return Footprint(
+        parameters=decoder.parameters,
+        vocab=decoder.vocab,
+        stored=read + table + (small + positions) * dtype.itemsize,
+        trace=0,
+        read=read,
+        packed=sum(_held(format, n, k, target, dtype.itemsize) for format, n, k in products),
+        table=table + positions * dtype.itemsize,
+        kv_per_token=sum(heads) * dtype.itemsize,
+        copies=1,
+        width=dtype.itemsize * sum(n + k for _, n, k in body) // max(1, len(decoder.layers)),
+        scores=0,
+        host=_EXPORTER
+        + _SLICE * (len(os.sched_getaffinity(0)) + 1)
+        + max(_whole(format, n, k) for format, n, k in products)
+        + (max(_UNPACKING * n * k for _, n, k in body) if scheme is not None else 0)
+        + max((8 * m.outputs * m.inputs for m in decoder.linears if any(s.transposed for s in m.sources)), default=0),
+    )
+
+
+def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target) -> Footprint:
+    """Of a model on Optimum's road: about, since its graph is not known before it is traced."""
+    config = checkpoint.config.nested("text_config") or checkpoint.config
+    shapes = [checkpoint.shape(name) for name in checkpoint.names()]
+    parameters = sum(math.prod(shape) for shape in shapes)
+    layers, heads = _first(config, _LAYERS, 1), _first(config, _HEADS, 1)
+    vocab = _first(config, ("vocab_size",), max((shape[0] for shape in shapes if shape), default=1))
+    matrices = [(shape[0], shape[1]) for shape in shapes if len(shape) == 2 and min(shape) >= _SMALLEST]
+    tables = [shape for shape in matrices if shape[0] == vocab]
+    bodies = [shape for shape in matrices if shape[0] != vocab]
+    hidden = tables[0][1] if tables else _first(config, _HIDDEN, 1)
+    formats = recipe.formats(spec, hidden)
+    tied = len(tables) < 2 and formats.head.can_gather(hidden)
+    body = [(formats.body.fit(k), n, k) for n, k in bodies]
+    products = [*body, (formats.head, vocab, hidden)]
+    rest = 4 * (parameters - sum(n * k for n, k in matrices))
+    read = sum(format.nbytes(n, k) for format, n, k in products) + rest
+    table = 0 if tied else formats.embedding.nbytes(vocab, hidden)
+    fp32 = 4 * parameters
+    return Footprint(
+        parameters=parameters,
+        vocab=vocab,
+        stored=read + table,
+        trace=fp32 * (2 if fp32 > _PROTOBUF_LIMIT else 1),
+        read=read,
+        packed=sum(_held(format, n, k, target, 4) for format, n, k in products) + rest,
+        table=table,
+        kv_per_token=_kv_per_token(config, layers, heads, hidden),
+        copies=2,
+        width=4 * sum(n + k for n, k in bodies) // layers,
+        scores=4 * heads,
+        host=_TRACER + int(_TRACED * fp32),
+    )
+
+
+def _kept(format: Format, k: int, scheme: Scheme | None) -> Format:
+    """The format of a body matrix: that of the checkpoint's codes where they can be taken over."""
+    if scheme is None or not isinstance(format, Blocked):
+        return format
+    group = scheme.group if scheme.group > 0 else k
+    block = min(_LARGEST_BLOCK, group & -group)  # the largest power of two in a group
+    return Blocked(scheme.bits, block) if block >= _SMALLEST and k % group == 0 else format
+
+
+def _held(format: Format, n: int, k: int, target: Target, itemsize: int) -> int:
+    """Bytes of a packed [n, k] matrix in the memory of the device."""
+    if isinstance(format, Dense):  # half floats beside float activations are widened when the session is made
+        return n * k * max(itemsize, format.bits // 8)
+    if not isinstance(format, Blocked) or target.runtime.provider != "cpu":
+        return format.nbytes(n, k)
+    unpacked = target.cpu.arch == "aarch64" and not target.has_dotprod
+    extra = _UNPACKED_BLOCK_BITS if unpacked else _BLOCK_BITS[target.cpu.arch]
+    return n * -(-k // format.block) * (format.block * format.bits + extra) // 8
+
+
+def _whole(format: Format, n: int, k: int) -> int:
+    """What an export holds of a matrix until the whole is packed."""
+    if isinstance(format, PerChannel):
+        return n * k
+    return 4 * n * -(-k // format.block) if isinstance(format, Blocked) else 0
+
+
+def _kv_per_token(config: Config, layers: int, heads: int, hidden: int) -> int:
+    hidden = _first(config, _HIDDEN, hidden)  # an embedding may be narrower than the layers
+    kv_heads = 1 if config.get("multi_query") is True else _first(config, _KV_HEADS, heads)
+    return 4 * 2 * layers * kv_heads * _first(config, ("head_dim",), hidden // heads)
+
+
+def _first(config: Config, keys: Iterable[str], default: int) -> int:
+    """The first of `keys` that config.json has."""
+    return next((config.integer(key) for key in keys if config.get(key) is not None), default)

@@ -1,0 +1,317 @@
+"""LoRA adapters in PEFT's layout, merged into the weights as these are read.
+
+Hu et al. 2021 (https://arxiv.org/abs/2106.09685): W + s B A, with A [r, in] and B [out, r]; s = alpha / r, or
+alpha / sqrt(r) where the adapter is rank-stabilised (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+A slice of rows of W needs the same rows of B and the whole of A, so a merged checkpoint is never in memory, nor on disk.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelm.bundle import sha256
+from edgelm.errors import CheckpointError, UnsupportedModelError
+from edgelm.exporter.config import Config, read_json
+from edgelm.exporter.tensors import Readable, Tensor, read_header
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_PICKLE = "adapter_model.bin"
+_PREFIX = "base_model.model."
+MERGE = "merge it where it was trained: model.merge_and_unload().save_pretrained(DIR), then export DIR"
+# Kinds of adapter that no W + s B A expresses, by the key of adapter_config.json that asks for them.
+_REFUSED = {
+    "use_dora": "DoRA",
+    "lora_bias": "a bias in lora_B",
+    "use_qalora": "QA-LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow routing",
+    "layer_replication": "replicated layers",
+    "trainable_token_indices": "single trained tokens",
+    "target_parameters": "LoRA on parameters that are no modules",
+    "ensure_weight_tying": "tied adapters",
+}
+# These start from other weights than the model's, which the adapter alone does not tell.
+_REFUSED_STARTS = ("pissa", "olora", "corda", "loftq")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+_HEADS = ("lm_head.weight", "embed_out.weight")
+_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(\.weight)?")
+
+
+class LowRank:
+    """scale * left @ right, a slice of rows at a time.
+
+    Attributes:
+        left: [rows, r], given as it is stored or transposed.
+        right: [r, columns], likewise.
+    """
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float, *, transposed: bool) -> None:
+        self._stored = (a, b) if transposed else (b, a)
+        self._transposed = transposed
+        self._scale = np.float32(scale)
+        self._factors: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[rows, columns] of the product."""
+        left, right = (tensor.shape for tensor in self._stored)
+        return (left[1], right[0]) if self._transposed else (left[0], right[1])
+
+    def rows(self, first: int, end: int) -> np.ndarray:
+        """Rows `first` … `end` as float32; both factors are kept until the last row was read."""
+        if self._factors is None:
+            left, right = (_matrix(tensor) for tensor in self._stored)
+            self._factors = (left.T, right.T) if self._transposed else (left, right)
+        left, right = self._factors
+        if end == len(left):
+            self._factors = None
+        rows: np.ndarray = self._scale * (left[first:end] @ right)
+        return rows
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A matrix [rows, columns] with an adapter's change in it; stands in for the tensor itself."""
+
+    base: Readable
+    change: LowRank
+
+    @property
+    def file(self) -> Path:
+        """Where the matrix is."""
+        return self.base.file
+
+    @property
+    def name(self) -> str:
+        """Of the matrix."""
+        return self.base.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[rows, columns]."""
+        return self.base.shape
+
+    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
+        """`count` elements from element `start` on, flat, as float32; None for all."""
+        values = self.base.read(start, count)
+        columns = self.shape[1]
+        first, end = start // columns, -(-(start + len(values)) // columns)
+        change = self.change.rows(first, end).reshape(-1)
+        merged: np.ndarray = values + change[start - first * columns :][: len(values)]
+        return merged
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter on disk.
+
+    Attributes:
+        path: the folder.
+        id: what it is known by.
+        revision: the hub's commit, where it came from there.
+        config: its adapter_config.json.
+        tensors: its tensors, by name without PEFT's prefix.
+    """
+
+    path: Path
+    id: str
+    revision: str | None
+    config: Config
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def open(cls, path: Path, id: str | None = None, revision: str | None = None) -> Adapter:
+        """Open the adapter in the folder `path`; weights are not read yet.
+
+        Raises:
+            CheckpointError: no adapter there, or a damaged one.
+            UnsupportedModelError: a kind of adapter that cannot be merged.
+        """
+        if not path.is_dir() or not (path / CONFIG).exists():
+            what = f"has no {CONFIG}" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"
+            raise CheckpointError(
+                f"adapter {path} {what}", hint=f"give a PEFT adapter's folder, with {CONFIG} and {WEIGHTS}"
+            )
+        config = Config(read_json(path / CONFIG), path / CONFIG)
+        _expect_supported(config)
+        if not (path / WEIGHTS).exists():
+            if (path / _PICKLE).exists():
+                raise CheckpointError(
+                    f"{path / _PICKLE} is a pickle, which can run any code when it is read; edgelm reads safetensors only",
+                    hint="in a place you trust: PeftModel.from_pretrained(MODEL, DIR).save_pretrained(NEW_DIR)",
+                )
+            raise CheckpointError(f"adapter {path} has no {WEIGHTS}", hint="copy or download the adapter again")
+        table = read_header(path / WEIGHTS)
+        tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in table.items()}
+        return cls(path, id or path.resolve().name, revision, config, tensors)
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says about it."""
+        return {
+            "id": self.id,
+            "revision": self.revision,
+            "rank": self.config.integer("r"),
+            "alpha": self.config.number("lora_alpha"),
+            "rank_stabilised": self.config.flag("use_rslora"),
+            "sources": {name: sha256(self.path / name) for name in (CONFIG, WEIGHTS)},
+        }
+
+    def merge(
+        self, tensors: Mapping[str, Readable], config: Config, key: Callable[[str], str | None]
+    ) -> tuple[dict[str, Readable], Config]:
+        """The `tensors` with its changes in them, and config.json as it is then.
+
+        Where the model's head and embedding are one matrix and it changes either, they are two afterwards: the same
+        change to both would be another model than the one that was trained.
+
+        Args:
+            tensors: of the model.
+            config: of the model.
+            key: what `tensors` calls a tensor; None for one it does not have.
+
+        Raises:
+            CheckpointError: it belongs to another model.
+            UnsupportedModelError: it holds something that cannot be merged.
+        """
+        tables = _Tables(tensors, config)
+        merged = dict(tables.before)
+        for module, factors in self._modules():
+            name = self._target(f"{module}.weight", tables, key)
+            merged[name] = Merged(tables.before[name], self._change(module, *factors, tables.before[name]))
+        for name, tensor in self.tensors.items():
+            if not _KEY.fullmatch(name):
+                name = self._target(name.replace(".base_layer.", "."), tables, key)
+                if tensor.shape != tables.before[name].shape:
+                    raise self._misfit(tensor, tables.before[name])
+                merged[name] = tensor
+        return tables.after(merged)
+
+    def _target(self, name: str, tables: _Tables, key: Callable[[str], str | None]) -> str:
+        found = tables.head if name.endswith(_HEADS) and tables.head in tables.before else key(name)
+        if found is None:
+            raise CheckpointError(
+                f"adapter {self.path} changes '{name}', which the model does not have",
+                hint=self._hint,
+            )
+        return found
+
+    def _modules(self) -> Iterator[tuple[str, tuple[Tensor, Tensor, bool]]]:
+        """(module, (A, B, whether it is an embedding)) of each change."""
+        found: dict[str, dict[str, tuple[Tensor, bool]]] = {}
+        for name, tensor in self.tensors.items():
+            if match := _KEY.fullmatch(name):
+                found.setdefault(match["module"], {})[match["factor"]] = (tensor, match["embedding"] is not None)
+            elif "lora_" in name or "token_adapter" in name:
+                raise UnsupportedModelError(f"{tensor.file}: '{tensor.name}' cannot be merged", hint=MERGE)
+        for module, factors in found.items():
+            if len(factors) < 2:
+                raise CheckpointError(f"adapter {self.path}: '{module}' has only one of lora_A and lora_B")
+            (a, embedding), (b, _) = factors["A"], factors["B"]
+            yield module, (a, b, embedding)
+
+    def _change(self, module: str, a: Tensor, b: Tensor, embedding: bool, base: Readable) -> LowRank:
+        rank = self._of("rank_pattern", module) or self.config.integer("r")
+        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
+            raise CheckpointError(
+                f"{a.file}: '{module}' has lora_A {list(a.shape)} and lora_B {list(b.shape)}; "
+                f"{CONFIG} says rank {rank:g}"
+            )
+        alpha = self._of("alpha_pattern", module) or self.config.number("lora_alpha")
+        scale = alpha / math.sqrt(rank) if self.config.flag("use_rslora") else alpha / rank
+        # [in, out] weights are told by their shape; a square one by the flag.
+        square = a.shape[1] == b.shape[0]
+        transposed = embedding or (self.config.flag("fan_in_fan_out") if square else base.shape[0] == a.shape[1])
+        change = LowRank(a, b, scale, transposed=transposed)
+        if change.shape != base.shape:
+            raise self._misfit(a, base, change.shape)
+        return change
+
+    def _of(self, key: str, module: str) -> float | None:
+        """The value for a module in a table of patterns; PEFT takes the first that matches its name or the end of it."""
+        table = self.config.nested(key)
+        for pattern in table.values if table is not None else ():
+            try:
+                if re.match(rf"(.*\.)?({pattern})$", module):
+                    return table.number(pattern) if table is not None else None
+            except re.error:
+                raise CheckpointError(f"{self.config.path}: '{pattern}' in {key} is no regular expression") from None
+        return None
+
+    def _misfit(self, tensor: Tensor, base: Readable, shape: tuple[int, ...] | None = None) -> CheckpointError:
+        return CheckpointError(
+            f"{tensor.file}: '{tensor.name}' is for a weight of {list(shape or tensor.shape)}, "
+            f"the model's '{base.name}' has {list(base.shape)}",
+            hint=self._hint,
+        )
+
+    @property
+    def _hint(self) -> str:
+        meant = self.config.get("base_model_name_or_path")
+        return f"the adapter was made for {meant}" if meant else "is the adapter made for this model?"
+
+
+class _Tables:
+    """Embedding and head of a model, which may be one matrix, before and after an adapter is merged.
+
+    Attributes:
+        before: the model's tensors, a tied head by its own name, too.
+        embedding: name of the embedding; None where it is not found.
+        head: name of the head.
+        stored: whether there is a tensor of that name.
+        tied: whether the head is the embedding.
+        config: config.json.
+    """
+
+    def __init__(self, tensors: Mapping[str, Readable], config: Config) -> None:
+        self.config = config
+        self.embedding = next((name for name in tensors if name.endswith(_EMBEDDINGS)), None)
+        stored = next((name for name in tensors if name.endswith(_HEADS)), None)
+        usual = _HEADS[1] if self.embedding and self.embedding.endswith("embed_in.weight") else _HEADS[0]
+        self.head, self.stored = stored or usual, stored is not None
+        self.tied = self.embedding is not None and (stored is None or config.get("tie_word_embeddings") is True)
+        self.before = dict(tensors)
+        if self.tied and self.embedding is not None:
+            self.before[self.head] = tensors[self.embedding]
+
+    def after(self, merged: dict[str, Readable]) -> tuple[dict[str, Readable], Config]:
+        """`merged` and config.json, which says that the tables are two where one of them has changed."""
+        if not self.tied:
+            return merged, self.config
+        if all(merged[name] is self.before[name] for name in (self.embedding, self.head) if name is not None):
+            return {name: tensor for name, tensor in merged.items() if name != self.head or self.stored}, self.config
+        apart = {"tie_word_embeddings": False}
+        inner = self.config.get("text_config")  # of models that see, too
+        nested = {"text_config": {**inner, **apart}} if isinstance(inner, dict) else {}
+        return merged, Config({**self.config.values, **apart, **nested}, self.config.path)
+
+
+def _expect_supported(config: Config) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise UnsupportedModelError(f"{config.path}: adapter of type {kind!r}; edgelm merges LORA", hint=MERGE)
+    for key, what in _REFUSED.items():
+        if config.get(key):
+            raise UnsupportedModelError(f"{config.path}: {what} ('{key}') cannot be merged by edgelm", hint=MERGE)
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_REFUSED_STARTS):
+        raise UnsupportedModelError(
+            f"{config.path}: an adapter that starts from {start} changes the model's own weights, too", hint=MERGE
+        )
+
+
+def _matrix(tensor: Tensor) -> np.ndarray:
+    values = tensor.read().reshape(tensor.shape)
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{tensor.file}: tensor '{tensor.name}' holds values that are no numbers",
+            hint="the adapter's training diverged, or the file is damaged",
+        )
+    return values

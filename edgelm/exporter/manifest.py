@@ -1,0 +1,63 @@
+"""manifest.json: where a bundle comes from, what it is, and what it needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgelm.bundle import sha256
+from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.footprint import Footprint
+from edgelm.exporter.hub import Source
+from edgelm.exporter.progress import Progress
+from edgelm.exporter.result import GraphResult
+from edgelm.exporter.tokenizer import TextFiles, licence
+from edgelm.target import Target
+from edgelm.version import __version__
+
+
+def source_hashes(checkpoint: Checkpoint, progress: Progress) -> dict[str, str]:
+    """SHA-256 of config.json and the weights, so that a bundle can be traced to what it was made from."""
+    files = [checkpoint.path / "config.json", *checkpoint.files]
+    progress.start("hashing the source", sum(file.stat().st_size for file in files))
+    hashes = {file.name: sha256(file, progress.advance) for file in files}
+    progress.finish()
+    return hashes
+
+
+def manifest(
+    source: Source,
+    checkpoint: Checkpoint,
+    hashes: dict[str, str],
+    target: Target,
+    quant: str,
+    context: int,
+    text: TextFiles,
+    result: GraphResult,
+    footprint: Footprint,
+    exporter: str,
+) -> dict[str, Any]:
+    """The manifest's facts but the files, which the bundle's writer adds."""
+    return {
+        "minimum_runtime": {"edgelm": __version__, "onnxruntime": "1.32"},
+        "model": {
+            "id": source.id,
+            "revision": source.revision,
+            "type": checkpoint.config.model_type,
+            "exporter": exporter,
+            "parameters": result.parameters,
+            "quantized": checkpoint.scheme.to_dict() if checkpoint.scheme is not None else None,
+            "adapter": checkpoint.adapter.facts() if checkpoint.adapter is not None else None,
+            "licence": licence(source.path),
+            "sources": hashes,
+        },
+        "target": target.name,
+        "threads": {"decode": target.cpu.threads, "prefill": target.cpu.prefill_threads},
+        "provider": target.runtime.provider,
+        "quant": quant,
+        "recipe": result.recipe,
+        "context": context,
+        "special_tokens": text.special_tokens,
+        "tokenizer": text.tokenizer,
+        "graph": result.graph,
+        "memory": footprint.corrected(result).device(context).to_dict(),
+    }

@@ -1,0 +1,198 @@
+"""Before any work: will the bundle fit the device, and is there the memory and the disk to make it?"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgelm.errors import ExportError
+from edgelm.exporter.footprint import DeviceMemory, Footprint
+from edgelm.machine import read_memory
+from edgelm.target import RecipeSpec, Target
+
+_STEP = 256  # contexts are suggested in multiples of it, and the powers of two below
+_SHORTEST = 64  # a context that is worth suggesting
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one way to export a model takes.
+
+    Attributes:
+        quant, context: the way.
+        footprint: the model in this form.
+        device: what the device needs with the context full.
+        usable: bytes the target has for a model.
+    """
+
+    quant: str
+    context: int
+    footprint: Footprint
+    device: DeviceMemory
+    usable: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has enough memory."""
+        return self.device.total_bytes <= self.usable
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, in bytes."""
+        taken = self.footprint
+        return {
+            "bundle_bytes": taken.bundle,
+            "disk_bytes": taken.disk,
+            "host_bytes": taken.host,
+            "memory": self.device.to_dict(),
+            "fits": self.fits,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model for a target, the recipe yet to be chosen.
+
+    Attributes:
+        name: the model's.
+        target: the board.
+        footprint: what the model takes in a recipe.
+    """
+
+    name: str
+    target: Target
+    footprint: Callable[[RecipeSpec], Footprint]
+
+    def need(self, quant: str, context: int) -> Need:
+        """What this recipe of the target takes."""
+        taken = self.footprint(self.target.recipe(quant))
+        return Need(quant, context, taken, taken.device(context), self.target.memory.usable_mb << 20)
+
+    def needs(self, context: int) -> list[Need]:
+        """What every recipe of the target takes, its default first."""
+        return [self.need(quant, context) for quant in self.target.quants]
+
+
+def check(plan: Plan, quant: str, context: int, output: Path, *, force: bool = False) -> Footprint:
+    """Refuse an export for which there is not enough memory on the device, or memory or disk here.
+
+    Args:
+        plan: the model and the target.
+        quant, context: how it is to be exported.
+        output: folder of the bundle.
+        force: warn instead.
+
+    Returns:
+        what the model takes.
+
+    Raises:
+        ExportError: with the figures, and what would fit.
+    """
+    need = plan.need(quant, context)
+    for message, hint in _problems(plan, need, output):
+        if not force:
+            raise ExportError(message, hint=f"{hint}; --force exports it anyway")
+        warnings.warn(message, UserWarning, stacklevel=3)
+    return need.footprint
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free on the disk where `folder` is, or would be."""
+    parents = [folder.absolute(), *folder.absolute().parents]
+    return shutil.disk_usage(next(path for path in parents if path.exists())).free
+
+
+def _problems(plan: Plan, need: Need, output: Path) -> Iterator[tuple[str, str]]:
+    """(what is wrong, what to do) for the device, the host's memory, the disk."""
+    taken, board = need.footprint, plan.target.name
+    if not need.fits:
+        yield _told(plan, need), _would_fit(plan, need)
+    memory = read_memory().usable
+    if memory is not None and taken.host > memory:
+        yield (
+            f"not enough memory to export {plan.name} as {need.quant}: {_mb(taken.host)} are needed, {_mb(memory)} are free",
+            _among(plan, need, lambda other: other.host <= memory)
+            + f"stop other programs, or export on a machine with more; the bundle runs on {board} all the same",
+        )
+    free = free_disk(output.parent)
+    if taken.disk > free:
+        yield (
+            f"not enough disk for {output}: {_mb(taken.disk)} are needed, {_mb(free)} are free",
+            _among(plan, need, lambda other: other.disk <= free) + "free some space, or choose another disk with -o",
+        )
+
+
+def _told(plan: Plan, need: Need) -> str:
+    device = need.device
+    rest = device.activations_bytes + device.logits_bytes + device.runtime_bytes
+    kv = device.total_bytes - rest - device.packed_bytes - device.table_bytes
+    return (
+        f"{plan.name} as {need.quant} with a context of {need.context:,} tokens needs {_mb(device.total_bytes)}, "
+        f"{plan.target.name} has {_mb(need.usable)} for a model (weights {_mb(device.packed_bytes + device.table_bytes)}, "
+        f"KV cache {_mb(kv)}, activations and runtime {_mb(rest)})"
+    )
+
+
+def _among(plan: Plan, need: Need, enough: Callable[[Footprint], bool]) -> str:
+    """The quants with `enough`, as the beginning of a hint."""
+    others = [other for other in plan.needs(need.context) if enough(other.footprint)]
+    return f"would fit: --quant {' or '.join(other.quant for other in others)}; else " if others else ""
+
+
+def _would_fit(plan: Plan, need: Need) -> str:
+    """What to change so that the device has enough: the context, the quant, both, the model."""
+    fixed = need.device.logits_bytes + need.device.runtime_bytes
+    if fixed >= need.usable:
+        return f"no model of this vocabulary fits: the runtime alone takes {_mb(fixed)}"
+    return "would fit: " + ", or ".join(_changes(plan, need))
+
+
+def _changes(plan: Plan, need: Need) -> Iterator[str]:
+    others = [other for other in plan.needs(need.context) if other.quant != need.quant]
+    fitting = [other.quant for other in others if other.fits]
+    context = _longest(need)
+    if context:
+        yield f"--context {context}"
+    if fitting:
+        yield f"--quant {' or '.join(fitting)}"
+    elif not context:
+        best = max(others, key=lambda other: (_longest(other), -other.device.total_bytes), default=None)
+        if best is not None and _longest(best):
+            yield f"--quant {best.quant} --context {_longest(best)}"
+    yield _smaller_model(min([need, *others], key=lambda other: other.device.total_bytes))
+
+
+def _longest(need: Need) -> int:
+    """The longest context below the one asked for that the device has memory for; 0 for none worth having."""
+    powers = [_SHORTEST * 2**i for i in range(8) if _SHORTEST * 2**i < _STEP]
+    candidates = [n for n in [*powers, *range(_STEP, need.context, _STEP)] if n < need.context]
+    return max((n for n in candidates if need.footprint.device(n).total_bytes <= need.usable), default=0)
+
+
+def _smaller_model(need: Need) -> str:
+    """How many parameters would fit in this form and context.
+
+    Weights and cache are taken to grow with the parameters, activations with their square root.
+    """
+    device = need.device
+    room = need.usable - device.logits_bytes - device.runtime_bytes
+    width = device.activations_bytes
+    grows = device.total_bytes - device.logits_bytes - device.runtime_bytes - width
+    share = ((math.sqrt(width**2 + 4 * grows * room) - width) / (2 * grows)) ** 2
+    return f"a model of at most about {_round(need.footprint.parameters * share)} parameters as {need.quant}"
+
+
+def _round(count: float) -> str:
+    """Two figures of a number, rounded down: ``180 M``."""
+    scale, unit = next(((s, u) for s, u in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if count >= s), (1.0, ""))
+    value = count / scale
+    tens = 10.0 ** (len(str(int(value))) - 2)
+    return f"{int(value / tens) * tens:g} {unit}".rstrip()
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"

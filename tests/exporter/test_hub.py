@@ -1,0 +1,257 @@
+"""Models from the hub: against a server on this machine.
+
+In processes of their own, as the hub's client reads the environment when it is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hub_server import Hub, serving
+
+from edgelm import demo
+from edgelm.bundle import Bundle
+from edgelm.errors import CheckpointError, OptionError
+from edgelm.exporter.hub import Source, name_of, resolve
+
+pytest.importorskip("huggingface_hub")
+
+MODEL = "owner/tiny"
+NEEDED = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+_RESOLVE = """
+import sys
+from huggingface_hub import constants
+constants.DOWNLOAD_CHUNK_SIZE = 1000  # what is written at a time, else 10 MB
+from edgelm.errors import EdgeLMError
+from edgelm.exporter.hub import resolve
+try:
+    source = resolve(*sys.argv[1:])
+    print(source.path, source.id, source.revision)
+except EdgeLMError as error:
+    print(f"error: {error}\\nhint: {error.hint}", file=sys.stderr)
+    sys.exit(1)
+"""
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def files(tiny_checkpoint: Callable[..., Path]) -> dict[str, bytes]:
+    """A small model as it is on the hub, with things that nobody needs."""
+    folder = tiny_checkpoint(num_hidden_layers=1)
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "generation_config.json"}
+    return found | {
+        "README.md": b"---\nlicense: mit\n---\n",
+        "pytorch_model.bin": b"pickle",
+        "consolidated.safetensors": b"another copy",
+        "onnx/model.onnx": b"graph",
+        "onnx/config.json": b"{}",
+        "tf_model.h5": b"h5",
+    }
+
+
+@pytest.fixture
+def hub(files: dict[str, bytes]) -> Iterator[Hub]:
+    with serving(Hub()) as hub:
+        hub.publish(MODEL, files)
+        yield hub
+
+
+@pytest.fixture
+def process(hub: Hub, tmp_path: Path) -> Callable[..., Ended]:
+    """Runs Python with the server as the hub and an empty cache; `process(*arguments, **environment)`."""
+
+    def run(*arguments: object, **environment: str) -> Ended:
+        kept = {
+            k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()
+        }
+        env = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache")} | environment
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)], env=env, capture_output=True, text=True, cwd=tmp_path, timeout=120
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def fetch(process: Callable[..., Ended]) -> Callable[..., Ended]:
+    """Runs `resolve(model, revision)`."""
+    return lambda *arguments, **environment: process("-c", _RESOLVE, *arguments, **environment)
+
+
+def test_an_export_from_the_hub_pins_its_commit(hub: Hub, process: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = process("-m", "edgelm", "export", MODEL, "--target", "rpi5", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert json.loads(ended.out)["path"] == "bundles/tiny-rpi5-int4"
+    model = Bundle.open(tmp_path / "bundles" / "tiny-rpi5-int4").manifest["model"]
+    assert (model["id"], model["revision"], model["licence"]) == (MODEL, hub.revisions[MODEL, "main"], "mit")
+    assert hub.fetched() == NEEDED
+
+
+def test_the_cache_is_enough_when_the_hub_is_away(hub: Hub, fetch: Callable[..., Ended]) -> None:
+    first = fetch(MODEL)
+    assert first.code == 0, first.err
+    hub.requests.clear()
+    assert fetch(MODEL, HF_HUB_OFFLINE="1") == first
+    assert hub.requests == []
+    assert fetch(MODEL, HF_ENDPOINT="http://127.0.0.1:9") == first
+    hub.status = 503
+    assert fetch(MODEL) == first
+
+
+def test_nothing_is_downloaded_twice(hub: Hub, fetch: Callable[..., Ended]) -> None:
+    first = fetch(MODEL)
+    hub.requests.clear()
+    assert fetch(MODEL) == first
+    assert hub.fetched() == []
+
+
+def test_a_branch_a_tag_and_a_commit(hub: Hub, files: dict[str, bytes], fetch: Callable[..., Ended]) -> None:
+    old = hub.revisions[MODEL, "main"]
+    new = hub.publish(MODEL, files | {"README.md": b"new"})
+    request = hub.publish(MODEL, files | {"README.md": b"proposed"}, "refs/pr/1")
+    for revision, commit in ((None, new), ("refs/pr/1", request), (old, old)):
+        ended = fetch(MODEL, *[revision] if revision else [])
+        assert ended.out.split()[1:] == [MODEL, commit], ended.err
+    # Asked for by its commit, it is found offline, too.
+    assert fetch(MODEL, old, HF_HUB_OFFLINE="1").out.split()[2] == old
+    ended = fetch(MODEL, "v9")
+    assert ended.err == (
+        f"error: model {MODEL} has no revision 'v9'\nhint: give one of its branches, tags or commits\n"
+    )
+
+
+def test_a_broken_download_resumes(
+    hub: Hub, files: dict[str, bytes], fetch: Callable[..., Ended], process: Callable[..., Ended], tmp_path: Path
+) -> None:
+    half = len(files["model.safetensors"]) // 2
+    hub.broken_after["model.safetensors"] = half
+    for command in (("-m", "edgelm", "export", MODEL, "--target", "rpi5"), ("-c", _RESOLVE, MODEL)):
+        assert process(*command) == (
+            1,
+            "",
+            f"error: the connection broke while {MODEL} was downloaded\n"
+            "hint: run the command again: the download resumes where it stopped\n",
+        )
+    assert not (tmp_path / "bundles").exists()
+    # Without the hub, half a model is told as such.
+    ended = fetch(MODEL, HF_HUB_OFFLINE="1")
+    assert ended.code == 1
+    assert "the cache holds only a part of it" in ended.err
+
+    hub.broken_after.clear()
+    hub.requests.clear()
+    ended = fetch(MODEL)
+    assert ended.code == 0, ended.err
+    ranges = [r.range for r in hub.requests if r.method == "GET" and r.path.endswith("model.safetensors")]
+    assert ranges == [f"bytes={half // 1000 * 1000}-"]
+    assert (Path(ended.out.split()[0]) / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+def test_shards_without_the_second_copy(hub: Hub, fetch: Callable[..., Ended]) -> None:
+    shards = {f"model-0000{i}-of-00002.safetensors": b"%d" % i for i in (1, 2)}
+    index = json.dumps({"weight_map": {name: name for name in shards}}).encode()
+    others = {"model.safetensors.index.json": index, "config.json": b"{}"}
+    hub.publish("owner/shards", shards | others | {"consolidated.safetensors": b"y"})
+    assert fetch("owner/shards").code == 0
+    assert hub.fetched() == sorted([*shards, *others])
+
+
+def test_a_pickle_is_refused_before_anything_is_downloaded(hub: Hub, fetch: Callable[..., Ended]) -> None:
+    hub.publish(
+        "owner/old", {"config.json": b"{}", "pytorch_model-00001-of-00001.bin": b"pickle", "tokenizer.json": b"{}"}
+    )
+    ended = fetch("owner/old")
+    error, hint = ended.err.splitlines()
+    assert error == (
+        "error: owner/old on the hub has its weights as a pickle only (pytorch_model-00001-of-00001.bin), "
+        "which can run any code when it is read; edgelm reads safetensors only"
+    )
+    assert "save_pretrained(DIR)" in hint
+    assert hub.fetched() == []
+
+
+def away(_: Hub) -> dict[str, str]:
+    return {"HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+def offline(_: Hub) -> dict[str, str]:
+    return {"HF_HUB_OFFLINE": "1"}
+
+
+def failing(hub: Hub) -> dict[str, str]:
+    hub.status = 503
+    return {}
+
+
+def gated(hub: Hub) -> dict[str, str]:
+    hub.gated.add(MODEL)
+    return {}
+
+
+def nothing(_: Hub) -> dict[str, str]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("model", "situation", "error", "hint"),
+    [
+        ("owner/none", nothing, "no folder owner/none, and no model of that name on the hub", "check the spelling"),
+        (MODEL, gated, f"model {MODEL} is gated", "accept its licence on its page"),
+        (MODEL, away, f"no folder {MODEL}, and the hub cannot be reached", "check the path, or the network"),
+        (MODEL, offline, f"no folder {MODEL}, and the hub is switched off by HF_HUB_OFFLINE", "unset HF_HUB_OFFLINE"),
+        (MODEL, failing, f"the hub cannot give {MODEL}: it answers 503", "run the command again"),
+        ("owner/a--b", nothing, "owner/a--b is neither a folder nor an id of the hub", "None"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    hub: Hub, fetch: Callable[..., Ended], model: str, situation: Callable[[Hub], dict[str, str]], error: str, hint: str
+) -> None:
+    ended = fetch(model, **situation(hub))
+    assert ended.code == 1
+    first, second = ended.err.splitlines()
+    assert first.startswith(f"error: {error}")
+    assert second.startswith(f"hint: {hint}")
+
+
+def test_a_repository_without_weights(hub: Hub, fetch: Callable[..., Ended]) -> None:
+    hub.publish("owner/data", {"README.md": b"", "train.parquet": b""})
+    assert fetch("owner/data").err.startswith("error: owner/data on the hub has no *.safetensors file\n")
+
+
+def test_names_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    assert resolve("owner/model") == Source(Path("owner/model"), "model")
+    assert resolve(None) == Source(demo.path(), demo.NAME)
+    for model in (None, "owner/model", ".", "owner/other"):
+        assert name_of(model) == {None: demo.NAME, "owner/model": "model", ".": tmp_path.name}.get(model, model)
+    with pytest.raises(CheckpointError, match=r"checkpoint a/b/c does not exist"):
+        resolve("a/b/c")
+
+
+@pytest.mark.parametrize("model", [None, "."])
+def test_a_revision_of_what_is_not_on_the_hub(model: str | None) -> None:
+    with pytest.raises(OptionError, match="--revision v1 is for models on the hub"):
+        resolve(model, "v1")
+
+
+def test_an_output_that_exists_is_told_before_the_download(
+    hub: Hub, process: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "b").mkdir()
+    ended = process("-m", "edgelm", "export", MODEL, "--target", "rpi5", "-o", "b")
+    assert (ended.code, ended.err.splitlines()[0]) == (1, "error: output b exists already")
+    assert hub.requests == []
