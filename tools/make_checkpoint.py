@@ -113,12 +113,7 @@ def main(shape: str, folder: Path, tokenizer: Path | None, seed: int) -> None:
 def make(shape: str, folder: Path, tokenizer: Path | None = None, seed: int = 0) -> Path:
     """Write the checkpoint into `folder`; `shape` is a preset or the path of a config.json."""
     config = _config(shape)
-    family = families.family_of(config.model_type)
-    if family is None:
-        raise click.ClickException(
-            f"no native family for model type {config.model_type!r}: {', '.join(families.model_types())}"
-        )
-    decoder = family.describe(config)
+    decoder = families.describe(config)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**config.values, "torch_dtype": "bfloat16"}, indent=2) + "\n")
     (folder / "tokenizer.json").write_text(tokenizer.read_text() if tokenizer else _byte_tokenizer())

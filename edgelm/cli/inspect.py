@@ -14,7 +14,7 @@ from edgelm.bundle import MANIFEST, Bundle
 from edgelm.cli.export import load_export, recipe_lines
 from edgelm.cli.options import json_option
 from edgelm.cli.show import fact, parameters, print_lines, size, table
-from edgelm.errors import DependencyError
+from edgelm.errors import DependencyError, UnsupportedModelError
 from edgelm.machine import read_memory
 from edgelm.target import load_target
 
@@ -142,24 +142,26 @@ def _checkpoint(model: str, target_name: str, context: int | None) -> dict[str, 
     source = resolve(model)
     checkpoint = Checkpoint(source.path)
     config = checkpoint.config
-    family = families.family_of(config.model_type)
+    try:
+        decoder = families.describe(config)
+    except UnsupportedModelError:
+        decoder = None
     shapes = [checkpoint.shape(name) for name in checkpoint.names()]
     facts: dict[str, Any] = {
         "path": str(source.path),
         "id": source.id,
         "type": config.model_type,
-        "exporter": "optimum" if family is None else "native",
+        "exporter": "optimum" if decoder is None else "native",
         "licence": licence(source.path),
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "bytes": sum(file.stat().st_size for file in checkpoint.files),
         "parameters": sum(math.prod(shape) for shape in shapes),
     }
-    if family is None:
+    if decoder is None:
         limit = optimum.context_limit(config)
         plan = Plan(source.id, board, lambda spec: footprint.of_checkpoint(checkpoint, spec, board))
         facts |= {"context": limit}
     else:
-        decoder = family.describe(config)
         limit = decoder.context_limit
         plan = Plan(source.id, board, lambda spec: footprint.of_decoder(decoder, spec, board, checkpoint.scheme))
         facts |= {"parameters": decoder.parameters, "context": decoder.context, "shape": _shape(decoder)}

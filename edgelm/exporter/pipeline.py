@@ -115,19 +115,17 @@ class _Road:
 def _choose_road(
     checkpoint: Checkpoint, exporter: Exporter, target: Target, recipe: RecipeSpec, progress: Progress
 ) -> _Road:
-    """The native road where a family reads this `model_type`, else Optimum's."""
+    """The native road where a family can describe this model, else Optimum's."""
     if exporter not in ("auto", "native", "optimum"):
         raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
-    kind = checkpoint.config.model_type
-    family = None if exporter == "optimum" else families.family_of(kind)
-    if family is not None:
-        return _native_road(checkpoint, family.describe(checkpoint.config), target, recipe, progress)
-    if exporter == "native":
-        raise UnsupportedModelError(
-            f"{checkpoint.path}: no native family for model type {kind!r} (native: {', '.join(families.model_types())})",
-            hint="try --exporter optimum",
-        )
-    return _optimum_road(checkpoint, target, recipe, progress)
+    if exporter == "optimum":
+        return _optimum_road(checkpoint, target, recipe, progress, "as asked")
+    try:
+        return _native_road(checkpoint, families.describe(checkpoint.config), target, recipe, progress)
+    except UnsupportedModelError as reason:
+        if exporter == "native":
+            raise
+        return _optimum_road(checkpoint, target, recipe, progress, str(reason))
 
 
 def _native_road(
@@ -145,7 +143,7 @@ def _native_road(
     return _Road("native", decoder.context_limit, taken, write)
 
 
-def _optimum_road(checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, progress: Progress) -> _Road:
+def _optimum_road(checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, progress: Progress, reason: str) -> _Road:
     if checkpoint.adapter is not None:
         raise UnsupportedModelError(
             f"{checkpoint.path}: model type {checkpoint.config.model_type!r} goes through Optimum, "
@@ -157,7 +155,7 @@ def _optimum_road(checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, pr
     optimum.require()
 
     def write(context: int, text: TextFiles, writer: BundleWriter) -> GraphResult:
-        progress.say(f"no native family for {checkpoint.config.model_type}: exporting through Optimum")
+        progress.say(f"exporting through Optimum: {reason}")
         return optimum.write_graph(checkpoint, target, recipe, writer, progress)
 
     limit = optimum.context_limit(checkpoint.config)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
+from edgelm.errors import UnsupportedModelError
 from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Decoder
 
@@ -61,6 +62,23 @@ def all_families() -> tuple[Family, ...]:
 def family_of(model_type: str) -> Family | None:
     """The family that reads this `model_type`, or None."""
     return next((family for family in all_families() if model_type in family.model_types), None)
+
+
+def describe(config: Config) -> Decoder:
+    """The decoder that a config.json describes, by the family that reads its `model_type`.
+
+    Raises:
+        CheckpointError: a key is missing or odd.
+        UnsupportedModelError: there is no such family, or it cannot say all that the file asks for.
+    """
+    kind = config.model_type
+    family = family_of(kind)
+    if family is None:
+        known = ", ".join(model_types())
+        raise UnsupportedModelError(
+            f"{config.path}: no native family for model type {kind!r} (native: {known})", hint="try --exporter optimum"
+        )
+    return family.describe(config)
 
 
 def model_types() -> list[str]:
