@@ -153,7 +153,7 @@ def activation(config: Config, key: str = "hidden_act", default: str = "silu") -
         raise UnsupportedModelError(
             f"{config.path}: {key} {name!r} is not supported by the native exporter "
             f"(known: {', '.join(sorted(_ACTIVATIONS))})",
-            hint="try --exporter optimum",
+            hint="try --exporter optimum, or extend edgelm/exporter/families/common.py",
         )
     return _ACTIVATIONS[name]
 

@@ -51,7 +51,7 @@ def read_scaling(config: Config) -> RopeScaling | None:
             return _longrope(config, scaling, context)
     raise UnsupportedModelError(
         f"{config.path}: rope type {kind!r} is not supported by the native exporter (known: default, {', '.join(_KINDS)})",
-        hint="try --exporter optimum",
+        hint="try --exporter optimum, or extend edgelm/exporter/families/rope.py",
     )
 
 
