@@ -98,7 +98,7 @@ def test_combination_split_holds_only_held_out_combinations():
             assert any(single) or any(held_pair(a, b) for a in kinds for b in kinds), item
 
 
-def test_no_held_out_or_stranger_prompt_is_trained_on(sample):
+def test_no_held_out_command_is_trained_on(sample):
     trained = {c.messages[-1]["content"].lower().strip(" .!?") for c in sample if c.kind != "other"}
     asked = {i["messages"][-1]["content"].lower().strip(" .!?") for i in read(demo.heldout()) if i["kind"] == "command"}
     assert not trained & asked
@@ -183,5 +183,5 @@ def test_gerund(verb, ing):
 
 def test_state_answers_say_the_value_from_the_message():
     home = [states.Entry("light", "kitchen", "on 30%"), states.Entry("lock", "front door", "locked")]
-    assert states.message(home) == "state: kitchen light on 30%; front door locked"
+    assert states.message(home) == "state: kitchen light is on at 30%; front door is locked"
     assert [e.sentence for e in home] == ["The kitchen light is on at 30%.", "The front door is locked."]

@@ -1,0 +1,29 @@
+"""The embedded default model: a small chat model that turns home commands into JSON actions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NAME = "edgelm-home"
+
+_HERE = Path(__file__).resolve().parent
+
+
+def path() -> Path:
+    """The checkpoint folder, as every Hugging Face loader expects it."""
+    return _HERE / "model"
+
+
+def heldout() -> Path:
+    """The held-out split: one JSON object a line with `messages`, `answer`, `kind` and `split`."""
+    return _HERE / "heldout.jsonl"
+
+
+def stranger() -> Path:
+    """Prompts written by hand, outside the grammar the training text comes from; same form as `heldout`."""
+    return _HERE / "stranger.jsonl"
+
+
+def schema() -> Path:
+    """The JSON Schema of an answer to a command."""
+    return _HERE / "schema.json"

@@ -1,0 +1,127 @@
+"""The checkpoint folder: tokenizer, chat template, weights, as every Hugging Face loader expects them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+SPECIAL = ["<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+PAD, BOS, SYSTEM, USER, ASSISTANT, END = range(6)
+VOCAB = 2048
+# The fixed pieces of an answer, one token each: an action costs about nine tokens instead of twenty.
+PIECES = [
+    '{"actions":[{"device":"',
+    '"},{"device":"',
+    '},{"device":"',
+    '","room":"',
+    '","set":"',
+    '","change":"',
+    '","value":',
+    '"}]}',
+    "}]}",
+]
+# No newlines and no header tokens: a turn costs two tokens besides its text.
+TEMPLATE = (
+    "{{- bos_token }}"
+    "{%- for message in messages %}"
+    "{{- '<|' + message['role'] + '|>' + message['content'] | trim + '<|end|>' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
+)
+
+
+def train_tokenizer(conversations: Iterable[list[dict[str, str]]]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most 2048 tokens; every byte has a token, every digit is one."""
+    bpe = Tokenizer(models.BPE())
+    # Byte-level with single digits, the combination most runtimes already know by name.
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB - len(PIECES),
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((_without_pieces(m["content"]) for c in conversations for m in c), trainer)
+    bpe.add_tokens([AddedToken(p, normalized=False, special=False) for p in PIECES])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<|bos|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def _without_pieces(text: str) -> str:
+    """What is left for byte pairs to learn from."""
+    for piece in sorted(PIECES, key=len, reverse=True):
+        text = text.replace(piece, "\n")
+    return text
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """Token ids of a conversation and its targets, -100 wherever the assistant does not speak.
+
+    The same ids as the chat template's, which a test holds it to; rendering jinja a million times would be slow.
+    """
+    ids, targets = [BOS], [-100]
+    for message in messages:
+        role = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}[message["role"]]
+        body = tokenizer.backend_tokenizer.encode(message["content"].strip(), add_special_tokens=False).ids
+        own = message["role"] == "assistant"
+        ids += [role, *body, END]
+        targets += [-100, *(body if own else [-100] * len(body)), END if own else -100]
+    return ids, targets
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write config, fp16 weights (the tied head once), tokenizer and generation defaults."""
+    folder.mkdir(parents=True)
+    tokenizer.save_pretrained(folder)
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    _inline_template(folder)
+    weights = {k: v.detach().half().contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = copy.deepcopy(model.config)
+    config.architectures = ["LlamaForCausalLM"]
+    described = config.to_dict()
+    for key in ("_name_or_path", "transformers_version", "dtype", "_attn_implementation_autoset"):
+        described.pop(key, None)
+    described["torch_dtype"] = "float16"
+    _json(folder / "config.json", described)
+    defaults: dict[str, Any] = {"bos_token_id": BOS, "eos_token_id": END, "pad_token_id": PAD, "do_sample": False}
+    _json(folder / "generation_config.json", defaults)
+
+
+def _inline_template(folder: Path) -> None:
+    """Keep the chat template in tokenizer_config.json, where older loaders look for it too."""
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    path = folder / "tokenizer_config.json"
+    described = json.loads(path.read_text())
+    described["chat_template"] = TEMPLATE
+    _json(path, described)
+
+
+def _json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The model in fp32 and its tokenizer."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)

@@ -1,0 +1,136 @@
+"""Commands that ask for two or three actions in one sentence."""
+
+from __future__ import annotations
+
+import random
+
+from .commands import Command, frame, phrase, random_action, random_for, single
+from .devices import DEVICES, ROOMS, Action, held_combo, held_pair
+from .nouns import BARE_ROOMS, room_words, thing
+from .templates import HELD_JOINS, JOINS
+
+
+def compatible(actions: list[Action], pair_held: bool = False) -> bool:
+    """Whether actions may stand in one sentence of the training split, or of the held-out one."""
+    kinds = [a.kind for a in actions]
+    pairs = [held_pair(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]]
+    return any(pairs) == pair_held
+
+
+def several(rng: random.Random, held_phrase: bool = False, pair_held: bool = False) -> Command:
+    """One command with two or three actions."""
+    makers = [_joined]
+    if not held_phrase and not pair_held:
+        makers = [_joined] * 6 + [_shared_verb, _shared_verb, _rooms, _gapped, _pronoun]
+    while True:
+        try:
+            made = rng.choice(makers)(rng, held_phrase)
+        except LookupError:
+            continue
+        distinct = len({(a.device, a.room, a.attr) for a in made.actions}) == len(made.actions)
+        if distinct and compatible(made.actions, pair_held) and not any(map(_is_held, made.actions)):
+            return made
+
+
+def _is_held(action: Action) -> bool:
+    return held_combo(action.device, action.room, action.attr)
+
+
+def _joined(rng: random.Random, held: bool) -> Command:
+    """Commands one after the other: "a and b", "a, b and c"."""
+    count = 2 if rng.random() < 0.88 else 3
+    actions = [random_action(rng) for _ in range(count)]
+    by_join = held and rng.random() < 0.5
+    parts = []
+    loose = rng.random() < 0.1
+    for i, action in enumerate(actions):
+        text, key, imperative = phrase(action, rng, held and not by_join)
+        # A whole sentence cannot follow "could you …": lists are of imperatives, or of anything but then unframed.
+        while not imperative and not loose and (i > 0 or rng.random() < 0.6) and not held:
+            text, key, imperative = phrase(action, rng)
+        parts.append((text, key, imperative))
+    joins = [rng.choice(JOINS) for _ in parts[1:]]
+    if count == 3 and rng.random() < 0.6:
+        joins[0] = ", "
+    if by_join:
+        joins[-1] = rng.choice(HELD_JOINS)
+    text = parts[0][0] + "".join(j + p[0] for j, p in zip(joins, parts[1:], strict=True))
+    text, outer = frame(text, parts[0][2] and not loose, rng)
+    return Command(text, actions, [*(p[1] for p in parts), outer, *(f"join:{j.strip()}" for j in joins)])
+
+
+def _shared_verb(rng: random.Random, held: bool) -> Command:
+    """One verb, several things: "turn off the tv and the kitchen light"."""
+    first = random_action(rng)
+    if first.change or first.attr not in {"on", "locked", "open"} or first.device in {"timer", "all", "alarm"}:
+        raise LookupError
+    actions = [first]
+    while len(actions) < (2 if rng.random() < 0.7 else 3):
+        other = random_action(rng)
+        if other.attr == first.attr and not other.change and other.device not in {"timer", "all"}:
+            actions.append(Action(other.device, other.room, other.attr, first.value))
+    things = [thing(a.device, a.room, a.attr, rng)[0] for a in actions]
+    # "the tv and the light in the kitchen" would be ambiguous: a place after the last thing only counts for it.
+    if actions[-1].room and things[-1].endswith(tuple(ROOMS)) and any(a.room is None for a in actions):
+        raise LookupError
+    listed = ", ".join(things[:-1]) + rng.choice([" and ", " and ", " and ", ", ", " as well as ", " & "]) + things[-1]
+    text, key, imperative = phrase(Action("plug", None, first.attr, first.value), rng, shared=listed)
+    text, outer = frame(text, imperative, rng)
+    return Command(text, actions, [key, outer, "shared"])
+
+
+def _rooms(rng: random.Random, held: bool) -> Command:
+    """One device in several rooms: "turn off the kitchen and bedroom lights"."""
+    device = rng.choice(["light", "light", "light", "blinds", "fan", "tv", "thermostat", "speaker", "window", "plug"])
+    rooms = rng.sample([r for r in DEVICES[device].rooms if r not in BARE_ROOMS], 2 if rng.random() < 0.8 else 3)
+    model = random_for(device, rooms[0], rng)
+    actions = [Action(device, r, model.attr, model.value, model.change) for r in rooms]
+    word = rng.choice(_plain_words(device))
+    names = [room_words(r, rng) for r in rooms]
+    last = rng.choice([" and ", " and ", " and the ", " & "])
+    listed = ", ".join(names[:-1]) + last + names[-1]
+    if rng.random() < 0.55:
+        text = f"{rng.choice(['the ', 'the ', ''])}{listed} {word[1]}"
+    else:
+        text = f"the {word[1]} in the {listed}"
+    said, key, imperative = phrase(model, rng, shared=text)
+    said, outer = frame(said, imperative, rng)
+    return Command(said, actions, [key, outer, "rooms"])
+
+
+def _plain_words(device: str) -> list[tuple[str, str]]:
+    return [w for w in DEVICES[device].words if w[0] not in {"temperature", "music", "heat"}]
+
+
+def _gapped(rng: random.Random, held: bool) -> Command:
+    """The verb said once, the states differ: "turn the tv on and the lights off"."""
+    actions = [random_action(rng) for _ in range(2 if rng.random() < 0.8 else 3)]
+    if any(a.attr != "on" or a.device in {"timer", "all"} for a in actions):
+        raise LookupError
+    texts = [f"{thing(a.device, a.room, 'on', rng)[0]} {'on' if a.value else 'off'}" for a in actions]
+    verb = rng.choice(["turn ", "switch ", "", "turn ", "I want "])
+    text = verb + ", ".join(texts[:-1]) + rng.choice([" and ", " and ", ", ", " but "]) + texts[-1]
+    text, outer = frame(text, verb in {"turn ", "switch "}, rng)
+    return Command(text, actions, [f"gapped:{verb.strip()}", outer])
+
+
+def _pronoun(rng: random.Random, held: bool) -> Command:
+    """The second command says "it": "turn on the fan and set it to high"."""
+    first = random_action(rng)
+    second = random_for(first.device, first.room, rng)
+    ok = {"brightness", "temperature", "volume", "speed", "color", "on", "channel", "muted", "position"}
+    if first.device in {"lock", "timer", "all"} or second.attr not in ok or second.room != first.room:
+        raise LookupError
+    text, key, imperative = phrase(first, rng)
+    if not imperative or " it" in text:
+        raise LookupError
+    more, key2, also = phrase(second, rng, shared=rng.choice(["it", "it", "it", "them"]))
+    if not also or " it in" in more:
+        raise LookupError
+    text, outer = frame(text + rng.choice([" and ", " and ", ", then ", " and then ", ". "]) + more, True, rng)
+    return Command(text, [first, second], [key, key2, outer, "pronoun"])
+
+
+def command(rng: random.Random, many: float = 0.38) -> Command:
+    """A command of the training split; `many` is the share with more than one action."""
+    return several(rng) if rng.random() < many else single(rng)

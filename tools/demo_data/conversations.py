@@ -1,0 +1,198 @@
+"""Whole conversations, the training stream and the held-out file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import states
+from .combined import command, compatible, several
+from .commands import Command, phrase, single
+from .devices import DEVICES, Action, answer, held_combo
+from .grammar import expand, noise
+from .nouns import room_words
+from .other import REFUSAL, other
+
+Message = dict[str, str]
+_ASKING = ("can ", "could ", "will ", "would ", "do ", "is it ", "how about", "hey, can", "hey, could", "what about")
+_PLAIN_SYSTEM = [
+    "You are a helpful assistant.",
+    "You control a smart home.",
+    "You are a home assistant. Answer briefly.",
+    "You are edgelm-home.",
+]
+
+
+@dataclass
+class Conversation:
+    """Messages ending with the user's, the answer expected, and what the last turn is made of."""
+
+    messages: list[Message]
+    answer: str
+    kind: str
+    skeleton: list[str] = field(default_factory=list)
+    combos: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+
+    def full(self) -> list[Message]:
+        """The messages with the answer."""
+        return [*self.messages, {"role": "assistant", "content": self.answer}]
+
+    def record(self, split: str) -> dict[str, Any]:
+        """The line of the held-out file."""
+        return {"messages": self.messages, "answer": self.answer, "kind": self.kind, "split": split}
+
+
+@dataclass
+class _Turn:
+    text: str
+    answer: str
+    kind: str
+    skeleton: list[str]
+    actions: list[Action] = field(default_factory=list)
+    combo: str = ""
+
+
+def _command_turn(made: Command, rng: random.Random) -> _Turn:
+    asking = made.text.lower().startswith(_ASKING)
+    text = noise(made.text, rng, question=asking and rng.random() < 0.8)
+    return _Turn(text, answer(made.actions), "command", made.skeleton, made.actions)
+
+
+def _question_turn(home: list[states.Entry], rng: random.Random, held: bool = False, combo: bool = False) -> _Turn:
+    which = not combo and rng.random() < 0.25
+    made = states.ask_which(home, rng, held) if which else states.ask_one(home, rng, held, combo)
+    text = made.text
+    if not held and rng.random() < 0.1:
+        text = rng.choice(["hey, ", "please tell me, ", "ok, ", "hi, "]) + text
+    return _Turn(noise(text, rng, question=True), made.answer, "state", [made.skeleton], combo=made.combo)
+
+
+def _other_turn(rng: random.Random, held: bool = False) -> _Turn:
+    text, key = other(rng, held)
+    return _Turn(noise(text, rng, question=rng.random() < 0.5), REFUSAL, "other", [key])
+
+
+def _follow_up(last: _Turn, rng: random.Random) -> _Turn | None:
+    """A command that leans on the one before: "and in the bedroom", "now turn it off"."""
+    if len(last.actions) != 1:
+        return None
+    old = last.actions[0]
+    rooms = DEVICES[old.device].rooms
+    if rng.random() < 0.5 and rooms and old.device != "all":
+        room = rng.choice(rooms)
+        action = Action(old.device, room, old.attr, old.value, old.change)
+        forms = ["and the <r>", "the <r> too", "same (in|for) the <r>", "also the <r>", "now the <r>", "and in the <r>"]
+        forms += ["do the same (in|for) the <r>", "the <r> as well", "and the <r> (too|as well)", "what about the <r>"]
+        if room in {"upstairs", "downstairs"}:
+            return None
+        text, key = expand(rng.choice(forms), rng, {"r": room_words(room, rng)}), "follow-room"
+    else:
+        if old.device in {"timer", "all", "vacuum"} or old.attr in {"track", "playing", "armed"}:
+            return None
+        new = old
+        if old.change:
+            new = Action(old.device, old.room, old.attr, rng.choice(["up", "down"]), True)
+            text, key, _ = phrase(Action(old.device, None, old.attr, new.value, True), rng, shared="it")
+        elif isinstance(old.value, bool):
+            new = Action(old.device, old.room, old.attr, not old.value)
+            text, key, _ = phrase(Action("plug", None, old.attr, new.value), rng, shared="it")
+        else:
+            return None
+        action, text, key = new, rng.choice(["", "", "now ", "and ", "ok, "]) + text, "follow-it:" + key
+        if rng.random() < 0.2:
+            text += " again"
+    if held_combo(action.device, action.room, action.attr) or not compatible([old, action]):
+        return None
+    return _Turn(noise(text, rng), answer([action]), "command", [key], [action])
+
+
+def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float) -> _Turn:
+    roll = rng.random()
+    asks = 0.68 if home else 0.07
+    if roll < asks:
+        return _question_turn(home or [], rng)
+    if roll < asks + (0.06 if home else 0.2):
+        return _other_turn(rng)
+    return _command_turn(command(rng, 0.38 * (0.3 + 0.7 * hard)), rng)
+
+
+def _start(home: list[states.Entry] | None, rng: random.Random) -> list[Message]:
+    if home:
+        return [{"role": "system", "content": states.message(home)}]
+    if rng.random() < 0.03:
+        return [{"role": "system", "content": rng.choice(_PLAIN_SYSTEM)}]
+    return []
+
+
+def training(rng: random.Random, hard: float = 1.0) -> Conversation:
+    """One conversation of the training split, of one turn or, now and then, of up to six.
+
+    `hard` from 0 to 1 is how much of what is long there is: states, several actions, several turns.
+    """
+    home = states.random_home(rng) if rng.random() < 0.36 * (0.5 + 0.5 * hard) else None
+    messages = _start(home, rng)
+    roll = rng.random() * (0.9 + 0.1 * hard)
+    count = 1 if roll < 0.9 else 2 if roll < 0.965 else 3 if roll < 0.99 else rng.randrange(4, 7)
+    turns: list[_Turn] = []
+    while len(turns) < count:
+        turn = _follow_up(turns[-1], rng) if turns and rng.random() < 0.55 else None
+        turn = turn or _train_turn(home, rng, hard)
+        if compatible([a for t in [*turns, turn] for a in t.actions]):
+            turns.append(turn)
+    for turn in turns[:-1]:
+        messages += [{"role": "user", "content": turn.text}, {"role": "assistant", "content": turn.answer}]
+    last = turns[-1]
+    messages.append({"role": "user", "content": last.text})
+    made = Conversation(messages, last.answer, last.kind)
+    for turn in turns:
+        made.skeleton += turn.skeleton
+        made.combos += [a.combo for a in turn.actions] + ([turn.combo] if turn.combo else [])
+        made.kinds += [a.kind for a in turn.actions]
+    return made
+
+
+def _of(turn: _Turn, home: list[states.Entry] | None, rng: random.Random) -> Conversation:
+    messages = [*_start(home, rng), {"role": "user", "content": turn.text}]
+    combos = [a.combo for a in turn.actions] + ([turn.combo] if turn.combo else [])
+    return Conversation(messages, turn.answer, turn.kind, turn.skeleton, combos, [a.kind for a in turn.actions])
+
+
+def held_combinations(rng: random.Random, kind: str) -> Conversation:
+    """A known phrasing of a (device, room, attribute), or of a pair of actions, never trained on."""
+    if kind == "command":
+        made = single(rng, combo_held=True) if rng.random() < 0.5 else several(rng, pair_held=True)
+        home = states.random_home(rng) if rng.random() < 0.2 else None
+        return _of(_command_turn(made, rng), home, rng)
+    home = states.random_home(rng)
+    return _of(_question_turn(home, rng, combo=True), home, rng)
+
+
+def held_phrasings(rng: random.Random, kind: str) -> Conversation:
+    """A known action, question or topic in a sentence skeleton never trained on."""
+    home = states.random_home(rng) if (kind == "state" and rng.random() < 0.95) or rng.random() < 0.2 else None
+    if kind == "command":
+        made = single(rng, held_phrase=True) if rng.random() < 0.65 else several(rng, held_phrase=True)
+        return _of(_command_turn(made, rng), home, rng)
+    if kind == "state":
+        return _of(_question_turn(home or [], rng, held=True), home, rng)
+    return _of(_other_turn(rng, held=True), home, rng)
+
+
+def heldout(seed: int, size: int = 800) -> Iterator[dict[str, Any]]:
+    """The lines of the held-out file: half by combination, half by phrasing, no line twice."""
+    rng = random.Random(f"heldout-{seed}")
+    seen: set[str] = set()
+    plan = [(held_combinations, "combination", "command", 0.35), (held_combinations, "combination", "state", 0.13)]
+    plan += [(held_phrasings, "phrasing", "command", 0.27), (held_phrasings, "phrasing", "state", 0.12)]
+    plan += [(held_phrasings, "phrasing", "other", 0.13)]
+    for make, split, kind, share in plan:
+        count = 0
+        while count < round(size * share):
+            made = make(rng, kind)
+            if str(made.messages) not in seen:
+                seen.add(str(made.messages))
+                count += 1
+                yield made.record(split)

@@ -1,0 +1,193 @@
+"""The words for rooms, devices and values."""
+
+from __future__ import annotations
+
+import random
+
+from .devices import DEVICES, DOOR_WORDS, ROOMS, Action
+from .grammar import expand, number
+
+ON_ROOMS = {"garden", "porch", "patio", "balcony", "stairs"}
+BARE_ROOMS = {"upstairs", "downstairs"}
+EVERYWHERE = [
+    "everywhere",
+    "in the whole house",
+    "in every room",
+    "in all rooms",
+    "in the entire house",
+    "all over the house",
+]
+
+
+def room_words(room: str, rng: random.Random) -> str:
+    """One of the names people use for a room, without article."""
+    return rng.choice(ROOMS[room]) if room in ROOMS else rng.choice(DOOR_WORDS[room])
+
+
+def place(room: str, rng: random.Random) -> str:
+    """Where: "in the kitchen", "on the patio", "upstairs"."""
+    words = room_words(room, rng)
+    if room in BARE_ROOMS:
+        return words
+    if room in ON_ROOMS and rng.random() < 0.6:
+        return f"on the {words}"
+    return f"in the {words}" if rng.random() < 0.9 else f"in {rng.choice(['', 'my '])}{words}"
+
+
+def _door(room: str | None, rng: random.Random) -> tuple[str, bool]:
+    """A door to lock, and whether the words are plural."""
+    if room is None:
+        return rng.choice([("the door", False), ("door", False), ("the door", False), ("my door", False)])
+    if room == "all":
+        options = ["all the doors", "all doors", "every door", "all of the doors", "all the locks", "every lock"]
+        options += ["all doors in the house", "the whole house", "the house", "every single door", "each door"]
+        text = rng.choice(options)
+        return text, "doors" in text or "locks" in text
+    name = room_words(room, rng)
+    name = name if room in DOOR_WORDS else f"{name} door"
+    return rng.choice(
+        [f"the {name}"] * 6 + [name, name, f"my {name}", f"the {name} lock", f"the lock on the {name}"]
+    ), False
+
+
+def _one_or_many(device: str, attr: str, rng: random.Random) -> tuple[str, bool]:
+    words = DEVICES[device].words
+    if device == "light" and rng.random() < 0.12:
+        words = [
+            (f"{w} lamp", f"{w} lamps") for w in ("desk", "floor", "table", "bedside", "reading", "standing", "night")
+        ]
+        words += [
+            ("night light", "night lights"),
+            ("spotlight", "spotlights"),
+            ("chandelier", "chandeliers"),
+            ("led strip", "leds"),
+        ]
+    if attr == "on":
+        words = [w for w in words if w[0] not in {"temperature", "music"}]
+    if attr == "temperature" and rng.random() < 0.3:
+        words = [*words, ("temperature", "temperature")]
+    if attr not in {"volume", "muted"}:
+        words = [w for w in words if w[0] != "music"] or words
+    single, plural = rng.choice(words)
+    many = (device in {"light", "blinds", "window"} and rng.random() < 0.55) or single == plural == "blinds"
+    return (plural, True) if many else (single, single.endswith(("blinds", "curtains", "shades", "drapes", "shutters")))
+
+
+def thing(device: str, room: str | None, attr: str, rng: random.Random) -> tuple[str, bool]:
+    """The noun phrase for a device, and whether it is plural."""
+    if device == "lock":
+        return _door(room, rng)
+    if device == "all":
+        return _everything(room, rng), False
+    word, many = _one_or_many(device, attr, rng)
+    if room == "all":
+        return _all_of(device, rng), True
+    if room is None:
+        here = rng.choice(["in here", "in this room", "here"]) if rng.random() < 0.08 else ""
+        article = rng.choice(["the ", "the ", "the ", "the ", "", "my ", "our "])
+        return f"{article}{word} {here}".strip(), many
+    name = room_words(room, rng)
+    roll = rng.random()
+    if many and roll < 0.2:
+        total = rng.choice(["all the", "all", "all of the", "both"])
+        text = f"{total} {name} {word}" if rng.random() < 0.5 else f"{total} {word} {place(room, rng)}"
+    elif roll < 0.25 and device == "light":
+        text = f"every {rng.choice(['light', 'lamp', 'bulb'])} {place(room, rng)}"
+        many = False
+    elif roll < 0.62:
+        text = f"{rng.choice(['the ', 'the ', 'the ', '', 'my '])}{name} {word}"
+    elif roll < 0.66:
+        text = f"the {name}'s {word}"
+    else:
+        text = f"{rng.choice(['the ', 'the ', 'the ', ''])}{word} {place(room, rng)}"
+    return text, many
+
+
+def _everything(room: str | None, rng: random.Random) -> str:
+    base = rng.choice(["everything", "everything", "all devices", "all the devices", "every device", "all of it"])
+    if room in (None, "all"):
+        return base + rng.choice(["", "", "", " in the house", " in the whole house", " at home", " everywhere"])
+    return f"{base} {place(room, rng)}"
+
+
+def _all_of(device: str, rng: random.Random) -> str:
+    single, plural = rng.choice([w for w in DEVICES[device].words if w[0] not in {"blinds", "shutters"}])
+    single = single.removesuffix("s") if device == "blinds" else single
+    forms = ["all the {p}"] * 4 + ["all {p}", "all of the {p}", "every {s}", "each {s}", "every single {s}", "all {p}"]
+    forms += ["all the {p} in the (house|home|apartment|flat|place)", "the {p} (everywhere|in the whole house)"]
+    forms += [
+        "the {p} in (every room|all rooms|the entire house)",
+        "every {s} in the (house|home)",
+        "the whole house {p}",
+    ]
+    return expand(rng.choice(forms).format(p=plural, s=single), rng)
+
+
+def percent(n: int, rng: random.Random, bare: float = 0.25, special: bool = True) -> str:
+    """30 as "30 percent", "30%", "thirty per cent", "half" …"""
+    words = {
+        50: ["half", "fifty fifty", "half"],
+        100: ["full", "maximum", "max", "the maximum", "one hundred percent"],
+    }
+    words |= {25: ["a quarter"], 75: ["three quarters"]}
+    if special and n in words and rng.random() < 0.3:
+        return rng.choice(words[n])
+    if rng.random() < bare:
+        return number(n, rng)
+    if rng.random() < 0.45:
+        return f"{n}{rng.choice(['%', '%', '%', ' %'])}"
+    return f"{number(n, rng)} {rng.choice(['percent', 'percent', 'per cent'])}"
+
+
+def degrees(n: float, rng: random.Random) -> str:
+    """21 as "21", "21 degrees", "21°C" …"""
+    scale = ["fahrenheit", "F", "f"] if n > 45 else ["celsius", "C", "c"]
+    unit = rng.choice(["", "", "", " degrees", " degrees", " degrees", "°", f" degrees {scale[0]}", f"°{scale[1]}"])
+    return number(n, rng, 0.2 if unit in {"", " degrees"} else 0.0) + unit
+
+
+def duration(n: int, unit: str, rng: random.Random) -> tuple[str, str]:
+    """10 minutes as ("10 minutes", "10 minute")."""
+    if unit == "minutes" and n == 30 and rng.random() < 0.4:
+        return "half an hour", "half hour"
+    if unit == "hours" and n == 1 and rng.random() < 0.5:
+        return "an hour", "one hour"
+    if unit == "minutes" and n == 1 and rng.random() < 0.5:
+        return "a minute", "one minute"
+    short = {
+        "minutes": ["minute", "minute", "minute", "min"],
+        "seconds": ["second", "second", "sec"],
+        "hours": ["hour"],
+    }
+    word = rng.choice(short[unit])
+    text = number(n, rng)
+    return f"{text} {word}{'s' if n != 1 else ''}", f"{text}{rng.choice([' ', ' ', '-'])}{word}"
+
+
+def value_words(action: Action, rng: random.Random) -> dict[str, str]:
+    """The slots that hold the value of an action."""
+    value, attr = action.value, action.attr
+    if isinstance(value, bool):
+        return {}
+    if isinstance(value, str):
+        words = {"cool white": ["cool white", "cold white"], "warm white": ["warm white", "warm white", "warm"]}
+        words |= {
+            "medium": ["medium", "mid"],
+            "high": ["high", "high", "high", "full", "max", "maximum", "the highest"],
+            "low": ["low", "low", "low", "slow", "the lowest"],
+        }
+        return {"n": rng.choice(words.get(value, [value]))}
+    if attr in {"minutes", "seconds", "hours"}:
+        text, short = duration(int(value), attr, rng)
+        return {"n": text, "n1": short}
+    if attr == "temperature":
+        return {"n": degrees(abs(value), rng) if not action.change else _step(value, rng)}
+    if attr == "channel":
+        return {"n": str(value) if value > 20 else number(value, rng)}
+    n = int(abs(value))
+    return {"n": percent(n, rng, 0.7 if attr == "volume" else 0.25, attr != "speed"), "np": percent(n, rng, 0)}
+
+
+def _step(value: float, rng: random.Random) -> str:
+    n = abs(value)
+    return number(n, rng) + rng.choice([" degree" if n == 1 else " degrees", "", "°" if n > 1 else " degree"])
