@@ -116,5 +116,5 @@ def test_what_cannot_be_described_is_refused(
     values = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**values, **config}))
     with pytest.raises(UnsupportedModelError, match=f"{named}.* is not supported by the native exporter") as error:
-        export(checkpoint, "rpi5", output=tmp_path / "b")
+        export(checkpoint, "rpi5", output=tmp_path / "b", exporter="native")
     assert error.value.hint == "try --exporter optimum"
