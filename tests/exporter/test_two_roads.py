@@ -21,7 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 16},
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 512},
     "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 512},
-    "phi": {"partial_rotary_factor": 0.5},
+    "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4},  # Optimum cannot trace grouped heads of this one
     "phi3": {"pad_token_id": 0},
     "granite": {"residual_multiplier": 0.5, "logits_scaling": 2.0},
     "olmo2": {},
