@@ -61,6 +61,7 @@ class AttentionBuilder:
         self.linear = linear
         self.norm = norm
         self.context = context
+        self._ropes: dict[Rope, list[ir.Value]] = {}
         last = b.op("Sub", [count, b.integers([1])], "attn_mask/last")
         self.seqlens = b.op("Cast", [last], "attn_mask/seqlens_k", to=int(ir.DataType.INT32))
         length = b.op("Shape", [mask], "attn_mask/shape", start=1, end=2)
@@ -89,7 +90,7 @@ class AttentionBuilder:
         }
         context, key, value = self.b.ops(
             "GroupQueryAttention",
-            [*self._qkv(name, attention, x, layout), *past, self.seqlens, self.total, *self._tables(attention, layout)],
+            [*self._qkv(name, attention, x, layout), *past, self.seqlens, self.total, *self._tables(attention)],
             name,
             domain=MICROSOFT,
             outputs=3,
@@ -121,11 +122,16 @@ class AttentionBuilder:
         split = self.b.op("Reshape", [x, self.b.integers([0, 0, heads, head_dim])], f"{name}/heads")
         return self.b.op("Reshape", [self.norm(split, norm), self.b.integers([0, 0, heads * head_dim])], f"{name}/join")
 
-    def _tables(self, attention: Attention, layout: tuple[int, ...]) -> list[ir.Value]:
+    def _tables(self, attention: Attention) -> list[ir.Value]:
         """Cosines and sines [context, rotated dimensions / 2], one pair for all layers of the same rope."""
         rope = attention.rope
         if rope is None:
             return []
+        if rope not in self._ropes:
+            self._ropes[rope] = self._make_tables(rope)
+        return self._ropes[rope]
+
+    def _make_tables(self, rope: Rope) -> list[ir.Value]:
         width = _round_up(rope.dim) // 2
         cos, sin = rope.tables(self.context)
         fill = ((0, 0), (0, width - rope.dim // 2))

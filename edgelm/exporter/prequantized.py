@@ -47,13 +47,6 @@ class Codes:
     scales: np.ndarray
     zeros: np.ndarray
 
-    def dequantize(self) -> np.ndarray:
-        """float32 [n, k]."""
-        n, k = self.codes.shape
-        blocks = self.codes.reshape(n, -1, self.block).astype(np.float32)
-        values: np.ndarray = (blocks - self.zeros[:, :, None]) * self.scales[:, :, None]
-        return values.reshape(n, k)
-
 
 @dataclass(frozen=True)
 class Scheme:
@@ -178,9 +171,8 @@ class PackedMatrix:
     def codes(self) -> Codes | None:
         """The codes; None where columns are out of order (GPTQ's ``desc_act``), which no block can say."""
         n, k = self.shape
-        group = self.scheme.group if self.scheme.group > 0 else k
-        order = self._ints("g_idx") if "g_idx" in self.parts else self._ints("weight_g_idx")
-        if k % group or (order is not None and len(order) == k and (order != np.arange(k) // group).any()):
+        group = self._group(k)
+        if k % group or (self._groups_of_columns(k) != np.arange(k) // group).any():
             return None
         codes, zeros = self._unpack(n, k // group)
         scales = self._scales(n, k // group)
@@ -197,13 +189,21 @@ class PackedMatrix:
     def dequantize(self) -> np.ndarray:
         """float32 [n, k], whatever the order of the columns."""
         n, k = self.shape
-        group = self.scheme.group if self.scheme.group > 0 else k
-        order = self._ints("g_idx") if "g_idx" in self.parts else self._ints("weight_g_idx")
-        groups = -(-k // group)
-        index = order if order is not None and len(order) == k else np.arange(k) // group
+        groups, index = -(-k // self._group(k)), self._groups_of_columns(k)
         codes, zeros = self._unpack(n, groups)
         values: np.ndarray = (codes.astype(np.float32) - zeros[:, index]) * self._scales(n, groups)[:, index]
         return values
+
+    def _group(self, k: int) -> int:
+        """Columns that share a scale."""
+        return self.scheme.group if self.scheme.group > 0 else k
+
+    def _groups_of_columns(self, k: int) -> np.ndarray:
+        """The group of every column: in order, unless the checkpoint says otherwise."""
+        for part in ("g_idx", "weight_g_idx"):
+            if part in self.parts and len(order := self.parts[part].integers()) == k:
+                return order
+        return np.arange(k) // self._group(k)
 
     def _unpack(self, n: int, groups: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes uint8 [n, k] and zeros [n, groups]."""
@@ -235,11 +235,7 @@ class PackedMatrix:
 
     def _scales(self, n: int, groups: int) -> np.ndarray:
         name = "weight_scale" if self.scheme.method == "compressed-tensors" else "scales"
-        if name not in self.parts:
-            raise CheckpointError(
-                f"{self.tensor.file}: tensor '{self.module}.{name}' is missing", hint="the checkpoint is incomplete"
-            )
-        tensor = self.parts[name]
+        tensor = self._part(name)
         values = tensor.read().reshape(tensor.shape)
         scales = values if name == "weight_scale" else values.T
         if scales.shape != (n, groups):
@@ -249,14 +245,14 @@ class PackedMatrix:
         return np.ascontiguousarray(scales)
 
     def _words(self, part: str) -> np.ndarray:
+        return self._part(part).integers()
+
+    def _part(self, part: str) -> Tensor:
         if part not in self.parts:
             raise CheckpointError(
                 f"{self.tensor.file}: tensor '{self.module}.{part}' is missing", hint="the checkpoint is incomplete"
             )
-        return self.parts[part].integers()
-
-    def _ints(self, part: str) -> np.ndarray | None:
-        return self.parts[part].integers() if part in self.parts else None
+        return self.parts[part]
 
 
 def unpack(words: np.ndarray, bits: int, *, axis: int, order: tuple[int, ...] | None = None) -> np.ndarray:
