@@ -68,10 +68,6 @@ class AttentionBuilder:
         scalar = b.op("Squeeze", [length, b.integers([0])], "attn_mask/length")
         self.total = b.op("Cast", [scalar], "attn_mask/total_sequence_length", to=int(ir.DataType.INT32))
 
-    def past(self, index: int, attention: Attention) -> list[tuple[str, list[int | str]]]:
-        """Names and shapes of a layer's cache."""
-        return [(f"past_key_values.{index}.{kind}", cache_shape(attention)) for kind in ("key", "value")]
-
     def build(
         self, layer: str, attention: Attention, x: ir.Value, past: list[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
@@ -88,9 +84,10 @@ class AttentionBuilder:
             "do_rotary": int(attention.rope is not None),
             "rotary_interleaved": int(attention.rope is not None and attention.rope.interleaved),
         }
+        qkv, gate = self._project(name, attention, x, layout)
         context, key, value = self.b.ops(
             "GroupQueryAttention",
-            [*self._qkv(name, attention, x, layout), *past, self.seqlens, self.total, *self._tables(attention)],
+            [*qkv, *past, self.seqlens, self.total, *self._tables(attention)],
             name,
             domain=MICROSOFT,
             outputs=3,
@@ -98,22 +95,31 @@ class AttentionBuilder:
         )
         undo = tuple(layout.index(i) for i in range(attention.head_dim))  # values were laid out like queries and keys
         context = self._move(context, attention.heads, len(layout), undo, f"{name}/unpad")
+        if gate is not None:
+            context = self.b.op("Mul", [context, self.b.op("Sigmoid", [gate], f"{name}/sigmoid")], f"{name}/gate")
         return self.linear(attention.out, context), [key, value]
 
-    def _qkv(self, name: str, attention: Attention, x: ir.Value, layout: tuple[int, ...]) -> list[ir.Value | None]:
-        """The operator's first three inputs: all packed in the first, or one each where queries and keys are normed."""
-        qkv, heads, kv_heads = self.linear(attention.qkv, x), attention.heads, attention.kv_heads
-        if attention.q_norm is None and attention.k_norm is None:
-            return [self._move(qkv, heads + 2 * kv_heads, attention.head_dim, layout, f"{name}/pad"), None, None]
-        sizes = [n * attention.head_dim for n in (heads, kv_heads, kv_heads)]
-        parts = self.b.ops("Split", [qkv, self.b.integers(sizes)], f"{name}/split", outputs=3, axis=-1)
-        values: list[ir.Value | None] = []
+    def _project(
+        self, name: str, attention: Attention, x: ir.Value, layout: tuple[int, ...]
+    ) -> tuple[list[ir.Value | None], ir.Value | None]:
+        """The operator's first three inputs, and the gate where there is one.
+
+        All three are packed in the first, or one each where queries and keys are normed.
+        """
+        size, heads = attention.head_dim, (attention.heads, attention.kv_heads, attention.kv_heads)
         norms = (attention.q_norm, attention.k_norm, None)
-        for part, size, norm in zip(parts, sizes, norms, strict=True):
-            count, label = size // attention.head_dim, f"{name}/{len(values)}"
-            normed = part if norm is None else self._head_norm(part, count, attention.head_dim, norm, f"{label}/norm")
-            values.append(self._move(normed, count, attention.head_dim, layout, f"{label}/pad"))
-        return values
+        if not any(norms):
+            heads, norms = (sum(heads),), (None,)
+        sizes = [count * size for count in (*heads, *([attention.heads] if attention.gated else []))]
+        parts = [self.linear(attention.qkv, x)]
+        if len(sizes) > 1:
+            parts = [*self.b.ops("Split", [*parts, self.b.integers(sizes)], f"{name}/split", outputs=len(sizes), axis=-1)]
+        values: list[ir.Value | None] = []
+        for part, count, norm in zip(parts, heads, norms, strict=False):
+            label = name if len(heads) == 1 else f"{name}/{len(values)}"
+            normed = part if norm is None else self._head_norm(part, count, size, norm, f"{label}/norm")
+            values.append(self._move(normed, count, size, layout, f"{label}/pad"))
+        return [*values, *[None] * (3 - len(values))], parts[-1] if attention.gated else None
 
     def _head_norm(self, x: ir.Value, heads: int, head_dim: int, norm: Norm, name: str) -> ir.Value:
         """A norm over every head by itself, or over all of them at once where it is as long as all."""

@@ -94,13 +94,15 @@ class Attention:
 
     Attributes:
         heads, kv_heads, head_dim: the shape.
-        qkv: query, key and value stacked: [(heads + 2 kv_heads) head_dim, hidden].
+        qkv: query, key and value stacked: [(heads + 2 kv_heads) head_dim, hidden]; where it is `gated`, a gate of
+            heads head_dim rows after them.
         out: [hidden, heads head_dim].
         rope: rotary embedding, or None.
         window: how many tokens back, itself included, a token sees; None for all.
         scale: of the scores; None for 1/sqrt(head_dim).
         softcap: scores become softcap tanh(scores / softcap); 0 for none.
         q_norm, k_norm: norms of queries and keys before the rotary embedding, over a head or over all heads.
+        gated: what comes out is multiplied by sigmoid(gate) before `out`.
     """
 
     heads: int
@@ -114,6 +116,22 @@ class Attention:
     softcap: float = 0.0
     q_norm: Norm | None = None
     k_norm: Norm | None = None
+    gated: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """What a layer keeps from token to token, of one size whatever their number.
+
+    Attributes:
+        kind: what it is called, ``conv_state`` or ``recurrent_state``.
+        shape: of the tensor.
+        full: it is float32 whatever the activations are.
+    """
+
+    kind: Literal["conv_state", "recurrent_state"]
+    shape: tuple[int, ...]
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,76 @@ class ShortConv:
     out: Linear
     bias: str | None = None
 
+    @property
+    def channels(self) -> int:
+        """How many are filtered: hidden."""
+        return self.in_proj.outputs // 3
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The filter's last inputs."""
+        return (State("conv_state", (1, self.length - 1, self.channels)),)
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Those of the checkpoint that are in no matrix and no norm."""
+        bias = {self.bias: (self.channels,)} if self.bias is not None else {}
+        return {self.kernel: (self.channels, 1, self.length), **bias}
+
+
+@dataclass(frozen=True)
+class GatedDeltaNet:
+    """Linear attention by the gated delta rule in attention's place (Yang et al., 2024, arXiv:2412.06464).
+
+    Query, key and value pass a causal filter a channel and silu, queries and keys are scaled to length 1, and with
+    decay g = -exp(a_log) softplus(a + dt_bias) and rate β = sigmoid(b) a state S of every value head goes from token to
+    token: S ← exp(g) S + β k (v - exp(g) Sᵀk)ᵀ, o = Sᵀq / sqrt(key_dim). ``out(norm(o) * silu(z))`` comes out.
+
+    Attributes:
+        key_heads, value_heads: how many; a key head serves value_heads / key_heads value heads in a row.
+        key_dim, value_dim: of a head.
+        in_proj: query, key, value, z, b and a stacked by rows.
+        kernel: tensor [channels, 1, length], the filters of query, key and value.
+        length: of a filter, in tokens.
+        a_log, dt_bias: tensors [value_heads].
+        norm: over a value head.
+        out: [hidden, value_heads value_dim].
+    """
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    in_proj: Linear
+    kernel: str
+    length: int
+    a_log: str
+    dt_bias: str
+    norm: Norm
+    out: Linear
+
+    @property
+    def channels(self) -> int:
+        """How many are filtered: of query, key and value."""
+        return 2 * self.key_heads * self.key_dim + self.width
+
+    @property
+    def width(self) -> int:
+        """Of all value heads together."""
+        return self.value_heads * self.value_dim
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The filter's last inputs, and Sᵀ of every value head."""
+        recurrent = State("recurrent_state", (1, self.value_heads, self.value_dim, self.key_dim), full=True)
+        return (State("conv_state", (1, self.length - 1, self.channels)), recurrent)
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Those of the checkpoint that are in no matrix and no norm."""
+        heads = (self.value_heads,)
+        return {self.kernel: (self.channels, 1, self.length), self.a_log: heads, self.dt_bias: heads}
+
 
 @dataclass(frozen=True)
 class Mlp:
@@ -150,14 +238,14 @@ class Layer:
 
     Attributes:
         name: the checkpoint's.
-        attention: or a short convolution in its place.
+        attention: or what stands in its place.
         attention_norm, mlp_norm: of what goes in; None for the stream as it is.
         attention_post_norm, mlp_post_norm: of what comes out, before it is added; None for as it is.
         parallel: both read the same residual; without `mlp_norm` the MLP reads what attention reads.
     """
 
     name: str
-    attention: Attention | ShortConv
+    attention: Attention | ShortConv | GatedDeltaNet
     mlp: Mlp
     attention_norm: Norm | None = None
     mlp_norm: Norm | None = None
@@ -171,6 +259,8 @@ class Layer:
         norms = [self.attention_norm, self.mlp_norm, self.attention_post_norm, self.mlp_post_norm]
         if isinstance(self.attention, Attention):
             norms += [self.attention.q_norm, self.attention.k_norm]
+        elif isinstance(self.attention, GatedDeltaNet):
+            norms.append(self.attention.norm)
         yield from (norm for norm in norms if norm is not None)
 
     @property
@@ -244,9 +334,9 @@ class Decoder:
         return tuple(layer.attention for layer in self.layers if isinstance(layer.attention, Attention))
 
     @property
-    def convolutions(self) -> tuple[ShortConv, ...]:
-        """The short convolution of every layer that has it."""
-        return tuple(layer.attention for layer in self.layers if isinstance(layer.attention, ShortConv))
+    def recurrences(self) -> tuple[ShortConv | GatedDeltaNet, ...]:
+        """What stands in attention's place, of every layer that has it."""
+        return tuple(layer.attention for layer in self.layers if not isinstance(layer.attention, Attention))
 
     @property
     def norms(self) -> tuple[Norm, ...]:
@@ -263,8 +353,8 @@ class Decoder:
                 shape = (source.stored_rows, linear.inputs)
                 shapes[source.tensor] = shape[::-1] if source.transposed else shape
             shapes |= {source.tensor: (source.stored_rows,) for source in linear.biases}
-        for conv in self.convolutions:
-            shapes |= {conv.kernel: (self.hidden, 1, conv.length)} | ({conv.bias: (self.hidden,)} if conv.bias else {})
+        for recurrence in self.recurrences:
+            shapes |= recurrence.tensors
         for norm in self.norms:
             shapes |= {name: (norm.size,) for name in (norm.weight, norm.bias) if name is not None}
         if self.positions is not None:

@@ -60,6 +60,7 @@ class DeviceMemory:
             not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
             shows all until memory is short.
         kv_bytes_per_token, kv_bytes: keys and values.
+        state_bytes: what layers without keys and values keep, read from one buffer and written to another.
         activations_bytes: between the layers, for the longest piece of a prompt that is read at once.
         logits_bytes: of one position.
         runtime_bytes: Python, onnxruntime, the tokenizer.
@@ -71,6 +72,7 @@ class DeviceMemory:
     table_bytes: int
     kv_bytes_per_token: int
     kv_bytes: int
+    state_bytes: int
     activations_bytes: int
     logits_bytes: int
     runtime_bytes: int
@@ -95,6 +97,7 @@ class Footprint:
         table: the embedding's table where it is one of its own.
         kv_per_token: keys and values of a token of context.
         copies: of keys and values that are held at once: 2 where a step returns a longer copy.
+        state: of one size whatever the number of tokens; both buffers.
         width: what a layer's matrices read and write for one token.
         scores: what attention's scores take for a token of the prompt and one of the context; 0 where they are
             never held as a whole.
@@ -110,6 +113,7 @@ class Footprint:
     table: int
     kv_per_token: int
     copies: int
+    state: int
     width: int
     scores: int
     host: int
@@ -130,9 +134,9 @@ class Footprint:
         chunk = min(_CHUNK, context)
         activations = int(_ACTIVATIONS * self.width * chunk) + self.scores * chunk * context
         logits, runtime = 4 * self.vocab, _RUNTIME + _TOKEN * self.vocab
-        total = self.packed + self.table + self.copies * kv + activations + logits + runtime
+        total = self.packed + self.table + self.copies * kv + self.state + activations + logits + runtime
         return DeviceMemory(
-            self.read, self.packed, self.table, self.kv_per_token, kv, activations, logits, runtime, total
+            self.read, self.packed, self.table, self.kv_per_token, kv, self.state, activations, logits, runtime, total
         )
 
     def corrected(self, result: GraphResult) -> Footprint:
@@ -154,9 +158,10 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     tied = graph.shares_table(decoder, formats)
     table = 0 if tied else graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)
     read = sum(format.nbytes(n, k) for format, n, k in products)
-    small = sum(math.prod(shape) for shape in decoder.tensors.values() if len(shape) == 1)
+    small = sum(math.prod(shape) for shape in decoder.tensors.values() if len(shape) != 2)
     positions = decoder.positions.rows * decoder.hidden if decoder.positions is not None else 0
     heads = (2 * x.kv_heads * cache_head_dim(x) for x in decoder.attentions)
+    states = [state for x in decoder.recurrences for state in x.states]
     return Footprint(
         parameters=decoder.parameters,
         vocab=decoder.vocab,
@@ -167,6 +172,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         table=table + positions * dtype.itemsize,
         kv_per_token=sum(heads) * dtype.itemsize,
         copies=1,
+        state=2 * sum(math.prod(s.shape) * (4 if s.full else dtype.itemsize) for s in states),
         width=dtype.itemsize * sum(n + k for _, n, k in body) // max(1, len(decoder.layers)),
         scores=0,
         host=_EXPORTER
@@ -206,6 +212,7 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target) -> F
         table=table,
         kv_per_token=_kv_per_token(config, layers, heads, hidden),
         copies=2,
+        state=0,
         width=4 * sum(n + k for n, k in bodies) // layers,
         scores=4 * heads,
         host=_TRACER + int(_TRACED * fp32),

@@ -14,9 +14,22 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.attention import AttentionBuilder
+from edgelm.exporter.attention import AttentionBuilder, cache_shape
 from edgelm.exporter.builder import MICROSOFT, Builder
-from edgelm.exporter.decoder import Activation, Attention, Decoder, Layer, Linear, Mlp, Norm, Positions, Source
+from edgelm.exporter.decoder import (
+    Activation,
+    Attention,
+    Decoder,
+    GatedDeltaNet,
+    Layer,
+    Linear,
+    Mlp,
+    Norm,
+    Positions,
+    ShortConv,
+    Source,
+)
+from edgelm.exporter.deltanet import DeltaNetBuilder
 from edgelm.exporter.formats import Format, Matrix, Rows
 from edgelm.exporter.shortconv import ShortConvBuilder
 
@@ -40,20 +53,17 @@ class Weights:
         pack: (matrix, format) → the matrix in the data file, quantised.
         vector: rows of a vector → float32 [rows].
         table: (tensor name, shape, first row, rows) → float32 [rows, columns].
-        kernel: (tensor name, shape) → float32 of that shape.
+        array: (tensor name, shape) → float32 of that shape; for small ones.
     """
 
     pack: Callable[[Linear, Format], Matrix]
     vector: Callable[[Source], np.ndarray]
     table: Callable[[str, tuple[int, int], int, int], np.ndarray]
-    kernel: Callable[[str, tuple[int, ...]], np.ndarray]
+    array: Callable[[str, tuple[int, ...]], np.ndarray]
 
 
 class Mixer(Protocol):
-    """What emits the part of a layer that looks at other tokens: attention, or a short convolution."""
-
-    def past(self, index: int, part: Any) -> list[tuple[str, list[int | str]]]:
-        """Names and shapes of what the layer keeps from token to token."""
+    """What emits the part of a layer that looks at other tokens: attention, or what stands in its place."""
 
     def build(self, layer: str, part: Any, x: ir.Value, past: list[ir.Value]) -> tuple[ir.Value, list[ir.Value]]:
         """On x [1, S, hidden]: (output [1, S, hidden], what it keeps now)."""
@@ -73,25 +83,46 @@ def build(b: Builder, decoder: Decoder, formats: Formats, weights: Weights, cont
     ids = b.input("input_ids", "int64", [1, "sequence_length"])
     mask = b.input("attention_mask", "int64", [1, "total_sequence_length"])
     count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [1]: tokens after this step
-    attention = AttentionBuilder(b, graph.linear, graph.plain_norm, mask, count, context)
-    convolution = ShortConvBuilder(b, decoder.hidden, graph.linear, weights.vector, weights.kernel)
+    mixers: dict[type, Mixer] = {
+        Attention: AttentionBuilder(b, graph.linear, graph.plain_norm, mask, count, context),
+        ShortConv: ShortConvBuilder(b, graph.linear, weights.array),
+        GatedDeltaNet: DeltaNetBuilder(b, graph.linear, graph.plain_norm, weights.array),
+    }
     stream, head = graph.embed(ids, count, context)
-    presents: list[tuple[ir.Value, str, list[int | str]]] = []
+    presents: list[tuple[ir.Value, Kept]] = []
     for index, layer in enumerate(decoder.layers):
-        mixer: Mixer = attention if isinstance(layer.attention, Attention) else convolution
-        kept = mixer.past(index, layer.attention)
-        stream, present = graph.layer(layer, stream, mixer, [b.input(name, b.float.name, s) for name, s in kept])
-        presents += [(value, present_name(name), s) for value, (name, s) in zip(present, kept, strict=True)]
+        kept = kept_by(index, layer, b.float)
+        past = [b.input(k.name, k.dtype, k.shape) for k in kept]
+        stream, present = graph.layer(layer, stream, mixers[type(layer.attention)], past)
+        presents += zip(present, kept, strict=True)
     num_logits = b.input("num_logits", "int64", [1], default=np.array([1], np.int64))
     # A declared length of one position tells onnxruntime-genai that the prompt's other logits are left out.
     b.output(graph.logits(stream, num_logits, head), "logits", "float32", [1, 1, decoder.vocab])
-    for value, name, shape in presents:
-        b.output(value, name, b.float.name, shape)
+    for value, k in presents:
+        b.output(value, k.name.replace("past_key_values", "present"), k.dtype, k.shape)
 
 
-def present_name(past: str) -> str:
-    """The output that takes the place of a cache input: past_key_values.0.key → present.0.key."""
-    return past.replace("past_key_values", "present").replace("past_conv", "present_conv")
+@dataclass(frozen=True)
+class Kept:
+    """What a layer keeps from token to token: an input, and an output that takes its place in the next step."""
+
+    name: str
+    shape: list[int | str]
+    dtype: str
+
+
+def kept_by(index: int, layer: Layer, activations: np.dtype[Any]) -> list[Kept]:
+    """Keys and values of attention, whose third axis grows; states, whose axes are all fixed, of what stands in its place.
+
+    The names are those that onnxruntime-genai knows.
+    """
+    name, mixer = f"past_key_values.{index}", layer.attention
+    if isinstance(mixer, Attention):
+        return [Kept(f"{name}.{kind}", cache_shape(mixer), activations.name) for kind in ("key", "value")]
+    return [
+        Kept(f"{name}.{state.kind}", list(state.shape), "float32" if state.full else activations.name)
+        for state in mixer.states
+    ]
 
 
 class GraphBuilder:

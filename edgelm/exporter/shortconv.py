@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from edgelm.exporter.builder import MICROSOFT, Builder
-from edgelm.exporter.decoder import Linear, ShortConv, Source
+from edgelm.exporter.decoder import Linear, ShortConv
 
 
 class ShortConvBuilder:
@@ -17,20 +18,12 @@ class ShortConvBuilder:
     def __init__(
         self,
         b: Builder,
-        hidden: int,
         linear: Callable[[Linear, ir.Value], ir.Value],
-        vector: Callable[[Source], np.ndarray],
-        kernel: Callable[[str, tuple[int, ...]], np.ndarray],
+        array: Callable[[str, tuple[int, ...]], np.ndarray],
     ) -> None:
         self.b = b
-        self.hidden = hidden
         self.linear = linear
-        self.vector = vector
-        self.kernel = kernel
-
-    def past(self, index: int, conv: ShortConv) -> list[tuple[str, list[int | str]]]:
-        """Name and shape of a layer's state: the inputs of the tokens before."""
-        return [(f"past_conv.{index}", [1, self.hidden, conv.length - 1])]
+        self.array = array
 
     def build(self, layer: str, conv: ShortConv, x: ir.Value, past: list[ir.Value]) -> tuple[ir.Value, list[ir.Value]]:
         """The convolution on x [1, S, hidden]: (output [1, S, hidden], the layer's new state)."""
@@ -38,20 +31,30 @@ class ShortConvBuilder:
         gate_in, gate_out, x = b.ops(
             "Split", [self.linear(conv.in_proj, x)], f"{name}/split", outputs=3, axis=-1, num_outputs=3
         )
-        channels = b.op("Transpose", [b.op("Mul", [gate_in, x], f"{name}/gate_in")], f"{name}/channels", perm=[0, 2, 1])
-        kernel = self.kernel(conv.kernel, (self.hidden, 1, conv.length)).astype(b.float)
-        bias = (
-            None
-            if conv.bias is None
-            else b.constant(conv.bias, self.vector(Source(conv.bias, self.hidden)).astype(b.float))
-        )
-        filtered, state = b.ops(
-            "CausalConvWithState",
-            [channels, b.constant(conv.kernel, kernel), bias, *past],
-            name,
-            domain=MICROSOFT,
-            outputs=2,
-            ndim=1,
-        )
-        tokens = b.op("Transpose", [filtered], f"{name}/tokens", perm=[0, 2, 1])
-        return self.linear(conv.out, b.op("Mul", [gate_out, tokens], f"{name}/gate_out")), [state]
+        weights = [b.constant(n, self.array(n, shape).astype(b.float)) for n, shape in conv.tensors.items()]
+        gated = b.op("Mul", [gate_in, x], f"{name}/gate_in")
+        filtered, state = causal_conv(b, name, gated, weights, past[0], "none")
+        return self.linear(conv.out, b.op("Mul", [gate_out, filtered], f"{name}/gate_out")), [state]
+
+
+def causal_conv(
+    b: Builder,
+    name: str,
+    x: ir.Value,
+    weights: list[ir.Value],
+    past: ir.Value,
+    activation: Literal["none", "silu"],
+) -> tuple[ir.Value, ir.Value]:
+    """A causal filter a channel on x [1, S, channels], `weights` being kernel and maybe bias: (output, new state)."""
+    kernel, bias = (*weights, None)[:2]
+    filtered, state = b.ops(
+        "CausalConvWithState",
+        [x, kernel, bias, past],
+        name,
+        domain=MICROSOFT,
+        outputs=2,
+        ndim=1,
+        channels_last=1,
+        activation=activation,
+    )
+    return filtered, state

@@ -40,22 +40,22 @@ class Cache(Protocol):
 class SharedCache:
     """One buffer for past and present of each layer, doubled when it is full, up to the context.
 
-    A layer may keep a state instead, of one size whatever the number of tokens (a short convolution's last inputs).
-    It is read from one buffer and written to another, which then change places; it is no record of the past.
+    A layer may keep states instead, of one size whatever the number of tokens (a convolution's last inputs, the matrix
+    of linear attention): inputs without an axis that grows. A state is read from one buffer and written to another, which then change places; it is no record of the past.
     """
 
     def __init__(self, session: Any, context: int, vocab: int) -> None:
         inputs = session.get_inputs()
         self._context = context
-        self._past = {
-            i.name: (i.shape[1], i.shape[3], _NUMPY[i.type]) for i in inputs if i.name.startswith("past_key_values.")
-        }
-        states = {i.name: np.zeros(i.shape, _NUMPY[i.type]) for i in inputs if i.name.startswith("past_conv.")}
+        past = {i.name: i for i in inputs if i.name.startswith("past_key_values.")}
+        fixed = {name for name, i in past.items() if all(isinstance(size, int) for size in i.shape)}
+        self._past = {n: (i.shape[1], i.shape[3], _NUMPY[i.type]) for n, i in past.items() if n not in fixed}
+        states = {n: np.zeros(i.shape, _NUMPY[i.type]) for n, i in past.items() if n in fixed}
         self._states = (list(states.values()), [np.zeros_like(state) for state in states.values()])
         self._turn = 0  # which of both is read
         names = [*self._past, *states]
         self._inputs = ["input_ids", "attention_mask", "num_logits", *names]
-        presents = [n.replace("past_key_values", "present").replace("past_conv", "present_conv") for n in names]
+        presents = [n.replace("past_key_values", "present") for n in names]
         self._runner = Runner(session, ["logits", *presents])
         self._capacity = 0
         self._buffers: list[np.ndarray] = []

@@ -32,6 +32,7 @@ _NAMES = (
     "phi",
     "phi3",
     "qwen",
+    "qwen3_5",
     "smollm3",
     "stablelm",
 )
