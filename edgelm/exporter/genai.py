@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.bundle import MODEL
+from edgelm.exporter.decoder import Attention, Decoder, ShortConv
 from edgelm.exporter.tokenizer import TextFiles
 
 CONFIG = "genai_config.json"
 
 
-def config(graph: dict[str, Any], context: int, text: TextFiles) -> dict[str, Any]:
+def config(graph: dict[str, Any], context: int, text: TextFiles, decoder: Decoder) -> dict[str, Any]:
     """The file's content.
 
     Args:
-        graph: the manifest's entry of a native graph.
+        graph: the manifest's entry of a native graph of `decoder`.
         context: of the bundle, in tokens.
         text: special tokens and sampling defaults.
     """
@@ -26,9 +27,11 @@ def config(graph: dict[str, Any], context: int, text: TextFiles) -> dict[str, An
     eos = special_tokens["eos"]
     pad = special_tokens["pad"] if special_tokens["pad"] is not None else next(iter(eos), 0)
     sampled = bool(generation.get("do_sample", False))
+    convs = _short_convs(decoder)
     return {
         "model": {
-            "type": "decoder",  # generic: the graph says all the rest
+            # Generic: the graph says all the rest. Only a cache of short convolutions has to be asked for.
+            "type": "lfm2" if convs else "decoder",
             "bos_token_id": special_tokens["bos"] if special_tokens["bos"] is not None else next(iter(eos), 0),
             "eos_token_id": eos or pad,
             "pad_token_id": pad,
@@ -42,16 +45,19 @@ def config(graph: dict[str, Any], context: int, text: TextFiles) -> dict[str, An
                 "num_attention_heads": graph["heads"],
                 "num_hidden_layers": graph["layers"],
                 "num_key_value_heads": graph["kv_heads"],
+                **convs,
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
+                    **({"past_conv_names": "past_key_values.%d.conv_state"} if convs else {}),
                 },
                 "outputs": {
                     "logits": "logits",
                     "present_key_names": "present.%d.key",
                     "present_value_names": "present.%d.value",
+                    **({"present_conv_names": "present.%d.conv_state"} if convs else {}),
                 },
             },
         },
@@ -72,3 +78,12 @@ def config(graph: dict[str, Any], context: int, text: TextFiles) -> dict[str, An
             "past_present_share_buffer": True,
         },
     }
+
+
+def _short_convs(decoder: Decoder) -> dict[str, Any]:
+    """Which layers are short convolutions, and how long; nothing where none is. Other states it finds by itself."""
+    lengths = [part.length for part in decoder.recurrences if isinstance(part, ShortConv)]
+    if not lengths:
+        return {}
+    kinds = ["full_attention" if isinstance(layer.attention, Attention) else "conv" for layer in decoder.layers]
+    return {"layer_types": kinds, "conv_cache_size": max(lengths)}

@@ -133,7 +133,7 @@ def _native_road(
 ) -> _Road:
     def write(context: int, text: TextFiles, writer: BundleWriter) -> GraphResult:
         result = native.write_graph(checkpoint, decoder, target, recipe, context, writer, progress)
-        writer.write_json(genai.CONFIG, genai.config(result.graph, context, text))
+        writer.write_json(genai.CONFIG, genai.config(result.graph, context, text, decoder))
         return result
 
     def taken(spec: RecipeSpec) -> Footprint:

@@ -46,6 +46,23 @@ SHAPES: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 2,
         "pad_token_id": 0,
     },
+    "lfm2": {
+        "kind": "lfm2",
+        "layer_types": ["conv", "full_attention", "conv"],
+        "conv_L_cache": 4,
+        "block_auto_adjust_ff_dim": False,
+    },
+    "qwen3_5": {
+        "kind": "qwen3_next",
+        "num_experts": 0,
+        "head_dim": 32,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 24,
+        "linear_value_head_dim": 16,
+        "pad_token_id": 0,
+    },
 }
 
 
