@@ -9,8 +9,10 @@ process or of one that it started. A peer that is missing or fails gets a dash; 
 
 The builder of onnxruntime-genai 0.18 wants transformers 5, Optimum wants transformers 4: give the first a Python of its own:
 
-    python -m venv /tmp/genai && /tmp/genai/bin/pip install torch==2.13.0 onnxruntime-genai onnx-ir 'transformers>=5'
-    python benchmarks/export.py --genai-python /tmp/genai/bin/python
+    python -m venv /tmp/genai
+    /tmp/genai/bin/pip install torch==2.13.0
+    /tmp/genai/bin/pip install onnxruntime-genai==0.18.0 onnxruntime onnx onnx-ir 'transformers>=5,<6'
+    python benchmarks/export.py -r 3 --genai-python /tmp/genai/bin/python
 
 Optimum takes about 4.2 times the weights in fp32, 21 GB for the 1B shape. Where less than `--spare` MB of memory are left,
 an export is stopped, and counts as failed.

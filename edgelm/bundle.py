@@ -273,18 +273,53 @@ def writing(output: Path, *, overwrite: bool = False) -> Iterator[BundleWriter]:
     check_output(output, overwrite=overwrite)
     folder: Path | None = None
     made: list[Path] = []
+    lock = contextlib.ExitStack()
     try:
         made = _make_parents(output.parent)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+        _sweep(output)
+        folder = Path(tempfile.mkdtemp(prefix=_partial(output), dir=output.parent))
+        lock.enter_context(_locked(folder))
         yield BundleWriter(folder, output)
     except OSError as error:
         raise _write_error(output, error) from error
     finally:
+        lock.close()
         if folder is not None and folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
         for parent in reversed(made):  # only those made here, and only while they are empty
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+
+def _partial(output: Path) -> str:
+    """How the hidden folders of unfinished bundles begin."""
+    return f".{output.name}.partial-"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the folder for this process; False where another one does, or where the file system has no locks."""
+    import fcntl  # here, since it is for exports only, and not on every system
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(output: Path) -> None:
+    """Remove what exports to `output` left behind that were killed; one that is at work holds its folder."""
+    for folder in output.parent.iterdir():
+        if folder.name.startswith(_partial(output)):
+            with contextlib.suppress(OSError), _locked(folder) as free:
+                if free:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_output(output: Path, *, overwrite: bool = False) -> None:

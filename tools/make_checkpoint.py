@@ -2,6 +2,7 @@
 
     python tools/make_checkpoint.py smollm2-135m /tmp/135m
     python tools/make_checkpoint.py path/to/config.json /tmp/model --tokenizer path/to/tokenizer.json
+    python tools/make_checkpoint.py path/to/lfm2_350m.json /tmp/model --type lfm2    # in ExecuTorch's key names
 
 For measuring time and memory, which do not depend on the values. Weights are drawn from a normal
 distribution (standard deviation 0.02), norms are ones; the same seed gives the same bytes.
@@ -21,7 +22,7 @@ import numpy as np
 
 from edgelm.errors import EdgeLMError, near
 from edgelm.exporter import families
-from edgelm.exporter.config import Config
+from edgelm.exporter.config import Config, read_json
 
 _LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -91,6 +92,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
+# What ExecuTorch's configuration files call the keys of a config.json.
+_EXECUTORCH = {
+    "dim": "hidden_size",
+    "hidden_dim": "intermediate_size",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "n_layers": "num_hidden_layers",
+    "norm_eps": "rms_norm_eps",
+    "attention_qkv_bias": "attention_bias",
+    "embedding_scale_factor": "embedding_multiplier",
+}
+# What a family's config.json needs beyond them.
+_EXECUTORCH_TYPES: dict[str, dict[str, Any]] = {
+    "gemma": {"hidden_activation": "gelu_pytorch_tanh"},
+    "gemma2": {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256},
+    "gemma3_text": {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256},
+    "lfm2": {"block_auto_adjust_ff_dim": False},
+}
 _CHUNK = 1 << 22  # values drawn at once
 
 
@@ -103,16 +122,17 @@ _CHUNK = 1 << 22  # values drawn at once
     help="A tokenizer.json to copy; else one of single bytes is made.",
 )
 @click.option("--seed", default=0, show_default=True)
-def main(shape: str, folder: Path, tokenizer: Path | None, seed: int) -> None:
+@click.option("--type", "kind", help="The model_type, where the file is in ExecuTorch's key names, or has none.")
+def main(shape: str, folder: Path, tokenizer: Path | None, seed: int, kind: str | None) -> None:
     try:
-        make(shape, folder, tokenizer, seed)
+        make(shape, folder, tokenizer, seed, kind)
     except EdgeLMError as error:
         raise click.ClickException(f"{error}" + (f" ({error.hint})" if error.hint else "")) from None
 
 
-def make(shape: str, folder: Path, tokenizer: Path | None = None, seed: int = 0) -> Path:
-    """Write the checkpoint into `folder`; `shape` is a preset or the path of a config.json."""
-    config = _config(shape)
+def make(shape: str, folder: Path, tokenizer: Path | None = None, seed: int = 0, kind: str | None = None) -> Path:
+    """Write the checkpoint into `folder`; `shape` is a preset or the path of a config.json, `kind` its model_type."""
+    config = read_config(shape, kind)
     decoder = families.describe(config)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**config.values, "torch_dtype": "bfloat16"}, indent=2) + "\n")
@@ -121,13 +141,28 @@ def make(shape: str, folder: Path, tokenizer: Path | None = None, seed: int = 0)
     return folder
 
 
-def _config(shape: str) -> Config:
+def read_config(shape: str, kind: str | None = None) -> Config:
+    """A preset, or a config.json, in ExecuTorch's key names or in those of transformers."""
     if shape in PRESETS:
         return Config(PRESETS[shape], Path(f"{shape}.json"))
     path = Path(shape)
     if not path.is_file():
         raise click.ClickException(f"{shape!r} is no preset and no file; {near(shape, PRESETS, listing='presets')}")
-    return Config(json.loads(path.read_text()), path)
+    values = read_json(path)
+    if "dim" in values and "hidden_size" not in values:
+        values = _from_executorch(values, kind)
+    return Config({**values, **({"model_type": kind} if kind is not None else {})}, path)
+
+
+def _from_executorch(values: dict[str, Any], kind: str | None) -> dict[str, Any]:
+    config = {_EXECUTORCH.get(key, key): value for key, value in values.items()}
+    config = {"num_key_value_heads": config["num_attention_heads"], "tie_word_embeddings": True, **config}
+    if "layer_types" in config:  # one more than there are layers in some
+        config["layer_types"] = config["layer_types"][: config["num_hidden_layers"]]
+    if "rope_scaling_short_factor" in config:
+        factors = {f"{part}_factor": config.pop(f"rope_scaling_{part}_factor") for part in ("short", "long")}
+        config["rope_scaling"] = {"type": "longrope", **factors}
+    return config | _EXECUTORCH_TYPES.get(kind or "", {})
 
 
 def _write_weights(path: Path, shapes: dict[str, tuple[int, ...]], seed: int) -> None:

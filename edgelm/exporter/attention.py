@@ -113,7 +113,9 @@ class AttentionBuilder:
         sizes = [count * size for count in (*heads, *([attention.heads] if attention.gated else []))]
         parts = [self.linear(attention.qkv, x)]
         if len(sizes) > 1:
-            parts = [*self.b.ops("Split", [*parts, self.b.integers(sizes)], f"{name}/split", outputs=len(sizes), axis=-1)]
+            parts = [
+                *self.b.ops("Split", [*parts, self.b.integers(sizes)], f"{name}/split", outputs=len(sizes), axis=-1)
+            ]
         values: list[ir.Value | None] = []
         for part, count, norm in zip(parts, heads, norms, strict=False):
             label = name if len(heads) == 1 else f"{name}/{len(values)}"

@@ -16,6 +16,7 @@ from edgelm.exporter.tensors import Readable, Tensor, read_header
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _ROW_BYTES = 4 << 20  # fp32 bytes of one slice of rows: large enough for speed, small enough for memory
 
 
@@ -51,9 +52,11 @@ class Checkpoint:
             plain |= read_header(file)
         self.scheme = read_scheme(self.config)
         self._tensors: dict[str, Readable] = {**plain} if self.scheme is None else {**stand_ins(self.scheme, plain)}
+        if not any(name.endswith(_HEADS) for name in self._tensors):  # where config.json does not say, the file does
+            self.config = self.config.with_defaults(tie_word_embeddings=True)
         self.adapter = adapter
         if adapter is not None:
-            self._tensors, self.config = adapter.merge(self._tensors, self.config, self._key)
+            self._tensors, self.config = adapter.merge(self._tensors, self.config, self.key)
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -64,15 +67,16 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Readable:
         """A tensor by name; CheckpointError where there is none."""
-        if (key := self._key(name)) is not None:
+        if (key := self.key(name)) is not None:
             return self._tensors[key]
         raise CheckpointError(
             f"{self.path}: tensor '{name}' is missing",
             hint="the checkpoint is incomplete, or config.json belongs to another model",
         )
 
-    def _key(self, name: str) -> str | None:
-        return next((candidate for candidate in _spellings(name) if candidate in self._tensors), None)
+    def key(self, name: str) -> str | None:
+        """What the file calls the tensor `name`; None where there is none."""
+        return next((candidate for candidate in spellings(name) if candidate in self._tensors), None)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; CheckpointError where there is none of that name."""
@@ -113,7 +117,7 @@ class Checkpoint:
         return tensor.codes() if isinstance(tensor, PackedMatrix) else None
 
 
-def _spellings(name: str) -> Iterator[str]:
+def spellings(name: str) -> Iterator[str]:
     """What a tensor of the text model may be called in the file, the likeliest first."""
     first, _, rest = name.partition(".")
     yield name

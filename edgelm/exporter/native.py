@@ -11,7 +11,7 @@ from edgelm.errors import CheckpointError
 from edgelm.exporter import footprint, graph, recipe
 from edgelm.exporter.attention import cache_head_dim
 from edgelm.exporter.builder import Builder
-from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint import Checkpoint, spellings
 from edgelm.exporter.decoder import Decoder, Linear, Source
 from edgelm.exporter.formats import Blocked, Format, Matrix
 from edgelm.exporter.prequantized import Codes
@@ -22,6 +22,8 @@ from edgelm.target import RecipeSpec, Target
 
 # What some checkpoints keep beside their weights: masks and rotary frequencies, which are computed here.
 _BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
+
+_HEADS = ("lm_head.weight", "embed_out.weight")  # stored by some although they are tied to the embedding
 
 
 def write_graph(
@@ -42,7 +44,7 @@ def write_graph(
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
     tied = graph.shares_table(decoder, formats)
     taken = footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
-    _expect_tensors(checkpoint, decoder)  # before the first byte is written
+    _expect_tensors(checkpoint, decoder, progress)  # before the first byte is written
     progress.start("weights", decoder.parameters)
     packer = _Packer(checkpoint, progress)
     with DataFile(writer.path(DATA)) as data:
@@ -72,19 +74,25 @@ def write_graph(
     )
 
 
-def _expect_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
-    """Every tensor of the decoder is there with its shape, and its layers have no others."""
+def _expect_tensors(checkpoint: Checkpoint, decoder: Decoder, progress: Progress) -> None:
+    """Every tensor of the decoder is there with its shape, and its layers have no others; what else there is is told."""
     expected = decoder.tensors
     for name, shape in expected.items():
         checkpoint.expect(name, shape)
-    prefix = decoder.layers[0].name.rpartition(".")[0] + "."  # of layers; towers for images and sound are not looked at
-    extra = [n for n in checkpoint.names() if n.startswith(prefix) and n not in expected and not n.endswith(_BUFFERS)]
-    if extra:
-        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+    known = {checkpoint.key(name) for name in expected}
+    extra = [n for n in checkpoint.names() if n not in known and not n.endswith(_BUFFERS)]
+    prefix = decoder.layers[0].name.rpartition(".")[0] + "."
+    if inside := [n for n in extra if n.startswith(tuple(spellings(prefix)))]:
         raise CheckpointError(
-            f"{checkpoint.path}: tensor '{extra[0]}'{more} has no place in a {decoder.family} model of this config.json",
+            f"{checkpoint.path}: tensor {_some(inside)} has no place in a {decoder.family} model of this config.json",
             hint="config.json belongs to another model, or try --exporter optimum",
         )
+    if beside := [n for n in extra if not (decoder.tied and n.endswith(_HEADS))]:
+        progress.say(f"left out, as a {decoder.family} decoder has no place for it: {_some(beside)}")
+
+
+def _some(names: list[str]) -> str:
+    return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 class _Packer:

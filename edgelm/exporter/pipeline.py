@@ -14,6 +14,7 @@ from edgelm.errors import ExportError, OptionError, UnsupportedModelError
 from edgelm.exporter import families, footprint, genai, native, preflight
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
+from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.footprint import Footprint
 from edgelm.exporter.hub import name_of, resolve
 from edgelm.exporter.lora import MERGE, Adapter
@@ -119,13 +120,13 @@ def _choose_road(
     if exporter not in ("auto", "native", "optimum"):
         raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
     if exporter == "optimum":
-        return _optimum_road(checkpoint, target, recipe, progress, "as asked")
+        return _optimum_road(checkpoint, target, recipe, progress, None)
     try:
         return _native_road(checkpoint, families.describe(checkpoint.config), target, recipe, progress)
     except UnsupportedModelError as reason:
         if exporter == "native":
             raise
-        return _optimum_road(checkpoint, target, recipe, progress, str(reason))
+        return _optimum_road(checkpoint, target, recipe, progress, reason)
 
 
 def _native_road(
@@ -142,7 +143,10 @@ def _native_road(
     return _Road("native", decoder.context_limit, taken, write)
 
 
-def _optimum_road(checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, progress: Progress, reason: str) -> _Road:
+def _optimum_road(
+    checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, progress: Progress, reason: UnsupportedModelError | None
+) -> _Road:
+    """Optimum's; `reason` is why the native road could not be taken, None where it was not asked for."""
     if checkpoint.adapter is not None:
         raise UnsupportedModelError(
             f"{checkpoint.path}: model type {checkpoint.config.model_type!r} goes through Optimum, "
@@ -151,11 +155,17 @@ def _optimum_road(checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, pr
         )
     from edgelm.exporter import optimum  # here, so that the native road stands without it
 
+    progress.say(f"exporting through Optimum: {reason or 'as asked'}")
     optimum.require()
 
     def write(context: int, text: TextFiles, writer: BundleWriter) -> GraphResult:
-        progress.say(f"exporting through Optimum: {reason}")
-        return optimum.write_graph(checkpoint, target, recipe, writer, progress)
+        try:
+            return optimum.write_graph(checkpoint, target, recipe, writer, progress)
+        except ExportError as error:
+            if reason is None:
+                raise
+            hint = (reason.hint or "").removeprefix(TRY_OPTIMUM).removeprefix(", or ")  # which was tried just now
+            raise ExportError(f"{error}; and {reason}", hint=hint or error.hint) from None
 
     limit = optimum.context_limit(checkpoint.config)
     return _Road("optimum", limit, lambda spec: footprint.of_checkpoint(checkpoint, spec, target), write)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle import DATA, Bundle, writing
 from edgelm.errors import CheckpointError, EdgeLMError, ExportError, OptionError, TargetError, UnsupportedModelError
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
@@ -218,6 +220,69 @@ def test_weights_that_are_no_numbers_are_named(copy: Path, tmp_path: Path, value
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"tensor 'model\..*' holds (NaN|infinite) values"):
         export(copy, "rpi5", "int4", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+KILLED = """
+import os, sys
+from edgelm.exporter.pipeline import export
+from edgelm.exporter.progress import Progress
+
+class Killer(Progress):
+    def advance(self, units, detail=""):
+        if "mlp" in detail:
+            os.kill(os.getpid(), int(sys.argv[3]))
+
+export(sys.argv[1], "rpi5", "int4", output=sys.argv[2], progress=Killer())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_export_leaves_nothing_that_looks_whole(checkpoint: Path, tmp_path: Path, number: int) -> None:
+    output = tmp_path / "bundles" / "b"
+    command = [sys.executable, "-c", KILLED, str(checkpoint), str(output), str(int(number))]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -number
+    assert not output.exists()
+    left = list(tmp_path.rglob("*"))
+    assert left == [] if number == signal.SIGINT else left
+    export(checkpoint, "rpi5", "int4", output=output)
+    assert [path.name for path in output.parent.iterdir()] == ["b"]  # what was left is gone
+
+
+def test_an_export_leaves_another_one_to_the_same_place_alone(checkpoint: Path, tmp_path: Path) -> None:
+    with writing(tmp_path / "b") as writer:
+        writer.write_text("a.txt", "half")
+        export(checkpoint, "rpi5", "int4", output=tmp_path / "b")
+        assert writer.path("a.txt").exists()
+
+
+def test_tensors_outside_the_layers_are_named_and_left_out(copy: Path, tmp_path: Path) -> None:
+    class Heard(Progress):
+        def say(self, line: str) -> None:
+            heard.append(line)
+
+    heard: list[str] = []
+    path = copy / "model.safetensors"
+    damage_header(path, lambda h: h.update(dict.fromkeys(("score.weight", "v.bias"), h["model.norm.weight"])))
+    export(copy, "rpi5", "int4", output=tmp_path / "b", progress=Heard())
+    assert heard == ["left out, as a llama decoder has no place for it: 'score.weight' and 1 more"]
+
+
+def test_tied_where_neither_config_nor_file_has_a_head(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_checkpoint(tie_word_embeddings=True), tmp_path / "c")
+    expected = export(copy, "rpi5", "int4", output=tmp_path / "said").manifest
+    edit_config(copy, tie_word_embeddings=...)
+    found = export(copy, "rpi5", "int4", output=tmp_path / "silent").manifest
+    assert found["graph"]["tied"]
+    assert found["files"][DATA] == expected["files"][DATA]
+
+
+def test_where_neither_road_can_the_file_to_extend_is_named(copy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optimum.exporters.onnx")
+    edit_config(copy, rope_scaling={"rope_type": "spiral", "factor": 2.0})
+    with pytest.raises(ExportError, match=r"Optimum cannot export .*; and .*rope type 'spiral'") as raised:
+        export(copy, "rpi5", "int4", output=tmp_path / "out")
+    assert raised.value.hint == "extend edgelm/exporter/families/rope.py"
     assert not (tmp_path / "out").exists()
 
 

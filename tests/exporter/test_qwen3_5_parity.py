@@ -153,8 +153,11 @@ PUBLISHED = {
 def test_the_published_shape() -> None:
     decoder = families.describe(Config(PUBLISHED, Path("config.json")))
     rope = decoder.attentions[0].rope
-    assert decoder.tied and len(decoder.attentions) == 6 and len(decoder.recurrences) == 18
-    assert rope is not None and (rope.dim, rope.theta) == (64, 1e7)
+    assert decoder.tied
+    assert len(decoder.attentions) == 6
+    assert len(decoder.recurrences) == 18
+    assert rope is not None
+    assert (rope.dim, rope.theta) == (64, 1e7)
     assert math.isclose(decoder.parameters, 752e6, rel_tol=0.002)
     taken = footprint.of_decoder(decoder, load_target("rpi5").recipe("int4"), load_target("rpi5"))
     assert taken.device(4096).state_bytes == 2 * 18 * 4 * (16 * 128 * 128 + 3 * 6144)

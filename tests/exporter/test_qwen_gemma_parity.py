@@ -224,3 +224,32 @@ def _count(config: Any) -> int:
         model = transformers.AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["olmo3", "gemma3_text"])
+def test_ropes_by_type_of_layer_as_in_newer_files(kind: str) -> None:
+    values = {
+        "model_type": kind,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 16,
+        "vocab_size": 300,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 16,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+            "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0},
+        },
+    }
+    family = family_of(kind)
+    assert family is not None
+    local, full = (attention.rope for attention in family.describe(Config(values, Path("config.json"))).attentions)
+    assert local is not None
+    assert (local.theta, local.scaling) == (2e4, None)
+    assert full is not None
+    assert full.theta == 5e5
+    assert full.scaling is not None
+    assert full.scaling.factor == 2

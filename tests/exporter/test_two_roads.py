@@ -29,6 +29,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "helium": {"head_dim": 16},
     "smollm3": {"pad_token_id": 0},
     "nemotron": {},
+    "arcee": {},
+    "gpt2": {},
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 96, "init_std": 0.05},
 }
 
 

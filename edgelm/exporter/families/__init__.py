@@ -13,6 +13,7 @@ from types import ModuleType
 from edgelm.errors import UnsupportedModelError
 from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Decoder
+from edgelm.exporter.families.common import TRY_OPTIMUM
 
 _NAMES = (
     "cohere2",
@@ -77,7 +78,7 @@ def describe(config: Config) -> Decoder:
     if family is None:
         known = ", ".join(model_types())
         raise UnsupportedModelError(
-            f"{config.path}: no native family for model type {kind!r} (native: {known})", hint="try --exporter optimum"
+            f"{config.path}: no native family for model type {kind!r} (native: {known})", hint=TRY_OPTIMUM
         )
     return family.describe(config)
 

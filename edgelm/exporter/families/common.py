@@ -9,6 +9,7 @@ from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Activation, Attention, Decoder, Layer, Linear, Mlp, Norm, Source
 
+TRY_OPTIMUM = "try --exporter optimum"
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -153,13 +154,11 @@ def activation(config: Config, key: str = "hidden_act", default: str = "silu") -
         raise UnsupportedModelError(
             f"{config.path}: {key} {name!r} is not supported by the native exporter "
             f"(known: {', '.join(sorted(_ACTIVATIONS))})",
-            hint="try --exporter optimum, or extend edgelm/exporter/families/common.py",
+            hint=f"{TRY_OPTIMUM}, or extend edgelm/exporter/families/common.py",
         )
     return _ACTIVATIONS[name]
 
 
 def unsupported(config: Config, what: str) -> UnsupportedModelError:
     """The error for a model of a family whose config.json asks for `what`, which cannot be described."""
-    return UnsupportedModelError(
-        f"{config.path}: {what} is not supported by the native exporter", hint="try --exporter optimum"
-    )
+    return UnsupportedModelError(f"{config.path}: {what} is not supported by the native exporter", hint=TRY_OPTIMUM)

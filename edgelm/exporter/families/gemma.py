@@ -18,7 +18,7 @@ from edgelm.exporter.families.common import (
     rms_norm,
     unsupported,
 )
-from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.families.rope import of_layers, read_rope
 from edgelm.exporter.rope import Rope
 
 MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "gemma3")
@@ -104,11 +104,10 @@ def _attention(config: Config, kind: str, name: str, window: int | None) -> Atte
 
 def _rope(config: Config, head_dim: int, *, local: bool) -> Rope:
     """Gemma 3's layers with a window have a base of their own, and no scaling."""
-    kinds = config.nested("rope_parameters")  # of newer files, by type of layer
-    if kinds is not None and (chosen := kinds.nested("sliding_attention" if local else "full_attention")) is not None:
-        values = {**config.values, "rope_parameters": chosen.values, "rope_scaling": None}
-        return read_rope(Config(values, config.path), head_dim)
-    return Rope(head_dim, config.number("rope_local_base_freq")) if local else read_rope(config, head_dim)
+    layers = "sliding_attention" if local else "full_attention"
+    if local and of_layers(config, layers) is None:
+        return Rope(head_dim, config.number("rope_local_base_freq"))
+    return read_rope(config, head_dim, layers=layers)
 
 
 def _tanh(config: Config) -> Config:

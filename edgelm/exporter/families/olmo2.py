@@ -7,7 +7,7 @@ from typing import Any
 from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.families.common import Heads, decoder, gated_mlp, layer_windows, linear, qkv, rms_norm
-from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.families.rope import of_layers, read_rope
 from edgelm.exporter.rope import Rope
 
 MODEL_TYPES = ("olmo2", "olmo3")
@@ -28,14 +28,14 @@ def describe(config: Config) -> Decoder:
 
 def _layer(config: Config, name: str, window: int | None) -> Layer:
     hidden, heads, attention = config.integer("hidden_size"), Heads.read(config), f"{name}.self_attn"
-    bias, rope = config.flag("attention_bias"), read_rope(config, heads.head_dim)
+    bias = config.flag("attention_bias")
     return Layer(
         name=name,
         attention=Attention(
             *heads,
             qkv=qkv(attention, heads, hidden, bias=bias),
             out=linear(f"{attention}.o_proj", hidden, heads.width, bias=bias),
-            rope=rope if window is None else Rope(rope.dim, rope.theta),
+            rope=_rope(config, heads.head_dim, local=window is not None),
             window=window,
             q_norm=rms_norm(config, f"{attention}.q_norm", heads.width),
             k_norm=rms_norm(config, f"{attention}.k_norm", heads.kv_heads * heads.head_dim),
@@ -44,3 +44,10 @@ def _layer(config: Config, name: str, window: int | None) -> Layer:
         mlp=gated_mlp(config, f"{name}.mlp"),
         mlp_post_norm=rms_norm(config, f"{name}.post_feedforward_layernorm"),
     )
+
+
+def _rope(config: Config, head_dim: int, *, local: bool) -> Rope:
+    """Layers with a window take the plain one, but where the file says otherwise."""
+    layers = "sliding_attention" if local else "full_attention"
+    rope = read_rope(config, head_dim, layers=layers)
+    return Rope(rope.dim, rope.theta) if local and of_layers(config, layers) is None else rope

@@ -122,8 +122,7 @@ def _delta_net(config: Config, name: str, fused: bool) -> GatedDeltaNet:
     key_dim, value_dim = config.integer("linear_key_head_dim"), config.integer("linear_value_head_dim")
     if value_heads % key_heads:
         raise CheckpointError(
-            f"{config.path}: linear_num_value_heads {value_heads} is not a multiple of "
-            f"linear_num_key_heads {key_heads}"
+            f"{config.path}: linear_num_value_heads {value_heads} is not a multiple of linear_num_key_heads {key_heads}"
         )
     keys, values = key_heads * key_dim, value_heads * value_dim
     if fused:

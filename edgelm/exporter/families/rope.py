@@ -6,15 +6,26 @@ import math
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.config import Config
+from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.rope import Rope, RopeScaling
 
 _KINDS = ("linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 def read_rope(
-    config: Config, head_dim: int, *, theta: float = 10000.0, partial: float = 1.0, interleaved: bool = False
+    config: Config,
+    head_dim: int,
+    *,
+    theta: float = 10000.0,
+    partial: float = 1.0,
+    interleaved: bool = False,
+    layers: str = "full_attention",
 ) -> Rope:
-    """The rotary embedding of a model; `theta` and `partial` are what the family takes where the file does not say."""
+    """The rotary embedding of a model, or of one type of its `layers` where the file tells them apart.
+
+    `theta` and `partial` are what the family takes where the file does not say.
+    """
+    config = of_layers(config, layers) or config
     nested = config.nested("rope_parameters")  # of newer files
 
     def number(key: str, default: float) -> float:
@@ -25,6 +36,14 @@ def read_rope(
     if scaling is not None and scaling.kind == "longrope":
         _check_factors(config, scaling, dim // 2)
     return Rope(dim, number("rope_theta", theta), scaling, interleaved)
+
+
+def of_layers(config: Config, kind: str) -> Config | None:
+    """With the rotary settings of one type of layers; None where the file has the same for all."""
+    nested = config.nested("rope_parameters")
+    if nested is None or not isinstance(nested.get(kind), dict):
+        return None
+    return Config({**config.values, "rope_parameters": nested.get(kind), "rope_scaling": None}, config.path)
 
 
 def read_scaling(config: Config) -> RopeScaling | None:
@@ -51,7 +70,7 @@ def read_scaling(config: Config) -> RopeScaling | None:
             return _longrope(config, scaling, context)
     raise UnsupportedModelError(
         f"{config.path}: rope type {kind!r} is not supported by the native exporter (known: default, {', '.join(_KINDS)})",
-        hint="try --exporter optimum, or extend edgelm/exporter/families/rope.py",
+        hint=f"{TRY_OPTIMUM}, or extend edgelm/exporter/families/rope.py",
     )
 
 
