@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter.config import Config
+from edgelm.exporter.config import Config, read_json
 from edgelm.exporter.tensors import Tensor
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -75,7 +75,7 @@ def read_scheme(config: Config) -> Scheme | None:
     Raises:
         UnsupportedModelError: a method or layout that cannot be repacked.
     """
-    table = config.nested("quantization_config")
+    table = config.nested("quantization_config") or _file_of_its_own(config)
     if table is None:
         return None
     method = table.text("quant_method", "")
@@ -95,6 +95,15 @@ def read_scheme(config: Config) -> Scheme | None:
     if scheme.bits not in (4, 8):
         raise _unsupported(config, f"{scheme.bits}-bit {method} (known: 4 and 8 bits)")
     return scheme
+
+
+def _file_of_its_own(config: Config) -> Config | None:
+    """The settings where AutoGPTQ and AutoAWQ wrote them before they had a place in config.json."""
+    for name, method in (("quantize_config.json", "gptq"), ("quant_config.json", "awq")):
+        path = config.path.with_name(name)
+        if path.exists():
+            return Config({"quant_method": method, **read_json(path)}, path)
+    return None
 
 
 def _compressed(config: Config, table: Config) -> Scheme:

@@ -1,6 +1,6 @@
 """The table of docs/families.md: what int8 and int4 leave of every native family's likeliest tokens.
 
-    pytest -m slow tests/exporter/test_agreement.py
+    pytest -m slow -s tests/exporter/test_agreement.py
 
 prints it. Weights are random, with a standard deviation of 0.05; of families that would give every token nearly the same
 logits with that, 0.2.
@@ -8,7 +8,7 @@ logits with that, 0.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,17 +71,23 @@ def test_every_model_type_has_a_row() -> None:
     assert rows == set(families.model_types())
 
 
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[str]]:
+    """Rows, printed when all are there."""
+    rows: list[str] = []
+    yield rows
+    head = [f"| | {' | '.join(f'{quant} {target}' for quant, target in COLUMNS)} |", "|---|---|---|---|"]
+    print("\n" + "\n".join([*head, *rows]))
+
+
 @pytest.mark.slow
-def test_agreement(tiny_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [f"| | {' | '.join(f'{quant} {target}' for quant, target in COLUMNS)} |", "|---|---:|---:|---:|"]
-    for kind in sorted({*SHAPES, *RENAMED, *SAME.values()}):
-        checkpoint, original = checkpoints(tiny_checkpoint, kind)
-        model, cells = load_model(original), []
-        for quant, target in COLUMNS:
-            bundle = export(checkpoint, target, quant, output=tmp_path / f"{kind}-{quant}-{target}", exporter="native")
-            found = agreement(Engine.load(bundle), model, some_ids())
-            assert found.correlation > (0.9 if quant == "int8" else 0.5), (kind, quant, target)
-            cells.append(f"{found.top1:.2f} / {found.correlation:.4f}")
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
-    with capsys.disabled():
-        print("\n" + "\n".join(lines))
+@pytest.mark.parametrize("kind", sorted({*SHAPES, *RENAMED, *SAME.values()}))
+def test_agreement(tiny_checkpoint: Callable[..., Path], tmp_path: Path, table: list[str], kind: str) -> None:
+    checkpoint, original = checkpoints(tiny_checkpoint, kind)
+    model, found = load_model(original), []
+    for quant, target in COLUMNS:
+        bundle = export(checkpoint, target, quant, output=tmp_path / f"{quant}-{target}", exporter="native")
+        found.append(agreement(Engine.load(bundle), model, some_ids()))
+    table.append(f"| {kind} | {' | '.join(f'{top1:.2f} / {correlation:.4f}' for top1, correlation in found)} |")
+    for (quant, _), (_, correlation) in zip(COLUMNS, found, strict=True):
+        assert correlation > (0.9 if quant == "int8" else 0.5)

@@ -177,6 +177,23 @@ def test_codes_are_kept(plain: Path, tmp_path: Path, case: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("method", "name"), [("gptq", "quantize_config.json"), ("awq", "quant_config.json")])
+def test_settings_in_a_file_of_their_own(plain: Path, tmp_path: Path, method: str, name: str) -> None:
+    """As AutoGPTQ and AutoAWQ wrote them at first."""
+    stored, _ = make_pair(plain, tmp_path, method, 4, 32, False)
+    expected = export(stored, body_only(), "int4", output=tmp_path / "a").manifest
+    config = json.loads((stored / "config.json").read_text())
+    settings = config.pop("quantization_config")
+    del settings["quant_method"]
+    if method == "awq":
+        settings["w_bit"], settings["q_group_size"] = settings.pop("bits"), settings.pop("group_size")
+    (stored / "config.json").write_text(json.dumps(config))
+    (stored / name).write_text(json.dumps(settings))
+    found = export(stored, body_only(), "int4", output=tmp_path / "b").manifest
+    assert found["files"]["model.onnx.data"] == expected["files"]["model.onnx.data"]
+    assert found["model"]["quantized"] == expected["model"]["quantized"]
+
+
 def test_a_target_without_the_operator_rounds_again(plain: Path, tmp_path: Path) -> None:
     stored, dense = make_pair(plain, tmp_path, "gptq", 4, 32, False)
     ids = np.random.default_rng(0).integers(3, 300, 50)
