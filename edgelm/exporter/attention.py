@@ -106,8 +106,9 @@ class AttentionBuilder:
 
         All three are packed in the first, or one each where queries and keys are normed.
         """
-        size, heads = attention.head_dim, (attention.heads, attention.kv_heads, attention.kv_heads)
-        norms = (attention.q_norm, attention.k_norm, None)
+        size = attention.head_dim
+        heads: tuple[int, ...] = (attention.heads, attention.kv_heads, attention.kv_heads)
+        norms: tuple[Norm | None, ...] = (attention.q_norm, attention.k_norm, None)
         if not any(norms):
             heads, norms = (sum(heads),), (None,)
         sizes = [count * size for count in (*heads, *([attention.heads] if attention.gated else []))]
