@@ -15,6 +15,7 @@ from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.config import Config, read_json
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families import family_of
+from edgelm.exporter.families.rope import read_rope
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 
@@ -253,3 +254,21 @@ def test_ropes_by_type_of_layer_as_in_newer_files(kind: str) -> None:
     assert full.theta == 5e5
     assert full.scaling is not None
     assert full.scaling.factor == 2
+
+
+@pytest.mark.parametrize("kind", ["yarn", "longrope"])
+def test_a_stretch_told_by_two_contexts(kind: str) -> None:
+    """As newer files tell it: the original context inside, and the factor left out."""
+    values = {
+        "max_position_embeddings": 128,
+        "rope_parameters": {
+            "rope_type": kind,
+            "rope_theta": 1e4,
+            "original_max_position_embeddings": 32,
+            "short_factor": [1.0] * 8,
+            "long_factor": [2.0] * 8,
+        },
+    }
+    scaling = read_rope(Config(values, Path("config.json")), 16).scaling
+    assert scaling is not None
+    assert (scaling.factor, scaling.original_context) == (4, 32)

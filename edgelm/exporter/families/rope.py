@@ -75,7 +75,9 @@ def read_scaling(config: Config) -> RopeScaling | None:
 
 
 def _yarn(scaling: Config, context: int) -> RopeScaling:
-    factor = scaling.number("factor")
+    original = scaling.integer("original_max_position_embeddings", context)
+    stretch = context / original if original < context else None
+    factor = scaling.number("factor", stretch)
 
     def mscale(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
@@ -86,7 +88,7 @@ def _yarn(scaling: Config, context: int) -> RopeScaling:
     return RopeScaling(
         "yarn",
         factor,
-        scaling.integer("original_max_position_embeddings", context),
+        original,
         beta_fast=scaling.number("beta_fast", 32.0),
         beta_slow=scaling.number("beta_slow", 1.0),
         attention_factor=scaling.number("attention_factor", amplitude),
@@ -95,10 +97,14 @@ def _yarn(scaling: Config, context: int) -> RopeScaling:
 
 
 def _longrope(config: Config, scaling: Config, context: int) -> RopeScaling:
-    """Phi-3's long contexts; its original context stands outside `rope_scaling`."""
-    if config.get("original_max_position_embeddings") is not None:
-        original = config.integer("original_max_position_embeddings")
+    """Phi-3's long contexts; in its own files the original context stands outside `rope_scaling`, in others inside."""
+    key = "original_max_position_embeddings"
+    if config.get(key) is not None:
+        original = config.integer(key)
         factor = context / original
+    elif scaling.get(key) is not None:
+        original = scaling.integer(key)
+        factor = scaling.number("factor", context / original)
     else:
         original, factor = context, scaling.number("factor")
     amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
