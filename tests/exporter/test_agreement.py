@@ -56,7 +56,7 @@ COLUMNS = (("int8", "rpi5"), ("int8", "x86-64"), ("int4", "rpi5"))
 
 
 def checkpoints(tiny_checkpoint: Callable[..., Path], kind: str) -> tuple[Path, Path]:
-    """(checkpoint of that model type, the same for transformers 4)."""
+    """(checkpoint of that model type, the same as the transformers in use knows it)."""
     if kind in RENAMED:
         return made(tiny_checkpoint, RENAMED[kind], **SMALL)
     if kind == "qwen3_5_text":
@@ -69,6 +69,8 @@ def checkpoints(tiny_checkpoint: Callable[..., Path], kind: str) -> tuple[Path, 
 def test_every_model_type_has_a_row() -> None:
     rows = {*SHAPES, *RENAMED, *SAME, *SAME.values()}
     assert rows == set(families.model_types())
+    table = (Path(__file__).parents[2] / "docs" / "families.md").read_text().partition("## Agreement")[2]
+    assert [kind for kind in sorted(rows - set(SAME)) if f"| {kind} |" not in table] == []
 
 
 @pytest.fixture(scope="module")
