@@ -274,7 +274,7 @@ FIRST = MY_BOARD.count("\n") + 2  # the line of [rates]
         ('"guessed"', '""', 9, "rates.source is empty"),
         ("storage_mbs", "storage_mb", 7, "rates.storage_mb is not a key of a target"),
         ("prefill = 8", "prefill = 0", 12, "rates.products.MatMulNBits 4-bit block 32.prefill must be from 0.001"),
-        ("decode = 2 }", "}", 12, "rates.products.MatMulNBits 4-bit block 32.decode is missing"),
+        (", decode = 2 }", " }", 12, "rates.products.MatMulNBits 4-bit block 32.decode is missing"),
         (RATES[RATES.index('"MatMul') :], "", 11, "rates.products is empty"),
     ],
 )
