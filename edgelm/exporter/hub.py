@@ -134,14 +134,19 @@ class _Hub:
                     self.model, "config.json", revision=self.revision, etag_timeout=_PATIENCE
                 )
             except Exception as error:
-                if isinstance(error, self._client.errors.EntryNotFoundError) and not isinstance(
-                    error, self._client.errors.LocalEntryNotFoundError
-                ):
-                    raise CheckpointError(
-                        f"{self.model} on the hub has no config.json", hint="is it a text-generation model?"
-                    ) from None
-                raise self._told(error, _away(self.model)) from None
+                raise self._no_config(error) from None
         return Path(found)
+
+    def _no_config(self, error: Exception) -> CheckpointError:
+        """Why config.json could not be fetched: the model is not there, or that file, or the hub itself."""
+        errors = self._client.errors
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            try:
+                self._names()
+            except Exception as reason:
+                return self._told(reason, _away(self.model))
+            return CheckpointError(f"{self.model} on the hub has no config.json", hint="is it a text-generation model?")
+        return self._told(error, _away(self.model))
 
     def _source(self, path: Path) -> Source:
         return Source(path, self.model, path.name)  # the cache names a snapshot's folder by its commit

@@ -17,6 +17,7 @@ _LAYER = 8  # two norms, qkv, attention, out, up, activation, down
 _GATED = 2  # a split and a product
 _HEAD_NORM = 3  # two reshapes around the norm
 _AROUND = 11  # mask, embedding, last norm, slice, head
+_POSITIONS = 8  # learned position embeddings are looked up and added
 
 
 def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Workload:
@@ -53,6 +54,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
 def nodes(decoder: Decoder, head: Format) -> int:
     """About how many nodes the graph has (`graph.build`)."""
     around = _AROUND + (0 if graph.shares_table(decoder, graph.Formats(head, head, head)) else 1)
+    around += 0 if decoder.positions is None else _POSITIONS
     return around + sum(_of_layer(layer) for layer in decoder.layers)
 
 
