@@ -23,6 +23,10 @@ class EdgeLMError(Exception):
         self.hint = hint
 
 
+class EdgeLMWarning(RuntimeWarning):
+    """It goes on, but not as well as it could; the text says what to do. The command line prints ``warning: …``."""
+
+
 class TargetError(EdgeLMError):
     """An unknown target, or a target file that cannot be used."""
 

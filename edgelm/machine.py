@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from edgelm.arm_cores import LITTLE, core_name
+from edgelm.hwcap import arm_features
 
 ROOT = Path("/")
 _MAX_CPUS = 8192  # the kernel's own limit; keeps a nonsensical range from filling the memory
@@ -121,10 +122,11 @@ def _is_little(core: Core, fastest: Core, some_big: bool) -> bool:
     return False
 
 
-def read_cpu(root: Path = ROOT, *, affinity: Iterable[int] | None = None) -> CpuInfo:
+def read_cpu(root: Path = ROOT, *, affinity: Iterable[int] | None = None, arch: str | None = None) -> CpuInfo:
     """The processor of this machine, or of the one whose /proc and /sys lie under `root`.
 
-    `affinity` are the CPUs this process may use; None asks the system (or means all, under another root).
+    `affinity` are the CPUs this process may use; None asks the system (or means all, under another root). `arch` is
+    the architecture; None asks the system (or guesses, under another root).
     """
     common, blocks = _cpuinfo(read_text(root / "proc/cpuinfo") or "")
     here = root == ROOT
@@ -132,11 +134,16 @@ def read_cpu(root: Path = ROOT, *, affinity: Iterable[int] | None = None) -> Cpu
     cores = tuple(_core(root, index, common | blocks.get(index, {})) for index in online)
     if affinity is None:
         affinity = os.sched_getaffinity(0) if here and hasattr(os, "sched_getaffinity") else online
-    arch = platform.machine() if here else _guess_arch(common, blocks)
+    arch = arch or (platform.machine() if here else _guess_arch(common, blocks))
+    arch = {"arm64": "aarch64", "amd64": "x86_64", "AMD64": "x86_64"}.get(arch, arch)
+    # An emulated process, and some containers, see the /proc/cpuinfo of another machine: x86 has "flags".
+    foreign = arch == "aarch64" and _first("flags", common, blocks) is not None
+    told = None if foreign else _features(common, blocks)
+    model = None if foreign else _first("model name", common, blocks) or _first("hardware", common, blocks)
     return CpuInfo(
-        arch={"arm64": "aarch64", "amd64": "x86_64", "AMD64": "x86_64"}.get(arch, arch),
-        model=_board(root) or _first("model name", common, blocks) or _first("hardware", common, blocks),
-        features=_features(common, blocks),
+        arch=arch,
+        model=_board(root) or model,
+        features=(arm_features(root) if arch == "aarch64" else None) or told,
         cores=cores,
         allowed=frozenset(affinity) & frozenset(online) or frozenset(online),
         quota=_quota(root),

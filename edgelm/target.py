@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 from edgelm.errors import TargetError, near
-from edgelm.toml_lines import KeyPath, key_lines, nearest_line
+from edgelm.format_spec import FormatSpec as FormatSpec
+from edgelm.rates import Rates, read_rates
+from edgelm.target_table import Table
+from edgelm.toml_lines import key_lines
 
 ROLES = ("body", "head", "embedding", "kv")
 
@@ -32,25 +35,6 @@ _FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # r
     "embedding": {"Gather": ((32, 16, 8), ()), "GatherBlockQuantized": ((4, 8), _BLOCKS)},
     "kv": {"none": ((32, 16), ())},
 }
-
-
-@dataclass(frozen=True)
-class FormatSpec:
-    """How one kind of matrix is stored: the operator that reads it, bits a weight, weights a scale.
-
-    `block` is None where the operator has none (one scale per row, or no scale at all).
-    """
-
-    op: str
-    bits: int
-    block: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.op} {self.bits}-bit" + (f" block {self.block}" if self.block else "")
-
-    def to_dict(self) -> dict[str, Any]:
-        """``{"op": …, "bits": …}``, with ``"block"`` where there is one."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -115,6 +99,7 @@ class Target:
     runtime: Runtime
     recipes: Mapping[str, RecipeSpec] = field(hash=False)
     board: str | None = None  # how /proc/device-tree/model begins on it, where it has one
+    rates: Rates | None = None  # how fast it computes, for `edgelm estimate`
 
     @property
     def has_dotprod(self) -> bool:
@@ -166,6 +151,7 @@ class Target:
             "memory": asdict(self.memory),
             "runtime": asdict(self.runtime),
             "recipe": {name: recipe.to_dict() for name, recipe in self.recipes.items()},
+            **({"rates": self.rates.to_dict()} if self.rates else {}),
         }
 
 
@@ -215,7 +201,7 @@ def _parse(path: Path) -> Target:
             f"{path}:{line[1] if line else len(text.splitlines()) or 1}: {message[:1].lower()}{message[1:]}",
             hint=f"not valid TOML; {_example()}",
         ) from None
-    return _target(_Table(path, key_lines(text), (), data))
+    return _target(Table(path, key_lines(text), (), data, _example()))
 
 
 def _read(path: Path) -> str:
@@ -234,8 +220,8 @@ def _example() -> str:
     return f"compare with {_targets_dir() / 'rpi5.toml'}"
 
 
-def _target(top: _Table) -> Target:
-    top.only(("name", "description", "board", "default", "cpu", "memory", "runtime", "recipe"))
+def _target(top: Table) -> Target:
+    top.only(("name", "description", "board", "default", "cpu", "memory", "runtime", "recipe", "rates"))
     name = top.string("name")
     if not _NAME.fullmatch(name):
         top.fail("name", f"must consist of letters, digits, '.', '_' and '-', not {name!r}")
@@ -255,10 +241,11 @@ def _target(top: _Table) -> Target:
         runtime=_runtime(top.table("runtime")),
         recipes=MappingProxyType(recipes),
         board=top.string("board") if "board" in top.data else None,
+        rates=read_rates(top.table("rates")) if "rates" in top.data else None,
     )
 
 
-def _cpu(table: _Table) -> Cpu:
+def _cpu(table: Table) -> Cpu:
     table.only(("arch", "core", "features", "cores", "threads", "prefill_threads"))
     cores = table.integer("cores", 1, 1024)
     return Cpu(
@@ -271,7 +258,7 @@ def _cpu(table: _Table) -> Cpu:
     )
 
 
-def _memory(table: _Table) -> Memory:
+def _memory(table: Table) -> Memory:
     table.only(("ram_mb", "usable_mb", "bandwidth_gbs", "source"))
     ram = table.integer("ram_mb", 16, 2**24)
     return Memory(
@@ -282,7 +269,7 @@ def _memory(table: _Table) -> Memory:
     )
 
 
-def _runtime(table: _Table) -> Runtime:
+def _runtime(table: Table) -> Runtime:
     table.only(("provider", "activations", "context"))
     return Runtime(
         provider=table.string("provider", choices=("cpu", "cuda")),
@@ -291,13 +278,13 @@ def _runtime(table: _Table) -> Runtime:
     )
 
 
-def _recipe(table: _Table) -> RecipeSpec:
+def _recipe(table: Table) -> RecipeSpec:
     table.only((*ROLES, "note"))
     formats = {role: _format(role, table.table(role)) for role in ROLES}
     return RecipeSpec(**formats, note=table.string("note") if "note" in table.data else None)
 
 
-def _format(role: str, table: _Table) -> FormatSpec:
+def _format(role: str, table: Table) -> FormatSpec:
     table.only(("op", "bits", "block"))
     op = table.string("op", choices=_FORMATS[role])
     all_bits, blocks = _FORMATS[role][op]
@@ -307,85 +294,3 @@ def _format(role: str, table: _Table) -> FormatSpec:
     if "block" in table.data:
         table.fail("block", f"does not go with {op}: leave it out")
     return FormatSpec(op, bits)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """One table of a target file; its getters check a value and name file, line and dotted key when it is wrong."""
-
-    file: Path
-    lines: Mapping[KeyPath, int]
-    path: KeyPath
-    data: Mapping[str, Any]
-
-    def fail(self, key: str, problem: str, hint: str | None = None) -> NoReturn:
-        path = (*self.path, key)
-        raise TargetError(
-            f"{self.file}:{nearest_line(self.lines, path)}: {'.'.join(path)} {problem}",
-            hint=hint or _example(),
-        )
-
-    def only(self, known: Collection[str]) -> None:
-        """Refuses keys which are not `known`: a typing error would otherwise be a value silently ignored."""
-        for key in self.data:
-            if key not in known:
-                self.fail(key, "is not a key of a target", near(key, known, listing="keys here"))
-
-    def table(self, key: str) -> _Table:
-        value = self._get(key, dict, "a table")
-        return _Table(self.file, self.lines, (*self.path, key), value)
-
-    def string(self, key: str, choices: Collection[str] = ()) -> str:
-        value: str = self._get(key, str, "a string")
-        if not value.strip():
-            self.fail(key, "is empty")
-        if choices and value not in choices:
-            self.fail(key, f"must be {_either(list(choices))}, not {value!r}", near(value, choices, listing="one of"))
-        return value
-
-    def strings(self, key: str) -> tuple[str, ...]:
-        value = self._get(key, list, "a list of strings")
-        if not all(isinstance(item, str) for item in value):
-            self.fail(key, "must be a list of strings")
-        return tuple(value)
-
-    def integer(self, key: str, low: int, high: int) -> int:
-        value: int = self._get(key, int, f"a whole number from {low} to {high}")
-        if not low <= value <= high:
-            self.fail(key, f"must be from {low} to {high}, not {value}")
-        return value
-
-    def number(self, key: str, low: float, high: float) -> float:
-        value = self._get(key, (int, float), f"a number from {low} to {high}")
-        if not low <= value <= high:  # also refuses nan
-            self.fail(key, f"must be from {low} to {high}, not {value}")
-        return float(value)
-
-    def choice(self, key: str, choices: Sequence[int], where: str) -> int:
-        wanted = _either(choices)
-        value: int = self._get(key, int, wanted)
-        if value not in choices:
-            self.fail(key, f"must be {wanted}{where}, not {value}")
-        return value
-
-    def _get(self, key: str, kind: type | tuple[type, ...], wanted: str) -> Any:
-        if key not in self.data:
-            self.fail(key, "is missing")
-        value = self.data[key]
-        if not isinstance(value, kind) or isinstance(value, bool):  # to Python True is an int
-            self.fail(key, f"must be {wanted}, not {_shown(value)}")
-        return value
-
-
-def _either(values: Sequence[Any]) -> str:
-    shown = [repr(value) for value in values]
-    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "…"

@@ -129,7 +129,8 @@ def test_the_kv_cache_has_the_type_of_the_activations(target: Target):
 def test_to_dict_says_what_the_file_says(target: Target):
     path = Path(__file__).parent.parent / "targets" / f"{target.name}.toml"
     written = tomllib.loads(path.read_text())
-    written["memory"]["source"] = " ".join(written["memory"]["source"].split())
+    for table in ("memory", "rates"):
+        written[table]["source"] = " ".join(written[table]["source"].split())
     assert json.loads(json.dumps(target.to_dict())) == written
 
 
@@ -239,6 +240,70 @@ def test_a_file_that_cannot_be_read(tmp_path: Path):
 )  # fmt: skip
 def test_a_wrong_file_is_refused(my_board, old: str, new: str, line: int, message: str):
     path = my_board(old, new)
+    assert str(error_of(path)).startswith(f"{path}:{line}: {message}")
+
+
+RATES = """
+[rates]
+measured = false
+node_us = 10
+core_gbs = 5
+activation_gbs = 2
+attention_prefill = 4
+attention_decode = 1
+storage_mbs = 100
+pack_mbs = 50
+source = "guessed"
+
+[rates.products]
+"MatMulNBits 4-bit block 32" = { prefill = 8, decode = 2 }
+"""
+FIRST = MY_BOARD.count("\n") + 2  # the line of [rates]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("node_us = 10", "node_us = -1", 2, "rates.node_us must be from 0.01 to 100000.0, not -1"),
+        ("node_us = 10", "node_us = nan", 2, "rates.node_us must be from 0.01 to 100000.0, not nan"),
+        ("core_gbs = 5", "core_gbs = 1e9", 3, "rates.core_gbs must be from 0.01 to 10000.0, not 1000000000.0"),
+        ("pack_mbs = 50", "pack_mbs = 0", 8, "rates.pack_mbs must be from 0.001 to 1000000.0, not 0"),
+        ("pack_mbs = 50", "pack_mbs = inf", 8, "rates.pack_mbs must be from 0.001 to 1000000.0, not inf"),
+        ("measured = false", "measured = 1", 1, "rates.measured must be true or false, not 1"),
+        ("measured = false\n", "", 0, "rates.measured is missing"),
+        ('"guessed"', '""', 9, "rates.source is empty"),
+        ("storage_mbs", "storage_mb", 7, "rates.storage_mb is not a key of a target"),
+        ("prefill = 8", "prefill = 0", 12, "rates.products.MatMulNBits 4-bit block 32.prefill must be from 0.001"),
+        (", decode = 2 }", " }", 12, "rates.products.MatMulNBits 4-bit block 32.decode is missing"),
+        (RATES[RATES.index('"MatMul') :], "", 11, "rates.products is empty"),
+    ],
+)
+def test_absurd_rates_are_refused(tmp_path: Path, old: str, new: str, line: int, message: str):
+    path = tmp_path / "myboard.toml"
+    assert old in RATES
+    path.write_text(MY_BOARD + RATES.replace(old, new, 1))
+    assert str(error_of(path)).startswith(f"{path}:{FIRST + line}: {message}")
+    path.write_text(MY_BOARD + RATES)
+    assert load_target(path).rates is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ram_mb = 4096", "ram_mb = 0", "memory.ram_mb must be from 16 to 16777216, not 0"),
+        ("ram_mb = 4096", "ram_mb = -4096", "memory.ram_mb must be from 16"),
+        ("usable_mb = 3000", "usable_mb = 0", "memory.usable_mb must be from 1 to 4096, not 0"),
+        ("bandwidth_gbs = 8", "bandwidth_gbs = 1e9", "memory.bandwidth_gbs must be from 0.01 to 10000, not 1000000000.0"),
+        ("bandwidth_gbs = 8", "bandwidth_gbs = -8", "memory.bandwidth_gbs must be from 0.01"),
+        ("bandwidth_gbs = 8", "bandwidth_gbs = inf", "memory.bandwidth_gbs must be from 0.01"),
+        ("cores = 4", "cores = 0", "cpu.cores must be from 1 to 1024, not 0"),
+        ("prefill_threads = 4", "prefill_threads = 5", "cpu.prefill_threads must be from 1 to 4, not 5"),
+        ("context = 2048", "context = -1", "runtime.context must be from 16"),
+    ],
+)  # fmt: skip
+def test_absurd_figures_are_refused(my_board, old: str, new: str, message: str):
+    path = my_board(old, new)
+    line = MY_BOARD[: MY_BOARD.index(old)].count("\n") + 1
     assert str(error_of(path)).startswith(f"{path}:{line}: {message}")
 
 

@@ -6,11 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edgelm.device.doctor import diagnose
+from edgelm.device.doctor import Examination, examine
 from edgelm.device.finding import Finding
+from edgelm.device.save import check_file, save_target
 
 _SYMBOLS = {"ok": "✓", "warn": "!", "fail": "✗"}
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "→": "->", "·": "-", "°": "", "…": "..."})  # for terminals without UTF-8
@@ -18,25 +20,42 @@ _ASCII = str.maketrans({"✓": "+", "✗": "x", "→": "->", "·": "-", "°": ""
 
 @click.command("doctor")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Also judge whether this bundle suits the machine.")
+@click.option(
+    "--save", type=click.Path(path_type=Path), metavar="FILE.toml", help="Also write a target file for this machine."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that --save finds there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def command(ctx: click.Context, bundle: Path | None, as_json: bool) -> None:
+def command(ctx: click.Context, bundle: Path | None, save: Path | None, overwrite: bool, as_json: bool) -> None:
     """Say what this machine is, whether it is ready, and what slows it down.
 
-    Reads memory for about a second to measure its bandwidth. Exits with 1 if something must be mended first.
+    Reads memory for about two seconds to measure its bandwidth. Exits with 1 if something must be mended first.
 
     \b
     Examples:
       edgelm doctor
       edgelm doctor --bundle bundles/demo-rpi5-int4
+      edgelm doctor --save myboard.toml    then: edgelm export MODEL --target ./myboard.toml
     """
-    findings = diagnose(bundle=bundle)
+    if save is not None:
+        check_file(save, overwrite=overwrite)  # before anything is measured
+    examined = examine(bundle=bundle)
+    findings = examined.findings
+    if save is not None:
+        save_target(examined, save, overwrite=overwrite)
     failed = any(finding.level == "fail" for finding in findings)
     if as_json:
-        click.echo(json.dumps({"ok": not failed, "findings": [f.to_dict() for f in findings]}, indent=2))
+        click.echo(json.dumps(_facts(examined, failed, save), indent=2))
     else:
         click.echo(_printable(_report(findings)))
+        if save is not None:
+            click.echo(f"saved: {save}")
     ctx.exit(1 if failed else 0)
+
+
+def _facts(examined: Examination, failed: bool, save: Path | None) -> dict[str, Any]:
+    saved = {} if save is None else {"saved": str(save)}
+    return {"ok": not failed, "findings": [f.to_dict() for f in examined.findings], **saved}
 
 
 def _report(findings: Sequence[Finding]) -> str:

@@ -18,6 +18,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "verify": "Check every byte of a bundle.",
     "targets": "List the boards a model can be exported for.",
     "families": "List the models that are exported natively.",
+    "estimate": "Forecast a model's speed and memory on a board.",
     "bench": "Measure a bundle's speed and memory on this machine.",
     "doctor": "Say what this machine is and whether it is ready.",
     "eval": "Measure how good a bundle is: a task, perplexity.",

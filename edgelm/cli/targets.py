@@ -71,6 +71,8 @@ def _details(target: Target) -> str:
     ]
     lines = [target.name, f"  {target.description}", ""]
     lines += [_row(label, text) for label, text in rows]
+    if target.rates is not None:
+        lines.append(_row("rates", f"{'measured' if target.rates.measured else 'not measured'}. {target.rates.source}"))
     for quant, recipe in target.recipes.items():
         lines += ["", f"  {quant}{' (default)' if quant == target.default else ''}", *_recipe(recipe)]
     built_in = [quant for quant in target.quants if quant not in target.recipes]

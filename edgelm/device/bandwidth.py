@@ -9,7 +9,7 @@ _LARGEST = 256 << 20  # well beyond the caches of every board
 _SMALLEST = 16 << 20
 
 
-def read_bandwidth(threads: int, available: int | None = None, *, seconds: float = 1.0) -> float | None:
+def read_bandwidth(threads: int, available: int | None = None, *, seconds: float = 2.0) -> float | None:
     """GB/s (10**9 bytes) read by `threads` threads together; the best of the passes made in about `seconds`.
 
     Takes at most 256 MB, and a quarter of the `available` bytes; None where that is too little to tell.

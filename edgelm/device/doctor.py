@@ -8,8 +8,8 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -18,10 +18,11 @@ from edgelm.device import sensors
 from edgelm.device.bandwidth import read_bandwidth
 from edgelm.device.bundle_check import bundle_findings
 from edgelm.device.finding import Finding, gigabytes
-from edgelm.device.match import best_target, is_android
 from edgelm.errors import EdgeLMError
-from edgelm.machine import ROOT, CpuInfo, MemoryInfo, read_cpu, read_memory, recommended_threads
+from edgelm.machine import ROOT, CpuInfo, MemoryInfo, read_cpu, read_memory, read_text, recommended_threads
+from edgelm.match import best_target, is_android
 from edgelm.target import Target
+from edgelm.wheels import lacking, obstacles
 
 # The dependencies of pyproject.toml, with the other names under which the same package is sold.
 REQUIRED: Mapping[str, str] = MappingProxyType(
@@ -33,13 +34,31 @@ _HOT = 80.0  # °C; a Raspberry Pi begins to slow down here
 _FULL = 1 << 30  # less free disk than this is worth a word: an int4 model of 1B takes about as much
 
 
+@dataclass(frozen=True)
+class Examination:
+    """What was found: the machine, the target that fits it, GB/s read (None: not measured), the findings."""
+
+    cpu: CpuInfo
+    memory: MemoryInfo
+    target: Target | None
+    bandwidth: float | None
+    findings: tuple[Finding, ...]
+
+
 def diagnose(root: Path = ROOT, *, bundle: Path | None = None, measure: bool = True) -> list[Finding]:
+    """The findings of `examine`."""
+    return list(examine(root, bundle=bundle, measure=measure).findings)
+
+
+def examine(root: Path = ROOT, *, bundle: Path | None = None, measure: bool = True) -> Examination:
     """Everything worth knowing about this machine, and about running `bundle` on it.
 
-    `measure` reads memory for about a second to find its bandwidth. `root` is for examining another machine's files.
+    `measure` reads memory for about two seconds to find its bandwidth. `root` is for examining another machine's files.
     """
     cpu, memory = read_cpu(root), read_memory(root)
     target = best_target(cpu, memory, android=is_android(root))
+    threads = recommended_threads(target.cpu.threads if target else None, cpu)
+    bandwidth = read_bandwidth(threads, memory.usable) if measure else None
     findings = [
         *software_findings(android=is_android(root)),
         *package_findings(),
@@ -48,19 +67,21 @@ def diagnose(root: Path = ROOT, *, bundle: Path | None = None, measure: bool = T
         *clock_findings(root),
         *heat_findings(root),
         *memory_findings(memory),
-        *(bandwidth_findings(cpu, memory, target) if measure else []),
+        *(bandwidth_findings(bandwidth, threads, target) if measure else []),
         *target_findings(cpu, target),
+        *jetson_findings(root, target),
         *disk_findings(bundle or Path.cwd()),
     ]
-    return findings + (_open_bundle(bundle, cpu, memory) if bundle else [])
+    findings += _open_bundle(bundle, cpu, memory) if bundle else []
+    return Examination(cpu, memory, target, bandwidth, tuple(findings))
 
 
 def software_findings(*, android: bool = False) -> list[Finding]:
     """Python, and the C library that the wheels need."""
     name = f"{platform.python_implementation()} {platform.python_version()}"
-    old = sys.version_info < (3, 11)
-    todo = "onnxruntime has wheels for 3.11 and later: install a newer Python" if old else None
-    findings = [Finding("fail" if old else "ok", "python", f"{name}, {platform.machine()}", todo)]
+    wrong = obstacles(platform.machine())
+    detail = f"{name}, {platform.machine()}" + "".join(f"; {one.problem}" for one in wrong)
+    findings = [Finding("fail" if wrong else "ok", "python", detail, wrong[0].todo if wrong else None)]
     library, version = platform.libc_ver()
     if library == "glibc" and _version(version) >= _GLIBC:
         findings.append(Finding("ok", "libc", f"glibc {version}"))
@@ -106,7 +127,11 @@ def cpu_findings(cpu: CpuInfo, target: Target | None = None) -> list[Finding]:
 
 def _instructions(cpu: CpuInfo) -> Finding:
     if cpu.features is None:
-        return Finding("warn", "instructions", "not known: /proc/cpuinfo cannot be read")
+        seen = "in a container: let it see /proc/cpuinfo"
+        return Finding("warn", "instructions", "not known: /proc/cpuinfo cannot be read", seen)
+    if without := lacking(cpu):
+        other = "the wheels may end in an illegal instruction: use another machine, or build onnxruntime for this one"
+        return Finding("warn", "instructions", f"without {without}", other)
     if cpu.arch == "aarch64":
         shown = {"asimddp": "dotprod", "i8mm": "i8mm", "sve": "sve", "sve2": "sve2", "asimdhp": "fp16", "bf16": "bf16"}
         todo = None if cpu.has_dotprod else "int4 falls back to dequantising here: export with --quant int8"
@@ -165,7 +190,8 @@ def heat_findings(root: Path = ROOT) -> list[Finding]:
 def memory_findings(memory: MemoryInfo) -> list[Finding]:
     """Memory that is free, the control group's limit, swap."""
     if memory.usable is None:
-        return [Finding("warn", "memory", "not known: /proc/meminfo cannot be read")]
+        seen = "in a container: let it see /proc/meminfo"
+        return [Finding("warn", "memory", "not known: /proc/meminfo cannot be read", seen)]
     detail = f"{gigabytes(memory.usable)} free" + (f" of {gigabytes(memory.total)}" if memory.total else "")
     if memory.limit is not None:
         detail += f" · limit of this container: {gigabytes(memory.limit)}"
@@ -182,12 +208,10 @@ def memory_findings(memory: MemoryInfo) -> list[Finding]:
     return findings
 
 
-def bandwidth_findings(cpu: CpuInfo, memory: MemoryInfo, target: Target | None = None) -> list[Finding]:
-    """Measured read bandwidth, beside what the target's decode gets out of its memory."""
-    threads = recommended_threads(target.cpu.threads if target else None, cpu)
-    measured = read_bandwidth(threads, memory.usable)
+def bandwidth_findings(measured: float | None, threads: int, target: Target | None = None) -> list[Finding]:
+    """Measured read bandwidth in GB/s, beside what the target's decode gets out of its memory."""
     if measured is None:
-        return [Finding("warn", "bandwidth", "not measured: too little free memory")]
+        return [Finding("warn", "bandwidth", "not measured: too little free memory", "stop other programs")]
     detail = f"{measured:.1f} GB/s read with {threads} thread{'s' if threads > 1 else ''}"
     if target is None or not target.board:  # other targets stand for many machines
         return [Finding("ok", "bandwidth", detail)]
@@ -201,9 +225,22 @@ def bandwidth_findings(cpu: CpuInfo, memory: MemoryInfo, target: Target | None =
 def target_findings(cpu: CpuInfo, target: Target | None) -> list[Finding]:
     """The target to export for."""
     if target is None:
-        todo = "write your own target file and give it: edgelm export --target ./myboard.toml"
+        todo = "make one: edgelm doctor --save myboard.toml, then edgelm export MODEL --target ./myboard.toml"
         return [Finding("warn", "target", f"no target fits this {cpu.arch} machine", todo)]
     return [Finding("ok", "target", f"{target.name}: edgelm export MODEL --target {target.name}")]
+
+
+def jetson_findings(root: Path, target: Target | None) -> list[Finding]:
+    """A target with a GPU: is an onnxruntime with its provider installed?"""
+    if target is None or target.runtime.provider != "cuda":
+        return []
+    release = re.search(r"R(\d+)", read_text(root / "etc/nv_tegra_release") or "")
+    jetpack = {35: "JetPack 5", 36: "JetPack 6", 38: "JetPack 7"}.get(int(release[1])) if release else None
+    on = f" on {jetpack}" if jetpack else ""
+    if found := _installed("onnxruntime-gpu"):
+        return [Finding("ok", "cuda", f"onnxruntime-gpu {found}{on}; edgelm says so when it falls back to the CPU")]
+    todo = "install an onnxruntime-gpu built for this JetPack and Python 3.11 or later: see README, Jetson"
+    return [Finding("warn", "cuda", f"no onnxruntime-gpu{on}: models run on the CPU", todo)]
 
 
 def disk_findings(folder: Path) -> list[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,8 @@ def capped_clock(root: Path = ROOT) -> tuple[int, int] | None:
 def throttling(root: Path = ROOT) -> tuple[list[str], list[str]] | None:
     """What throttles a Raspberry Pi (now, earlier since boot); None on other machines."""
     text = read_text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    if text is None and root == ROOT:
+        text = _vcgencmd()
     if text is not None:
         try:
             bits = int(text, 16)
@@ -49,9 +53,24 @@ def throttling(root: Path = ROOT) -> tuple[list[str], list[str]] | None:
     return None
 
 
+def _vcgencmd() -> str | None:
+    """What the firmware tool says, ``throttled=0x50000``; None where it is missing, or may not ask."""
+    tool = shutil.which("vcgencmd")
+    if tool is None:
+        return None
+    try:
+        done = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, timeout=2)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    name, _, value = done.stdout.strip().partition("=")
+    return value if name == "throttled" else None
+
+
 def temperature(root: Path = ROOT) -> float | None:
-    """The hottest thermal zone in °C, or None."""
-    zones = (read_int(zone / "temp") for zone in _glob(root / "sys/class/thermal", "thermal_zone*"))
+    """The hottest thermal zone in °C, else the hottest sensor of the hardware monitors, or None."""
+    zones = [read_int(zone / "temp") for zone in _glob(root / "sys/class/thermal", "thermal_zone*")]
+    if not zones:
+        zones = [read_int(file) for file in _glob(root / "sys/class/hwmon", "hwmon*/temp*_input")]
     degrees = [zone / 1000 for zone in zones if zone is not None]
     return max((value for value in degrees if -40 < value < 150), default=None)  # the rest are broken sensors
 

@@ -153,7 +153,7 @@ class Footprint:
 def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Footprint:
     """Of a model on the native road; `scheme` is how the checkpoint is quantised already."""
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
-    body = [(_kept(formats.body.fit(m.inputs), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
+    body = [(kept(formats.body.fit(m.inputs), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
     products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
     tied = graph.shares_table(decoder, formats)
     table = 0 if tied else graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)
@@ -168,7 +168,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         stored=read + table + (small + positions) * dtype.itemsize,
         trace=0,
         read=read,
-        packed=sum(_held(format, n, k, target, dtype.itemsize) for format, n, k in products),
+        packed=sum(held(format, n, k, target, dtype.itemsize) for format, n, k in products),
         table=table + positions * dtype.itemsize,
         kv_per_token=sum(heads) * dtype.itemsize,
         copies=1,
@@ -208,7 +208,7 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target) -> F
         stored=read + table,
         trace=fp32 * (2 if fp32 > _PROTOBUF_LIMIT else 1),
         read=read,
-        packed=sum(_held(format, n, k, target, 4) for format, n, k in products) + rest,
+        packed=sum(held(format, n, k, target, 4) for format, n, k in products) + rest,
         table=table,
         kv_per_token=_kv_per_token(config, layers, heads, hidden),
         copies=2,
@@ -219,7 +219,7 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target) -> F
     )
 
 
-def _kept(format: Format, k: int, scheme: Scheme | None) -> Format:
+def kept(format: Format, k: int, scheme: Scheme | None) -> Format:
     """The format of a body matrix: that of the checkpoint's codes where they can be taken over."""
     if scheme is None or not isinstance(format, Blocked):
         return format
@@ -228,7 +228,7 @@ def _kept(format: Format, k: int, scheme: Scheme | None) -> Format:
     return Blocked(scheme.bits, block) if block >= _SMALLEST and k % group == 0 else format
 
 
-def _held(format: Format, n: int, k: int, target: Target, itemsize: int) -> int:
+def held(format: Format, n: int, k: int, target: Target, itemsize: int) -> int:
     """Bytes of a packed [n, k] matrix in the memory of the device."""
     if isinstance(format, Dense):  # half floats beside float activations are widened when the session is made
         return n * k * max(itemsize, format.bits // 8)

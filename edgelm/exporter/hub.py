@@ -79,6 +79,20 @@ def resolve(
     return Source(path, name_of(model))
 
 
+def fetch_config(model: str | None, revision: str | None = None) -> Path:
+    """The config.json of a model, found as `resolve` finds it; of one on the hub nothing else is fetched.
+
+    Raises:
+        CheckpointError, OptionError, DependencyError: see `resolve`.
+    """
+    if model is not None and not Path(model).expanduser().exists() and _HUB_ID.fullmatch(model):
+        return _Hub(model, revision, Progress()).fetch_config()
+    folder = resolve(model, revision).path
+    if not folder.is_dir():
+        raise CheckpointError(f"checkpoint {folder} is not a folder", hint="give the folder that holds config.json")
+    return folder / "config.json"
+
+
 class _Hub:
     """One model on the hub."""
 
@@ -110,6 +124,29 @@ class _Hub:
             except Exception as error:
                 raise self._told(error, _cut_off(self.model)) from None
         return self._source(Path(path))
+
+    def fetch_config(self) -> Path:
+        """Download config.json unless it is in the cache."""
+        with _quiet(bars=False):
+            try:
+                # With a patience of its own: the client's default is endless where a proxy swallows all.
+                found = self._client.hf_hub_download(
+                    self.model, "config.json", revision=self.revision, etag_timeout=_PATIENCE
+                )
+            except Exception as error:
+                raise self._no_config(error) from None
+        return Path(found)
+
+    def _no_config(self, error: Exception) -> CheckpointError:
+        """Why config.json could not be fetched: the model is not there, or that file, or the hub itself."""
+        errors = self._client.errors
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            try:
+                self._names()
+            except Exception as reason:
+                return self._told(reason, _away(self.model))
+            return CheckpointError(f"{self.model} on the hub has no config.json", hint="is it a text-generation model?")
+        return self._told(error, _away(self.model))
 
     def _source(self, path: Path) -> Source:
         return Source(path, self.model, path.name)  # the cache names a snapshot's folder by its commit

@@ -100,6 +100,11 @@ def check(plan: Plan, quant: str, context: int, output: Path, *, force: bool = F
     return need.footprint
 
 
+def misfit(plan: Plan, need: Need) -> tuple[str, str] | None:
+    """(why the device has not enough memory, what would fit), or None where it has."""
+    return None if need.fits else (_told(plan, need), _would_fit(plan, need))
+
+
 def free_disk(folder: Path) -> int:
     """Bytes free on the disk where `folder` is, or would be."""
     parents = [folder.absolute(), *folder.absolute().parents]
@@ -109,8 +114,8 @@ def free_disk(folder: Path) -> int:
 def _problems(plan: Plan, need: Need, output: Path) -> Iterator[tuple[str, str]]:
     """(what is wrong, what to do) for the device, the host's memory, the disk."""
     taken, board = need.footprint, plan.target.name
-    if not need.fits:
-        yield _told(plan, need), _would_fit(plan, need)
+    if (small := misfit(plan, need)) is not None:
+        yield small
     memory = read_memory().usable
     if memory is not None and taken.host > memory:
         yield (

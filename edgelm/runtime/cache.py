@@ -116,7 +116,7 @@ class SharedCache:
             capacity *= 2
         capacity = min(capacity, self._context)
         old = self._buffers
-        self._buffers = []
+        self._buffers, self._bound = [], []  # what is bound holds the old buffers too
         for index, (heads, size, dtype) in enumerate(self._past.values()):
             buffer = _mapped((1, heads, capacity, size), dtype)
             if old:

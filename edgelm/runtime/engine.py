@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgelm.bundle import Bundle
-from edgelm.errors import BundleError, DeviceError, EdgeLMError, OptionError, PromptError
-from edgelm.machine import recommended_threads
+from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
+from edgelm.fallback import find_fallback
+from edgelm.machine import read_cpu, recommended_threads
 from edgelm.runtime.cache import Cache, GrowingCache, SharedCache
-from edgelm.runtime.ort import open_session, providers
+from edgelm.runtime.ort import open_or_fall_back
 
 
 class Engine:
@@ -58,17 +59,15 @@ class Engine:
         if threads is not None and threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
         manifest = bundle.manifest
-        wanted = str(manifest.get("provider", "cpu"))
-        available = providers(wanted)
-        if wanted != "cpu" and len(available) < 2:
-            warnings.warn(
-                f"this onnxruntime has no {wanted} provider: running on the CPU instead (see README, Jetson)",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        count = threads or recommended_threads(manifest.get("threads", {}).get("decode"))
+        cpu = read_cpu()
+        if slow := find_fallback(manifest, cpu):
+            warnings.warn(f"{slow.detail}; better: {slow.todo}", EdgeLMWarning, stacklevel=2)
+        count = threads or recommended_threads(manifest.get("threads", {}).get("decode"), cpu)
         start = time.perf_counter()
-        session = open_session(bundle.model_path, count, available)
+        session, reason = open_or_fall_back(bundle.model_path, count, str(manifest.get("provider", "cpu")))
+        if reason is not None:
+            message = f"{reason}: running on the CPU instead (see README, Jetson)"
+            warnings.warn(message, EdgeLMWarning, stacklevel=2)
         try:
             return cls(
                 session,

@@ -15,10 +15,14 @@ import numpy as np
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import onnxruntime as ort
-from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector
+from edgelm import wheels
 
-from edgelm.errors import BundleError, DeviceError
+wheels.require()  # a core that the wheel was not made for is named, not met with SIGILL
+
+import onnxruntime as ort  # noqa: E402
+from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector  # noqa: E402
+
+from edgelm.errors import BundleError, DeviceError  # noqa: E402
 
 ort.set_default_logger_severity(4)  # what goes wrong arrives as an exception, told once
 
@@ -39,6 +43,29 @@ def providers(wanted: str) -> list[str]:
     return [p for p in dict.fromkeys([name, _PROVIDERS["cpu"]]) if p in ort.get_available_providers()]
 
 
+def open_or_fall_back(model: Path, threads: int, wanted: str) -> tuple[Any, str | None]:
+    """A session on the provider `wanted`, or on the CPU where that is missing or fails; and the reason for the CPU.
+
+    Raises:
+        BundleError, DeviceError: the CPU cannot load it either.
+    """
+    names = providers(wanted)
+    if wanted == "cpu":
+        return open_session(model, threads, names), None
+    reason = f"this onnxruntime has no {wanted} provider"
+    if names[0] == _PROVIDERS[wanted]:
+        try:
+            session = open_session(model, threads, names)
+        except (BundleError, DeviceError) as error:
+            reason = f"the {wanted} provider failed ({error})"
+        else:
+            if session.get_providers()[:1] == names[:1]:
+                return session, None
+            # onnxruntime goes on without a provider whose libraries do not load.
+            return session, f"the {wanted} provider's libraries cannot be loaded"
+    return open_session(model, threads, [_PROVIDERS["cpu"]]), reason
+
+
 def open_session(model: Path, threads: int, wanted: list[str]) -> Any:
     """An InferenceSession on `threads` threads.
 
@@ -52,7 +79,8 @@ def open_session(model: Path, threads: int, wanted: list[str]) -> Any:
     options.log_severity_level = 4
     options.enable_mem_pattern = False  # plans memory for one shape; prompts have many
     try:
-        return ort.InferenceSession(str(model), options, providers=wanted)
+        # Its own fallback prints to stdout and hides the reason.
+        return ort.InferenceSession(str(model), options, providers=wanted, enable_fallback=False)
     except MemoryError:
         raise DeviceError(f"not enough memory to load {model}", hint="see: edgelm doctor") from None
     except Exception as error:  # its exceptions have no public base class
@@ -103,4 +131,4 @@ class Runner:
         return result
 
 
-__all__ = ["Runner", "Values", "open_session", "ort", "providers", "version"]
+__all__ = ["Runner", "Values", "open_or_fall_back", "open_session", "ort", "providers", "version"]

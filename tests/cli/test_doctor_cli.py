@@ -7,7 +7,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgelm.cli import doctor
+from edgelm.device.doctor import Examination
 from edgelm.device.finding import Finding
+from edgelm.errors import ExportError
+from edgelm.machine import read_cpu, read_memory
+from edgelm.target import load_target
 
 FINE = Finding("ok", "python", "3.12")
 HOT = Finding("warn", "temperature", "84 °C: the clock goes down", "add a fan")
@@ -24,7 +28,8 @@ def findings(monkeypatch: pytest.MonkeyPatch):
 
     def find(*these: Finding) -> dict[str, Path | None]:
         asked: dict[str, Path | None] = {}
-        monkeypatch.setattr(doctor, "diagnose", lambda bundle: asked.update(bundle=bundle) or list(these))
+        here = Examination(read_cpu(), read_memory(), None, None, these)
+        monkeypatch.setattr(doctor, "examine", lambda bundle: asked.update(bundle=bundle) or here)
         return asked
 
     return find
@@ -76,6 +81,16 @@ def test_the_bundle_is_passed_on(findings):
     asked = findings(FINE)
     run("--bundle", "some/bundle")
     assert asked["bundle"] == Path("some/bundle")
+
+
+def test_a_target_file_is_saved_and_not_overwritten(findings, tmp_path: Path):
+    findings(FINE)
+    path = tmp_path / "my.toml"
+    assert f"saved: {path}" in run("--save", str(path)).output
+    assert load_target(path).name == "my"
+    with pytest.raises(ExportError, match="exists already"):
+        run("--save", str(path))
+    assert json.loads(run("--save", str(path), "--overwrite", "--json").output)["saved"] == str(path)
 
 
 def test_this_machine_can_be_examined():

@@ -72,7 +72,7 @@ JETSON = {
 }
 LAPTOP = {  # 2 cores, 4 hyperthreads
     "proc/cpuinfo": "\n".join(
-        f"processor\t: {i}\nvendor_id\t: GenuineIntel\nmodel name\t: Core i5\nflags\t\t: fpu sse2 fma avx2 f16c avx_vnni\n"
+        f"processor\t: {i}\nvendor_id\t: GenuineIntel\nmodel name\t: Core i5\nflags\t\t: fpu sse2 sse4_2 avx fma avx2 f16c avx_vnni\n"
         for i in range(4)
     ),
     "proc/meminfo": meminfo(15800, 12000),

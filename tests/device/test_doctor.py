@@ -129,12 +129,29 @@ def test_bandwidth_is_measured_within_its_time():
 
 
 @pytest.mark.parametrize(("measured", "level"), [(12.0, "ok"), (3.0, "warn")])
-def test_bandwidth_is_compared_with_the_boards(machine, monkeypatch: pytest.MonkeyPatch, measured: float, level: str):
-    monkeypatch.setattr(doctor, "read_bandwidth", lambda *_: measured)
-    root = machine("rpi5")
-    (finding,) = doctor.bandwidth_findings(read_cpu(root), read_memory(root), load_target("rpi5"))
+def test_bandwidth_is_compared_with_the_boards(measured: float, level: str):
+    (finding,) = doctor.bandwidth_findings(measured, 4, load_target("rpi5"))
     assert finding.level == level
     assert f"{measured:.1f} GB/s read with 4 threads (rpi5: 10 in decode)" == finding.detail
+
+
+def test_what_cannot_be_found_out_comes_with_what_to_do(machine):
+    for finding in examine(machine()).values():
+        assert finding.level == "ok" or finding.todo, finding
+
+
+@pytest.mark.parametrize(("release", "jetpack"), [("# R36 (release), REVISION: 4.3", "JetPack 6"), ("nonsense", None)])
+def test_a_jetson_without_the_gpus_onnxruntime(machine, release: str, jetpack: str | None):
+    found = examine(machine("jetson", {"etc/nv_tegra_release": release}))["cuda"]
+    assert found.level == "warn"
+    assert ("on JetPack 6" in found.detail) == (jetpack is not None)
+    assert "README" in (found.todo or "")
+
+
+def test_a_core_without_what_the_wheels_use(machine):
+    old = {"proc/cpuinfo": "processor: 0\nflags: fpu sse2 sse4_2\n"}
+    found = examine(machine("laptop", old))["instructions"]
+    assert (found.level, found.detail) == ("warn", "without avx")
 
 
 # --- bundles ------------------------------------------------------------------------------------------------------

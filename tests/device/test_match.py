@@ -2,8 +2,8 @@
 
 import pytest
 
-from edgelm.device.match import best_target, is_android
 from edgelm.machine import read_cpu, read_memory
+from edgelm.match import best_target, is_android
 
 
 @pytest.mark.parametrize(

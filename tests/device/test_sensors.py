@@ -22,6 +22,28 @@ def test_what_the_firmware_of_a_pi_reports(machine):
     assert sensors.throttling(machine("rpi5", {THROTTLED: "nonsense"})) is None
 
 
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo throttled=0x50005", (["under-voltage", "throttled"], [])),
+        ("echo throttled=0x0", ([], [])),
+        ("echo 'VCHI initialization failed'; exit 1", None),
+        ("exit 127", None),
+    ],
+)
+def test_the_firmwares_tool(tmp_path, monkeypatch: pytest.MonkeyPatch, script: str, found: object):
+    tool = tmp_path / "vcgencmd"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(sensors, "read_text", lambda path: None)
+    assert sensors.throttling() == found
+
+
+def test_without_thermal_zones_the_hardware_monitors_tell(machine):
+    assert sensors.temperature(machine(files={"sys/class/hwmon/hwmon0/temp1_input": "61000\n"})) == 61.0
+
+
 def test_newer_kernels_tell_only_under_voltage(machine):
     hwmon = {"sys/class/hwmon/hwmon1/name": "rpi_volt\n", "sys/class/hwmon/hwmon1/in0_lcrit_alarm": "1\n"}
     assert sensors.throttling(machine("rpi4", hwmon)) == (["under-voltage"], [])

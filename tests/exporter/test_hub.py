@@ -40,6 +40,13 @@ except EdgeLMError as error:
 """
 
 
+_CONFIG = """
+import sys
+from edgelm.cli import main
+sys.exit(main(["estimate", sys.argv[1], "--target", "rpi5", "--json"]))
+"""
+
+
 class Ended(NamedTuple):
     code: int
     out: str
@@ -255,3 +262,14 @@ def test_an_output_that_exists_is_told_before_the_download(
     ended = process("-m", "edgelm", "export", MODEL, "--target", "rpi5", "-o", "b")
     assert (ended.code, ended.err.splitlines()[0]) == (1, "error: output b exists already")
     assert hub.requests == []
+
+
+def test_an_estimate_fetches_config_json_alone(hub: Hub, process: Callable[..., Ended]) -> None:
+    ended = process("-c", _CONFIG, MODEL)
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["model"] == MODEL
+    assert hub.fetched() == ["config.json"]
+    assert process("-c", _CONFIG, MODEL, HF_HUB_OFFLINE="1").code == 0, "it is in the cache now"
+    away = process("-c", _CONFIG, "owner/none")
+    assert (away.code, away.out) == (1, "")
+    assert away.err.startswith("error: no folder owner/none, and no model of that name on the hub")

@@ -1,0 +1,113 @@
+"""``edgelm estimate``: how fast will it be on that board, and does it fit?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelm.bundle import MANIFEST, Bundle
+from edgelm.cli.export import load_export
+from edgelm.cli.options import json_option
+from edgelm.cli.show import fact, print_lines, size, table
+from edgelm.errors import OptionError
+from edgelm.target import load_target
+
+if TYPE_CHECKING:
+    from edgelm.estimate import Estimate
+    from edgelm.forecast import Speed
+
+
+@click.command("estimate")
+@click.argument("model", metavar="[BUNDLE|MODEL]", required=False)
+@click.option(
+    "--target", metavar="NAME|FILE", help="The board.  [default: rpi5, or the one that the bundle was made for]"
+)
+@click.option("--quant", metavar="NAME", help="Recipe for a MODEL.  [default: the target's]")
+@click.option(
+    "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: room for 4k and 512]"
+)
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
+@click.option("-t", "--threads", type=int, metavar="N", help="CPU threads.  [default: the target's]")
+@json_option
+def command(
+    model: str | None,
+    target: str | None,
+    quant: str | None,
+    context: int | None,
+    revision: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Forecast a model's speed, memory and load time on a board, and say whether it fits.
+
+    MODEL is a folder that holds a config.json, a Hugging Face hub id (only its config.json is fetched), or nothing
+    for the model that comes with edgelm. Weights are not needed. The figures come from a model of time whose
+    constants stand in the target's file: see docs/estimate.md.
+
+    \b
+    Examples:
+      edgelm estimate HuggingFaceTB/SmolLM2-135M-Instruct --target rpi4
+      edgelm estimate path/to/checkpoint --target rpi5 --quant int8 --context 2048
+      edgelm estimate bundles/edgelm-home-rpi5-int4 --json
+    """
+    from edgelm.estimate import of_bundle
+
+    if model is not None and (Path(model) / MANIFEST).exists():
+        given = {"--quant": quant, "--context": context, "--revision": revision}
+        if fixed := next((name for name, value in given.items() if value is not None), None):
+            raise OptionError(
+                f"{fixed} is for a MODEL: {model} is a bundle, whose recipe and context are fixed",
+                hint="estimate the checkpoint it was made from",
+            )
+        board = load_target(target) if target is not None else None
+        found = of_bundle(Bundle.open(model, check=False), board, threads=threads)
+    else:
+        board = load_target(target or "rpi5")
+        board.recipe(quant)
+        load_export()
+        from edgelm.exporter.estimate import of_model
+
+        found = of_model(model, board, quant, context=context, threads=threads, revision=revision)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        print_lines(_lines(found))
+
+
+def _lines(found: Estimate) -> Iterator[str]:
+    expected = found.forecast
+    threads = f"{expected.threads} thread{'s' if expected.threads > 1 else ''}"
+    yield f"{found.model} as {found.quant} on {found.target}, {threads}, context of {found.context:,} tokens"
+    yield ""
+    rows = [("", "tok/s", "ms a step", "bound by"), _row(f"prefill of {expected.prompt}", expected.prefill)]
+    rows += [_row(f"decode after {speed.depth:,}", speed) for speed in expected.decode]
+    yield from table(rows, left=(0, 3), indent="  ")
+    yield ""
+    yield fact("first token", f"{_seconds(expected.ttft_seconds)} after a prompt of {expected.prompt} tokens")
+    yield fact("load", f"{_seconds(expected.load_seconds)} the first time, from its storage")
+    yield fact("bundle", size(found.bundle_bytes))
+    memory = found.memory
+    yield fact("memory", f"{size(memory['total_bytes'])} with the context full, {size(found.usable_bytes)} usable")
+    yield fact("fits", "yes" if found.misfit is None else f"no: {found.misfit[0]}")
+    if found.misfit is not None:
+        yield fact("", found.misfit[1])
+    for note in expected.notes:
+        yield fact("note", note)
+
+
+def _row(name: str, speed: Speed) -> tuple[str, ...]:
+    bound = {"overhead": "overhead of the graph's nodes"}.get(speed.step.bound, speed.step.bound)
+    return name, _figure(speed.tokens_per_second), _figure(1e3 * speed.step.seconds), bound
+
+
+def _figure(value: float) -> str:
+    """Three figures are more than a forecast knows."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value >= 1 else f"{1e3 * value:.0f} ms"

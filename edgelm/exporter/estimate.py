@@ -1,0 +1,68 @@
+"""The estimate for a checkpoint, from its config.json alone."""
+
+from __future__ import annotations
+
+from edgelm.errors import UnsupportedModelError
+from edgelm.estimate import Estimate, default_context
+from edgelm.exporter import families, footprint, workload
+from edgelm.exporter.config import Config, read_json
+from edgelm.exporter.hub import fetch_config, name_of
+from edgelm.exporter.pipeline import choose_context
+from edgelm.exporter.preflight import Plan, misfit
+from edgelm.exporter.prequantized import read_scheme
+from edgelm.forecast import forecast
+from edgelm.target import Target
+
+
+def of_model(
+    model: str | None,
+    target: Target,
+    quant: str | None = None,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    revision: str | None = None,
+) -> Estimate:
+    """What to expect of a model in one of the target's recipes; no weights are read, or fetched.
+
+    Args:
+        model: a folder with a config.json, a hub id (of which config.json alone is fetched), or None for the model
+            that comes with edgelm.
+        target: the board.
+        quant: the recipe; None is the target's default.
+        context: in tokens; None has room for all depths that are told, where the model has.
+        threads: None takes the board's.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        CheckpointError: config.json is missing or wrong, or the hub cannot give it.
+        UnsupportedModelError: no native family describes it.
+        TargetError, OptionError, ExportError: recipe, threads or context are not possible.
+    """
+    path = fetch_config(model, revision)
+    config = Config(read_json(path), path)
+    try:
+        decoder = families.describe(config)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"{error}; its speed cannot be told from config.json",
+            hint="edgelm inspect MODEL tells its memory; after an export: edgelm estimate BUNDLE",
+        ) from None
+    scheme = read_scheme(config)
+    quant = quant or target.default
+    limit = decoder.context_limit
+    length = choose_context(context, target, limit) if context is not None else default_context(target, limit)
+    plan = Plan(name_of(model), target, lambda spec: footprint.of_decoder(decoder, spec, target, scheme))
+    work = workload.of_decoder(decoder, target.recipe(quant), target, scheme)
+    need = plan.need(quant, length)
+    return Estimate(
+        model=plan.name,
+        target=target.name,
+        quant=quant,
+        context=length,
+        memory=need.device.to_dict(),
+        usable_bytes=need.usable,
+        bundle_bytes=need.footprint.bundle,
+        misfit=misfit(plan, need),
+        forecast=forecast(work, target, context=length, threads=threads),
+    )

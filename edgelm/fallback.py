@@ -1,0 +1,62 @@
+"""A bundle on a core where its operators fall back to slow kernels: by how much, and what to export instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgelm.machine import CpuInfo, MemoryInfo, read_memory
+from edgelm.match import best_target
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """What is slow (`detail`, with the factor), and the command that makes a better bundle (`todo`)."""
+
+    detail: str
+    todo: str
+
+
+def find_fallback(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo | None = None) -> Fallback | None:
+    """How a bundle's recipe falls back on this core; None where it does not, or that cannot be told.
+
+    The factors are measured, for one token (see targets/*.toml).
+    """
+    if cpu.arch != "aarch64" or manifest.get("provider", "cpu") != "cpu":
+        return None
+    ops = operators(manifest)
+    core = f"{cpu.core} has" if cpu.core else "this core has"
+    if "MatMulNBits" in ops and cpu.has_dotprod is False:
+        detail = f"MatMulNBits weights, but {core} no dotprod: about 17x slower than int8"
+        return Fallback(detail, export_line(manifest, cpu, memory, "int8"))
+    if "DynamicQuantizeMatMul" in ops and cpu.has_i8mm:
+        detail = f"DynamicQuantizeMatMul weights, but {core} i8mm: about 8x slower than MatMulNBits"
+        return Fallback(detail, export_line(manifest, cpu, memory, text(manifest, "quant") or "int8"))
+    return None
+
+
+def operators(manifest: Mapping[str, Any]) -> set[str]:
+    """The operators of a manifest's recipe."""
+    specs = [spec for spec in table(manifest, "recipe").values() if isinstance(spec, Mapping)]
+    return {op for spec in specs if (op := text(spec, "op")) not in (None, "none") and op is not None}
+
+
+def export_line(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo | None, quant: str) -> str:
+    """The command that exports a bundle's model for this machine."""
+    best = best_target(cpu, memory or read_memory())
+    model = manifest.get("model")
+    name = model if isinstance(model, str) else text(table(manifest, "model"), "id")
+    return f"edgelm export {name or 'MODEL'} --target {best.name if best else 'TARGET'} --quant {quant}"
+
+
+def table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A table inside `data`; empty where there is none."""
+    value = data.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def text(data: Mapping[str, Any], key: str) -> str | None:
+    """A string inside `data`, or None."""
+    value = data.get(key)
+    return value if isinstance(value, str) else None

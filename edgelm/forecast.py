@@ -1,0 +1,303 @@
+"""How fast a model will be on a board, before it is there: a model of time with few terms (docs/estimate.md).
+
+A step of n tokens after a context of d takes
+
+    products    for each format the larger of bytes / bandwidth and n * weights / (rate * threads)
+    attention   the larger of n * pairs / (rate * threads) and the bytes of keys and values / bandwidth
+    activations n * width / (rate * threads), what is read and written between the products
+    nodes       a fixed time for each node of the graph
+
+and the sum of them. The head is multiplied for the last token alone. The constants are the target's: its memory's
+bandwidth and its `Rates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from edgelm.errors import OptionError
+from edgelm.format_spec import FormatSpec
+from edgelm.rates import Rates
+from edgelm.target import Target, load_all
+
+PROMPT = 512  # tokens of the prompt whose prefill and first token are told; the runtime reads as many at once
+DEPTHS = (0, 1024, 4096)
+Bound = Literal["bandwidth", "compute", "overhead"]
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """All matrices of one format: how many weights are multiplied for a token, and their bytes in memory."""
+
+    spec: FormatSpec
+    weights: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The attention of layers that are alike.
+
+    Attributes:
+        pair: multiply-accumulates for a query token and a token it sees: 2 * heads * head_dim, of all these layers.
+        kv_bytes: of keys and values of a token, of all these layers.
+        window: how many tokens a query sees at most, or None.
+    """
+
+    pair: int
+    kv_bytes: int
+    window: int | None = None
+
+    def seen(self, tokens: int, depth: int) -> int:
+        """Pairs of a query and what it sees, for `tokens` queries after `depth` tokens."""
+        first, last = depth + 1, depth + tokens
+        if self.window is None or last <= self.window:
+            return (first + last) * tokens // 2
+        if first >= self.window:
+            return tokens * self.window
+        rising = self.window - first  # queries that see fewer than the window
+        return (first + self.window - 1) * rising // 2 + (tokens - rising) * self.window
+
+    def kept(self, tokens: int) -> int:
+        """Tokens of `tokens` that the last query sees."""
+        return tokens if self.window is None else min(tokens, self.window)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a model asks of a board.
+
+    Attributes:
+        body: the layers' matrices by format.
+        head: the matrix that makes the logits.
+        attention: the layers that have it.
+        nodes: of the graph.
+        activation_bytes: that the layers read and write for a token, between the products.
+        file_bytes: of the weights as stored.
+    """
+
+    body: tuple[Matrices, ...]
+    head: Matrices
+    attention: tuple[Heads, ...]
+    nodes: int
+    activation_bytes: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of a forward pass by what they are spent on, and what binds its products."""
+
+    products: float
+    attention: float
+    activations: float
+    nodes: float
+    bound: Bound
+
+    @property
+    def seconds(self) -> float:
+        """All together."""
+        return self.products + self.attention + self.activations + self.nodes
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second at a depth, and the step behind the figure."""
+
+    depth: int
+    tokens_per_second: float
+    step: Step
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be expected of a model on a board.
+
+    Attributes:
+        threads: with which it computes.
+        prefill: of a prompt of `PROMPT` tokens, or of the context where that is shorter.
+        prompt: tokens of that prompt.
+        decode: at each depth that the context has room for.
+        ttft_seconds: until the first token of that prompt.
+        load_seconds: reading the file for the first time, and packing the weights.
+        notes: what the figures rest on, and what could not be told.
+    """
+
+    threads: int
+    prompt: int
+    prefill: Speed
+    decode: tuple[Speed, ...]
+    ttft_seconds: float
+    load_seconds: float
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+
+        def told(speed: Speed) -> dict[str, Any]:
+            return {
+                "depth": speed.depth,
+                "tokens_per_second": speed.tokens_per_second,
+                "bound": speed.step.bound,
+                "seconds": speed.step.to_dict(),
+            }
+
+        return {
+            "threads": self.threads,
+            "prompt_tokens": self.prompt,
+            "prefill": told(self.prefill),
+            "decode": [told(speed) for speed in self.decode],
+            "ttft_seconds": self.ttft_seconds,
+            "load_seconds": self.load_seconds,
+            "notes": list(self.notes),
+        }
+
+
+def forecast(
+    work: Workload,
+    target: Target,
+    *,
+    context: int,
+    threads: int | None = None,
+    depths: Sequence[int] = DEPTHS,
+) -> Forecast:
+    """The speed of a model on a board.
+
+    Args:
+        work: what the model asks for.
+        target: the board.
+        context: the longest prompt plus answer, in tokens.
+        threads: None takes the target's, those for decode and those for prefill.
+        depths: tokens in the cache beforehand; what the context has no room for is left out.
+
+    Raises:
+        OptionError: threads below 1, or more than the board has cores.
+    """
+    if threads is not None and not 1 <= threads <= target.cpu.cores:
+        raise OptionError(
+            f"threads must be from 1 to {target.cpu.cores}, the cores of {target.name}, not {threads}",
+            hint="for another machine: edgelm doctor --save my.toml on it, then --target my.toml",
+        )
+    rates, notes = rates_of(target)
+    notes += [
+        f"{target.name} has no rate for {matrices.spec}: that of {other} is taken"
+        for matrices in dict.fromkeys([*work.body, work.head])
+        if (other := rates.product(matrices.spec)[1]) is not None
+    ]
+    decode = Clock(target, rates, threads or target.cpu.threads)
+    prefill = Clock(target, rates, threads or target.cpu.prefill_threads)
+    prompt = min(PROMPT, context)
+    first = prefill.step(work, prompt, 0)
+    speeds = []
+    for depth in depths:
+        if depth < context:
+            step = decode.step(work, 1, depth)
+            speeds.append(Speed(depth, 1 / step.seconds, step))
+        else:
+            notes.append(f"no room for {depth:,} tokens in a context of {context:,}: give --context for more")
+    load = work.file_bytes / 1e6 / rates.storage_mbs + work.file_bytes / 1e6 / rates.pack_mbs
+    speed = Speed(0, prompt / first.seconds, first)
+    return Forecast(decode.threads, prompt, speed, tuple(speeds), first.seconds, load, tuple(dict.fromkeys(notes)))
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A board with a number of threads: how long a step takes there."""
+
+    target: Target
+    rates: Rates
+    threads: int
+
+    @property
+    def cores(self) -> int:
+        """By how many a rate of one core is multiplied; a GPU's rate is that of all of it."""
+        return 1 if self.target.runtime.provider == "cuda" else self.threads
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second that all threads read together."""
+        if self.target.runtime.provider == "cuda":
+            return self.target.memory.bandwidth_gbs * 1e9
+        return min(self.target.memory.bandwidth_gbs, self.rates.core_gbs * self.threads) * 1e9
+
+    def step(self, work: Workload, tokens: int, depth: int) -> Step:
+        """One forward pass of `tokens` after `depth` others."""
+        reading = computing = products = 0.0
+        for matrices, count in (*((m, tokens) for m in work.body), (work.head, 1)):
+            rate = self.rates.product(matrices.spec)[0]
+            speed = rate.decode if count == 1 else rate.prefill
+            read = matrices.nbytes / self.bandwidth
+            computed = count * matrices.weights / (speed * 1e9 * self.cores)
+            reading, computing, products = reading + read, computing + computed, products + max(read, computed)
+        attention = self._attention(work, tokens, depth)
+        activations = tokens * work.activation_bytes / (self.rates.activation_gbs * 1e9 * self.cores)
+        nodes = work.nodes * self.rates.node_us / 1e6
+        bound: Bound = "bandwidth" if reading > computing else "compute"
+        if nodes > products + attention + activations:
+            bound = "overhead"
+        return Step(products, attention, activations, nodes, bound)
+
+    def _attention(self, work: Workload, tokens: int, depth: int) -> float:
+        rate = self.rates.attention_decode if tokens == 1 else self.rates.attention_prefill
+        pairs = sum(heads.pair * heads.seen(tokens, depth) for heads in work.attention)
+        read = sum(heads.kv_bytes * heads.kept(depth + tokens) for heads in work.attention)
+        return max(pairs / (rate * 1e9 * self.cores), read / self.bandwidth)
+
+
+def rates_of(target: Target) -> tuple[Rates, list[str]]:
+    """A target's rates, or those of the most similar board that comes with edgelm; and what to know about them."""
+    if target.rates is not None:
+        return target.rates, [] if target.rates.measured else [_derived(target.name)]
+    other = min(
+        (board for board in load_all() if board.rates is not None),
+        key=lambda board: (
+            board.runtime.provider != target.runtime.provider,
+            board.cpu.arch != target.cpu.arch,
+            board.has_i8mm != target.has_i8mm,
+            board.has_dotprod != target.has_dotprod,
+            board.cpu.core != target.cpu.core,
+        ),
+    )
+    assert other.rates is not None
+    return other.rates, [f"{target.name} has no [rates]: those of {other.name} are taken, so expect a wide error"]
+
+
+def _derived(name: str) -> str:
+    return f"derived, not measured on the board: expect a wide error (where from: edgelm targets {name})"
+
+
+def from_manifest(manifest: Mapping[str, Any]) -> Workload:
+    """The workload of a bundle, from its manifest: the shapes of single matrices and windows are not in it.
+
+    Raises:
+        KeyError, TypeError, ValueError: the manifest does not say enough.
+    """
+    graph, memory, recipe = manifest["graph"], manifest["memory"], manifest["recipe"]
+    hidden, vocab, layers = int(graph["hidden"]), int(graph["vocab"]), int(graph["layers"])
+    specs = {role: FormatSpec(recipe[role]["op"], recipe[role]["bits"], recipe[role].get("block")) for role in _ROLES}
+    tables = 1 if graph["tied"] else 2
+    head, body = vocab * hidden, int(manifest["model"]["parameters"]) - tables * vocab * hidden
+    bits = {role: specs[role].bits + (32 / block if (block := specs[role].block) else 0) for role in _ROLES}
+    share = head * bits["head"] / (head * bits["head"] + body * bits["body"])
+    packed, stored = int(memory["packed_bytes"]), int(memory["weights_bytes"]) + int(memory["table_bytes"])
+    kv, itemsize = int(memory["kv_bytes_per_token"]), 2 if graph.get("activations") == "float16" else 4
+    queries = int(graph.get("heads", graph["kv_heads"])) / int(graph["kv_heads"])
+    return Workload(
+        body=(Matrices(specs["body"], body, int(packed * (1 - share))),),
+        head=Matrices(specs["head"], head, int(packed * share)),
+        attention=(Heads(int(kv / itemsize * queries), kv),),
+        nodes=_LAYER_NODES * layers + _OTHER_NODES,
+        activation_bytes=int(_WIDTH * itemsize * body / hidden),
+        file_bytes=stored,
+    )
+
+
+_ROLES = ("body", "head")
+_LAYER_NODES, _OTHER_NODES = 10, 11  # of a native graph without extras
+_WIDTH = 1.4  # what matrices read and write for a token, as a multiple of their weights over the hidden size

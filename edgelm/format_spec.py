@@ -1,0 +1,25 @@
+"""How a matrix is stored, as a target file and a manifest write it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FormatSpec:
+    """How one kind of matrix is stored: the operator that reads it, bits a weight, weights a scale.
+
+    `block` is None where the operator has none (one scale per row, or no scale at all).
+    """
+
+    op: str
+    bits: int
+    block: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.bits}-bit" + (f" block {self.block}" if self.block else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"op": …, "bits": …}``, with ``"block"`` where there is one."""
+        return {key: value for key, value in asdict(self).items() if value is not None}

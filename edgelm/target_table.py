@@ -1,0 +1,108 @@
+"""The values of a target file, checked as they are read: a wrong one is named with its file, line and key."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edgelm.errors import TargetError, near
+from edgelm.toml_lines import KeyPath, nearest_line
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a target file; its getters check a value and name file, line and dotted key when it is wrong."""
+
+    file: Path
+    lines: Mapping[KeyPath, int]
+    path: KeyPath
+    data: Mapping[str, Any]
+    hint: str
+
+    def fail(self, key: str, problem: str, hint: str | None = None) -> NoReturn:
+        """Raise TargetError about `key`."""
+        path = (*self.path, key)
+        raise TargetError(
+            f"{self.file}:{nearest_line(self.lines, path)}: {'.'.join(path)} {problem}",
+            hint=hint or self.hint,
+        )
+
+    def only(self, known: Collection[str]) -> None:
+        """Refuses keys which are not `known`: a typing error would otherwise be a value silently ignored."""
+        for key in self.data:
+            if key not in known:
+                self.fail(key, "is not a key of a target", near(key, known, listing="keys here"))
+
+    def table(self, key: str) -> Table:
+        """A table inside this one."""
+        value = self._get(key, dict, "a table")
+        return Table(self.file, self.lines, (*self.path, key), value, self.hint)
+
+    def string(self, key: str, choices: Collection[str] = ()) -> str:
+        """A string that says something, one of `choices` where there are any."""
+        value: str = self._get(key, str, "a string")
+        if not value.strip():
+            self.fail(key, "is empty")
+        if choices and value not in choices:
+            self.fail(key, f"must be {either(list(choices))}, not {value!r}", near(value, choices, listing="one of"))
+        return value
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self._get(key, list, "a list of strings")
+        if not all(isinstance(item, str) for item in value):
+            self.fail(key, "must be a list of strings")
+        return tuple(value)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        """A whole number from `low` to `high`."""
+        value: int = self._get(key, int, f"a whole number from {low} to {high}")
+        if not low <= value <= high:
+            self.fail(key, f"must be from {low} to {high}, not {value}")
+        return value
+
+    def number(self, key: str, low: float, high: float) -> float:
+        """A number from `low` to `high`."""
+        value = self._get(key, (int, float), f"a number from {low} to {high}")
+        if not low <= value <= high:  # also refuses nan
+            self.fail(key, f"must be from {low} to {high}, not {value}")
+        return float(value)
+
+    def flag(self, key: str) -> bool:
+        """True or false."""
+        if not isinstance(value := self.data.get(key), bool):
+            self.fail(key, "is missing" if key not in self.data else f"must be true or false, not {_shown(value)}")
+        return value
+
+    def choice(self, key: str, choices: Sequence[int], where: str) -> int:
+        """One of `choices`."""
+        wanted = either(choices)
+        value: int = self._get(key, int, wanted)
+        if value not in choices:
+            self.fail(key, f"must be {wanted}{where}, not {value}")
+        return value
+
+    def _get(self, key: str, kind: type | tuple[type, ...], wanted: str) -> Any:
+        if key not in self.data:
+            self.fail(key, "is missing")
+        value = self.data[key]
+        if not isinstance(value, kind) or isinstance(value, bool):  # to Python True is an int
+            self.fail(key, f"must be {wanted}, not {_shown(value)}")
+        return value
+
+
+def either(values: Sequence[Any]) -> str:
+    """The values as a choice in words: ``4 or 8``."""
+    shown = [repr(value) for value in values]
+    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "…"

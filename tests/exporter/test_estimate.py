@@ -1,0 +1,86 @@
+"""What a model asks for is told from config.json as the export then finds it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgelm.errors import CheckpointError, UnsupportedModelError
+from edgelm.estimate import of_bundle
+from edgelm.exporter import families, workload
+from edgelm.exporter.config import Config, read_json
+from edgelm.exporter.estimate import of_model
+from edgelm.exporter.pipeline import export
+from edgelm.target import load_target
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "untied": {"tie_word_embeddings": False},
+    "tied": {"tie_word_embeddings": True},
+    "qwen3": {"kind": "qwen3", "head_dim": 16},
+    "gemma2": {"kind": "gemma2", "head_dim": 16, "sliding_window": 32},
+    "gpt2": {"kind": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 4},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_graph_has_about_as_many_nodes(tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str) -> None:
+    onnx_ir = pytest.importorskip("onnx_ir")
+    checkpoint, board = tiny_checkpoint(**SHAPES[shape]), load_target("rpi5")
+    bundle = export(checkpoint, board, "int4", output=tmp_path / "b")
+    real = len(onnx_ir.load(bundle.model_path).graph)
+    path = checkpoint / "config.json"
+    work = workload.of_decoder(families.describe(Config(read_json(path), path)), board.recipe("int4"), board)
+    assert work.nodes == pytest.approx(real, rel=0.15)
+
+
+@pytest.mark.parametrize("quant", ["int4", "int8", "fp32"])
+def test_config_json_alone_tells_what_the_bundle_tells(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, quant: str
+) -> None:
+    checkpoint = tiny_checkpoint(tie_word_embeddings=True)
+    bundle = export(checkpoint, "rpi5", quant, output=tmp_path / "b")
+    only = tmp_path / "only"
+    only.mkdir()
+    shutil.copy(checkpoint / "config.json", only)
+    told, found = of_model(str(only), load_target("rpi5"), quant, context=128), of_bundle(bundle)
+    assert dict(told.memory) == bundle.manifest["memory"]
+    assert told.context == found.context
+    for one, other in zip(
+        [told.forecast.prefill, *told.forecast.decode], [found.forecast.prefill, *found.forecast.decode], strict=True
+    ):
+        assert one.tokens_per_second == pytest.approx(other.tokens_per_second, rel=0.2)
+
+
+def test_what_does_not_fit_and_what_would(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = of_model(str(tmp_path), load_target("rpi-zero2w"), "int8")
+    assert found.context == 4608
+    assert found.misfit is not None
+    assert "needs 463 MB, rpi-zero2w has 304 MB" in found.misfit[0]
+    assert "would fit: --context" in found.misfit[1]
+    assert of_model(str(tmp_path), load_target("rpi-zero2w"), "int8", context=512).misfit is None
+
+
+def test_the_default_model_and_errors(tmp_path: Path) -> None:
+    assert of_model(None, load_target("rpi5")).model == "edgelm-home"
+    with pytest.raises(CheckpointError, match=r"config.json is missing"):
+        of_model(str(tmp_path), load_target("rpi5"))
+    (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
+    with pytest.raises(UnsupportedModelError, match=r"its speed cannot be told from config.json"):
+        of_model(str(tmp_path), load_target("rpi5"))
