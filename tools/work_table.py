@@ -26,7 +26,7 @@ from edgelm.emulate import Board, prepare
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.formats import make_format
 from edgelm.exporter.store import DataFile
-from edgelm.target import FormatSpec
+from edgelm.target import FormatSpec, load_target
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, PAGE = ROOT / "docs" / "work.json", ROOT / "docs" / "targets.md"
@@ -52,7 +52,10 @@ FORMATS = (
 )
 SHAPE = (512, 512)  # small: a line of log for every few instructions
 DECODE, PREFILL = 1, 16
-_GAP = 1 << 16  # blocks of code nearer than this are logged as one range
+# Targets and the clock of their big cores in GHz, for the speeds that the work and the bandwidth allow.
+CLOCKS = {"rpi-zero2w": 1.0, "rpi4": 1.8, "rpi5": 2.4, "android-arm64": 2.4, "android-arm64-i8mm": 2.8}
+_GAP = 1 << 12  # blocks of code nearer than this are logged as one range
+_PROGRAM = 1 << 32  # below lies the interpreter, above the libraries
 
 
 @click.command(help=__doc__)
@@ -127,8 +130,8 @@ def code(lines: Iterable[bytes]) -> list[tuple[int, int]]:
     for line in lines:
         if line.startswith(b"MARK"):
             inside = line.split()[1] == b"first"
-        elif inside and line.startswith(b"0x"):
-            found.add(int(line[: line.index(b":")], 16))
+        elif inside and line.startswith(b"0x") and (address := int(line[: line.index(b":")], 16)) > _PROGRAM:
+            found.add(address)
     ranges: list[tuple[int, int]] = []
     for address in sorted(found):
         if ranges and address - ranges[-1][1] < _GAP:
@@ -174,10 +177,25 @@ def markdown(table: dict[str, Any]) -> str:
         cells = []
         for formats in cores.values():
             cell = f"{formats[name]['decode']:.2f} / {formats[name]['prefill']:.2f}"
-            slow = formats[name]["decode"] > formats["MatMul 32-bit"]["decode"]
+            slow = formats[name]["decode"] > 2 * formats["MatMul 32-bit"]["decode"]
             cells.append(f"**{cell}**" if slow else cell)
         lines.append(f"| {name} | {size:.3f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_limits(table)])
+
+
+def _limits(table: dict[str, Any]) -> Iterator[str]:
+    """The second table: what bandwidth and instructions allow on each target, and which of them binds decode."""
+    yield "| target | format | decode, memory | decode, instructions | decode | prefill |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for name, clock in CLOCKS.items():
+        target = load_target(name)
+        formats = table["cores"].get(target.cpu.core, {})
+        for spec, work in formats.items():
+            memory = target.memory.bandwidth_gbs / table["bytes"][spec]
+            rate = target.cpu.threads * clock
+            arithmetic, prefill = rate / work["decode"], rate / work["prefill"]
+            row = [f"{memory:.1f}", f"{arithmetic:.1f}", f"**{min(memory, arithmetic):.1f}**", f"{prefill:.0f}"]
+            yield f"| {name} | {spec} | {' | '.join(row)} |"
 
 
 if __name__ == "__main__":

@@ -87,12 +87,12 @@ def find_mirror() -> str:
     command = ["apt-get", "indextargets", "--no-release-info", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     for line in listed.splitlines():
-        release, component, uri = [*line.split(maxsplit=2), "", ""][:3]
-        if release in _RELEASES and component == "main" and uri:
-            return uri
+        words = line.split(maxsplit=2)
+        if len(words) == 3 and words[0] in _RELEASES and words[1] == "main":
+            return words[2]
     raise DeviceError(
         "apt's sources name no Debian mirror",
-        hint="name one: --mirror URL (debian.org lists them all under /mirror/list)",
+        hint="name one: --mirror URL (Debian lists them on its site)",
     )
 
 
