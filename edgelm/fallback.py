@@ -21,19 +21,27 @@ class Fallback:
 def find_fallback(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo | None = None) -> Fallback | None:
     """How a bundle's recipe falls back on this core; None where it does not, or that cannot be told.
 
-    The factors are measured, for one token (see targets/*.toml).
+    The factors are instructions executed for one token, counted on emulated cores (docs/targets.md).
     """
     if cpu.arch != "aarch64" or manifest.get("provider", "cpu") != "cpu":
         return None
     ops = operators(manifest)
     core = f"{cpu.core} has" if cpu.core else "this core has"
     if "MatMulNBits" in ops and cpu.has_dotprod is False:
-        detail = f"MatMulNBits weights, but {core} no dotprod: about 17x slower than int8"
+        factor = 30 if bits(manifest, "MatMulNBits") == 8 else 6
+        detail = f"MatMulNBits weights, but {core} no dotprod: {factor}x the work of int8 by DynamicQuantizeMatMul"
         return Fallback(detail, export_line(manifest, cpu, memory, "int8"))
-    if "DynamicQuantizeMatMul" in ops and cpu.has_i8mm:
-        detail = f"DynamicQuantizeMatMul weights, but {core} i8mm: about 8x slower than MatMulNBits"
+    if "DynamicQuantizeMatMul" in ops and "sme" in (cpu.features or ()):
+        detail = f"DynamicQuantizeMatMul weights, but {core} SME, whose kernels are made for prompts: 8x the work of MatMulNBits"
         return Fallback(detail, export_line(manifest, cpu, memory, text(manifest, "quant") or "int8"))
     return None
+
+
+def bits(manifest: Mapping[str, Any], op: str) -> int | None:
+    """Bits a weight of the layers' matrices, where they are `op`'s."""
+    body = table(table(manifest, "recipe"), "body")
+    value = body.get("bits")
+    return value if text(body, "op") == op and isinstance(value, int) else None
 
 
 def operators(manifest: Mapping[str, Any]) -> set[str]:

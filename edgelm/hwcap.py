@@ -65,6 +65,11 @@ _HWCAP2 = [
     "rng",
     "bti",
     "mte",
+    "ecv",
+    "afp",
+    "rpres",
+    "mte3",
+    "sme",
 ]
 
 

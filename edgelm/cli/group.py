@@ -21,6 +21,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "estimate": "Forecast a model's speed and memory on a board.",
     "bench": "Measure a bundle's speed and memory on this machine.",
     "doctor": "Say what this machine is and whether it is ready.",
+    "emulate": "Run edgelm on an emulated ARM core, without a board.",
     "eval": "Measure how good a bundle is: a task, perplexity.",
 }
 

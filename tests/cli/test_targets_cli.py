@@ -29,7 +29,7 @@ def test_one_target_with_its_sources_and_recipes():
     assert "Raspberry Pi 4" in text
     assert "3.2 GB/s in decode. llama.cpp on this board" in text
     assert "int8 (default)\n    body       DynamicQuantizeMatMul 8-bit\n" in text
-    assert "note       half the bytes of int8, but about 17x slower" in text
+    assert "note       half the bytes of int8, but 6 times the work" in text
     assert all(len(line) <= 100 for line in text.splitlines())
 
 

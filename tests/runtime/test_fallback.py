@@ -29,7 +29,9 @@ def core(name: str, *features: str) -> CpuInfo:
 
 A72 = core("Raspberry Pi 4 Model B", "fp", "asimd", "crc32")
 A710 = core("phone", "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16")
+SME = core("phone", "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve2", "sme")
 NBITS, PER_CHANNEL = ({"body": {"op": op, "bits": 8}} for op in ("MatMulNBits", "DynamicQuantizeMatMul"))
+FOUR_BITS = {"body": {"op": "MatMulNBits", "bits": 4, "block": 32}}
 
 
 def test_a_recipe_that_falls_back_is_warned_of_once(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,18 +42,20 @@ def test_a_recipe_that_falls_back_is_warned_of_once(tiny_bundle: Bundle, monkeyp
         Engine.load(bundle)
     (warning,) = caught
     assert warning.category is EdgeLMWarning
-    assert "no dotprod: about 17x slower than int8; better: edgelm export " in str(warning.message)
+    assert "no dotprod: 30x the work of int8 by DynamicQuantizeMatMul; better: edgelm export " in str(warning.message)
     assert "--target rpi4 --quant int8" in str(warning.message)
 
 
 @pytest.mark.parametrize(
     ("cpu", "recipe", "provider", "slow"),
     [
-        (A72, NBITS, "cpu", "17x"),
+        (A72, NBITS, "cpu", "30x"),
+        (A72, FOUR_BITS, "cpu", "6x"),
         (A72, PER_CHANNEL, "cpu", None),
         (A710, NBITS, "cpu", None),
-        (A710, PER_CHANNEL, "cpu", "8x"),
-        (A710, PER_CHANNEL, "cuda", None),
+        (A710, PER_CHANNEL, "cpu", None),
+        (SME, PER_CHANNEL, "cpu", "8x"),
+        (SME, PER_CHANNEL, "cuda", None),
         (A72, {"body": {"op": "MatMul", "bits": 32}}, "cpu", None),
         (read_cpu(), NBITS, "cpu", None),
     ],
