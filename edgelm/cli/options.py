@@ -15,6 +15,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 threads_option = click.option(
     "-t", "--threads", type=int, metavar="N", help="CPU threads.  [default: what suits this machine]"
 )
+prompt_cache_option = click.option(
+    "--prompt-cache",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Keep the prompt's KV cache in FILE: what a later prompt has in common with it, from its start, costs nothing.",
+)
 
 _SAMPLING = (
     click.option(

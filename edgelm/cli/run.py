@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.cli.options import bundle_argument, json_option, sampling_options, threads_option
+from edgelm.cli.cached import CachedSession
+from edgelm.cli.options import bundle_argument, json_option, prompt_cache_option, sampling_options, threads_option
 from edgelm.errors import PromptError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @sampling_options
 @click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without the chat template.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="Stop after this long with what is there.")
+@prompt_cache_option
 @click.option("--stats", is_flag=True, help="Print speed to standard error.")
 @json_option
 @threads_option
@@ -34,6 +36,7 @@ def command(
     system: str | None,
     stop: tuple[str, ...],
     raw: bool,
+    prompt_cache: Path | None,
     stats: bool,
     as_json: bool,
     threads: int | None,
@@ -48,6 +51,7 @@ def command(
       edgelm run bundles/edgelm-home-rpi5-int4 -p "Turn on the lamp in the kitchen"
       edgelm run my-bundle -p "Once upon a time" --max-tokens 64 --temperature 0.8 --seed 1 --stats
       cat question.txt | edgelm run my-bundle --json
+      edgelm run my-bundle --system "$(cat rules.txt)" -p "Hello" --prompt-cache rules.cache
     """
     if system is not None and raw:
         raise click.UsageError("--system and --raw exclude each other: a raw prompt has no messages")
@@ -61,8 +65,12 @@ def command(
         load_seconds = time.perf_counter() - started
         if messages is not None and lm.template is None:
             raise PromptError("this model has no chat template, so it takes no --system", hint="leave --system out")
-        chunks = lm.stream(text if messages is None else messages, raw=raw, stop=stop or None, **options)
+        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache)
+        source = lm if cached is None else cached.session
+        chunks = source.stream(text if messages is None else messages, raw=raw, stop=stop or None, **options)
         written, last = _collect(chunks) if as_json else _print(chunks)
+        if cached is not None and last.timings is not None:
+            cached.save_prompt(last.timings)
         tokens, model = last.timings, lm.bundle.manifest["model"]["id"]
     assert tokens is not None
     if as_json:

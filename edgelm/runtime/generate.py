@@ -57,11 +57,11 @@ def generate_step(
         raise PromptError(f"the prompt has {len(history):,} tokens, the context is {engine.context:,}")
     if engine.position >= len(history):
         raise PromptError("the prompt is empty" if not history else "the prompt holds nothing new to this engine")
-    pending, logits = history[engine.position :], None
-    for start in range(0, len(pending), prefill_chunk):
+    logits = None
+    for piece in prefill_pieces(history[engine.position :], prefill_chunk, engine.rewinds):
         if reason := interrupt():
             return reason
-        logits = engine.forward(pending[start : start + prefill_chunk])
+        logits = engine.forward(piece)
         progress(engine.position, len(history))
     for count in range(1, max_tokens + 1):
         token = sampler(_last(logits), history)
@@ -75,6 +75,17 @@ def generate_step(
             return reason
         logits = engine.forward([token])
     return "length"
+
+
+def prefill_pieces(ids: Sequence[int], size: int, rewinds: bool) -> list[Sequence[int]]:
+    """The passes that read `ids`, none longer than `size`.
+
+    Where the engine does not rewind freely it keeps the states after a pass of several tokens. The last token then has
+    a pass of its own: a prompt given again begins before it.
+    """
+    body = len(ids) if rewinds or len(ids) < 3 else len(ids) - 1
+    pieces = [ids[start : min(start + size, body)] for start in range(0, body, size)]
+    return pieces if body == len(ids) else [*pieces, ids[body:]]
 
 
 def _last(logits: Floats | None) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from edgelm.runtime.generate import FinishReason
@@ -73,6 +74,16 @@ class Completion:
     tokens: tuple[int, ...]
     finish_reason: FinishReason
     timings: Timings
+
+    @classmethod
+    def join(cls, chunks: Iterable[Chunk]) -> Completion:
+        """All chunks of a generation as one."""
+        chunks = list(chunks)
+        reason, timings = chunks[-1].finish_reason, chunks[-1].timings
+        assert reason is not None
+        assert timings is not None
+        tokens = tuple(token for chunk in chunks for token in chunk.tokens)
+        return cls("".join(chunk.text for chunk in chunks), tokens, reason, timings)
 
 
 class Stopwatch:

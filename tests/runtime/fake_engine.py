@@ -35,6 +35,12 @@ class FakeEngine:
     def position(self) -> int:
         return len(self.ids)
 
+    rewinds = True
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.ids
+
     def forward(self, ids: Sequence[int] | np.ndarray, num_logits: int = 1) -> np.ndarray:
         assert not self.closed
         assert num_logits == 1

@@ -1,0 +1,102 @@
+"""One generation from ids to chunks of text: the loop, the tokenizer and the stop strings together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from edgelm.runtime.generate import FinishReason, generate_step
+from edgelm.runtime.request import Request
+from edgelm.runtime.results import Chunk, Stopwatch
+from edgelm.runtime.sampling import make_sampler
+from edgelm.runtime.text import Detokenizer, StopStrings, Tokenizer
+
+if TYPE_CHECKING:
+    from edgelm.runtime.engine import Engine
+
+
+def generate_chunks(
+    engine: Engine, tokenizer: Tokenizer, eos: frozenset[int], request: Request
+) -> Generator[Chunk, None, Chunk]:
+    """Yield every chunk but the last, and return that one."""
+    pending, text = list[int](), ""
+    watch = Stopwatch(
+        len(request.ids), reuse(engine, request.ids if request.reuse_cache else []), request.encode_seconds
+    )
+    writer = _Writer(tokenizer, request.config.stop)
+    steps = generate_step(
+        engine,
+        request.ids,
+        make_sampler(request.config),
+        max_tokens=request.config.max_tokens,
+        eos=eos,
+        interrupt=request.interrupt,
+        progress=watch.prefilled,
+    )
+    try:
+        while True:
+            watch.start()
+            step = _next(steps)
+            if isinstance(step, str):
+                break
+            watch.token()
+            pending.append(step)
+            text = writer.push(step)
+            if writer.stopped:
+                step = "stop"
+                break
+            if text:
+                yield Chunk(text, tuple(pending))
+                pending, text = [], ""
+        text += writer.flush()
+    except GeneratorExit:
+        raise
+    except BaseException:  # the cache may hold half a step
+        with contextlib.suppress(Exception):
+            engine.reset()
+        raise
+    finally:
+        steps.close()
+    return Chunk(text, tuple(pending), "stop" if writer.stopped else step, watch.timings())
+
+
+def reuse(engine: Engine, ids: Sequence[int]) -> int:
+    """Rewind the engine to what its cache has in common with `ids`, at least one token short of all of them.
+
+    Returns:
+        the number of tokens in common.
+    """
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(engine.tokens, ids[:-1], strict=False)))
+    if same:
+        engine.rewind(same)
+    else:
+        engine.reset()
+    return same
+
+
+class _Writer:
+    """Ids to text that may be shown: detokenised, up to the first stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stops = StopStrings(stop)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stops.matched is not None
+
+    def push(self, token: int) -> str:
+        return self._stops.push(self._detokenizer.push(token))
+
+    def flush(self) -> str:
+        return self._stops.push(self._detokenizer.flush()) + self._stops.flush()
+
+
+def _next(steps: Generator[int, None, FinishReason]) -> int | FinishReason:
+    try:
+        return next(steps)
+    except StopIteration as end:
+        reason: FinishReason = end.value
+        return reason

@@ -1,0 +1,115 @@
+"""One request for a generation, its arguments checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+from edgelm.errors import OptionError
+from edgelm.runtime.generate import FinishReason, Interrupt
+from edgelm.runtime.sampling import GenerationConfig
+
+if TYPE_CHECKING:
+    from edgelm.runtime.engine import KVState
+
+
+class CancelEvent(Protocol):
+    """What can cancel a generation, such as a ``threading.Event``."""
+
+    def is_set(self) -> bool:
+        """Whether to end now."""
+
+
+class Options(TypedDict, total=False):
+    """What a generation may be told; an option left out, or None, is the model's default.
+
+    Attributes:
+        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop: see `GenerationConfig`. A stop
+            string ends the text and is not part of it.
+        raw: give a str prompt to the model without the chat template.
+        deadline: seconds from now after which the generation ends with what it has.
+        cancel: ends the generation once it is set.
+        reuse_cache: False computes the whole prompt anew.
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    raw: bool | None
+    deadline: float | None
+    cancel: CancelEvent | None
+    reuse_cache: bool | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be generated.
+
+    Attributes:
+        ids: of the prompt.
+        config: the options.
+        interrupt: tells whether to end early, and why.
+        reuse_cache: whether what the KV cache has in common with the prompt need not be computed.
+        encode_seconds: what making the ids took.
+        state: the engine's state to use; None for the one in use.
+    """
+
+    ids: list[int]
+    config: GenerationConfig
+    interrupt: Interrupt
+    reuse_cache: bool
+    encode_seconds: float
+    state: KVState | None = None
+
+
+def make_interrupt(
+    started: float, deadline: float | None, cancel: CancelEvent | None, cancelled: Callable[[], bool]
+) -> Interrupt:
+    """What ends a generation before its time.
+
+    Args:
+        started: when it began, by ``time.perf_counter``.
+        deadline: seconds after that, or None.
+        cancel: the caller's event, or None.
+        cancelled: any other reason to be cancelled.
+
+    Raises:
+        OptionError: `deadline` or `cancel` is of the wrong kind.
+    """
+    if deadline is not None and (
+        isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0
+    ):
+        raise OptionError(f"deadline must be a number of seconds above 0, not {deadline!r}")
+    if cancel is not None and not hasattr(cancel, "is_set"):
+        raise OptionError(f"cancel must be a threading.Event or have is_set(), not {type(cancel).__name__}")
+
+    def interrupt() -> FinishReason | None:
+        if cancelled() or (cancel is not None and cancel.is_set()):
+            return "cancelled"
+        return "deadline" if deadline is not None and time.perf_counter() - started >= deadline else None
+
+    return interrupt
+
+
+_SAMPLING = frozenset(field.name for field in fields(GenerationConfig))
+
+
+def split_options(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that belong to `GenerationConfig`, and the others; those that are None are left out.
+
+    Raises:
+        TypeError: an option has an unknown name.
+    """
+    for name in options:
+        if name not in Options.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    sampling = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
+    return sampling, given
