@@ -32,6 +32,11 @@ _SAMPLING = (
     click.option("--min-p", type=float, metavar="P", help="Drop tokens below P times the likeliest; 0 is off."),
     click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 makes repetition less likely."),
     click.option("--seed", type=int, metavar="S", help="The same seed gives the same text."),
+    click.option(
+        "--speculate",
+        type=click.Choice(["auto", "off"]),
+        help="Guess tokens from the text so far and check several at once, while that pays.  [default: auto]",
+    ),
     click.option("--stop", multiple=True, metavar="STR", help="End the text before STR; may be given several times."),
 )
 

@@ -100,6 +100,8 @@ def speed(timings: Timings) -> str:
     parts.append(f"{timings.completion_tokens} tokens")
     if timings.decode_tokens_per_second is not None:
         parts[-1] += f" at {timings.decode_tokens_per_second:.2f} tok/s"
+    if timings.drafted_tokens:
+        parts.append(f"{timings.accepted_tokens} of {timings.drafted_tokens} guesses right")
     return ", ".join(parts)
 
 

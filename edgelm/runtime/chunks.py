@@ -11,6 +11,7 @@ from edgelm.runtime.generate import FinishReason, generate_step
 from edgelm.runtime.request import Request
 from edgelm.runtime.results import Chunk, Stopwatch
 from edgelm.runtime.sampling import make_sampler
+from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def generate_chunks(
-    engine: Engine, tokenizer: Tokenizer, eos: frozenset[int], request: Request
+    engine: Engine, tokenizer: Tokenizer, eos: frozenset[int], request: Request, cost: PassCost
 ) -> Generator[Chunk, None, Chunk]:
     """Yield every chunk but the last, and return that one."""
     pending, text = list[int](), ""
@@ -26,6 +27,8 @@ def generate_chunks(
         len(request.ids), reuse(engine, request.ids if request.reuse_cache else []), request.encode_seconds
     )
     writer = _Writer(tokenizer, request.config.stop)
+    # Where going back means reading again, a wrong guess costs more than a right one saves.
+    drafter = PromptLookup(cost) if request.speculate and engine.rewinds else None
     steps = generate_step(
         engine,
         request.ids,
@@ -34,6 +37,7 @@ def generate_chunks(
         eos=eos,
         interrupt=request.interrupt,
         progress=watch.prefilled,
+        drafter=drafter,
     )
     try:
         while True:
@@ -59,7 +63,7 @@ def generate_chunks(
         raise
     finally:
         steps.close()
-    return Chunk(text, tuple(pending), "stop" if writer.stopped else step, watch.timings())
+    return Chunk(text, tuple(pending), "stop" if writer.stopped else step, watch.timings(drafter))
 
 
 def reuse(engine: Engine, ids: Sequence[int]) -> int:

@@ -13,10 +13,11 @@ from edgelm.errors import EdgeLMError
 from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.chunks import generate_chunks
 from edgelm.runtime.prompt import Prompt, PromptEncoder
-from edgelm.runtime.request import Options, Request, make_interrupt, split_options
+from edgelm.runtime.request import Options, Request, make_interrupt, speculates, split_options
 from edgelm.runtime.results import Chunk, Completion, Timings
 from edgelm.runtime.sampling import GenerationConfig
 from edgelm.runtime.session import Session
+from edgelm.runtime.speculation import PassCost
 from edgelm.runtime.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class LM:
         self.template, self.config = template, config
         self._eos = frozenset(int(i) for i in bundle.manifest["special_tokens"]["eos"])
         self._prompts = PromptEncoder(tokenizer, template, engine.context, engine.vocab_size)
+        self._cost = PassCost()
         self._busy = threading.Lock()
         self._closing = self._closed = False
 
@@ -136,7 +138,15 @@ class LM:
         config = self.config.replace(**sampling)
         interrupt = make_interrupt(started, others.get("deadline"), others.get("cancel"), lambda: self._closing)
         ids = self.encode_prompt(prompt, raw=others.get("raw", False))
-        return Request(ids, config, interrupt, others.get("reuse_cache", True), time.perf_counter() - started, state)
+        return Request(
+            ids,
+            config,
+            interrupt,
+            others.get("reuse_cache", True),
+            time.perf_counter() - started,
+            speculates(others.get("speculate", "auto"), config),
+            state,
+        )
 
     @contextlib.contextmanager
     def _using(self, state: KVState | None = None) -> Iterator[None]:
@@ -161,7 +171,7 @@ class LM:
 
     def _run(self, request: Request) -> Generator[Chunk, None, None]:
         with self._using(request.state):
-            last = yield from generate_chunks(self.engine, self.tokenizer, self._eos, request)
+            last = yield from generate_chunks(self.engine, self.tokenizer, self._eos, request, self._cost)
         yield last  # the model is free by now, also for a caller who stops reading at the finish_reason
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from edgelm.errors import OptionError
 from edgelm.runtime.generate import FinishReason, Interrupt
@@ -32,6 +32,8 @@ class Options(TypedDict, total=False):
         deadline: seconds from now after which the generation ends with what it has.
         cancel: ends the generation once it is set.
         reuse_cache: False computes the whole prompt anew.
+        speculate: ``auto`` guesses tokens from the text so far and checks several in one pass, while that pays;
+            ``off`` does not. ``auto`` is off where a seed must give the same text: with `seed` and a temperature.
     """
 
     max_tokens: int | None
@@ -46,6 +48,7 @@ class Options(TypedDict, total=False):
     deadline: float | None
     cancel: CancelEvent | None
     reuse_cache: bool | None
+    speculate: Literal["auto", "off"] | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Request:
         interrupt: tells whether to end early, and why.
         reuse_cache: whether what the KV cache has in common with the prompt need not be computed.
         encode_seconds: what making the ids took.
+        speculate: whether tokens are guessed.
         state: the engine's state to use; None for the one in use.
     """
 
@@ -66,6 +70,7 @@ class Request:
     interrupt: Interrupt
     reuse_cache: bool
     encode_seconds: float
+    speculate: bool = False
     state: KVState | None = None
 
 
@@ -113,3 +118,17 @@ def split_options(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     sampling = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
     return sampling, given
+
+
+def speculates(speculate: str, config: GenerationConfig) -> bool:
+    """Whether to guess tokens.
+
+    What is guessed changes how many tokens a pass has, and that the last digits of the logits: it depends on the
+    clock, and so does, once in a very long while, a sampled token. A seed promises more.
+
+    Raises:
+        OptionError: `speculate` is neither ``auto`` nor ``off``.
+    """
+    if speculate not in ("auto", "off"):
+        raise OptionError(f"speculate must be 'auto' or 'off', not {speculate!r}")
+    return speculate == "auto" and config.max_tokens > 2 and (config.seed is None or config.temperature == 0)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from edgelm.runtime.generate import FinishReason
+from edgelm.runtime.speculation import PromptLookup
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Timings:
         ttft_seconds: time to first token: tokenising, prefill and the first sample; None where no token came.
         prefill_seconds: the prompt's forward passes.
         decode_seconds: the tokens after the first.
+        drafted_tokens: guesses that were checked, and
+        accepted_tokens: how many of them were right: so many passes were saved.
     """
 
     prompt_tokens: int
@@ -28,6 +31,8 @@ class Timings:
     ttft_seconds: float | None
     prefill_seconds: float
     decode_seconds: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_tokens_per_second(self) -> float | None:
@@ -112,9 +117,10 @@ class Stopwatch:
         else:
             self._decode += seconds
 
-    def timings(self) -> Timings:
+    def timings(self, drafter: PromptLookup | None = None) -> Timings:
         """The times so far."""
-        return Timings(self._prompt, self._cached, self._tokens, self._ttft, self._prefill, self._decode)
+        guesses = (0, 0) if drafter is None else (drafter.drafted, drafter.accepted)
+        return Timings(self._prompt, self._cached, self._tokens, self._ttft, self._prefill, self._decode, *guesses)
 
 
 def _rate(tokens: int, seconds: float) -> float | None:
