@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from edgelm.errors import OptionError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
@@ -39,6 +41,34 @@ _SAMPLING = (
     ),
     click.option("--stop", multiple=True, metavar="STR", help="End the text before STR; may be given several times."),
 )
+_FORM = (
+    click.option(
+        "--json-schema",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Keep the text to the JSON schema in FILE.",
+    ),
+    click.option("--regex", metavar="REGEX", help="Keep the text to a regular expression, which is all of it."),
+    click.option(
+        "--choice", multiple=True, metavar="STR", help="Let the text be STR; given several times, one of them."
+    ),
+)
+
+
+def form_options(function: F) -> F:
+    """Adds the options that give the text a form."""
+    for option in reversed(_FORM):
+        function = option(function)
+    return function
+
+
+def form(json_schema: Path | None, regex: str | None, choice: tuple[str, ...]) -> dict[str, Any]:
+    """These options as `LM.stream` takes them."""
+    try:
+        schema = None if json_schema is None else json_schema.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise OptionError(f"{json_schema} is not valid UTF-8") from None
+    return {"json_schema": schema, "regex": regex, "choice": choice or None}
 
 
 def sampling_options(function: F) -> F:

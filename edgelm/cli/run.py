@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelm.cli.cached import CachedSession
-from edgelm.cli.options import bundle_argument, json_option, prompt_cache_option, sampling_options, threads_option
+from edgelm.cli.options import (
+    bundle_argument,
+    form,
+    form_options,
+    json_option,
+    prompt_cache_option,
+    sampling_options,
+    threads_option,
+)
 from edgelm.errors import PromptError
 
 if TYPE_CHECKING:
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("-p", "--prompt", help="The prompt.  [default: standard input]")
 @click.option("--system", metavar="TEXT", help="A system message before the prompt.")
 @sampling_options
+@form_options
 @click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without the chat template.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="Stop after this long with what is there.")
 @prompt_cache_option
@@ -35,6 +44,9 @@ def command(
     prompt: str | None,
     system: str | None,
     stop: tuple[str, ...],
+    json_schema: Path | None,
+    regex: str | None,
+    choice: tuple[str, ...],
     raw: bool,
     prompt_cache: Path | None,
     stats: bool,
@@ -51,10 +63,13 @@ def command(
       edgelm run bundles/edgelm-home-rpi5-int4 -p "Turn on the lamp in the kitchen"
       edgelm run my-bundle -p "Once upon a time" --max-tokens 64 --temperature 0.8 --seed 1 --stats
       cat question.txt | edgelm run my-bundle --json
+      edgelm run my-bundle -p "Who wrote Faust, and when?" --json-schema answer.schema.json
+      edgelm run my-bundle -p "Is the sky blue?" --choice yes --choice no
       edgelm run my-bundle --system "$(cat rules.txt)" -p "Hello" --prompt-cache rules.cache
     """
     if system is not None and raw:
         raise click.UsageError("--system and --raw exclude each other: a raw prompt has no messages")
+    options |= {"stop": stop or None, "raw": raw, **form(json_schema, regex, choice)}
     text = _stdin() if prompt is None else prompt
     messages = None if system is None else [{"role": "system", "content": system}, {"role": "user", "content": text}]
 
@@ -67,7 +82,7 @@ def command(
             raise PromptError("this model has no chat template, so it takes no --system", hint="leave --system out")
         cached = None if prompt_cache is None else CachedSession(lm, prompt_cache)
         source = lm if cached is None else cached.session
-        chunks = source.stream(text if messages is None else messages, raw=raw, stop=stop or None, **options)
+        chunks = source.stream(text if messages is None else messages, **options)
         written, last = _collect(chunks) if as_json else _print(chunks)
         if cached is not None and last.timings is not None:
             cached.save_prompt(last.timings)

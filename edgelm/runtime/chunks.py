@@ -7,15 +7,16 @@ from collections.abc import Generator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from edgelm.runtime.generate import FinishReason, generate_step
+from edgelm.runtime.generate import Drafter, FinishReason, Follow, generate_step
 from edgelm.runtime.request import Request
 from edgelm.runtime.results import Chunk, Stopwatch
-from edgelm.runtime.sampling import make_sampler
+from edgelm.runtime.sampling import Sampler, make_sampler
 from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.runtime.engine import Engine
+    from edgelm.runtime.structured import Guide
 
 
 def generate_chunks(
@@ -28,16 +29,18 @@ def generate_chunks(
     )
     writer = _Writer(tokenizer, request.config.stop)
     # Where going back means reading again, a wrong guess costs more than a right one saves.
-    drafter = PromptLookup(cost) if request.speculate and engine.rewinds else None
+    lookup = PromptLookup(cost) if request.speculate and engine.rewinds else None
+    sampler, drafter, follow = _guided(request.guide, make_sampler(request.config), lookup)
     steps = generate_step(
         engine,
         request.ids,
-        make_sampler(request.config),
+        sampler,
         max_tokens=request.config.max_tokens,
         eos=eos,
         interrupt=request.interrupt,
         progress=watch.prefilled,
         drafter=drafter,
+        follow=follow,
     )
     try:
         while True:
@@ -63,7 +66,20 @@ def generate_chunks(
         raise
     finally:
         steps.close()
-    return Chunk(text, tuple(pending), "stop" if writer.stopped else step, watch.timings(drafter))
+    return Chunk(text, tuple(pending), "stop" if writer.stopped else step, watch.timings(lookup))
+
+
+def _guided(guide: Guide | None, sampler: Sampler, drafter: Drafter | None) -> tuple[Sampler, Drafter | None, Follow]:
+    """Sampler, drafter, and what follows a token, where a guide has a say in them."""
+    if guide is None:
+        return sampler, drafter, lambda token: ((token,), False)
+    from edgelm.runtime.structured import GuidedDrafter
+
+    return (
+        lambda logits, history: sampler(guide.mask(logits), history),
+        None if drafter is None else GuidedDrafter(drafter, guide),
+        lambda token: (guide.follow(token), guide.finished),
+    )
 
 
 def reuse(engine: Engine, ids: Sequence[int]) -> int:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 Interrupt = Callable[[], FinishReason | None]
+Follow = Callable[[int], tuple[Sequence[int], bool]]
+"""A sampled token → that token and any that must come after it, and whether the text ends with them."""
 
 PREFILL_CHUNK = 512  # tokens a forward pass takes of a prompt: large enough for full speed, small enough to be stopped
 
@@ -42,6 +44,7 @@ def generate_step(
     progress: Callable[[int, int], None] = lambda done, total: None,
     prefill_chunk: int = PREFILL_CHUNK,
     drafter: Drafter | None = None,
+    follow: Follow = lambda token: ((token,), False),
 ) -> Generator[int, None, FinishReason]:
     """Prefill the prompt, then sample, yield and feed back one token after the other.
 
@@ -58,12 +61,13 @@ def generate_step(
         progress: called with (tokens in the cache, tokens of the prompt) after every pass of the prefill.
         prefill_chunk: tokens of the prompt per pass.
         drafter: guesses tokens, which are then checked in one pass; None for one token per pass.
+        follow: called with every token sampled.
 
     Yields:
         the generated ids.
 
     Returns:
-        ``stop`` (an id of `eos`), ``length`` (`max_tokens`, or the context is full), or what `interrupt` gave.
+        ``stop`` (an id of `eos`, or the end that `follow` told of), ``length`` (`max_tokens`, or the context is full), or what `interrupt` gave.
 
     Raises:
         PromptError: the prompt is empty, or longer than the context.
@@ -80,26 +84,37 @@ def generate_step(
         logits = engine.forward(piece)
         progress(engine.position, len(history))
     assert logits is not None
-    return (yield from _decode(_Text(engine, history, logits, drafter), sampler, max_tokens, eos, interrupt))
+    text = _Text(engine, history, logits, drafter)
+    return (yield from _decode(text, sampler, follow, max_tokens, eos, interrupt))
 
 
 def _decode(
-    text: _Text, sampler: Sampler, max_tokens: int, eos: Collection[int], interrupt: Interrupt
+    text: _Text,
+    sampler: Sampler,
+    follow: Follow,
+    max_tokens: int,
+    eos: Collection[int],
+    interrupt: Interrupt,
 ) -> Generator[int, None, FinishReason]:
+    left = max_tokens
     try:
-        for left in range(max_tokens - 1, -1, -1):
+        while True:
             token = sampler(text.logits(), text.history)
             if token in eos:
                 return "stop"
-            text.append(token)
-            yield token
-            if not left or text.full:
-                return "length"
+            tokens, finished = follow(token)
+            for index, token in enumerate(tokens, 1):
+                left -= 1
+                text.history.append(token)
+                yield token
+                if (not left or text.full) and not (finished and index == len(tokens)):
+                    return "length"
+            if finished:
+                return "stop"
             if text.needs_pass:
                 if reason := interrupt():
                     return reason
                 text.read(left)
-        return "length"
     finally:
         text.settle()
 
@@ -141,10 +156,6 @@ class _Text:
         """After the last token, [V]."""
         row: Floats = self._rows[len(self.history) - self._start]
         return row
-
-    def append(self, token: int) -> None:
-        """The next token."""
-        self.history.append(token)
 
     def read(self, left: int) -> None:
         """Read what the engine lacks, and a guess of at most `left` - 1 tokens behind it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -23,6 +23,7 @@ from edgelm.runtime.text import Tokenizer
 if TYPE_CHECKING:
     from edgelm.bundle import Bundle
     from edgelm.runtime.engine import Engine, KVState
+    from edgelm.runtime.structured import Grammars, Guide
 
 __all__ = ["LM", "Chunk", "Completion", "Timings", "load"]
 
@@ -51,6 +52,7 @@ class LM:
         self._eos = frozenset(int(i) for i in bundle.manifest["special_tokens"]["eos"])
         self._prompts = PromptEncoder(tokenizer, template, engine.context, engine.vocab_size)
         self._cost = PassCost()
+        self._grammars: Grammars | None = None
         self._busy = threading.Lock()
         self._closing = self._closed = False
 
@@ -145,8 +147,19 @@ class LM:
             others.get("reuse_cache", True),
             time.perf_counter() - started,
             speculates(others.get("speculate", "auto"), config),
+            self._guide(others),
             state,
         )
+
+    def _guide(self, options: Mapping[str, Any]) -> Guide | None:
+        forms = {name: options[name] for name in ("json_schema", "regex", "choice") if name in options}
+        if not forms:
+            return None
+        from edgelm.runtime.structured import Grammars
+
+        if self._grammars is None:
+            self._grammars = Grammars(self.tokenizer, self._eos, self.engine.vocab_size)
+        return self._grammars.guide(**forms)
 
     @contextlib.contextmanager
     def _using(self, state: KVState | None = None) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
@@ -13,6 +13,7 @@ from edgelm.runtime.sampling import GenerationConfig
 
 if TYPE_CHECKING:
     from edgelm.runtime.engine import KVState
+    from edgelm.runtime.structured import Guide
 
 
 class CancelEvent(Protocol):
@@ -34,6 +35,8 @@ class Options(TypedDict, total=False):
         reuse_cache: False computes the whole prompt anew.
         speculate: ``auto`` guesses tokens from the text so far and checks several in one pass, while that pays;
             ``off`` does not. ``auto`` is off where a seed must give the same text: with `seed` and a temperature.
+        json_schema, regex, choice: the form of the text, at most one of them; see `Grammars.guide`. The text ends where
+            the form does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
     """
 
     max_tokens: int | None
@@ -49,6 +52,9 @@ class Options(TypedDict, total=False):
     cancel: CancelEvent | None
     reuse_cache: bool | None
     speculate: Literal["auto", "off"] | None
+    json_schema: Mapping[str, Any] | bool | str | None
+    regex: str | None
+    choice: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Request:
         reuse_cache: whether what the KV cache has in common with the prompt need not be computed.
         encode_seconds: what making the ids took.
         speculate: whether tokens are guessed.
+        guide: keeps the text to a form, or None.
         state: the engine's state to use; None for the one in use.
     """
 
@@ -71,6 +78,7 @@ class Request:
     reuse_cache: bool
     encode_seconds: float
     speculate: bool = False
+    guide: Guide | None = None
     state: KVState | None = None
 
 
