@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,13 @@ bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 threads_option = click.option(
     "-t", "--threads", type=int, metavar="N", help="CPU threads.  [default: what suits this machine]"
+)
+memory_option = click.option(
+    "--max-memory",
+    "max_memory_mb",
+    type=float,
+    metavar="MB",
+    help="What the process may take: the context shrinks to what fits.  [default: no ceiling]",
 )
 prompt_cache_option = click.option(
     "--prompt-cache",
@@ -33,6 +40,15 @@ _SAMPLING = (
     click.option("--top-p", type=float, metavar="P", help="Sample from the likeliest tokens that sum to P; 1 is off."),
     click.option("--min-p", type=float, metavar="P", help="Drop tokens below P times the likeliest; 0 is off."),
     click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 makes repetition less likely."),
+    click.option("--frequency-penalty", type=float, metavar="F", help="Lower a token by F for every time it came."),
+    click.option("--presence-penalty", type=float, metavar="P", help="Lower a token by P once it came."),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        metavar="ID=BIAS",
+        callback=lambda ctx, option, values: _biases(values),
+        help="Add BIAS to the logit of token ID, -inf to ban it; may be given several times.",
+    ),
     click.option("--seed", type=int, metavar="S", help="The same seed gives the same text."),
     click.option(
         "--speculate",
@@ -69,6 +85,18 @@ def form(json_schema: Path | None, regex: str | None, choice: tuple[str, ...]) -
     except UnicodeDecodeError:
         raise OptionError(f"{json_schema} is not valid UTF-8") from None
     return {"json_schema": schema, "regex": regex, "choice": choice or None}
+
+
+def _biases(values: Iterable[str]) -> dict[int, float] | None:
+    """``ID=BIAS`` given several times; None where it is not given."""
+    biases = {}
+    for value in values:
+        token, _, bias = value.partition("=")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is not ID=BIAS, such as 42=-5 or 42=-inf") from None
+    return biases or None
 
 
 def sampling_options(function: F) -> F:

@@ -58,6 +58,9 @@ class Cache(Protocol):
     def nbytes(self) -> int:
         """Bytes held for keys and values."""
 
+    def needs(self, tokens: int) -> int:
+        """Bytes it would hold with so many tokens."""
+
     def keep(self, position: int) -> None:
         """See to it that `save` and `truncate` can go to `position`, where the cache is now."""
 
@@ -178,11 +181,21 @@ class SharedCache:
         self._runner.run(self._inputs, *self._bound[self._turn])
         return self._logits
 
-    def _grow(self, needed: int, used: int) -> None:
+    def needs(self, tokens: int) -> int:
+        """Bytes of buffers with room for so many tokens, and of states."""
+        capacity = self._capacity if tokens <= self._capacity else self._room(tokens)
+        per_token = sum(heads * size * np.dtype(dtype).itemsize for heads, size, dtype in self._past.values())
+        return int(capacity * per_token) + sum(state.nbytes for states in self._states for state in states)
+
+    def _room(self, needed: int) -> int:
+        """The capacity to grow to: doubled until it is enough, the context at most."""
         capacity = max(self._capacity, _SMALLEST)
         while capacity < needed:
             capacity *= 2
-        capacity = min(capacity, self._context)
+        return min(capacity, self._context)
+
+    def _grow(self, needed: int, used: int) -> None:
+        capacity = self._room(needed)
         old = self._buffers
         self._buffers = []
         for index, (heads, size, dtype) in enumerate(self._past.values()):
@@ -262,6 +275,11 @@ class GrowingCache:
         return Kept(
             position, {i.name: v.numpy()[:, :, :position] for i, v in zip(self._past, self._values, strict=True)}
         )
+
+    def needs(self, tokens: int) -> int:
+        """Bytes of the past and the longer copy that a step returns."""
+        per_token = sum(i.shape[1] * i.shape[3] * np.dtype(_NUMPY[i.type]).itemsize for i in self._past)
+        return int(2 * tokens * per_token)
 
     def keep(self, position: int) -> None:
         """Nothing to do: `truncate` goes anywhere."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from edgelm.runtime.generate import Drafter, FinishReason, Follow, generate_step
 from edgelm.runtime.request import Request
-from edgelm.runtime.results import Chunk, Stopwatch
+from edgelm.runtime.results import Chunk, Stopwatch, Timings
 from edgelm.runtime.sampling import Sampler, make_sampler
 from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.runtime.engine import Engine
+    from edgelm.runtime.logprobs import TokenLogprob
     from edgelm.runtime.structured import Guide
 
 
@@ -27,14 +28,17 @@ def generate_chunks(
     watch = Stopwatch(
         len(request.ids), reuse(engine, request.ids if request.reuse_cache else []), request.encode_seconds
     )
-    writer = _Writer(tokenizer, request.config.stop)
+    healing = request.healing
+    writer = _Writer(tokenizer, request.config.stop, "" if healing is None else healing.text)
     # Where going back means reading again, a wrong guess costs more than a right one saves.
     lookup = PromptLookup(cost) if request.speculate and engine.rewinds else None
-    sampler, drafter, follow = _guided(request.guide, make_sampler(request.config), lookup)
+    records: list[TokenLogprob] = []
+    sampler, drafter, follow = _guided(request.guide, make_sampler(request.config, len(request.ids)), lookup)
+    sampler = sampler if healing is None else healing.sampler(sampler, len(request.ids))
     steps = generate_step(
         engine,
         request.ids,
-        sampler,
+        _recorded(sampler, tokenizer, request.logprobs, records),
         max_tokens=request.config.max_tokens,
         eos=eos,
         interrupt=request.interrupt,
@@ -42,7 +46,18 @@ def generate_chunks(
         drafter=drafter,
         follow=follow,
     )
+
+    def chunk(reason: FinishReason | None = None, timings: Timings | None = None) -> Chunk:
+        """What has come since the last one."""
+        known = None if request.logprobs is None else tuple(records[: len(pending)])
+        done = Chunk(text, tuple(pending), reason, timings, known)
+        del records[: len(pending)]
+        pending.clear()
+        return done
+
     try:
+        if request.echo:
+            yield Chunk(request.echo, (), logprobs=None if request.logprobs is None else ())
         while True:
             watch.start()
             step = _next(steps)
@@ -55,8 +70,8 @@ def generate_chunks(
                 step = "stop"
                 break
             if text:
-                yield Chunk(text, tuple(pending))
-                pending, text = [], ""
+                yield chunk()
+                text = ""
         text += writer.flush()
     except GeneratorExit:
         raise
@@ -66,7 +81,16 @@ def generate_chunks(
         raise
     finally:
         steps.close()
-    return Chunk(text, tuple(pending), "stop" if writer.stopped else step, watch.timings(lookup))
+    return chunk("stop" if writer.stopped else step, watch.timings(lookup))
+
+
+def _recorded(sampler: Sampler, tokenizer: Tokenizer, count: int | None, records: list[TokenLogprob]) -> Sampler:
+    """The sampler, which adds to `records` where log-probabilities are wanted."""
+    if count is None:
+        return sampler
+    from edgelm.runtime.logprobs import recording
+
+    return recording(sampler, tokenizer, count, records.append)
 
 
 def _guided(guide: Guide | None, sampler: Sampler, drafter: Drafter | None) -> tuple[Sampler, Drafter | None, Follow]:
@@ -97,10 +121,10 @@ def reuse(engine: Engine, ids: Sequence[int]) -> int:
 
 
 class _Writer:
-    """Ids to text that may be shown: detokenised, up to the first stop string."""
+    """Ids to text that may be shown: detokenised, behind what the prompt holds already, up to the first stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._detokenizer = Detokenizer(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], known: str = "") -> None:
+        self._detokenizer, self._known = Detokenizer(tokenizer), known
         self._stops = StopStrings(stop)
 
     @property
@@ -108,10 +132,16 @@ class _Writer:
         return self._stops.matched is not None
 
     def push(self, token: int) -> str:
-        return self._stops.push(self._detokenizer.push(token))
+        return self._stops.push(self._new(self._detokenizer.push(token)))
 
     def flush(self) -> str:
-        return self._stops.push(self._detokenizer.flush()) + self._stops.flush()
+        return self._stops.push(self._new(self._detokenizer.flush())) + self._stops.flush()
+
+    def _new(self, text: str) -> str:
+        """The text without what is known of it."""
+        count = min(len(text), len(self._known))
+        self._known = self._known[count:]
+        return text[count:]
 
 
 def _next(steps: Generator[int, None, FinishReason]) -> int | FinishReason:

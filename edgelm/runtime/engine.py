@@ -15,6 +15,7 @@ from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, OptionError, PromptError
 from edgelm.machine import recommended_threads
 from edgelm.runtime.cache import Cache, GrowingCache, Kept, SharedCache
+from edgelm.runtime.ceiling import fit
 from edgelm.runtime.ort import open_session, providers
 
 
@@ -38,33 +39,44 @@ class Engine:
     """
 
     def __init__(
-        self, session: Any, *, cache: str, context: int, vocab: int, threads: int, load_seconds: float = 0.0
+        self,
+        session: Any,
+        *,
+        cache: str,
+        context: int,
+        vocab: int,
+        threads: int,
+        load_seconds: float = 0.0,
+        kv_limit: int | None = None,
     ) -> None:
         self.context = context
         self.vocab_size = vocab
         self.threads = threads
         self.provider = str(session.get_providers()[0])
         self.load_seconds = load_seconds
-        self._session, self._kind = session, cache
+        self._session, self._kind, self._kv_limit = session, cache, kv_limit
         self._states: WeakSet[KVState] = WeakSet()
         self._state = self.new_state()
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int | None = None) -> Engine:
+    def load(cls, bundle: Bundle, *, threads: int | None = None, max_memory_mb: float | None = None) -> Engine:
         """Load a bundle's graph.
 
         Args:
             bundle: the bundle.
             threads: None for the target's number, capped by this machine's cores.
+            max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures; the context shrinks to
+                what fits. None for no ceiling.
 
         Raises:
-            OptionError: threads below 1.
+            OptionError: threads below 1, or max_memory_mb is no number above 0.
             BundleError: onnxruntime cannot load the graph, or the manifest does not describe it.
-            DeviceError: not enough memory.
+            DeviceError: not enough memory, or max_memory_mb leaves no room for a context of use.
         """
         if threads is not None and threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
         manifest = bundle.manifest
+        context, kv_limit = (bundle.context, None) if max_memory_mb is None else fit(manifest, max_memory_mb)
         wanted = str(manifest.get("provider", "cpu"))
         available = providers(wanted)
         if wanted != "cpu" and len(available) < 2:
@@ -80,10 +92,11 @@ class Engine:
             return cls(
                 session,
                 cache=manifest["graph"]["cache"],
-                context=bundle.context,
+                context=context,
                 vocab=int(manifest["graph"]["vocab"]),
                 threads=count,
                 load_seconds=time.perf_counter() - start,
+                kv_limit=kv_limit,
             )
         except (KeyError, TypeError, IndexError) as error:
             raise BundleError(
@@ -183,6 +196,7 @@ class Engine:
                 f"token ids must be from 0 to {self.vocab_size - 1}", hint="the tokenizer belongs to another model"
             )
         cache = self._open()
+        self._check_limit(cache, total)
         try:
             logits = cache.run(tokens, self.position, num_logits)
         except MemoryError:
@@ -198,6 +212,17 @@ class Engine:
             ) from None
         self._state.tokens += tokens.tolist()
         return logits
+
+    def _check_limit(self, cache: Cache, total: int) -> None:
+        """DeviceError where `total` tokens, and what other states hold, are more than the memory allowed."""
+        if self._kv_limit is None:
+            return
+        others = sum(s.cache.nbytes for s in self._states if s.cache is not None and s.cache is not cache)
+        if others + cache.needs(total) > self._kv_limit:
+            raise DeviceError(
+                f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions, need more than max_memory_mb allows",
+                hint="close a session, or allow for more memory",
+            )
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from `position` on; a model with states reads the tokens before it again."""

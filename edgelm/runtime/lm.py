@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from edgelm.errors import EdgeLMError
+from edgelm.errors import EdgeLMError, OptionError
+from edgelm.runtime.asynchronous import each
 from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.chunks import generate_chunks
+from edgelm.runtime.completions import complete
+from edgelm.runtime.logprobs import wanted
 from edgelm.runtime.prompt import Prompt, PromptEncoder
-from edgelm.runtime.request import Options, Request, make_interrupt, speculates, split_options
+from edgelm.runtime.request import Options, Request, check_bias, make_interrupt, speculates, split_options
 from edgelm.runtime.results import Chunk, Completion, Timings
 from edgelm.runtime.sampling import GenerationConfig
 from edgelm.runtime.session import Session
@@ -23,6 +26,7 @@ from edgelm.runtime.text import Tokenizer
 if TYPE_CHECKING:
     from edgelm.bundle import Bundle
     from edgelm.runtime.engine import Engine, KVState
+    from edgelm.runtime.healing import Healing
     from edgelm.runtime.structured import Grammars, Guide
 
 __all__ = ["LM", "Chunk", "Completion", "Timings", "load"]
@@ -53,6 +57,7 @@ class LM:
         self._prompts = PromptEncoder(tokenizer, template, engine.context, engine.vocab_size)
         self._cost = PassCost()
         self._grammars: Grammars | None = None
+        self._running: threading.Event | None = None  # cancels the generation under way
         self._busy = threading.Lock()
         self._closing = self._closed = False
 
@@ -98,14 +103,40 @@ class LM:
         """
         return self._run(self._request(prompt, options))
 
-    def generate(self, prompt: Prompt, **options: Any) -> Completion:
+    @overload
+    def generate(self, prompt: Prompt, *, n: None = None, **options: Any) -> Completion: ...
+
+    @overload
+    def generate(self, prompt: Prompt, *, n: int, **options: Any) -> list[Completion]: ...
+
+    def generate(self, prompt: Prompt, *, n: int | None = None, **options: Any) -> Completion | list[Completion]:
         """Generate a whole text; the arguments are those of `stream`.
+
+        Args:
+            prompt: see `encode_prompt`.
+            n: how many completions of the prompt, which is computed once; None for a single one, not in a list. Their
+                seeds are `seed`, `seed` + 1, … . Those after one that was cancelled or met its deadline are left out.
+            options: see `Options`.
 
         Raises:
             PromptError, OptionError: a bad argument.
             EdgeLMError: another generation is under way on this LM, or it is closed.
         """
-        return Completion.join(self.stream(prompt, **options))
+        return complete(self.stream, self.config, prompt, n, options)
+
+    def astream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncGenerator[Chunk, None]:
+        """`stream` for ``async for``: the model computes in a thread. Leaving the loop early ends the generation."""
+        return each(self._request(prompt, options), self._run)
+
+    async def agenerate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
+        """`generate` to ``await``, one completion; cancelling the task ends the generation."""
+        return Completion.join([chunk async for chunk in self.astream(prompt, **options)])
+
+    def cancel(self) -> None:
+        """End the generation under way, if any, as ``cancelled`` before its next pass; from any thread."""
+        running = self._running
+        if running is not None:
+            running.set()
 
     def session(self) -> Session:
         """A conversation with a KV cache of its own, which can be saved and loaded."""
@@ -137,21 +168,39 @@ class LM:
         if self._closing:
             raise EdgeLMError("this LM is closed")
         sampling, others = split_options(options)
-        config = self.config.replace(**sampling)
-        interrupt = make_interrupt(started, others.get("deadline"), others.get("cancel"), lambda: self._closing)
-        ids = self.encode_prompt(prompt, raw=others.get("raw", False))
+        config, cancelled = self.config.replace(**sampling), threading.Event()
+        check_bias(config, self.engine.vocab_size)
+        logprobs = wanted(others.get("logprobs"), others.get("top_logprobs"))
+        raw = others.get("raw", False)
+        ids = self.encode_prompt(prompt, raw=raw)
+        healing = self._heal(ids, others, raw) if others.get("token_healing") else None
         return Request(
-            ids,
-            config,
-            interrupt,
-            others.get("reuse_cache", True),
-            time.perf_counter() - started,
-            speculates(others.get("speculate", "auto"), config),
-            self._guide(others),
-            state,
+            interrupt=make_interrupt(
+                started, others.get("deadline"), others.get("cancel"), lambda: self._closing or cancelled.is_set()
+            ),
+            ids=ids if healing is None else ids[:-1],
+            config=config,
+            reuse_cache=others.get("reuse_cache", True),
+            speculate=speculates(others.get("speculate", "auto"), config),
+            guide=self._guide(others, forces=logprobs is None),
+            logprobs=logprobs,
+            echo=self._prompts.text(prompt, raw=raw) if others.get("echo") else "",
+            healing=healing,
+            cancelled=cancelled,
+            encode_seconds=time.perf_counter() - started,
+            state=state,
         )
 
-    def _guide(self, options: Mapping[str, Any]) -> Guide | None:
+    def _heal(self, ids: list[int], options: Mapping[str, Any], raw: bool) -> Healing | None:
+        from edgelm.runtime.healing import heal
+
+        if not raw and self.template is not None:
+            raise OptionError("token_healing needs raw=True: behind a chat template no prompt ends within a word")
+        if any(name in options for name in ("json_schema", "regex", "choice")):
+            raise OptionError("token_healing and a form of the text exclude each other")
+        return heal(self.tokenizer, ids, self.engine.vocab_size)
+
+    def _guide(self, options: Mapping[str, Any], *, forces: bool) -> Guide | None:
         forms = {name: options[name] for name in ("json_schema", "regex", "choice") if name in options}
         if not forms:
             return None
@@ -159,11 +208,11 @@ class LM:
 
         if self._grammars is None:
             self._grammars = Grammars(self.tokenizer, self._eos, self.engine.vocab_size)
-        return self._grammars.guide(**forms)
+        return self._grammars.guide(**forms, forces=forces)
 
     @contextlib.contextmanager
-    def _using(self, state: KVState | None = None) -> Iterator[None]:
-        """The engine for this block alone, reading into `state`."""
+    def _using(self, state: KVState | None = None, cancelled: threading.Event | None = None) -> Iterator[None]:
+        """The engine for this block alone, reading into `state`; `cancel` sets `cancelled`."""
         if not self._busy.acquire(blocking=False):
             raise EdgeLMError(
                 "this LM is busy with another generation", hint="finish or close that one, or load the bundle again"
@@ -171,6 +220,7 @@ class LM:
         try:
             if self._closing:
                 raise EdgeLMError("this LM is closed")
+            self._running = cancelled
             before = None if state is None else self.engine.use(state)
             try:
                 yield
@@ -178,22 +228,25 @@ class LM:
                 if before is not None:
                     self.engine.use(before)
         finally:
+            self._running = None
             self._busy.release()
             if self._closing:
                 self._free()
 
     def _run(self, request: Request) -> Generator[Chunk, None, None]:
-        with self._using(request.state):
+        with self._using(request.state, request.cancelled):
             last = yield from generate_chunks(self.engine, self.tokenizer, self._eos, request, self._cost)
         yield last  # the model is free by now, also for a caller who stops reading at the finish_reason
 
 
-def load(path: str | PathLike[str], *, threads: int | None = None) -> LM:
+def load(path: str | PathLike[str], *, threads: int | None = None, max_memory_mb: float | None = None) -> LM:
     """Load the bundle in the folder `path`.
 
     Args:
         path: the folder.
         threads: CPU threads; None takes what suits this machine.
+        max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures: the context shrinks to what
+            fits, and sessions share it. None for no ceiling.
 
     Raises:
         BundleError: no bundle there, or it is damaged.
@@ -209,4 +262,4 @@ def load(path: str | PathLike[str], *, threads: int | None = None) -> LM:
     tokens = {name: token for name, token in names.items() if isinstance(token, str)}
     template = None if bundle.chat_template is None else ChatTemplate(bundle.chat_template, tokens)
     config = GenerationConfig.from_hf(bundle.generation_config)
-    return LM(Engine.load(bundle, threads=threads), tokenizer, bundle, template, config)
+    return LM(Engine.load(bundle, threads=threads, max_memory_mb=max_memory_mb), tokenizer, bundle, template, config)

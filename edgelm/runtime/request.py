@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from edgelm.errors import OptionError
@@ -13,6 +14,7 @@ from edgelm.runtime.sampling import GenerationConfig
 
 if TYPE_CHECKING:
     from edgelm.runtime.engine import KVState
+    from edgelm.runtime.healing import Healing
     from edgelm.runtime.structured import Guide
 
 
@@ -27,8 +29,8 @@ class Options(TypedDict, total=False):
     """What a generation may be told; an option left out, or None, is the model's default.
 
     Attributes:
-        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop: see `GenerationConfig`. A stop
-            string ends the text and is not part of it.
+        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty,
+            logit_bias, seed, stop: see `GenerationConfig`. A stop string ends the text and is not part of it.
         raw: give a str prompt to the model without the chat template.
         deadline: seconds from now after which the generation ends with what it has.
         cancel: ends the generation once it is set.
@@ -37,6 +39,10 @@ class Options(TypedDict, total=False):
             ``off`` does not. ``auto`` is off where a seed must give the same text: with `seed` and a temperature.
         json_schema, regex, choice: the form of the text, at most one of them; see `Grammars.guide`. The text ends where
             the form does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
+        logprobs, top_logprobs: whether results carry how likely each token was, and how many of the likeliest others at
+            its place; see `TokenLogprob`. They cost a little time, and all tokens are sampled then.
+        echo: whether the text begins with the prompt's, as the model is given it.
+        token_healing: whether the last token of a raw prompt may be exchanged for a longer one that begins with it.
     """
 
     max_tokens: int | None
@@ -45,6 +51,9 @@ class Options(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: Mapping[int, float] | None
     seed: int | None
     stop: str | Sequence[str] | None
     raw: bool | None
@@ -55,6 +64,10 @@ class Options(TypedDict, total=False):
     json_schema: Mapping[str, Any] | bool | str | None
     regex: str | None
     choice: Sequence[str] | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    echo: bool | None
+    token_healing: bool | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,10 @@ class Request:
         encode_seconds: what making the ids took.
         speculate: whether tokens are guessed.
         guide: keeps the text to a form, or None.
+        logprobs: how many alternatives are wanted with every token; None for no log-probabilities.
+        echo: text that comes before the completion.
+        healing: of the prompt's end, whose last token `ids` lack then.
+        cancelled: ends the generation once it is set.
         state: the engine's state to use; None for the one in use.
     """
 
@@ -79,6 +96,10 @@ class Request:
     encode_seconds: float
     speculate: bool = False
     guide: Guide | None = None
+    logprobs: int | None = None
+    echo: str = ""
+    healing: Healing | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
     state: KVState | None = None
 
 
@@ -126,6 +147,12 @@ def split_options(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     sampling = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
     return sampling, given
+
+
+def check_bias(config: GenerationConfig, vocab_size: int) -> None:
+    """OptionError where a biased token is none of the model's."""
+    if config.logit_bias and config.logit_bias[-1][0] >= vocab_size:
+        raise OptionError(f"logit_bias: the model has no token {config.logit_bias[-1][0]}, but {vocab_size:,} of them")
 
 
 def speculates(speculate: str, config: GenerationConfig) -> bool:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from edgelm.runtime.generate import FinishReason
 from edgelm.runtime.speculation import PromptLookup
+
+if TYPE_CHECKING:
+    from edgelm.runtime.logprobs import TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,35 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Tokens of a request, as services count them.
+
+    Attributes:
+        prompt_tokens: of the prompt; of these
+        cached_tokens: were in the KV cache.
+        completion_tokens: generated.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @classmethod
+    def of(cls, timings: Timings) -> Usage:
+        """The counts among `timings`."""
+        return cls(timings.prompt_tokens, timings.cached_tokens, timings.completion_tokens)
+
+    def to_dict(self) -> dict[str, int]:
+        """For JSON."""
+        return asdict(self) | {"total_tokens": self.total_tokens}
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A piece of a generation. Only the last one has a `finish_reason` and `timings`.
 
@@ -63,12 +96,19 @@ class Chunk:
         tokens: ids generated since the last chunk.
         finish_reason: ``stop``, ``length``, ``cancelled`` or ``deadline``.
         timings: what it took.
+        logprobs: of `tokens`, where they were asked for.
     """
 
     text: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason | None = None
     timings: Timings | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens of the request; None until the last chunk."""
+        return None if self.timings is None else Usage.of(self.timings)
 
 
 @dataclass(frozen=True)
@@ -79,6 +119,12 @@ class Completion:
     tokens: tuple[int, ...]
     finish_reason: FinishReason
     timings: Timings
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of the request."""
+        return Usage.of(self.timings)
 
     @classmethod
     def join(cls, chunks: Iterable[Chunk]) -> Completion:
@@ -88,7 +134,10 @@ class Completion:
         assert reason is not None
         assert timings is not None
         tokens = tuple(token for chunk in chunks for token in chunk.tokens)
-        return cls("".join(chunk.text for chunk in chunks), tokens, reason, timings)
+        logprobs = None
+        if chunks[-1].logprobs is not None:
+            logprobs = tuple(record for chunk in chunks for record in chunk.logprobs or ())
+        return cls("".join(chunk.text for chunk in chunks), tokens, reason, timings, logprobs)
 
 
 class Stopwatch:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from edgelm.errors import EdgeLMError, OptionError, PromptCacheError
+from edgelm.runtime.asynchronous import each
 from edgelm.runtime.chunks import reuse
+from edgelm.runtime.completions import complete
 from edgelm.runtime.generate import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.prompt import Prompt
 from edgelm.runtime.request import Options
@@ -39,9 +41,19 @@ class Session:
         """Generate text piece by piece; see `LM.stream`."""
         return self._lm._run(self._lm._request(prompt, options, self._open()))
 
-    def generate(self, prompt: Prompt, **options: Any) -> Completion:
-        """Generate a whole text; see `LM.generate`."""
-        return Completion.join(self.stream(prompt, **options))
+    @overload
+    def generate(self, prompt: Prompt, *, n: None = None, **options: Any) -> Completion: ...
+
+    @overload
+    def generate(self, prompt: Prompt, *, n: int, **options: Any) -> list[Completion]: ...
+
+    def generate(self, prompt: Prompt, *, n: int | None = None, **options: Any) -> Completion | list[Completion]:
+        """Generate a whole text, or `n` of them; see `LM.generate`."""
+        return complete(self.stream, self._lm.config, prompt, n, options)
+
+    def astream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncGenerator[Chunk, None]:
+        """`stream` for ``async for``; see `LM.astream`."""
+        return each(self._lm._request(prompt, options, self._open()), self._lm._run)
 
     def prefill(self, prompt: Prompt, *, raw: bool = False) -> int:
         """Compute the cache of a prompt, and generate nothing.
