@@ -32,10 +32,10 @@ def test_logprobs_stand_in_the_json(run):
 def test_biases_and_penalties_reach_the_library(run):
     first = run("--logprobs", "0")["logprobs"][0]["token"]
     assert run("--logprobs", "0", "--logit-bias", f"{first}=-inf")["logprobs"][0]["token"] != first
-    same = ("--logprobs", "0", "--logit-bias", "70=50", "--logit-bias", "71=49")
+    same = ("--logprobs", "0", "--logit-bias", "70=10000", "--logit-bias", "71=9900")
     assert [r["token"] for r in run(*same)["logprobs"]] == [70] * 5
-    assert [r["token"] for r in run(*same, "--presence-penalty", "20")["logprobs"]][:2] == [70, 71]
-    assert [r["token"] for r in run(*same, "--frequency-penalty", "20")["logprobs"]][:3] == [70, 71, 70]
+    assert [r["token"] for r in run(*same, "--presence-penalty", "1000")["logprobs"]][:2] == [70, 71]
+    assert [r["token"] for r in run(*same, "--frequency-penalty", "1000")["logprobs"]][:3] == [70, 71, 70]
 
 
 def test_several_texts(edgelm, tiny_bundle, run):
