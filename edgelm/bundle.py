@@ -95,6 +95,12 @@ class Bundle:
         return sum(int(entry["bytes"]) for entry in self.files.values())
 
     @property
+    def digest(self) -> str:
+        """SHA-256 over the hashes of all files, in hex: the same for the same bundle, wherever it lies."""
+        hashes = {name: entry["sha256"] for name, entry in self.files.items()}
+        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+    @property
     def context(self) -> int:
         """The longest prompt plus answer, in tokens."""
         return int(self.manifest["context"])

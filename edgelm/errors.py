@@ -47,6 +47,18 @@ class BundleError(EdgeLMError):
     """A bundle is missing, damaged, or made for a newer edgelm."""
 
 
+class PromptCacheError(EdgeLMError):
+    """A saved prompt cache is missing, damaged, or of another bundle.
+
+    Attributes:
+        stale: whether it is a prompt cache that can only be made anew.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, stale: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.stale = stale
+
+
 class PromptError(EdgeLMError):
     """A prompt or conversation cannot be given to this model (too long, empty, no template, …)."""
 

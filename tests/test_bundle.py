@@ -179,3 +179,9 @@ def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="is not a folder"), writing(tmp_path / "file" / "bundle"):
         pass
+
+
+def test_the_digest_is_that_of_the_files(bundle: Bundle, tiny_bundle: Bundle) -> None:
+    assert bundle.digest == tiny_bundle.digest
+    edit_manifest(bundle, lambda m: m["files"]["model.onnx.data"].update(sha256="0" * 64))
+    assert Bundle.open(bundle.path, check=False).digest != tiny_bundle.digest

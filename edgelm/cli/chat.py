@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgelm.cli.cached import CachedSession
 from edgelm.cli.failures import say
-from edgelm.cli.options import bundle_argument, sampling_options, threads_option
+from edgelm.cli.options import bundle_argument, memory_option, prompt_cache_option, sampling_options, threads_option
 from edgelm.cli.run import print_chunk, speed
 from edgelm.errors import EdgeLMError, PromptError
 
 if TYPE_CHECKING:
     from edgelm.runtime.lm import LM
     from edgelm.runtime.results import Chunk, Timings
+    from edgelm.runtime.session import Session
 
 HELP = """\
 /reset        forget the conversation
@@ -32,8 +34,18 @@ HELP = """\
 @bundle_argument
 @click.option("--system", metavar="TEXT", help="A system message before the conversation.")
 @sampling_options
+@prompt_cache_option
+@memory_option
 @threads_option
-def command(bundle: Path, system: str | None, stop: tuple[str, ...], threads: int | None, **options: Any) -> None:
+def command(
+    bundle: Path,
+    system: str | None,
+    stop: tuple[str, ...],
+    prompt_cache: Path | None,
+    max_memory_mb: float | None,
+    threads: int | None,
+    **options: Any,
+) -> None:
     """Talk with a model; /help lists the commands.
 
     Lines from a pipe are taken as one message each.
@@ -45,13 +57,15 @@ def command(bundle: Path, system: str | None, stop: tuple[str, ...], threads: in
     """
     from edgelm.runtime.lm import load
 
-    with load(bundle, threads=threads) as lm:
+    with load(bundle, threads=threads, max_memory_mb=max_memory_mb) as lm:
         if lm.template is None:
             raise PromptError(
                 "this model has no chat template, so it cannot chat", hint=f'use: edgelm run {bundle} -p "…"'
             )
         interactive = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
-        conversation = Conversation(lm, system, {**options, "stop": stop or None})
+        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache)
+        source = lm if cached is None else cached.session
+        conversation = Conversation(lm, system, {**options, "stop": stop or None}, source)
         if interactive:
             name = lm.bundle.manifest["model"]["id"]
             click.echo(f"{name}, {lm.context:,} tokens of context; /help for help, /exit to leave", err=True)
@@ -68,6 +82,8 @@ def command(bundle: Path, system: str | None, stop: tuple[str, ...], threads: in
                 say("error", str(error))
                 if error.hint:
                     say("hint", error.hint)
+        if cached is not None:
+            cached.save()
 
 
 class Conversation:
@@ -77,10 +93,12 @@ class Conversation:
         lm: the model.
         system: a first message of the system, or None.
         options: of every generation, as `LM.stream` takes them.
+        source: what generates: a session of the model, or None for the model itself.
     """
 
-    def __init__(self, lm: LM, system: str | None, options: dict[str, Any]) -> None:
+    def __init__(self, lm: LM, system: str | None, options: dict[str, Any], source: LM | Session | None = None) -> None:
         self.lm, self.system, self.options = lm, system, options
+        self.source = lm if source is None else source
         self.turns: list[dict[str, str]] = []  # of the user and the assistant in turn
         self.timings: Timings | None = None
         self.finish_reason: str | None = None
@@ -99,7 +117,7 @@ class Conversation:
         self.turns.append({"role": "user", "content": text})
         try:
             self._make_room()
-            chunks = self.lm.stream(self._messages(), cancel=cancel, **self.options)
+            chunks = self.source.stream(self._messages(), cancel=cancel, **self.options)
         except BaseException:
             self.turns = before
             raise
@@ -162,7 +180,7 @@ def _obey(conversation: Conversation, line: str) -> None:
         conversation.reset()
     elif name == "/stats":
         timings = conversation.timings
-        used = conversation.lm.engine.position
+        used = len(conversation.source.tokens)
         said = "nothing was said yet" if timings is None else speed(timings)
         click.echo(f"{said}; {used:,} of {conversation.lm.context:,} tokens of context used", err=True)
     else:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from edgelm.errors import OptionError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -14,6 +16,19 @@ bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 threads_option = click.option(
     "-t", "--threads", type=int, metavar="N", help="CPU threads.  [default: what suits this machine]"
+)
+memory_option = click.option(
+    "--max-memory",
+    "max_memory_mb",
+    type=float,
+    metavar="MB",
+    help="What the process may take: the context shrinks to what fits.  [default: no ceiling]",
+)
+prompt_cache_option = click.option(
+    "--prompt-cache",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Keep the prompt's KV cache in FILE: what a later prompt has in common with it, from its start, costs nothing.",
 )
 
 _SAMPLING = (
@@ -25,9 +40,63 @@ _SAMPLING = (
     click.option("--top-p", type=float, metavar="P", help="Sample from the likeliest tokens that sum to P; 1 is off."),
     click.option("--min-p", type=float, metavar="P", help="Drop tokens below P times the likeliest; 0 is off."),
     click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 makes repetition less likely."),
+    click.option("--frequency-penalty", type=float, metavar="F", help="Lower a token by F for every time it came."),
+    click.option("--presence-penalty", type=float, metavar="P", help="Lower a token by P once it came."),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        metavar="ID=BIAS",
+        callback=lambda ctx, option, values: _biases(values),
+        help="Add BIAS to the logit of token ID, -inf to ban it; may be given several times.",
+    ),
     click.option("--seed", type=int, metavar="S", help="The same seed gives the same text."),
+    click.option(
+        "--speculate",
+        type=click.Choice(["auto", "off"]),
+        help="Guess tokens from the text so far and check several at once, while that pays.  [default: auto]",
+    ),
     click.option("--stop", multiple=True, metavar="STR", help="End the text before STR; may be given several times."),
 )
+_FORM = (
+    click.option(
+        "--json-schema",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Keep the text to the JSON schema in FILE.",
+    ),
+    click.option("--regex", metavar="REGEX", help="Keep the text to a regular expression, which is all of it."),
+    click.option(
+        "--choice", multiple=True, metavar="STR", help="Let the text be STR; given several times, one of them."
+    ),
+)
+
+
+def form_options(function: F) -> F:
+    """Adds the options that give the text a form."""
+    for option in reversed(_FORM):
+        function = option(function)
+    return function
+
+
+def form(json_schema: Path | None, regex: str | None, choice: tuple[str, ...]) -> dict[str, Any]:
+    """These options as `LM.stream` takes them."""
+    try:
+        schema = None if json_schema is None else json_schema.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise OptionError(f"{json_schema} is not valid UTF-8") from None
+    return {"json_schema": schema, "regex": regex, "choice": choice or None}
+
+
+def _biases(values: Iterable[str]) -> dict[int, float] | None:
+    """``ID=BIAS`` given several times; None where it is not given."""
+    biases = {}
+    for value in values:
+        token, _, bias = value.partition("=")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is not ID=BIAS, such as 42=-5 or 42=-inf") from None
+    return biases or None
 
 
 def sampling_options(function: F) -> F:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.cli.options import bundle_argument, json_option, sampling_options, threads_option
+from edgelm.cli.cached import CachedSession
+from edgelm.cli.options import (
+    bundle_argument,
+    form,
+    form_options,
+    json_option,
+    memory_option,
+    prompt_cache_option,
+    sampling_options,
+    threads_option,
+)
 from edgelm.errors import PromptError
 
 if TYPE_CHECKING:
-    from edgelm.runtime.results import Chunk, Timings
+    from edgelm.runtime.results import Chunk, Completion, Timings
 
 
 @click.command("run")
@@ -23,19 +33,38 @@ if TYPE_CHECKING:
 @click.option("-p", "--prompt", help="The prompt.  [default: standard input]")
 @click.option("--system", metavar="TEXT", help="A system message before the prompt.")
 @sampling_options
+@form_options
 @click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without the chat template.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="Stop after this long with what is there.")
+@click.option("--n", type=int, metavar="N", help="Generate N texts, separated by lines of ---.")
+@click.option("--token-healing", is_flag=True, help="Let the end of a raw prompt be the beginning of a longer token.")
+@click.option("--echo", is_flag=True, help="Print the prompt first, as the model is given it.")
+@click.option(
+    "--logprobs",
+    "top_logprobs",
+    type=int,
+    metavar="K",
+    help="With --json: how likely each token was, and the K likeliest at its place.",
+)
+@prompt_cache_option
 @click.option("--stats", is_flag=True, help="Print speed to standard error.")
 @json_option
+@memory_option
 @threads_option
 def command(
     bundle: Path,
     prompt: str | None,
     system: str | None,
     stop: tuple[str, ...],
+    json_schema: Path | None,
+    regex: str | None,
+    choice: tuple[str, ...],
     raw: bool,
+    n: int | None,
+    prompt_cache: Path | None,
     stats: bool,
     as_json: bool,
+    max_memory_mb: float | None,
     threads: int | None,
     **options: Any,
 ) -> None:
@@ -48,36 +77,56 @@ def command(
       edgelm run bundles/edgelm-home-rpi5-int4 -p "Turn on the lamp in the kitchen"
       edgelm run my-bundle -p "Once upon a time" --max-tokens 64 --temperature 0.8 --seed 1 --stats
       cat question.txt | edgelm run my-bundle --json
+      edgelm run my-bundle -p "Who wrote Faust, and when?" --json-schema answer.schema.json
+      edgelm run my-bundle -p "Is the sky blue?" --choice yes --choice no
+      edgelm run my-bundle --system "$(cat rules.txt)" -p "Hello" --prompt-cache rules.cache
     """
     if system is not None and raw:
         raise click.UsageError("--system and --raw exclude each other: a raw prompt has no messages")
+    options |= {"stop": stop or None, "raw": raw, **form(json_schema, regex, choice)}
     text = _stdin() if prompt is None else prompt
     messages = None if system is None else [{"role": "system", "content": system}, {"role": "user", "content": text}]
 
+    from edgelm.runtime.completions import variants
     from edgelm.runtime.lm import load
 
+    done: list[Completion] = []
     started = time.perf_counter()
-    with load(bundle, threads=threads) as lm:
+    with load(bundle, threads=threads, max_memory_mb=max_memory_mb) as lm:
         load_seconds = time.perf_counter() - started
         if messages is not None and lm.template is None:
             raise PromptError("this model has no chat template, so it takes no --system", hint="leave --system out")
-        chunks = lm.stream(text if messages is None else messages, raw=raw, stop=stop or None, **options)
-        written, last = _collect(chunks) if as_json else _print(chunks)
-        tokens, model = last.timings, lm.bundle.manifest["model"]["id"]
-    assert tokens is not None
+        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache)
+        source = lm if cached is None else cached.session
+        for own in variants(lm.config, 1 if n is None else n, options):
+            if done and not as_json:
+                click.echo("---")
+            chunks = source.stream(text if messages is None else messages, **own)
+            done.append(_collect(chunks) if as_json else _print(chunks))
+        if cached is not None:
+            cached.save_prompt(done[0].timings)
+        facts = {"model": lm.bundle.manifest["model"]["id"], "load_seconds": load_seconds}
     if as_json:
-        answer = {
-            "model": model,
-            "text": written,
-            "finish_reason": last.finish_reason,
-            "prompt_tokens": tokens.prompt_tokens,
-            "completion_tokens": tokens.completion_tokens,
-            "load_seconds": load_seconds,
-            "timings": tokens.to_dict(),
-        }
-        click.echo(json.dumps(answer, ensure_ascii=False))
-    if stats:
-        click.echo(f"load {load_seconds:.2f} s, {speed(tokens)}, ended by {last.finish_reason}", err=True)
+        answers = [_answer(completion) for completion in done]
+        click.echo(json.dumps(facts | (answers[0] if n is None else {"completions": answers}), ensure_ascii=False))
+    for completion in done if stats else ():
+        said = f"load {load_seconds:.2f} s, {speed(completion.timings)}, ended by {completion.finish_reason}"
+        click.echo(said, err=True)
+
+
+def _answer(completion: Completion) -> dict[str, Any]:
+    """A completion for JSON."""
+    answer = {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.usage.prompt_tokens,
+        "completion_tokens": completion.usage.completion_tokens,
+        "usage": completion.usage.to_dict(),
+        "timings": completion.timings.to_dict(),
+    }
+    if completion.logprobs is not None:
+        answer["logprobs"] = [record.to_dict() for record in completion.logprobs]
+    return answer
 
 
 def speed(timings: Timings) -> str:
@@ -92,6 +141,8 @@ def speed(timings: Timings) -> str:
     parts.append(f"{timings.completion_tokens} tokens")
     if timings.decode_tokens_per_second is not None:
         parts[-1] += f" at {timings.decode_tokens_per_second:.2f} tok/s"
+    if timings.drafted_tokens:
+        parts.append(f"{timings.accepted_tokens} of {timings.drafted_tokens} guesses right")
     return ", ".join(parts)
 
 
@@ -101,22 +152,23 @@ def print_chunk(chunk: Chunk) -> None:
         click.echo(chunk.text, nl=False)  # flushes
 
 
-def _print(chunks: Iterator[Chunk]) -> tuple[str, Chunk]:
-    text, chunk = "", None
+def _print(chunks: Iterator[Chunk]) -> Completion:
+    text, kept = "", []
     try:
         for chunk in chunks:
             text += chunk.text  # first, lest Ctrl-C in between leaves the line open
+            kept.append(chunk)
             print_chunk(chunk)
     finally:  # after Ctrl-C too, the shell's prompt begins on a line of its own
         if text and not text.endswith("\n"):
             click.echo()
-    assert chunk is not None
-    return text, chunk
+    return _collect(kept)
 
 
-def _collect(chunks: Iterator[Chunk]) -> tuple[str, Chunk]:
-    all_chunks = list(chunks)
-    return "".join(chunk.text for chunk in all_chunks), all_chunks[-1]
+def _collect(chunks: Iterable[Chunk]) -> Completion:
+    from edgelm.runtime.results import Completion
+
+    return Completion.join(chunks)
 
 
 def _stdin() -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +17,24 @@ import numpy as np
 from edgelm.runtime.ort import Runner, Values, ort
 
 _SMALLEST = 256  # tokens of the first allocation
+_STATES = 16  # places whose states are kept
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ONE = np.array([1], np.int64)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a number of tokens left in a cache.
+
+    Attributes:
+        position: the number of tokens.
+        layers: name → keys or values [1, heads, n, head_dim], n >= `position`; what is beyond it has no meaning.
+        states: place → name → the state after the tokens before that place; empty for models without states.
+    """
+
+    position: int
+    layers: Mapping[str, np.ndarray]
+    states: Mapping[int, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
 
 class Cache(Protocol):
@@ -25,23 +43,41 @@ class Cache(Protocol):
     def run(self, ids: np.ndarray, position: int, num_logits: int) -> np.ndarray:
         """One step: int64 ids [n] at `position` → float32 logits [num_logits, vocab], valid until the next step."""
 
-    def truncate(self, position: int) -> None:
-        """Forget the tokens from `position` on; without `rewinds`, `position` is 0."""
+    def truncate(self, position: int) -> int:
+        """Forget the tokens from `position` on.
+
+        Returns:
+            how many tokens are left: `position`, or fewer where the state of that place was not kept.
+        """
 
     @property
     def rewinds(self) -> bool:
-        """Whether `truncate` goes anywhere, or to the start alone."""
+        """Whether `truncate` always goes to the place it is asked for."""
 
     @property
     def nbytes(self) -> int:
         """Bytes held for keys and values."""
+
+    def needs(self, tokens: int) -> int:
+        """Bytes it would hold with so many tokens."""
+
+    def keep(self, position: int) -> None:
+        """See to it that `save` and `truncate` can go to `position`, where the cache is now."""
+
+    def save(self, position: int) -> Kept:
+        """What the first `position` tokens left, or fewer where the state of that place was not kept."""
+
+    def load(self, kept: Kept) -> None:
+        """Take over what `save` gave, in place of all that is held; arrays may be used as they are."""
 
 
 class SharedCache:
     """One buffer for past and present of each layer, doubled when it is full, up to the context.
 
     A layer may keep states instead, of one size whatever the number of tokens (a convolution's last inputs, the matrix
-    of linear attention): inputs without an axis that grows. A state is read from one buffer and written to another, which then change places; it is no record of the past.
+    of linear attention): inputs without an axis that grows. A state is read from one buffer and written to another,
+    which then change places; it is no record of the past. So the states after each pass of several tokens are kept,
+    the last few of them: to go back means to begin from there.
     """
 
     def __init__(self, session: Any, context: int, vocab: int) -> None:
@@ -51,6 +87,8 @@ class SharedCache:
         fixed = {name for name, i in past.items() if all(isinstance(size, int) for size in i.shape)}
         self._past = {n: (i.shape[1], i.shape[3], _NUMPY[i.type]) for n, i in past.items() if n not in fixed}
         states = {n: np.zeros(i.shape, _NUMPY[i.type]) for n, i in past.items() if n in fixed}
+        self._state_names = list(states)
+        self._kept: dict[int, list[np.ndarray]] = {}  # states after that many tokens
         self._states = (list(states.values()), [np.zeros_like(state) for state in states.values()])
         self._turn = 0  # which of both is read
         names = [*self._past, *states]
@@ -64,13 +102,14 @@ class SharedCache:
 
     @property
     def rewinds(self) -> bool:
-        """Whether `truncate` goes anywhere; a state goes back to the start alone."""
+        """Whether `truncate` goes anywhere; states go back to the places that were kept."""
         return not self._states[0]
 
     @property
     def nbytes(self) -> int:
         """Bytes held for keys, values and states."""
-        return sum(array.nbytes for array in (*self._buffers, *self._states[0], *self._states[1]))
+        states = (*self._states, *self._kept.values())
+        return sum(array.nbytes for array in (*self._buffers, *(array for arrays in states for array in arrays)))
 
     def run(self, ids: np.ndarray, position: int, num_logits: int) -> np.ndarray:
         """One step, in place."""
@@ -86,13 +125,46 @@ class SharedCache:
             logits = self._runner.run_first(self._inputs, feeds, Values([*self._buffers, *write]))
             self._seen = -1
         self._turn = 1 - self._turn
+        if write and len(ids) > 1:
+            self._keep(total)
         result: np.ndarray = logits[0]
         return result
 
-    def truncate(self, position: int) -> None:
-        """Keys and values beyond the mask are not seen, and will be written over; states start anew."""
-        for state in self._states[self._turn]:
-            state.fill(0)
+    def truncate(self, position: int) -> int:
+        """Keys and values beyond the mask are not seen, and will be written over; states begin at a kept place."""
+        if self.rewinds:
+            return position
+        self._kept = {place: states for place, states in self._kept.items() if place <= position}
+        place = max(self._kept, default=0)
+        for index, state in enumerate(self._states[self._turn]):
+            state[...] = self._kept[place][index] if place else 0
+        return place
+
+    def save(self, position: int) -> Kept:
+        """Views of the buffers, and copies of the states."""
+        states = {place: arrays for place, arrays in self._kept.items() if place <= position}
+        place = position if self.rewinds else max(states, default=0)
+        named = {place: dict(zip(self._state_names, arrays, strict=True)) for place, arrays in states.items()}
+        layers = {n: buffer[:, :, :place] for n, buffer in zip(self._past, self._buffers, strict=False)}
+        return Kept(place, layers, named)
+
+    def keep(self, position: int) -> None:
+        """Keep the states after all `position` tokens, so that `save` and `truncate` find them."""
+        if not self.rewinds and position:
+            self._keep(position)
+
+    def load(self, kept: Kept) -> None:
+        """The arrays become the buffers, as they are."""
+        self._kept = {place: [states[n].copy() for n in self._state_names] for place, states in kept.states.items()}
+        buffers = [kept.layers[name] for name in self._past]
+        self._bind(buffers, min((buffer.shape[2] for buffer in buffers), default=self._context))
+        self.truncate(kept.position)
+
+    def _keep(self, position: int) -> None:
+        self._kept.pop(position, None)
+        self._kept[position] = [state.copy() for state in self._states[self._turn]]
+        while len(self._kept) > _STATES:
+            del self._kept[next(iter(self._kept))]
 
     def _decode(self, token: int, position: int) -> np.ndarray:
         """A step of one token, everything bound once and changed in place.
@@ -110,11 +182,21 @@ class SharedCache:
         self._runner.run(self._inputs, *self._bound[self._turn])
         return self._logits
 
-    def _grow(self, needed: int, used: int) -> None:
+    def needs(self, tokens: int) -> int:
+        """Bytes of buffers with room for so many tokens, and of states."""
+        capacity = self._capacity if tokens <= self._capacity else self._room(tokens)
+        per_token = sum(heads * size * np.dtype(dtype).itemsize for heads, size, dtype in self._past.values())
+        return int(capacity * per_token) + sum(state.nbytes for states in self._states for state in states)
+
+    def _room(self, needed: int) -> int:
+        """The capacity to grow to: doubled until it is enough, the context at most."""
         capacity = max(self._capacity, _SMALLEST)
         while capacity < needed:
             capacity *= 2
-        capacity = min(capacity, self._context)
+        return min(capacity, self._context)
+
+    def _grow(self, needed: int, used: int) -> None:
+        capacity = self._room(needed)
         old = self._buffers
         self._buffers, self._bound = [], []  # what is bound holds the old buffers too
         for index, (heads, size, dtype) in enumerate(self._past.values()):
@@ -123,7 +205,10 @@ class SharedCache:
                 buffer[:, :, :used] = old[index][:, :, :used]
                 old[index] = _ONE  # let the old one go before the next is made
             self._buffers.append(buffer)
-        self._capacity = capacity
+        self._bind(self._buffers, capacity)
+
+    def _bind(self, buffers: list[np.ndarray], capacity: int) -> None:
+        self._buffers, self._capacity = buffers, capacity
         self._mask = np.zeros((1, capacity), np.int64)
         self._seen = -1  # how many ones the mask holds; -1 when that is not known
         inputs, outputs = [self._token, self._mask, _ONE, *self._buffers], [self._logits, *self._buffers]
@@ -177,13 +262,33 @@ class GrowingCache:
         result: np.ndarray = logits.numpy()[0]
         return result
 
-    def truncate(self, position: int) -> None:
+    def truncate(self, position: int) -> int:
         """Cut the past after `position` tokens."""
         if position == 0:
             self._values = self._empty()
         else:
             cut = (np.ascontiguousarray(value.numpy()[:, :, :position]) for value in self._values)
             self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in cut]
+        return position
+
+    def save(self, position: int) -> Kept:
+        """Views of the past."""
+        return Kept(
+            position, {i.name: v.numpy()[:, :, :position] for i, v in zip(self._past, self._values, strict=True)}
+        )
+
+    def needs(self, tokens: int) -> int:
+        """Bytes of the past and the longer copy that a step returns."""
+        per_token = sum(i.shape[1] * i.shape[3] * np.dtype(_NUMPY[i.type]).itemsize for i in self._past)
+        return int(2 * tokens * per_token)
+
+    def keep(self, position: int) -> None:
+        """Nothing to do: `truncate` goes anywhere."""
+
+    def load(self, kept: Kept) -> None:
+        """Copies of the arrays become the past."""
+        arrays = (np.ascontiguousarray(kept.layers[i.name][:, :, : kept.position]) for i in self._past)
+        self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
 
     def _empty(self) -> list[Any]:
         shapes = [(1, i.shape[1], 0, i.shape[3]) for i in self._past]

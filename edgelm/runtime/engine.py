@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -13,52 +15,69 @@ from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.fallback import find_fallback
 from edgelm.machine import read_cpu, recommended_threads
-from edgelm.runtime.cache import Cache, GrowingCache, SharedCache
+from edgelm.runtime.cache import Cache, GrowingCache, Kept, SharedCache
+from edgelm.runtime.ceiling import fit
 from edgelm.runtime.ort import open_or_fall_back
 
 
+@dataclass(eq=False)
+class KVState:
+    """What an engine has read: the ids, and the cache of their keys and values; None once the engine is closed."""
+
+    cache: Cache | None
+    tokens: list[int] = field(default_factory=list)
+
+
 class Engine:
-    """A loaded graph.
+    """A loaded graph, and the state that it reads into.
 
     Attributes:
         context: how many tokens it can hold.
         vocab_size: how many logits a token has.
-        position: how many tokens it holds.
         threads: with which it computes.
         provider: onnxruntime's provider in use.
         load_seconds: what loading took.
     """
 
     def __init__(
-        self, session: Any, *, cache: str, context: int, vocab: int, threads: int, load_seconds: float = 0.0
+        self,
+        session: Any,
+        *,
+        cache: str,
+        context: int,
+        vocab: int,
+        threads: int,
+        load_seconds: float = 0.0,
+        kv_limit: int | None = None,
     ) -> None:
         self.context = context
         self.vocab_size = vocab
-        self.position = 0
         self.threads = threads
         self.provider = str(session.get_providers()[0])
         self.load_seconds = load_seconds
-        self._tokens: list[int] = []  # of all that was read, where the cache cannot go back to any position
-        self._cache: Cache | None = (
-            SharedCache(session, context, vocab) if cache == "shared" else GrowingCache(session, vocab)
-        )
+        self._session, self._kind, self._kv_limit = session, cache, kv_limit
+        self._states: WeakSet[KVState] = WeakSet()
+        self._state = self.new_state()
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int | None = None) -> Engine:
+    def load(cls, bundle: Bundle, *, threads: int | None = None, max_memory_mb: float | None = None) -> Engine:
         """Load a bundle's graph.
 
         Args:
             bundle: the bundle.
             threads: None for the target's number, capped by this machine's cores.
+            max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures; the context shrinks to
+                what fits. None for no ceiling.
 
         Raises:
-            OptionError: threads below 1.
+            OptionError: threads below 1, or max_memory_mb is no number above 0.
             BundleError: onnxruntime cannot load the graph, or the manifest does not describe it.
-            DeviceError: not enough memory.
+            DeviceError: not enough memory, or max_memory_mb leaves no room for a context of use.
         """
         if threads is not None and threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
         manifest = bundle.manifest
+        context, kv_limit = (bundle.context, None) if max_memory_mb is None else fit(manifest, max_memory_mb)
         cpu = read_cpu()
         if slow := find_fallback(manifest, cpu):
             warnings.warn(f"{slow.detail}; better: {slow.todo}", EdgeLMWarning, stacklevel=2)
@@ -72,10 +91,11 @@ class Engine:
             return cls(
                 session,
                 cache=manifest["graph"]["cache"],
-                context=bundle.context,
+                context=context,
                 vocab=int(manifest["graph"]["vocab"]),
                 threads=count,
                 load_seconds=time.perf_counter() - start,
+                kv_limit=kv_limit,
             )
         except (KeyError, TypeError, IndexError) as error:
             raise BundleError(
@@ -83,9 +103,69 @@ class Engine:
             ) from None
 
     @property
+    def tokens(self) -> Sequence[int]:
+        """The ids it holds; not to be changed."""
+        return self._state.tokens
+
+    @property
+    def position(self) -> int:
+        """How many tokens it holds."""
+        return len(self._state.tokens)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether `rewind` costs nothing; otherwise it may have to read tokens again."""
+        return self._open().rewinds
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes held for keys and values."""
         return self._open().nbytes
+
+    def new_state(self) -> KVState:
+        """An empty state for `use`."""
+        if self._session is None:
+            raise EdgeLMError("the engine is closed")
+        shared = self._kind == "shared"
+        cache: Cache = (
+            SharedCache(self._session, self.context, self.vocab_size)
+            if shared
+            else GrowingCache(self._session, self.vocab_size)
+        )
+        state = KVState(cache)
+        self._states.add(state)
+        return state
+
+    def use(self, state: KVState) -> KVState:
+        """Read into `state` from now on.
+
+        Returns:
+            the state that was in use.
+        """
+        old, self._state = self._state, state
+        return old
+
+    def save(self, position: int) -> tuple[list[int], Kept]:
+        """The first `position` tokens and what they left in the cache, as views of it; some fewer for a model with
+        states, where the state of that place was not kept.
+        """
+        if not 0 <= position <= self.position:
+            raise OptionError(f"cannot save {position} tokens: the engine holds {self.position}")
+        cache = self._open()
+        cache.keep(self.position)
+        kept = cache.save(position)
+        return self._state.tokens[: kept.position], kept
+
+    def restore(self, tokens: Sequence[int], kept: Kept) -> None:
+        """Hold `tokens`, whose keys and values are in `kept`, instead of what there is; its arrays may be written to.
+
+        Raises:
+            PromptError: more than the context.
+        """
+        if len(tokens) > self.context:
+            raise PromptError(f"{len(tokens):,} saved tokens do not fit in the context of {self.context:,}")
+        self._open().load(kept)
+        self._state.tokens = list(tokens)
 
     def forward(self, ids: Sequence[int] | np.ndarray, num_logits: int = 1) -> np.ndarray:
         """Append tokens and compute the logits of the last ones.
@@ -115,6 +195,7 @@ class Engine:
                 f"token ids must be from 0 to {self.vocab_size - 1}", hint="the tokenizer belongs to another model"
             )
         cache = self._open()
+        self._check_limit(cache, total)
         try:
             logits = cache.run(tokens, self.position, num_logits)
         except MemoryError:
@@ -128,10 +209,19 @@ class Engine:
                 f"onnxruntime failed at token {self.position}: {str(error).strip().splitlines()[0]}",
                 hint="see: edgelm verify, edgelm doctor",
             ) from None
-        self.position = total
-        if not cache.rewinds:
-            self._tokens += tokens.tolist()
+        self._state.tokens += tokens.tolist()
         return logits
+
+    def _check_limit(self, cache: Cache, total: int) -> None:
+        """DeviceError where `total` tokens, and what other states hold, are more than the memory allowed."""
+        if self._kv_limit is None:
+            return
+        others = sum(s.cache.nbytes for s in self._states if s.cache is not None and s.cache is not cache)
+        if others + cache.needs(total) > self._kv_limit:
+            raise DeviceError(
+                f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions, need more than max_memory_mb allows",
+                hint="close a session, or allow for more memory",
+            )
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from `position` on; a model with states reads the tokens before it again."""
@@ -139,25 +229,23 @@ class Engine:
             raise OptionError(f"cannot rewind to {position}: the engine holds {self.position} tokens")
         if position == self.position:
             return
-        cache = self._open()
-        if cache.rewinds:
-            cache.truncate(position)
-            self.position = position
-        else:
-            again, self._tokens, self.position = self._tokens[:position], [], 0
-            cache.truncate(0)
-            if again:
-                self.forward(again)
+        reached = self._open().truncate(position)
+        again = self._state.tokens[reached:position]
+        del self._state.tokens[reached:]
+        if again:
+            self.forward(again)
 
     def reset(self) -> None:
         """Forget all tokens."""
         self.rewind(0)
 
     def close(self) -> None:
-        """Release the session and the cache; the engine cannot be used afterwards."""
-        self._cache = None
+        """Release the session and every state; the engine cannot be used afterwards."""
+        self._session = None
+        for state in self._states:
+            state.cache = None
 
     def _open(self) -> Cache:
-        if self._cache is None:
+        if self._state.cache is None:
             raise EdgeLMError("the engine is closed")
-        return self._cache
+        return self._state.cache

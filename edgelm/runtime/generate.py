@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Generator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from edgelm.errors import PromptError
 from edgelm.runtime.sampling import Floats, Sampler
@@ -13,8 +14,23 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 Interrupt = Callable[[], FinishReason | None]
+Follow = Callable[[int], tuple[Sequence[int], bool]]
+"""A sampled token → that token and any that must come after it, and whether the text ends with them."""
 
 PREFILL_CHUNK = 512  # tokens a forward pass takes of a prompt: large enough for full speed, small enough to be stopped
+
+
+class Drafter(Protocol):
+    """Guesses what comes next; see `PromptLookup`."""
+
+    def draft(self, history: Sequence[int], limit: int) -> list[int]:
+        """At most `limit` tokens that may follow `history`."""
+
+    def checked(self, drafted: int, accepted: int, position: int) -> None:
+        """How many of the last guess were right."""
+
+    def passed(self, tokens: int, seconds: float) -> None:
+        """What a pass took."""
 
 
 def generate_step(
@@ -27,11 +43,13 @@ def generate_step(
     interrupt: Interrupt = lambda: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     prefill_chunk: int = PREFILL_CHUNK,
+    drafter: Drafter | None = None,
+    follow: Follow = lambda token: ((token,), False),
 ) -> Generator[int, None, FinishReason]:
     """Prefill the prompt, then sample, yield and feed back one token after the other.
 
     No pass runs whose logits nobody needs: a token is fed back only when the next one is asked for, and the last
-    one never.
+    one never. When the generator ends or is closed, the engine holds the prompt and tokens yielded, and nothing else.
 
     Args:
         engine: its KV cache holds the first ``engine.position`` tokens of the prompt already, 0 for a fresh start.
@@ -42,12 +60,14 @@ def generate_step(
         interrupt: asked before every forward pass; a reason ends the generation there.
         progress: called with (tokens in the cache, tokens of the prompt) after every pass of the prefill.
         prefill_chunk: tokens of the prompt per pass.
+        drafter: guesses tokens, which are then checked in one pass; None for one token per pass.
+        follow: called with every token sampled.
 
     Yields:
         the generated ids.
 
     Returns:
-        ``stop`` (an id of `eos`), ``length`` (`max_tokens`, or the context is full), or what `interrupt` gave.
+        ``stop`` (an id of `eos`, or the end that `follow` told of), ``length`` (`max_tokens`, or the context is full), or what `interrupt` gave.
 
     Raises:
         PromptError: the prompt is empty, or longer than the context.
@@ -57,27 +77,117 @@ def generate_step(
         raise PromptError(f"the prompt has {len(history):,} tokens, the context is {engine.context:,}")
     if engine.position >= len(history):
         raise PromptError("the prompt is empty" if not history else "the prompt holds nothing new to this engine")
-    pending, logits = history[engine.position :], None
-    for start in range(0, len(pending), prefill_chunk):
+    logits = None
+    for piece in prefill_pieces(history[engine.position :], prefill_chunk, engine.rewinds):
         if reason := interrupt():
             return reason
-        logits = engine.forward(pending[start : start + prefill_chunk])
+        logits = engine.forward(piece)
         progress(engine.position, len(history))
-    for count in range(1, max_tokens + 1):
-        token = sampler(_last(logits), history)
-        if token in eos:
-            return "stop"
-        history.append(token)
-        yield token
-        if count == max_tokens or engine.position >= engine.context:
-            return "length"
-        if reason := interrupt():
-            return reason
-        logits = engine.forward([token])
-    return "length"
-
-
-def _last(logits: Floats | None) -> Floats:
     assert logits is not None
-    last: Floats = logits[-1]
-    return last
+    text = _Text(engine, history, logits, drafter)
+    return (yield from _decode(text, sampler, follow, max_tokens, eos, interrupt))
+
+
+def _decode(
+    text: _Text,
+    sampler: Sampler,
+    follow: Follow,
+    max_tokens: int,
+    eos: Collection[int],
+    interrupt: Interrupt,
+) -> Generator[int, None, FinishReason]:
+    left = max_tokens
+    try:
+        while True:
+            token = sampler(text.logits(), text.history)
+            if token in eos:
+                return "stop"
+            tokens, finished = follow(token)
+            for index, token in enumerate(tokens, 1):
+                left -= 1
+                text.history.append(token)
+                yield token
+                if (not left or text.full) and not (finished and index == len(tokens)):
+                    return "length"
+            if finished:
+                return "stop"
+            if text.needs_pass:
+                if reason := interrupt():
+                    return reason
+                text.read(left)
+    finally:
+        text.settle()
+
+
+class _Text:
+    """The text so far, and the logits of what may follow it: of its last token, or along a guess that stands so far.
+
+    Args:
+        engine: holds `history`.
+        history: the prompt; every token is added to it.
+        logits: after the prompt, [1, V].
+        drafter: guesses tokens, or None.
+    """
+
+    def __init__(self, engine: Engine, history: list[int], logits: Floats, drafter: Drafter | None) -> None:
+        self._engine, self.history, self._rows, self._drafter = engine, history, logits, drafter
+        self._draft: list[int] = []
+        self._start = len(history)  # where the draft begins
+        self._tokens, self._seconds = 0, 0.0  # of the last pass
+
+    @property
+    def full(self) -> bool:
+        """Whether the last token has no place in the context."""
+        return len(self.history) > self._engine.context
+
+    @property
+    def needs_pass(self) -> bool:
+        """Whether there are no logits yet for what follows."""
+        return self._stands < len(self.history) - self._start
+
+    @property
+    def _stands(self) -> int:
+        """How many tokens of the draft are those that came."""
+        came = self.history[self._start : self._start + len(self._draft)]
+        pairs = enumerate(zip(came, self._draft, strict=False))
+        return next((index for index, (token, guess) in pairs if token != guess), len(came))
+
+    def logits(self) -> Floats:
+        """After the last token, [V]."""
+        row: Floats = self._rows[len(self.history) - self._start]
+        return row
+
+    def read(self, left: int) -> None:
+        """Read what the engine lacks, and a guess of at most `left` - 1 tokens behind it."""
+        self.settle()
+        engine, history = self._engine, self.history
+        limit = min(left - 1, engine.context - len(history))
+        self._draft = self._drafter.draft(history, limit) if self._drafter is not None and limit > 0 else []
+        new = history[engine.position :]
+        self._start = len(history)
+        started = time.perf_counter()
+        self._rows = engine.forward(new + self._draft, len(self._draft) + 1)
+        self._tokens, self._seconds = len(new) + len(self._draft), time.perf_counter() - started
+
+    def settle(self) -> None:
+        """Take back what was guessed wrong, and tell the drafter how it went."""
+        if self._drafter is None or not self._tokens:
+            return
+        started, stands = time.perf_counter(), self._stands
+        if self._engine.position > self._start + stands:
+            self._engine.rewind(self._start + stands)
+        if self._draft:
+            self._drafter.checked(len(self._draft), stands, len(self.history))
+        self._drafter.passed(self._tokens, self._seconds + time.perf_counter() - started)
+        self._draft, self._tokens = [], 0
+
+
+def prefill_pieces(ids: Sequence[int], size: int, rewinds: bool) -> list[Sequence[int]]:
+    """The passes that read `ids`, none longer than `size`.
+
+    Where the engine does not rewind freely it keeps the states after a pass of several tokens. The last token then has
+    a pass of its own: a prompt given again begins before it.
+    """
+    body = len(ids) if rewinds or len(ids) < 3 else len(ids) - 1
+    pieces = [ids[start : min(start + size, body)] for start in range(0, body, size)]
+    return pieces if body == len(ids) else [*pieces, ids[body:]]

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from edgelm.runtime.generate import FinishReason
+from edgelm.runtime.speculation import PromptLookup
+
+if TYPE_CHECKING:
+    from edgelm.runtime.logprobs import TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,8 @@ class Timings:
         ttft_seconds: time to first token: tokenising, prefill and the first sample; None where no token came.
         prefill_seconds: the prompt's forward passes.
         decode_seconds: the tokens after the first.
+        drafted_tokens: guesses that were checked, and
+        accepted_tokens: how many of them were right: so many passes were saved.
     """
 
     prompt_tokens: int
@@ -27,6 +35,8 @@ class Timings:
     ttft_seconds: float | None
     prefill_seconds: float
     decode_seconds: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_tokens_per_second(self) -> float | None:
@@ -49,6 +59,35 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Tokens of a request, as services count them.
+
+    Attributes:
+        prompt_tokens: of the prompt; of these
+        cached_tokens: were in the KV cache.
+        completion_tokens: generated.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @classmethod
+    def of(cls, timings: Timings) -> Usage:
+        """The counts among `timings`."""
+        return cls(timings.prompt_tokens, timings.cached_tokens, timings.completion_tokens)
+
+    def to_dict(self) -> dict[str, int]:
+        """For JSON."""
+        return asdict(self) | {"total_tokens": self.total_tokens}
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A piece of a generation. Only the last one has a `finish_reason` and `timings`.
 
@@ -57,12 +96,19 @@ class Chunk:
         tokens: ids generated since the last chunk.
         finish_reason: ``stop``, ``length``, ``cancelled`` or ``deadline``.
         timings: what it took.
+        logprobs: of `tokens`, where they were asked for.
     """
 
     text: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason | None = None
     timings: Timings | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens of the request; None until the last chunk."""
+        return None if self.timings is None else Usage.of(self.timings)
 
 
 @dataclass(frozen=True)
@@ -73,6 +119,25 @@ class Completion:
     tokens: tuple[int, ...]
     finish_reason: FinishReason
     timings: Timings
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of the request."""
+        return Usage.of(self.timings)
+
+    @classmethod
+    def join(cls, chunks: Iterable[Chunk]) -> Completion:
+        """All chunks of a generation as one."""
+        chunks = list(chunks)
+        reason, timings = chunks[-1].finish_reason, chunks[-1].timings
+        assert reason is not None
+        assert timings is not None
+        tokens = tuple(token for chunk in chunks for token in chunk.tokens)
+        logprobs = None
+        if chunks[-1].logprobs is not None:
+            logprobs = tuple(record for chunk in chunks for record in chunk.logprobs or ())
+        return cls("".join(chunk.text for chunk in chunks), tokens, reason, timings, logprobs)
 
 
 class Stopwatch:
@@ -101,9 +166,10 @@ class Stopwatch:
         else:
             self._decode += seconds
 
-    def timings(self) -> Timings:
+    def timings(self, drafter: PromptLookup | None = None) -> Timings:
         """The times so far."""
-        return Timings(self._prompt, self._cached, self._tokens, self._ttft, self._prefill, self._decode)
+        guesses = (0, 0) if drafter is None else (drafter.drafted, drafter.accepted)
+        return Timings(self._prompt, self._cached, self._tokens, self._ttft, self._prefill, self._decode, *guesses)
 
 
 def _rate(tokens: int, seconds: float) -> float | None:

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.errors import BundleError, EdgeLMError, OptionError
+from edgelm.runtime.penalties import Floats as Floats
+from edgelm.runtime.penalties import make_adjustment
 
-Floats = npt.NDArray[np.floating[Any]]
 Ids = npt.NDArray[np.intp]
 Sampler = Callable[[Floats, Sequence[int]], int]
 """``sampler(logits [V], history) -> id``; `history` is the prompt and every token generated so far."""
@@ -41,6 +42,9 @@ class GenerationConfig:
         top_p: sample from the smallest set of tokens whose probabilities sum to p; 1 switches it off.
         min_p: drop tokens less likely than min_p times the likeliest one; 0 switches it off.
         repetition_penalty: above 1, tokens of the prompt and the text so far become less likely; 1 switches it off.
+        frequency_penalty: subtracted from a token's logit for every time it was generated; 0 switches it off.
+        presence_penalty: subtracted from a token's logit once it was generated; 0 switches it off.
+        logit_bias: token id → what is added to its logit; -inf bans a token.
         seed: the same seed gives the same tokens on the same machine; None draws a fresh one.
         stop: strings that end the text; a single str is taken as one.
 
@@ -54,6 +58,9 @@ class GenerationConfig:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
@@ -65,6 +72,9 @@ class GenerationConfig:
             "top_p": _number("top_p", self.top_p, "above 0 and at most 1", lambda x: 0 < x <= 1),
             "min_p": _number("min_p", self.min_p, "between 0 and 1", lambda x: 0 <= x <= 1),
             "repetition_penalty": _number("repetition_penalty", self.repetition_penalty, "above 0", lambda x: x > 0),
+            "frequency_penalty": _number("frequency_penalty", self.frequency_penalty, "of any size", lambda x: True),
+            "presence_penalty": _number("presence_penalty", self.presence_penalty, "of any size", lambda x: True),
+            "logit_bias": _biases(self.logit_bias),
             "seed": None if self.seed is None else _integer("seed", self.seed, 0),
             "stop": _strings("stop", self.stop),
         }
@@ -103,24 +113,28 @@ class GenerationConfig:
         return cls(**options)
 
 
-def make_sampler(config: GenerationConfig) -> Sampler:
+def make_sampler(config: GenerationConfig, prompt_tokens: int = 0) -> Sampler:
     """The sampler that `config` asks for; it serves one sequence, since it remembers random state and history.
 
     Logits may hold -inf for tokens that must not be chosen.
 
+    Args:
+        config: the options.
+        prompt_tokens: how many tokens of the history are the prompt; frequency and presence penalty pass over them.
+
     Raises (when called):
         EdgeLMError: the logits hold NaN or +inf, or nothing but -inf.
     """
-    penalise = _repetition_penalty(config.repetition_penalty)
+    adjust = make_adjustment(config, prompt_tokens)
     random = np.random.Generator(np.random.PCG64(config.seed))
 
     def greedy(logits: Floats, history: Sequence[int]) -> int:
-        scores = penalise(logits, history)
+        scores = adjust(logits, history)
         _peak(scores)
         return int(scores.argmax())
 
     def sample(logits: Floats, history: Sequence[int]) -> int:
-        ids, weights = candidates(penalise(logits, history), config)
+        ids, weights = candidates(adjust(logits, history), config)
         return int(ids[_draw(weights, random.random())])
 
     return greedy if config.temperature == 0 else sample
@@ -138,7 +152,7 @@ def candidates(scores: Floats, config: GenerationConfig) -> tuple[Ids, Floats]:
     """
     peak = _peak(scores)
     # Temperature keeps the order, so top-k may come first and spares the rest of the vocabulary the exponential.
-    ids = _top_k(scores, config.top_k)
+    ids = top_k(scores, config.top_k)
     with np.errstate(over="ignore", under="ignore"):
         # The peak goes first: a tiny temperature then overflows to -inf, a weight of 0, and never to NaN.
         weights = np.exp((scores[ids] - peak) / scores.dtype.type(max(config.temperature, 1e-30)))
@@ -149,29 +163,6 @@ def candidates(scores: Floats, config: GenerationConfig) -> tuple[Ids, Floats]:
         kept = np.flatnonzero(weights >= config.min_p * weights.max())
         ids, weights = ids[kept], weights[kept]
     return ids, weights
-
-
-def _repetition_penalty(penalty: float) -> Callable[[Floats, Sequence[int]], Floats]:
-    """Divide positive logits of tokens already seen by `penalty`, multiply negative ones (CTRL, arXiv:1909.05858)."""
-    if penalty == 1.0:
-        return lambda logits, history: logits
-    seen: npt.NDArray[np.bool_] = np.zeros(0, bool)
-    count, last = 0, -1
-
-    def apply(logits: Floats, history: Sequence[int]) -> Floats:
-        nonlocal seen, count, last
-        grown = seen.size == logits.size and len(history) >= count and (count == 0 or history[count - 1] == last)
-        if not grown:  # another sequence than last time
-            seen, count = np.zeros(logits.size, bool), 0
-        seen[np.asarray(history[count:], np.intp)] = True
-        count, last = len(history), history[-1] if len(history) else -1
-        ids = np.flatnonzero(seen)
-        scores, old = logits.copy(), logits[ids]
-        with np.errstate(over="ignore"):
-            scores[ids] = np.where(old < 0, old * penalty, old / penalty)
-        return scores
-
-    return apply
 
 
 def _peak(scores: Floats) -> float:
@@ -186,7 +177,8 @@ def _peak(scores: Floats) -> float:
     )
 
 
-def _top_k(scores: Floats, k: int) -> Ids:
+def top_k(scores: Floats, k: int) -> Ids:
+    """The ids of the `k` highest scores, ascending, and of those equal to the last of them; of all where k is 0."""
     if not 0 < k < scores.size:
         return np.arange(scores.size)
     kth = np.partition(scores, scores.size - k)[scores.size - k]
@@ -230,6 +222,20 @@ def _number(name: str, value: Any, wanted: str, holds: Callable[[float], bool]) 
     if not math.isfinite(number) or not holds(number):
         raise OptionError(f"{name} must be a number {wanted}, not {value!r}")
     return number
+
+
+def _biases(value: Any) -> tuple[tuple[int, float], ...]:
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, Sequence) or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
+        raise OptionError(f"logit_bias must be a dict of token ids and numbers, not {value!r}")
+    checked = {}
+    for token, bias in pairs:
+        name = f"logit_bias of token {token!r}"
+        ban = isinstance(bias, float | np.floating) and bias == -math.inf
+        checked[_integer("a token id in logit_bias", token, 0)] = (
+            -math.inf if ban else _number(name, bias, "or -inf", lambda x: True)
+        )
+    return tuple(sorted(checked.items()))
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:

@@ -77,6 +77,10 @@ class Tokenizer:
         """The text of `ids`; bytes that are no valid UTF-8 become U+FFFD, ids without a token nothing."""
         return str(self._inner.decode([int(i) for i in ids], skip_special_tokens=skip_special))
 
+    def to_json(self) -> str:
+        """The content of a tokenizer.json."""
+        return str(self._inner.to_str())
+
     def token_to_id(self, token: str) -> int | None:
         """The id of a token given by its name in the vocabulary, or None."""
         found: int | None = self._inner.token_to_id(token)

@@ -178,7 +178,10 @@ def test_a_bundle_made_for_this_board(machine):
 def test_int4_on_a_core_without_dotprod(machine):
     recipe = judge(machine("rpi4"), manifest("rpi5"))["recipe"]
     assert recipe.level == "warn"
-    assert recipe.detail == "MatMulNBits weights, but cortex-a72 has no dotprod: 6x the work of int8 by DynamicQuantizeMatMul"
+    assert (
+        recipe.detail
+        == "MatMulNBits weights, but cortex-a72 has no dotprod: 6x the work of int8 by DynamicQuantizeMatMul"
+    )
     assert recipe.todo == "edgelm export org/model --target rpi4 --quant int8"
 
 

@@ -57,7 +57,28 @@ def test_a_state_survives_growth_and_does_not_grow(tiny_checkpoint: Callable[...
     whole, steps = Engine.load(bundle), Engine.load(bundle)
     expected = whole.forward(ids, 1).copy()
     for start in range(0, 600, 100):
-        found = steps.forward(ids[start : start + 100])
+        found = steps.forward(ids[start : start + 100]).copy()
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    states = 2 * 3 * 64 * 2 * 4  # two buffers of three layers, 64 channels, two tokens, 4 bytes
+    # Two buffers of three layers, 64 channels, two tokens, 4 bytes; and the states after each of the six passes.
+    states = (2 + 6) * 3 * 64 * 2 * 4
     assert steps.cache_bytes == 1024 * bundle.manifest["memory"]["kv_bytes_per_token"] + states
+
+
+def test_going_back_reads_no_more_than_from_the_last_kept_place(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tiny_checkpoint("lfm2", **{**COMMON, **SHAPES["mixed"], "max_position_embeddings": 1024})
+    engine = Engine.load(export(checkpoint, "x86-64", "fp32", output=tmp_path / "b"))
+    ids = np.random.default_rng(0).integers(3, 300, 400)
+    expected = {place: engine.forward(ids[place : place + 40]).copy() for place in range(0, 400, 40)}
+    read: list[int] = []
+    forward = Engine.forward
+    monkeypatch.setattr(Engine, "forward", lambda self, ids, n=1: (read.append(len(ids)), forward(self, ids, n))[1])
+    for place, again in ((360, 0), (290, 10), (280, 0), (40, 0), (0, 0)):
+        read.clear()
+        engine.rewind(place)
+        assert sum(read) == again
+        assert list(engine.tokens) == ids[:place].tolist()
+        if place in expected:
+            np.testing.assert_allclose(engine.forward(ids[place : place + 40]), expected[place], atol=1e-3)
+            engine.rewind(place)

@@ -35,17 +35,26 @@ class FakeEngine:
     def position(self) -> int:
         return len(self.ids)
 
+    rewinds = True
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.ids
+
     def forward(self, ids: Sequence[int] | np.ndarray, num_logits: int = 1) -> np.ndarray:
         assert not self.closed
-        assert num_logits == 1
-        assert len(ids) >= 1
+        assert 1 <= num_logits <= len(ids)
         if self.position + len(ids) > self.context:
             raise PromptError("the context is full")
         self.before_forward()
-        self.ids += [int(i) for i in ids]
         self.passes.append(len(ids))
-        self._buffer[0] = self._logits(self.ids)
-        return self._buffer
+        rows = []
+        for count, token in enumerate(ids, 1):
+            self.ids.append(int(token))
+            if count > len(ids) - num_logits:
+                rows.append(self._logits(self.ids))
+        self._buffer[:1] = rows[0]
+        return self._buffer if num_logits == 1 else np.stack(rows)
 
     def rewind(self, position: int) -> None:
         assert 0 <= position <= self.position

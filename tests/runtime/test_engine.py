@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelm.bundle import Bundle
-from edgelm.errors import BundleError, EdgeLMError, OptionError, PromptError
+from edgelm.errors import BundleError, DeviceError, EdgeLMError, OptionError, PromptError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 
@@ -121,6 +122,36 @@ def test_threads(tiny_bundle: Bundle) -> None:
     assert Engine.load(tiny_bundle, threads=3).threads == 3
     with pytest.raises(OptionError, match="threads"):
         Engine.load(tiny_bundle, threads=0)
+
+
+def test_a_ceiling_on_memory_shrinks_the_context(tiny_bundle: Bundle, ids: np.ndarray) -> None:
+    memory = tiny_bundle.manifest["memory"]
+    fixed, per_token = memory["total_bytes"] - memory["kv_bytes"], memory["kv_bytes_per_token"]
+    assert Engine.load(tiny_bundle, max_memory_mb=1e6).context == 128
+    engine = Engine.load(tiny_bundle, max_memory_mb=(fixed + 100.5 * per_token) / 1e6)
+    assert engine.context == 100
+    engine.forward(ids[:100])
+    assert engine.cache_bytes == 100 * per_token
+    with pytest.raises(PromptError, match="101 tokens do not fit in the context of 100"):
+        engine.forward(ids[:1])
+    other = engine.use(engine.new_state())
+    with pytest.raises(DeviceError, match="need more than max_memory_mb allows") as raised:
+        engine.forward(ids[:1])
+    assert raised.value.hint == "close a session, or allow for more memory"
+    engine.use(other)
+    engine.rewind(99)
+    engine.forward(ids[:1])
+
+
+@pytest.mark.parametrize("mb", [0, -1, float("nan"), float("inf"), True, "5"])
+def test_a_ceiling_that_is_none(tiny_bundle: Bundle, mb: Any) -> None:
+    with pytest.raises(OptionError, match="max_memory_mb must be a number above 0"):
+        Engine.load(tiny_bundle, max_memory_mb=mb)
+
+
+def test_a_ceiling_that_is_too_low_says_what_is_needed(tiny_bundle: Bundle) -> None:
+    with pytest.raises(DeviceError, match=r"1 MB are too little: this bundle needs \d+ MB with a context of 64 tokens"):
+        Engine.load(tiny_bundle, max_memory_mb=1)
 
 
 def test_a_graph_that_cannot_be_loaded_is_one_line(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -448,6 +448,8 @@ def test_timings_leave_out_the_caller_and_the_first_token(monkeypatch: pytest.Mo
         "ttft_seconds": 2.0,
         "prefill_seconds": 2.0,
         "decode_seconds": 2.0,
+        "drafted_tokens": 0,
+        "accepted_tokens": 0,
         "prefill_tokens_per_second": 3.0,
         "decode_tokens_per_second": 2.0,
     }
@@ -508,7 +510,7 @@ def engine_of_load(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine_module = pytest.importorskip("edgelm.runtime.engine")
     engine = FakeEngine()
 
-    def fake_load(bundle: Any, *, threads: int | None = None) -> FakeEngine:
+    def fake_load(bundle: Any, *, threads: int | None = None, max_memory_mb: float | None = None) -> FakeEngine:
         engine.threads = threads  # type: ignore[attr-defined]
         return engine
 

@@ -1,0 +1,69 @@
+"""From what a caller gives as a prompt to ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgelm.errors import PromptError
+from edgelm.runtime.chat import ChatTemplate
+from edgelm.runtime.text import Tokenizer
+
+Prompt = str | Sequence[Mapping[str, Any]]
+
+
+class PromptEncoder:
+    """Encodes prompts for one model.
+
+    Args:
+        tokenizer: the model's.
+        template: its chat template, or None.
+        context: tokens a prompt may have.
+        vocab_size: ids the model knows.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, context: int, vocab_size: int) -> None:
+        self._tokenizer, self._template = tokenizer, template
+        self._context, self._vocab_size = context, vocab_size
+
+    def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
+        """The ids of a prompt; see `LM.encode_prompt`."""
+        if isinstance(prompt, str) and (raw or self._template is None):
+            ids = self._encode_raw(prompt)
+        else:
+            # As transformers does: a template writes BOS itself where the model wants it.
+            ids = self._tokenizer.encode(self._render(prompt, raw), special=False)
+            if not ids:
+                raise PromptError("the chat template makes an empty prompt of these messages")
+        if len(ids) > self._context:
+            raise PromptError(
+                f"the prompt has {len(ids):,} tokens, this bundle's context is {self._context:,}",
+                hint="shorten the prompt, or export with a larger --context",
+            )
+        if ids and max(ids) >= self._vocab_size:
+            raise PromptError(f"the tokenizer gives id {max(ids)}, the model knows {self._vocab_size:,} tokens")
+        return ids
+
+    def text(self, prompt: Prompt, *, raw: bool = False) -> str:
+        """The text that `encode` turns into ids."""
+        return prompt if isinstance(prompt, str) and (raw or self._template is None) else self._render(prompt, raw)
+
+    def _encode_raw(self, text: str) -> list[int]:
+        ids = self._tokenizer.encode(text)
+        if not ids and self._tokenizer.bos is not None:
+            return [self._tokenizer.bos]
+        if not ids:
+            raise PromptError("the prompt is empty and this model has no BOS token to start from")
+        return ids
+
+    def _render(self, prompt: Prompt, raw: bool) -> str:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        if raw:
+            raise PromptError(
+                "raw needs a str prompt, not messages", hint="leave raw out, or render the messages first"
+            )
+        if self._template is None:
+            raise PromptError(
+                "this model has no chat template, so it takes no messages", hint="give the prompt as one str"
+            )
+        return self._template.render(messages)

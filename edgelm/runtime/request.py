@@ -1,0 +1,169 @@
+"""One request for a generation, its arguments checked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+
+from edgelm.errors import OptionError
+from edgelm.runtime.generate import FinishReason, Interrupt
+from edgelm.runtime.sampling import GenerationConfig
+
+if TYPE_CHECKING:
+    from edgelm.runtime.engine import KVState
+    from edgelm.runtime.healing import Healing
+    from edgelm.runtime.structured import Guide
+
+
+class CancelEvent(Protocol):
+    """What can cancel a generation, such as a ``threading.Event``."""
+
+    def is_set(self) -> bool:
+        """Whether to end now."""
+
+
+class Options(TypedDict, total=False):
+    """What a generation may be told; an option left out, or None, is the model's default.
+
+    Attributes:
+        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty,
+            logit_bias, seed, stop: see `GenerationConfig`. A stop string ends the text and is not part of it.
+        raw: give a str prompt to the model without the chat template.
+        deadline: seconds from now after which the generation ends with what it has.
+        cancel: ends the generation once it is set.
+        reuse_cache: False computes the whole prompt anew.
+        speculate: ``auto`` guesses tokens from the text so far and checks several in one pass, while that pays;
+            ``off`` does not. ``auto`` is off where a seed must give the same text: with `seed` and a temperature.
+        json_schema, regex, choice: the form of the text, at most one of them; see `Grammars.guide`. The text ends where
+            the form does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
+        logprobs, top_logprobs: whether results carry how likely each token was, and how many of the likeliest others at
+            its place; see `TokenLogprob`. They cost a little time, and all tokens are sampled then.
+        echo: whether the text begins with the prompt's, as the model is given it.
+        token_healing: whether the last token of a raw prompt may be exchanged for a longer one that begins with it.
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    raw: bool | None
+    deadline: float | None
+    cancel: CancelEvent | None
+    reuse_cache: bool | None
+    speculate: Literal["auto", "off"] | None
+    json_schema: Mapping[str, Any] | bool | str | None
+    regex: str | None
+    choice: Sequence[str] | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    echo: bool | None
+    token_healing: bool | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be generated.
+
+    Attributes:
+        ids: of the prompt.
+        config: the options.
+        interrupt: tells whether to end early, and why.
+        reuse_cache: whether what the KV cache has in common with the prompt need not be computed.
+        encode_seconds: what making the ids took.
+        speculate: whether tokens are guessed.
+        guide: keeps the text to a form, or None.
+        logprobs: how many alternatives are wanted with every token; None for no log-probabilities.
+        echo: text that comes before the completion.
+        healing: of the prompt's end, whose last token `ids` lack then.
+        cancelled: ends the generation once it is set.
+        state: the engine's state to use; None for the one in use.
+    """
+
+    ids: list[int]
+    config: GenerationConfig
+    interrupt: Interrupt
+    reuse_cache: bool
+    encode_seconds: float
+    speculate: bool = False
+    guide: Guide | None = None
+    logprobs: int | None = None
+    echo: str = ""
+    healing: Healing | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    state: KVState | None = None
+
+
+def make_interrupt(
+    started: float, deadline: float | None, cancel: CancelEvent | None, cancelled: Callable[[], bool]
+) -> Interrupt:
+    """What ends a generation before its time.
+
+    Args:
+        started: when it began, by ``time.perf_counter``.
+        deadline: seconds after that, or None.
+        cancel: the caller's event, or None.
+        cancelled: any other reason to be cancelled.
+
+    Raises:
+        OptionError: `deadline` or `cancel` is of the wrong kind.
+    """
+    if deadline is not None and (
+        isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0
+    ):
+        raise OptionError(f"deadline must be a number of seconds above 0, not {deadline!r}")
+    if cancel is not None and not hasattr(cancel, "is_set"):
+        raise OptionError(f"cancel must be a threading.Event or have is_set(), not {type(cancel).__name__}")
+
+    def interrupt() -> FinishReason | None:
+        if cancelled() or (cancel is not None and cancel.is_set()):
+            return "cancelled"
+        return "deadline" if deadline is not None and time.perf_counter() - started >= deadline else None
+
+    return interrupt
+
+
+_SAMPLING = frozenset(field.name for field in fields(GenerationConfig))
+
+
+def split_options(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that belong to `GenerationConfig`, and the others; those that are None are left out.
+
+    Raises:
+        TypeError: an option has an unknown name.
+    """
+    for name in options:
+        if name not in Options.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    sampling = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
+    return sampling, given
+
+
+def check_bias(config: GenerationConfig, vocab_size: int) -> None:
+    """OptionError where a biased token is none of the model's."""
+    if config.logit_bias and config.logit_bias[-1][0] >= vocab_size:
+        raise OptionError(f"logit_bias: the model has no token {config.logit_bias[-1][0]}, but {vocab_size:,} of them")
+
+
+def speculates(speculate: str, config: GenerationConfig) -> bool:
+    """Whether to guess tokens.
+
+    What is guessed changes how many tokens a pass has, and that the last digits of the logits: it depends on the
+    clock, and so does, once in a very long while, a sampled token. A seed promises more.
+
+    Raises:
+        OptionError: `speculate` is neither ``auto`` nor ``off``.
+    """
+    if speculate not in ("auto", "off"):
+        raise OptionError(f"speculate must be 'auto' or 'off', not {speculate!r}")
+    return speculate == "auto" and config.max_tokens > 2 and (config.seed is None or config.temperature == 0)

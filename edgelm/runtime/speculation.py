@@ -1,0 +1,113 @@
+"""Prompt lookup: guess the next tokens from where the last few stood before, and check the guesses in one pass.
+
+Saxena 2023 (https://github.com/apoorvumang/prompt-lookup-decoding). A pass over several tokens reads the weights once,
+so on a chip that waits for memory it costs little more than a pass over one. Texts that repeat their prompt (rewriting,
+extraction, JSON, code) are guessed well.
+
+The guess is certain of itself, so the rule of speculative sampling (Leviathan et al. 2022, arXiv:2211.17192) comes down
+to this: sample as always, and go on along the guess while the sample is what was guessed. The tokens are those, or have
+the distribution, of decoding one by one, up to the last digits in which logits differ between batch sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_SIZES = (6, 3, 2)  # tokens that must have stood together before, the longest first
+_LONGEST = 16  # tokens guessed at once
+_WORTH = 1.05  # times as fast a guess must promise to be
+_PROBE = 2  # tokens guessed to see whether it would pay again
+_SHARE = 0.01  # of the time that probes may take
+_PAUSES = 8  # times as long, at most, a pause is after probes that failed: it is doubled each time
+_FADE = 0.9  # weight of what is known, at each pass
+_PRIOR = {6: (3.0, 1.0), 3: (1.0, 1.0), 2: (0.5, 1.0)}  # guesses right and wrong, assumed before any was seen
+
+
+class PassCost:
+    """What a pass over several tokens costs, in passes over one; measured while the engine runs, and kept."""
+
+    def __init__(self) -> None:
+        self._single: float | None = None
+        self._extra = 0.2  # of each token after the first
+
+    def of(self, tokens: int) -> float:
+        """The cost of a pass over `tokens`."""
+        return 1 + self._extra * (tokens - 1)
+
+    def saw(self, tokens: int, seconds: float) -> None:
+        """A pass took so long."""
+        if tokens == 1:
+            self._single = seconds if self._single is None else self._single + 0.2 * (seconds - self._single)
+        elif self._single:
+            extra = (seconds / self._single - 1) / (tokens - 1)
+            self._extra += 0.2 * (min(max(extra, 0.0), 2.0) - self._extra)  # one slow pass must not decide
+
+
+class PromptLookup:
+    """Guesses, as many as have paid so far; none while they do not.
+
+    Args:
+        cost: of the engine's passes.
+
+    Attributes:
+        drafted: tokens guessed.
+        accepted: of these, how many were right.
+    """
+
+    def __init__(self, cost: PassCost) -> None:
+        self._cost = cost
+        self._places = {size: dict[tuple[int, ...], int]() for size in _SIZES}  # n-gram → where it was last followed
+        self._indexed = 0  # tokens of the text whose n-grams are known
+        self._seen = dict(_PRIOR)
+        self._size = 0  # of the n-gram that the last guess came from
+        self._until, self._pauses = 0, 1  # where the next probe may be, and what its pause is multiplied by
+        self.drafted = self.accepted = 0
+
+    def draft(self, history: Sequence[int], limit: int) -> list[int]:
+        """The tokens that may follow `history`, at most `limit`; often none."""
+        self._index(history)
+        for size in _SIZES:
+            place = self._places[size].get(tuple(history[-size:])) if len(history) > size else None
+            if place is not None:
+                self._size = size
+                return _follow(history, place, min(self._length(size, len(history)), limit))
+        return []
+
+    def checked(self, drafted: int, accepted: int, position: int) -> None:
+        """The first `accepted` of the last guess of `drafted` tokens were right; the text has `position` tokens now."""
+        self.drafted += drafted
+        self.accepted += accepted
+        right, wrong = self._seen[self._size]
+        self._seen[self._size] = (right * _FADE + accepted, wrong * _FADE + (accepted < drafted))
+        self._pauses = 1 if accepted else min(2 * self._pauses, _PAUSES)
+        self._until = position + int(self._pauses * (self._cost.of(_PROBE + 1) - 1) / _SHARE)
+
+    def passed(self, tokens: int, seconds: float) -> None:
+        """A pass over `tokens`, and undoing what was wrong in it, took so long."""
+        self._cost.saw(tokens, seconds)
+
+    def _length(self, size: int, position: int) -> int:
+        """How many tokens to guess: as many as promise to be fastest, or a few now and then to see whether it pays."""
+        right, wrong = self._seen[size]
+        rate, expected, best, length = right / (right + wrong), 1.0, _WORTH, 0
+        for count in range(1, _LONGEST + 1):
+            expected += rate**count
+            speed = expected / self._cost.of(count + 1)
+            if speed > best:
+                best, length = speed, count
+        return length or (_PROBE if position >= self._until else 0)
+
+    def _index(self, history: Sequence[int]) -> None:
+        """Know the n-grams of all tokens but the last, which nothing follows yet."""
+        for size, places in self._places.items():
+            for end in range(max(self._indexed, size), len(history)):
+                places[tuple(history[end - size : end])] = end
+        self._indexed = len(history)
+
+
+def _follow(history: Sequence[int], place: int, count: int) -> list[int]:
+    """What stands from `place` on, and where the text ends, what would stand there if it went round."""
+    tokens = list(history[place : place + count])
+    while len(tokens) < count:
+        tokens.append(tokens[len(tokens) - (len(history) - place)])
+    return tokens

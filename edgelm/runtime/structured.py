@@ -1,0 +1,220 @@
+"""Text of a given form: a JSON schema, a regular expression, or one of some strings, through llguidance.
+
+llguidance (https://github.com/guidance-ai/llguidance) tells before each token which ones may come, and which must.
+What must come is not sampled but read together with the next pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgelm.errors import DependencyError, EdgeLMError, OptionError
+from edgelm.runtime.generate import Drafter
+from edgelm.runtime.sampling import Floats
+from edgelm.runtime.text import Tokenizer
+
+if TYPE_CHECKING:
+    import llguidance
+
+# JSON as models know it, on one line or indented, and not blanks for ever; a schema's own "x-guidance" counts more.
+_JSON = {"whitespace_pattern": r"( |\n[ \t]{0,32})?"}
+
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_ONES = ("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
+_OTHERS = """
+    $schema $id id $ref $anchor $dynamicRef $dynamicAnchor $recursiveRef $recursiveAnchor $vocabulary $comment
+    type enum const format pattern minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum multipleOf
+    minItems maxItems uniqueItems minContains maxContains required minProperties maxProperties dependencies
+    dependentRequired unevaluatedItems unevaluatedProperties title description default examples example deprecated
+    readOnly writeOnly contentEncoding contentMediaType contentSchema nullable discriminator xml externalDocs x-guidance
+"""
+# JSON Schema's, drafts 4 to 2020-12, and OpenAPI's.
+_WORDS = frozenset((*_MAPS, *_LISTS, *_ONES, *_OTHERS.split()))
+
+
+class Guide:
+    """Says which tokens may come next, and follows those that do.
+
+    Args:
+        matcher: of the grammar.
+        eos: ids that end the text; they are never forced.
+        forces: whether tokens without an alternative are given out without being sampled.
+    """
+
+    def __init__(self, matcher: llguidance.LLMatcher, eos: Collection[int], *, forces: bool = True) -> None:
+        self._matcher, self._eos, self._forces = matcher, eos, forces
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more may come."""
+        return self._matcher.is_stopped()
+
+    def mask(self, logits: Floats) -> Floats:
+        """The logits [V], -inf for tokens that must not come."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        allowed = np.unpackbits(bits, count=logits.size, bitorder="little").view(bool)
+        masked: Floats = np.where(allowed, logits, logits.dtype.type(-np.inf))
+        return masked
+
+    def follow(self, token: int) -> list[int]:
+        """The token that came, and those that must come after it."""
+        self._matcher.consume_token(token)
+        self._check()
+        forced = self._matcher.compute_ff_tokens() if self._forces and not self.finished else []
+        forced = forced[: next((i for i, t in enumerate(forced) if t in self._eos), len(forced))]
+        if forced:
+            self._matcher.consume_tokens(forced)
+            self._check()
+        return [token, *forced]
+
+    def possible(self, tokens: list[int]) -> list[int]:
+        """As many of the tokens as may come one after the other."""
+        return tokens[: self._matcher.validate_tokens(tokens)]
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise EdgeLMError(
+                f"the text cannot be kept to its form: {_line(self._matcher.get_error())}",
+                hint="simplify the schema or expression",
+            )
+
+
+class GuidedDrafter:
+    """A drafter's guesses, as far as the form allows for them."""
+
+    def __init__(self, drafter: Drafter, guide: Guide) -> None:
+        self._drafter, self._guide = drafter, guide
+        self.checked, self.passed = drafter.checked, drafter.passed
+
+    def draft(self, history: Sequence[int], limit: int) -> list[int]:
+        """The guess, cut short."""
+        guess = self._drafter.draft(history, limit)
+        return self._guide.possible(guess) if guess else guess
+
+
+class Grammars:
+    """Makes guides for one model; the tokenizer is prepared once, at the first.
+
+    Args:
+        tokenizer: the model's.
+        eos: ids that end a text.
+        vocab_size: of the model.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, eos: Collection[int], vocab_size: int) -> None:
+        self._tokenizer, self._eos, self._vocab_size = tokenizer, sorted(eos), vocab_size
+        self._prepared: llguidance.LLTokenizer | None = None
+
+    def guide(
+        self,
+        *,
+        json_schema: Mapping[str, Any] | bool | str | None = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        forces: bool = True,
+    ) -> Guide:
+        """A guide for one generation.
+
+        Args:
+            json_schema: a JSON schema, parsed or not.
+            regex: a regular expression for the whole text, in the syntax of Rust's regex crate.
+            choice: strings of which the text is one.
+            forces: see `Guide`.
+
+        Raises:
+            OptionError: not just one of them; invalid; or with a part that is not supported.
+            DependencyError: llguidance is not installed.
+        """
+        given = {"json_schema": json_schema, "regex": regex, "choice": choice}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1:
+            raise OptionError(f"{' and '.join(names)} exclude each other: a text has one form")
+        try:
+            import llguidance
+        except ImportError:
+            raise DependencyError(
+                f"{names[0]} needs llguidance", hint="install it with: pip install 'edgelm[structured]'"
+            ) from None
+
+        if json_schema is not None:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(_schema(json_schema), _JSON)  # type: ignore[arg-type]
+        elif regex is not None:
+            if not isinstance(regex, str):
+                raise OptionError(f"regex must be a str, not {type(regex).__name__}")
+            grammar = llguidance.LLMatcher.grammar_from_regex(regex)
+        else:
+            grammar = llguidance.LLMatcher.grammar_from_lark(_alternatives(choice))
+        if self._prepared is None:
+            # Ids that the tokenizer knows and the model does not are cut from the mask.
+            size = max(self._vocab_size, self._tokenizer.vocab_size)
+            self._prepared = llguidance.LLTokenizer(
+                self._tokenizer.to_json(), n_vocab=size, eos_token=list(self._eos) or None
+            )
+        failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, self._prepared)
+        if failed or messages:
+            raise OptionError(f"{names[0]} cannot be used: {_line(messages[0])}")
+        matcher = llguidance.LLMatcher(self._prepared, grammar, log_level=0)
+        if matcher.is_error():
+            raise OptionError(f"{names[0]} cannot be used: {_line(matcher.get_error())}")
+        return Guide(matcher, self._eos, forces=forces)
+
+
+def _schema(schema: object) -> str:
+    """The schema as JSON."""
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except ValueError as error:
+            raise OptionError(f"json_schema is not valid JSON: {error}") from None
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}  # what true and false stand for
+    if not isinstance(schema, Mapping):
+        raise OptionError(f"json_schema must be a JSON schema, an object, not {type(schema).__name__}")
+    for path, word in _unknown(schema, ""):
+        # An unknown word says nothing, by the standard; but one that is nearly a known one was meant to say something.
+        if near := get_close_matches(word, _WORDS, n=1, cutoff=0.8):
+            raise OptionError(f"json_schema: unknown word {word!r} at {path or '/'}", hint=f"did you mean {near[0]}?")
+    try:
+        return json.dumps(schema)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"json_schema is not valid JSON: {error}") from None
+
+
+def _unknown(schema: object, path: str) -> Iterator[tuple[str, str]]:
+    """Where in a schema there is a word that JSON Schema does not know, and the word."""
+    if not isinstance(schema, Mapping):
+        return
+    for key, value in schema.items():
+        here = f"{path}/{key}"
+        if key in _MAPS and isinstance(value, Mapping):
+            for name, inner in value.items():
+                yield from _unknown(inner, f"{here}/{name}")
+        elif key in _LISTS and isinstance(value, Sequence):
+            for index, inner in enumerate(value):
+                yield from _unknown(inner, f"{here}/{index}")
+        elif key in _ONES:
+            yield from _unknown(value, here)
+        elif isinstance(key, str) and key not in _WORDS:
+            yield path, key
+
+
+def _alternatives(choice: object) -> str:
+    """A grammar in Lark's syntax, whose strings are JSON's."""
+    strings = isinstance(choice, Sequence) and not isinstance(choice, str | bytes)
+    if not strings or not choice or not all(isinstance(text, str) and text for text in choice):  # type: ignore[attr-defined]
+        raise OptionError(f"choice must be one or more strings, none of them empty, not {choice!r}")
+    return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in choice)  # type: ignore[attr-defined]
+
+
+def _line(message: str) -> str:
+    """What a message of several lines says: after a picture of the place there is a line with the error itself."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (told or lines or ["unknown"])[0]
