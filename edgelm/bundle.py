@@ -8,6 +8,7 @@
     tokenizer_config.json    its settings, for other programs
     generation_config.json   the model's sampling defaults
     genai_config.json        the same model told to onnxruntime-genai (native exports)
+    quality.json             what quantisation costs it, where that was measured
 
 The same input gives the same bytes: no timestamps, no random names. A bundle is written in a hidden
 sibling folder and renamed when it is whole, so a half-written one is never visible.
@@ -38,6 +39,7 @@ DATA = "model.onnx.data"
 TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
+QUALITY = "quality.json"
 
 # Files up to this size are hashed whenever a bundle is opened; larger ones only by size, until `verify`.
 _HASH_AT_OPEN = 4 << 20
@@ -125,6 +127,30 @@ class Bundle:
         """The model's own sampling defaults, as in Hugging Face's generation_config.json."""
         return _read_json(self.path / GENERATION) if GENERATION in self.files else {}
 
+    @cached_property
+    def quality(self) -> dict[str, Any] | None:
+        """The quality card, or None where nothing was measured."""
+        return _read_json(self.path / QUALITY) if QUALITY in self.files else None
+
+    def save_quality(self, card: Mapping[str, Any]) -> Bundle:
+        """This bundle with another quality card, in the same folder.
+
+        The bundle is written anew, its other files by hard link where the disk knows such, and takes the old one's
+        place as a whole: it is never seen with a card that its manifest does not know.
+
+        Raises:
+            BundleError: a file differs from the manifest; a new one must not bless it.
+            ExportError: the folder cannot be written.
+        """
+        with writing(self.path, overwrite=True) as writer:
+            for name in self.files:
+                self._check_file(name, whole=True)
+                if name != QUALITY:
+                    _link(self.path / name, writer.path(name))
+            writer.write_json(QUALITY, card)
+            facts = {key: value for key, value in self.manifest.items() if key not in ("format", "files")}
+            return writer.commit(facts, overwrite=True)
+
     def verify(self, on_bytes: Callable[[int], None] | None = None) -> list[str]:
         """Read every file whole and compare it with the manifest.
 
@@ -158,6 +184,13 @@ class Bundle:
             raise BundleError(f"{path} is missing: expected {expected:,} bytes", hint=hint) from None
         except OSError as error:
             raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # FAT, as on a boot partition, knows no hard links
+        shutil.copyfile(source, target)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -233,6 +266,11 @@ class BundleWriter:
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file, the keys in the order given."""
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def draft(self, manifest: Mapping[str, Any]) -> Bundle:
+        """The unfinished bundle as one that can be run, for measuring it before anybody else sees it."""
+        files = {entry.name: {"bytes": entry.stat().st_size, "sha256": ""} for entry in self.folder.iterdir()}
+        return Bundle(self.folder, {"format": FORMAT, **manifest, "files": files})
 
     def commit(self, manifest: Mapping[str, Any], *, overwrite: bool = False) -> Bundle:
         """Write the manifest with every file's size and hash, force all to disk, and make the bundle visible."""

@@ -13,6 +13,7 @@ import click
 
 from edgelm.bundle import Bundle
 from edgelm.cli.options import json_option
+from edgelm.cli.quality import quality_summary
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
 from edgelm.errors import DependencyError
 from edgelm.target import Target, load_target, target_names
@@ -43,6 +44,22 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     show_default=True,
     help="native: model families edgelm knows; optimum: all others (needs edgelm[optimum]).",
 )
+@click.option(
+    "--calibrate",
+    metavar="TEXT|builtin|none",
+    default="none",
+    show_default=True,
+    help="Calibrate on a text (GPTQ at 4 bits): better, slower. none: search scales without data.",
+)
+@click.option(
+    "--card",
+    metavar="TEXT|builtin|auto|none",
+    default="auto",
+    show_default=True,
+    help="Measure the bundle against the model in fp32, for its quality.json. auto: small models.",
+)
+@click.option("--max-size", metavar="SIZE", help="Fail where the bundle would take more, such as 350MB.")
+@click.option("--max-kld", type=float, metavar="X", help="Measure, and fail where the mean KL divergence is more.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--force", is_flag=True, help="Export even where memory or disk seem too small.")
 @json_option
@@ -57,6 +74,7 @@ def command(model: str | None, target: str | None, quant: str | None, as_json: b
       edgelm export path/to/checkpoint --target rpi4 --quant int8 -o my-bundle
       edgelm export Qwen/Qwen2.5-0.5B-Instruct --target ./myboard.toml --context 4096
       edgelm export path/to/checkpoint --adapter path/to/lora --target rpi5
+      edgelm export path/to/checkpoint --target rpi5 --calibrate builtin
     """
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
@@ -121,6 +139,8 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
     yield fact("target", f"{manifest['target']}, {manifest['quant']}")
     for role, text in recipe_lines(manifest["recipe"]):
         yield fact(f"  {role}", text)
+    if card := bundle.quality:
+        yield fact("quality", quality_summary(card))
     yield fact("context", f"{bundle.context:,} tokens")
     yield fact("memory", f"{size(needed)} with the context full, {size(usable)} usable on {target.name}")
     path = shlex.quote(str(bundle.path))

@@ -13,6 +13,7 @@ import click
 from edgelm.bundle import MANIFEST, Bundle
 from edgelm.cli.export import load_export, recipe_lines
 from edgelm.cli.options import json_option
+from edgelm.cli.quality import calibration_line, card_lines
 from edgelm.cli.show import fact, parameters, print_lines, size, table
 from edgelm.errors import DependencyError, UnsupportedModelError
 from edgelm.machine import read_memory
@@ -54,7 +55,7 @@ def command(path: str, target: str, context: int | None, as_json: bool) -> None:
     else:
         bundle = Bundle.open(folder)
         facts = {"path": path, "bytes": bundle.size, "chat_template": bundle.chat_template is not None}
-        facts |= {"manifest": bundle.manifest}
+        facts |= {"quality": bundle.quality, "manifest": bundle.manifest}
         lines = _bundle_lines(bundle)
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
@@ -100,6 +101,10 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
     )
     yield fact("tokens", _special(manifest["special_tokens"]))
     yield fact("needs", ", ".join(f"{name} {version}" for name, version in manifest.get("minimum_runtime", {}).items()))
+    if card := bundle.quality:
+        yield from card_lines(card)
+    elif calibration := manifest.get("calibration"):
+        yield fact("calibrated", calibration_line(calibration))
     yield ""
     rows = [(name, size(entry["bytes"]), entry["sha256"][:12]) for name, entry in sorted(bundle.files.items())]
     yield from table([("file", "size", "SHA-256"), *rows], left=(0, 2), indent="  ")

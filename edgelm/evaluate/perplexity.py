@@ -8,7 +8,7 @@ and only its second half is scored, 255 tokens of 512: the first half is what th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,9 +79,23 @@ def perplexity(
         OptionError: `chunk` or `chunks` is out of range.
         EdgeLMError: the text is shorter than a chunk.
     """
-    size = min(CHUNK, engine.context) if chunk is None else chunk
-    if not 4 <= size <= engine.context:
-        raise OptionError(f"chunk must be from 4 to the context of {engine.context:,} tokens, not {size}")
+    tokens, size, count = chunked(engine.context, ids, chunk, chunks)
+    losses = []
+    for index in range(count):
+        on_chunk(index, count)
+        pieces = scored(engine, tokens[index * size : (index + 1) * size], bos)
+        losses += [negative_log_likelihood(logits, targets) for logits, targets in pieces]
+    engine.reset()
+    return summary(np.concatenate(losses), count, size)
+
+
+def chunked(
+    context: int, ids: Sequence[int] | np.ndarray, chunk: int | None, chunks: int | None
+) -> tuple[np.ndarray, int, int]:
+    """(The ids, how many make a chunk, how many chunks to score), as `perplexity` takes and refuses them."""
+    size = min(CHUNK, context) if chunk is None else chunk
+    if not 4 <= size <= context:
+        raise OptionError(f"chunk must be from 4 to the context of {context:,} tokens, not {size}")
     if chunks is not None and chunks < 1:
         raise OptionError(f"chunks must be at least 1, not {chunks}")
     tokens = np.asarray(ids, dtype=np.int64)
@@ -91,31 +105,26 @@ def perplexity(
             f"the text has {len(tokens):,} tokens, perplexity needs {size:,} or more",
             hint="take a longer text or --chunk",
         )
-    count = there if chunks is None else min(chunks, there)
-    losses = []
-    for index in range(count):
-        on_chunk(index, count)
-        losses.append(_chunk_losses(engine, tokens[index * size : (index + 1) * size], bos))
-    engine.reset()
-    return _summary(np.concatenate(losses), count, size)
+    return tokens, size, there if chunks is None else min(chunks, there)
 
 
-def _chunk_losses(engine: Scores, chunk: np.ndarray, bos: int | None) -> np.ndarray:
-    """Negative log-likelihood, float64, of each token in the second half of a chunk."""
+def scored(engine: Scores, chunk: np.ndarray, bos: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The second half of a chunk, in pieces: (logits float32 [n, vocabulary], the ids that follow [n]).
+
+    Engines of the same vocabulary give the same pieces. Logits may be overwritten when the next piece is asked for.
+    """
     inputs, first = chunk[:-1].copy(), len(chunk) // 2
     if bos is not None:
         inputs[0] = bos
     engine.reset()
     # A large vocabulary makes many logits: the scored half then goes through in pieces, on top of the first half.
     piece = max(1, _MOST_LOGITS // engine.vocab_size)
-    losses, start = [], 0
+    start = 0
     for end in range(min(first + piece, len(inputs)), len(inputs) + piece, piece):
         end = min(end, len(inputs))
         rows = end - max(start, first)
-        logits = engine.forward(inputs[start:end], num_logits=rows)
-        losses.append(negative_log_likelihood(logits, chunk[end - rows + 1 : end + 1]))
+        yield engine.forward(inputs[start:end], num_logits=rows), chunk[end - rows + 1 : end + 1]
         start = end
-    return np.concatenate(losses)
 
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -139,7 +148,8 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarr
     return losses
 
 
-def _summary(losses: np.ndarray, chunks: int, size: int) -> Perplexity:
+def summary(losses: np.ndarray, chunks: int, size: int) -> Perplexity:
+    """Perplexity of the negative log-likelihoods [n] of all scored tokens."""
     mean = float(losses.mean())
     value = math.exp(min(mean, 700.0))
     variance = max(0.0, float(np.square(losses).mean()) - mean * mean)

@@ -57,6 +57,9 @@ class Format(Protocol):
     def can_gather(self, k: int) -> bool:
         """Whether a table of rows of `k` values can be looked up from the bytes a product reads."""
 
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """The float32 rows [n, k] that are left of `rows` once they are packed."""
+
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
         """Write the matrix, which arrives as float32 slices of rows, to the data file."""
 
@@ -89,6 +92,10 @@ class Dense:
     def can_gather(self, k: int) -> bool:
         """Always: rows stand as they are."""
         return True
+
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """The rows in fewer bits."""
+        return rows.astype(f"float{self.bits}").astype(np.float32)
 
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
         """Copy the rows."""
@@ -143,15 +150,41 @@ class Blocked:
 
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
         """Quantise slice by slice; the scales follow the codes."""
-        blocks = -(-k // self.block)
-        scales: list[np.ndarray] = []
+        return self.pack_rounded(b, name, n, k, ordered_map(self.round, rows))
+
+    def round(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [n, k] → (codes as the file holds them, uint8 [n, bytes], scales float32 [n, blocks])."""
         # At 8 bits the search finds next to nothing.
         quantize = search_blocks if self.bits == 4 else quantize_blocks
+        codes, scales = quantize(rows, self.bits, self.block)
+        return self.packed(codes), scales
+
+    def packed(self, codes: np.ndarray) -> np.ndarray:
+        """Codes, one a byte, as the file holds them."""
+        return pack_nibbles(codes) if self.bits == 4 else codes
+
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """The steps of their blocks nearest to the rows."""
+        return self.values(*self.round(rows), rows.shape[1])
+
+    def values(self, packed: np.ndarray, scales: np.ndarray, k: int) -> np.ndarray:
+        """The float32 rows [n, k] that codes and scales, as `round` gives them, stand for."""
+        codes = np.stack([packed & 15, packed >> 4], axis=-1) if self.bits == 4 else packed
+        steps = codes.reshape(*scales.shape, self.block).astype(np.float32) - np.float32(1 << (self.bits - 1))
+        rows: np.ndarray = (steps * scales[:, :, None]).reshape(len(scales), -1)[:, :k]
+        return rows
+
+    def pack_rounded(
+        self, b: Builder, name: str, n: int, k: int, pieces: Iterable[tuple[np.ndarray, np.ndarray]]
+    ) -> Matrix:
+        """Write a matrix that arrives in slices of rows, as `round` gives them."""
+        blocks = -(-k // self.block)
+        scales: list[np.ndarray] = []
 
         def codes() -> Iterable[np.ndarray]:
-            for code, scale in ordered_map(lambda piece: quantize(piece, self.bits, self.block), rows):
+            for code, scale in pieces:
                 scales.append(scale.astype(b.float))
-                yield pack_nibbles(code) if self.bits == 4 else code
+                yield code
 
         width = self.block * self.bits // 8
         packed = b.data.append_rows(codes(), (n, blocks, width), np.uint8)
@@ -240,6 +273,10 @@ class PerChannel:
         """Always: a column of [k, n] is a row of W."""
         return True
 
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """The steps nearest to the rows."""
+        return _rounded_rows(rows)
+
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
         """Quantise slice by slice into the transposed whole, which is held in memory at a byte a weight."""
         codes, scales = np.empty((k, n), np.int8), np.empty(n, b.float)
@@ -289,6 +326,10 @@ class Rows:
         """It is what it is for."""
         return True
 
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """The steps nearest to the rows."""
+        return _rounded_rows(rows)
+
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
         """Quantise slice by slice; the scales follow the codes."""
         scales: list[np.ndarray] = []
@@ -326,6 +367,12 @@ def make_format(spec: FormatSpec) -> Format:
         case "DynamicQuantizeMatMul":
             return PerChannel()
     raise ExportError(f"no format for operator {spec.op!r} with {spec.bits} bits")
+
+
+def _rounded_rows(rows: np.ndarray) -> np.ndarray:
+    codes, scales = quantize_rows(rows)
+    values: np.ndarray = codes * scales[:, None]
+    return values
 
 
 def _halves(block: int) -> list[int]:

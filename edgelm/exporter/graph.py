@@ -83,11 +83,7 @@ def build(b: Builder, decoder: Decoder, formats: Formats, weights: Weights, cont
     ids = b.input("input_ids", "int64", [1, "sequence_length"])
     mask = b.input("attention_mask", "int64", [1, "total_sequence_length"])
     count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [1]: tokens after this step
-    mixers: dict[type, Mixer] = {
-        Attention: AttentionBuilder(b, graph.linear, graph.plain_norm, mask, count, context),
-        ShortConv: ShortConvBuilder(b, graph.linear, weights.array),
-        GatedDeltaNet: DeltaNetBuilder(b, graph.linear, graph.plain_norm, weights.array),
-    }
+    mixers = mixers_of(graph, mask, count, context)
     stream, head = graph.embed(ids, count, context)
     presents: list[tuple[ir.Value, Kept]] = []
     for index, layer in enumerate(decoder.layers):
@@ -100,6 +96,16 @@ def build(b: Builder, decoder: Decoder, formats: Formats, weights: Weights, cont
     b.output(graph.logits(stream, num_logits, head), "logits", "float32", [1, 1, decoder.vocab])
     for value, k in presents:
         b.output(value, k.name.replace("past_key_values", "present"), k.dtype, k.shape)
+
+
+def mixers_of(graph: GraphBuilder, mask: ir.Value, count: ir.Value, context: int) -> dict[type, Mixer]:
+    """What emits each kind of a layer's first part, by the type that describes it."""
+    b, linear, norm, array = graph.b, graph.linear, graph.plain_norm, graph.weights.array
+    return {
+        Attention: AttentionBuilder(b, linear, norm, mask, count, context),
+        ShortConv: ShortConvBuilder(b, linear, array),
+        GatedDeltaNet: DeltaNetBuilder(b, linear, norm, array),
+    }
 
 
 @dataclass(frozen=True)

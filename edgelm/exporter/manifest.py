@@ -55,6 +55,7 @@ def manifest(
         "provider": target.runtime.provider,
         "quant": quant,
         "recipe": result.recipe,
+        **({"calibration": result.calibration} if result.calibration else {}),
         "context": context,
         "special_tokens": text.special_tokens,
         "tokenizer": text.tokenizer,

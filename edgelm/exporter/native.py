@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from edgelm.errors import CheckpointError
 from edgelm.exporter import footprint, graph, recipe
 from edgelm.exporter.attention import cache_head_dim
 from edgelm.exporter.builder import Builder
+from edgelm.exporter.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint import Checkpoint, spellings
-from edgelm.exporter.decoder import Decoder, Linear, Source
+from edgelm.exporter.decoder import Decoder, Linear
 from edgelm.exporter.formats import Blocked, Format, Matrix
-from edgelm.exporter.prequantized import Codes
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.store import DataFile
+from edgelm.exporter.weights import WeightReader
 from edgelm.target import RecipeSpec, Target
 
 # What some checkpoints keep beside their weights: masks and rotary frequencies, which are computed here.
@@ -34,8 +36,13 @@ def write_graph(
     context: int,
     writer: BundleWriter,
     progress: Progress,
+    prepared: Prepared | None = None,
+    *,
+    errors: bool = False,
 ) -> GraphResult:
-    """Write model.onnx and model.onnx.data into the bundle.
+    """Write model.onnx and model.onnx.data into the bundle, from the weights as they are or as they were `prepared`.
+
+    With `errors` the result tells how far each matrix is from what it was; that takes as long again.
 
     Raises:
         CheckpointError: a tensor is missing, of another shape, or not finite.
@@ -46,11 +53,13 @@ def write_graph(
     taken = footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
     _expect_tensors(checkpoint, decoder, progress)  # before the first byte is written
     progress.start("weights", decoder.parameters)
-    packer = _Packer(checkpoint, progress)
+    prepared = prepared or Prepared(WeightReader(checkpoint))
+    reader = prepared.reader
+    packer = _Packer(reader, prepared.calibrated, progress, errors=errors)
     with DataFile(writer.path(DATA)) as data:
         builder = Builder(data, dtype.name)
         packer.builder = builder
-        weights = graph.Weights(packer.pack, packer.vector, packer.table, checkpoint.array)
+        weights = graph.Weights(packer.pack, reader.vector, reader.table, reader.array)
         graph.build(builder, decoder, formats, weights, context)
         builder.save(writer.path(MODEL), {"family": decoder.family})
     progress.finish()
@@ -71,6 +80,8 @@ def write_graph(
         parameters=decoder.parameters,
         weight_bytes_per_token=taken.read,
         kv_bytes_per_token=taken.kv_per_token,
+        calibration=prepared.facts,
+        errors=packer.errors,
     )
 
 
@@ -100,62 +111,34 @@ class _Packer:
 
     builder: Builder
 
-    def __init__(self, checkpoint: Checkpoint, progress: Progress) -> None:
-        self.checkpoint = checkpoint
+    def __init__(
+        self, reader: WeightReader, calibrated: Calibrated | None, progress: Progress, *, errors: bool
+    ) -> None:
+        self.reader = reader
+        self.calibrated = calibrated
         self.progress = progress
+        self.errors: dict[str, dict[str, Any]] = {}
+        self._wanted = errors
 
     def pack(self, linear: Linear, format: Format) -> Matrix:
         """The packed matrix; one that is quantised already keeps its codes where the format has the same operator."""
-        if isinstance(format, Blocked) and (codes := self._codes(linear)):
+        if isinstance(format, Blocked) and (codes := self.reader.codes(linear)):
             self.progress.advance(linear.outputs * linear.inputs, linear.name)
             return Blocked(codes[0].bits, codes[0].block).pack_codes(self.builder, linear.name, codes)
-        return format.pack(self.builder, linear.name, linear.outputs, linear.inputs, self._rows(linear))
+        rounded = None if self.calibrated is None else self.calibrated.get(linear.name)
+        if rounded is None:
+            return format.pack(self.builder, linear.name, linear.outputs, linear.inputs, self._rows(linear, format))
+        self.progress.advance(linear.outputs * linear.inputs, linear.name)
+        self.errors[linear.name] = rounded.errors()
+        return rounded.format.pack_rounded(self.builder, linear.name, linear.outputs, linear.inputs, rounded.pieces())
 
-    def _codes(self, linear: Linear) -> list[Codes]:
-        """The codes of all parts of a matrix; empty where one has none, or another block, or is not taken whole."""
-        found: list[Codes] = []
-        for source in linear.sources if linear.scale == 1 else ():
-            whole = not (source.every or source.transposed)
-            codes = self.checkpoint.codes(source.tensor, (source.rows, linear.inputs)) if whole else None
-            if (
-                codes is None
-                or codes.block < 16
-                or (found and (codes.bits, codes.block) != (found[0].bits, found[0].block))
-            ):
-                return []
-            found.append(codes)
-        return found
-
-    def vector(self, source: Source) -> np.ndarray:
-        """A vector, as float32."""
-        whole = self.checkpoint.vector(source.tensor, source.stored_rows)
-        return (
-            whole.reshape(-1, source.every)[:, source.start : source.start + source.take].ravel()
-            if source.every
-            else whole
-        )
-
-    def table(self, name: str, shape: tuple[int, int], start: int, count: int) -> np.ndarray:
-        """Some rows of a matrix, as float32."""
-        return np.concatenate(list(self.checkpoint.rows(name, shape)))[start : start + count]
-
-    def _rows(self, linear: Linear) -> Iterator[np.ndarray]:
-        for source in linear.sources:
-            for piece in self._pieces(source, linear.inputs):
-                yield piece if linear.scale == 1 else piece * np.float32(linear.scale)
-                self.progress.advance(piece.size, linear.name)
-
-    def _pieces(self, source: Source, columns: int) -> Iterator[np.ndarray]:
-        shape = (source.stored_rows, columns)
-        if source.transposed:  # stored by columns: no slice of rows can be read, so the whole is
-            whole = np.concatenate(list(self.checkpoint.rows(source.tensor, shape[::-1]))).T
-            yield from (
-                (whole[i : i + 1024] for i in range(0, len(whole), 1024))
-                if not source.every
-                else (whole[i : i + source.take] for i in range(source.start, len(whole), source.every))
-            )
-        elif source.every:
-            for start in range(source.start, source.stored_rows, source.every):
-                yield from self.checkpoint.rows(source.tensor, shape, start, start + source.take)
-        else:
-            yield from self.checkpoint.rows(source.tensor, shape)
+    def _rows(self, linear: Linear, format: Format) -> Iterator[np.ndarray]:
+        lost = whole = 0.0
+        for piece in self.reader.rows(linear):
+            if self._wanted:
+                lost += squares(format.rounded(piece) - piece)
+                whole += squares(piece)
+            yield piece
+            self.progress.advance(piece.size, linear.name)
+        if self._wanted:
+            self.errors[linear.name] = {"format": str(format.spec), "weight": lost / whole if whole else 0.0}

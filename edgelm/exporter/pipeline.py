@@ -7,11 +7,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from edgelm.bundle import Bundle, BundleWriter, check_output, writing
-from edgelm.errors import ExportError, OptionError, UnsupportedModelError
+from edgelm import demo
+from edgelm.bundle import QUALITY, Bundle, BundleWriter, check_output, writing
+from edgelm.errors import EdgeLMError, ExportError, OptionError, UnsupportedModelError
 from edgelm.exporter import families, footprint, genai, native, preflight
+from edgelm.exporter.budget import Budget
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families.common import TRY_OPTIMUM
@@ -20,8 +22,10 @@ from edgelm.exporter.hub import name_of, resolve
 from edgelm.exporter.lora import MERGE, Adapter
 from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
+from edgelm.exporter.quality import Wishes, measured, prepared
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.tokenizer import TextFiles, write_text_files
+from edgelm.exporter.weights import WeightReader
 from edgelm.target import RecipeSpec, Target, load_target
 
 Exporter = Literal["auto", "native", "optimum"]
@@ -37,6 +41,10 @@ def export(
     context: int | None = None,
     output: str | os.PathLike[str] | None = None,
     exporter: Exporter = "auto",
+    calibrate: str | os.PathLike[str] | None = None,
+    card: str | os.PathLike[str] | None = None,
+    max_size: int | str | None = None,
+    max_kld: float | None = None,
     overwrite: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -52,6 +60,13 @@ def export(
         context: longest prompt plus answer in tokens; None is the target's choice, at most what the model was made for.
         output: folder of the bundle; None is ``./bundles/<model>-<target>-<quant>``.
         exporter: ``native`` for families edgelm knows, ``optimum`` for the others, ``auto`` chooses.
+        calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and even
+            activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data. Minutes for models of hundreds of millions of parameters.
+        card: a text file, or ``builtin``, on which the bundle is compared with the model in fp32 for its quality.json;
+            ``auto`` does so for small models, None or ``none`` does not. It writes the model in fp32 beside the bundle
+            meanwhile, and runs both.
+        max_size: what the bundle may take at most: bytes, or ``350MB``.
+        max_kld: mean KL divergence from the model in fp32 that it may have at most, in nats; it is measured, then.
         overwrite: whether a bundle already there is replaced.
         force: whether to go on where the bundle does not fit the target, or memory or disk here seem too small.
         progress: hears how far it is.
@@ -66,17 +81,44 @@ def export(
     model, adapter = (None if name is None else os.fspath(name) for name in (model, adapter))
     folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant)
     check_output(folder, overwrite=overwrite)  # before anything is downloaded
+    wishes = Wishes.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
+    budget = Budget.of(max_size, max_kld)
     source = resolve(model, revision, progress)
     checkpoint = Checkpoint(source.path, None if adapter is None else _open_adapter(adapter, progress))
-    road = _choose_road(checkpoint, exporter, board, recipe, progress)
+    road = _choose_road(checkpoint, exporter, board, progress)
     length = choose_context(context, board, road.context_limit)
-    taken = preflight.check(preflight.Plan(source.id, board, road.footprint), quant, length, folder, force=force)
+    plan = preflight.Plan(source.id, board, road.footprint)
+    budget.check_size(plan, quant, length)
+    taken = preflight.check(plan, quant, length, folder, force=force)
     with writing(folder, overwrite=overwrite) as writer:
         text = write_text_files(source.path, checkpoint.config, writer)
-        result = road.write(length, text, writer)
+        measure = _text_to_measure_on(wishes, budget, road, taken, recipe)
+        result = road.write(_Job(recipe, length, text, writer, wishes.calibrate, measure is not None))
         hashes = source_hashes(checkpoint, progress)
         facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
+        if measure is not None:
+
+            def write_base(aside: BundleWriter) -> dict[str, Any]:
+                return {"graph": road.write(_Job(board.recipe("fp32"), length, text, aside)).graph}
+
+            try:
+                found = measured(measure, write_base, facts, writer, result.errors, progress)
+                budget.check_quality(found)
+                writer.write_json(QUALITY, found)
+            except EdgeLMError as reason:
+                if card != "auto" or budget.kld is not None:
+                    raise
+                progress.say(f"the bundle has no quality card: {reason}")
         return writer.commit(facts, overwrite=overwrite)
+
+
+def _text_to_measure_on(
+    wishes: Wishes, budget: Budget, road: _Road, taken: Footprint, recipe: RecipeSpec
+) -> str | None:
+    """The text of the quality card, or None for a bundle without one."""
+    if wishes.card == "auto" and road.name != "native":  # it would be traced twice
+        return None if budget.kld is None else wishes.own
+    return wishes.measures(taken.parameters, recipe) or (None if budget.kld is None else wishes.own)
 
 
 def choose_context(wanted: int | None, target: Target, limit: int) -> int:
@@ -97,6 +139,27 @@ def choose_context(wanted: int | None, target: Target, limit: int) -> int:
 
 
 @dataclass(frozen=True)
+class _Job:
+    """What to write.
+
+    Attributes:
+        recipe: how weights are stored.
+        context: in tokens.
+        text: what was written of tokenizer and template.
+        writer: of the bundle.
+        calibrate: a text to calibrate on, or None.
+        errors: whether to tell how far each matrix is from what it was.
+    """
+
+    recipe: RecipeSpec
+    context: int
+    text: TextFiles
+    writer: BundleWriter
+    calibrate: str | None = None
+    errors: bool = False
+
+
+@dataclass(frozen=True)
 class _Road:
     """How a checkpoint becomes a graph.
 
@@ -104,37 +167,39 @@ class _Road:
         name: ``native`` or ``optimum``.
         context_limit: the longest context in tokens.
         footprint: what the model takes in a recipe.
-        write: (context, text files, writer) → what was written.
+        write: write model.onnx and what belongs to it; what was written.
     """
 
     name: str
     context_limit: int
     footprint: Callable[[RecipeSpec], Footprint]
-    write: Callable[[int, TextFiles, BundleWriter], GraphResult]
+    write: Callable[[_Job], GraphResult]
 
 
-def _choose_road(
-    checkpoint: Checkpoint, exporter: Exporter, target: Target, recipe: RecipeSpec, progress: Progress
-) -> _Road:
+def _choose_road(checkpoint: Checkpoint, exporter: Exporter, target: Target, progress: Progress) -> _Road:
     """The native road where a family can describe this model, else Optimum's."""
     if exporter not in ("auto", "native", "optimum"):
         raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
     if exporter == "optimum":
-        return _optimum_road(checkpoint, target, recipe, progress, None)
+        return _optimum_road(checkpoint, target, progress, None)
     try:
-        return _native_road(checkpoint, families.describe(checkpoint.config), target, recipe, progress)
+        return _native_road(checkpoint, families.describe(checkpoint.config), target, progress)
     except UnsupportedModelError as reason:
         if exporter == "native":
             raise
-        return _optimum_road(checkpoint, target, recipe, progress, reason)
+        return _optimum_road(checkpoint, target, progress, reason)
 
 
-def _native_road(
-    checkpoint: Checkpoint, decoder: Decoder, target: Target, recipe: RecipeSpec, progress: Progress
-) -> _Road:
-    def write(context: int, text: TextFiles, writer: BundleWriter) -> GraphResult:
-        result = native.write_graph(checkpoint, decoder, target, recipe, context, writer, progress)
-        writer.write_json(genai.CONFIG, genai.config(result.graph, context, text, decoder))
+def _native_road(checkpoint: Checkpoint, decoder: Decoder, target: Target, progress: Progress) -> _Road:
+    def write(job: _Job) -> GraphResult:
+        reader = WeightReader(checkpoint)
+        with prepared(
+            job.calibrate, reader, decoder, job.recipe, job.context, job.text, job.writer, progress
+        ) as weights:
+            result = native.write_graph(
+                checkpoint, decoder, target, job.recipe, job.context, job.writer, progress, weights, errors=job.errors
+            )
+        job.writer.write_json(genai.CONFIG, genai.config(result.graph, job.context, job.text, decoder))
         return result
 
     def taken(spec: RecipeSpec) -> Footprint:
@@ -144,7 +209,7 @@ def _native_road(
 
 
 def _optimum_road(
-    checkpoint: Checkpoint, target: Target, recipe: RecipeSpec, progress: Progress, reason: UnsupportedModelError | None
+    checkpoint: Checkpoint, target: Target, progress: Progress, reason: UnsupportedModelError | None
 ) -> _Road:
     """Optimum's; `reason` is why the native road could not be taken, None where it was not asked for."""
     if checkpoint.adapter is not None:
@@ -158,9 +223,11 @@ def _optimum_road(
     progress.say(f"exporting through Optimum: {reason or 'as asked'}")
     optimum.require()
 
-    def write(context: int, text: TextFiles, writer: BundleWriter) -> GraphResult:
+    def write(job: _Job) -> GraphResult:
+        if job.calibrate is not None:
+            progress.say("only native families are calibrated: scales are searched without data")
         try:
-            return optimum.write_graph(checkpoint, target, recipe, writer, progress)
+            return optimum.write_graph(checkpoint, target, job.recipe, job.writer, progress)
         except ExportError as error:
             if reason is None:
                 raise

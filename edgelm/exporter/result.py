@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -16,6 +16,9 @@ class GraphResult:
         parameters: weights of the model.
         weight_bytes_per_token: read for every decoded token.
         kv_bytes_per_token: kept for every token of context.
+        calibration: on what, for the manifest; None without.
+        errors: of each rounded matrix by name, where asked for: ``{"format", "weight"}`` and, where it is calibrated,
+            ``"output"``: what rounding adds to its weights, and to its products, as a share of their sum of squares.
     """
 
     graph: dict[str, Any]
@@ -23,3 +26,5 @@ class GraphResult:
     parameters: int
     weight_bytes_per_token: int
     kv_bytes_per_token: int
+    calibration: dict[str, Any] | None = None
+    errors: dict[str, dict[str, Any]] = field(default_factory=dict)

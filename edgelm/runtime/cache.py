@@ -96,6 +96,7 @@ class SharedCache:
         presents = [n.replace("past_key_values", "present") for n in names]
         self._runner = Runner(session, ["logits", *presents])
         self._capacity = 0
+        self._bound: list[tuple[Values, Values]] = []  # what a step of one token reads and writes, in either turn
         self._buffers: list[np.ndarray] = []
         self._token = np.zeros((1, 1), np.int64)
         self._logits = np.zeros((1, 1, vocab), np.float32)

@@ -82,7 +82,7 @@ def test_an_example_that_is_too_long_is_named(edgelm, tiny_bundle, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        ([], 2, "error: nothing to measure: give --task, --text or both\n"),
+        ([], 2, "error: nothing to measure: give --task, --text or --against\n"),
         (["--task", "nope.jsonl"], 1, "error: nope.jsonl cannot be read: No such file or directory\n"),
         (["--text", "nope.txt"], 1, "error: nope.txt cannot be read: No such file or directory\n"),
         (["--task", "home", "--limit", "0"], 1, "error: limit must be at least 1, not 0\n"),
@@ -99,7 +99,8 @@ def test_texts_that_cannot_be_measured(edgelm, tiny_bundle, tmp_path):
     ended = edgelm("eval", tiny_bundle.path, "--text", tmp_path / "short")
     assert ended.err.startswith("error: the text has 5 tokens, perplexity needs 128 or more\nhint: ")
     (tmp_path / "latin").write_bytes(b"caf\xe9")
-    assert edgelm("eval", tiny_bundle.path, "--text", tmp_path / "latin").err.endswith("is not valid UTF-8: byte 3\n")
+    ended = edgelm("eval", tiny_bundle.path, "--text", tmp_path / "latin")
+    assert "latin is not valid UTF-8: byte 3\nhint: " in ended.err
 
 
 def test_a_model_without_a_template(edgelm, tiny_checkpoint, tmp_path):
@@ -107,3 +108,43 @@ def test_a_model_without_a_template(edgelm, tiny_checkpoint, tmp_path):
     ended = edgelm("eval", tmp_path / "b", "--task", "home")
     assert ended.code == 1
     assert ended.err.startswith("error: this model has no chat template, so it cannot do a task\nhint: ")
+
+
+def test_against_itself(edgelm, tiny_bundle, text):
+    out = edgelm("eval", tiny_bundle.path, "--against", tiny_bundle.path, "--text", text, "--chunk", 64).out
+    head, *rows = out.splitlines()
+    assert head.endswith("(fp32), 248 tokens of text.txt")
+    assert ["KLD,", "mean", "0.00000", "0.00000"] in [row.split() for row in rows]
+    assert ["same", "top", "token", "100.00%", "0.00%"] in [row.split() for row in rows]
+
+
+def test_against_its_checkpoint_and_kept(edgelm, tiny_checkpoint, text, tmp_path):
+    checkpoint = tiny_checkpoint()
+    made = edgelm("export", checkpoint, "--target", "x86-64", "--quant", "int4", "-o", tmp_path / "b", "--card", "none")
+    assert made.code == 0
+    ended = edgelm("eval", tmp_path / "b", "--against", checkpoint, "--text", text, "--save", "--json")
+    card = json.loads(ended.out)["against"]
+    assert card["kld"]["mean"] > 0
+    assert (card["base"]["quant"], card["text"]["name"]) == ("fp32", "text.txt")
+    shown = edgelm("inspect", tmp_path / "b")
+    assert (shown.code, shown.err) == (0, "")
+    assert "KLD, mean" in shown.out
+    assert json.loads(edgelm("inspect", tmp_path / "b", "--json").out)["quality"] == card
+    assert edgelm("verify", tmp_path / "b").code == 0
+
+
+def test_the_builtin_text_is_taken_where_none_is_named(edgelm, tiny_bundle):
+    ended = edgelm("eval", tiny_bundle.path, "--against", tiny_bundle.path, "--chunks", 1, "--json")
+    assert json.loads(ended.out)["against"]["text"]["name"] == "builtin"
+
+
+def test_save_without_against(edgelm, tiny_bundle, text):
+    ended = edgelm("eval", tiny_bundle.path, "--text", text, "--save")
+    assert ended.code == 2
+    assert ended.err.startswith("error: --save keeps a comparison: give --against\n")
+
+
+def test_against_nothing_there(edgelm, tiny_bundle, tmp_path):
+    ended = edgelm("eval", tiny_bundle.path, "--against", tmp_path / "nope")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("error: checkpoint ")

@@ -1,0 +1,172 @@
+"""Texts to calibrate and measure on: a file, conversations, or the sample that comes with edgelm; and their ids.
+
+A file is plain UTF-8, one text. One whose name ends in ``.jsonl`` holds a conversation a line, as tasks do:
+``{"messages": [{"role": "user", "content": "…"}], "answer": "…"}``, the answer optional; conversations are told in the
+model's chat template. ``builtin`` stands for the sample in ``sample.txt``, prose, code and chat of many kinds, of which
+one part is for calibration and another, never calibrated on, for measuring.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from edgelm.errors import EdgeLMError, OptionError, PromptError
+
+BUILTIN = "builtin"
+
+_SAMPLE = Path(__file__).with_name("sample.txt")
+_HEAD = re.compile(r"^=== (calibration|evaluation) (text|chat): .+\n", re.MULTILINE)
+_TURN = re.compile(r"^(user|assistant): ", re.MULTILINE)
+
+Part = Literal["calibration", "evaluation"]
+Messages = tuple[Mapping[str, Any], ...]
+
+
+class Encodes(Protocol):
+    """What is asked of a Tokenizer."""
+
+    bos: int | None
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The ids of a text."""
+
+
+class Renders(Protocol):
+    """What is asked of a ChatTemplate."""
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The text of a conversation."""
+
+
+@dataclass(frozen=True)
+class Passages:
+    """A text in passages, each a str or a conversation.
+
+    Attributes:
+        name: ``builtin``, or the file's name without its folder.
+        sha256: of its bytes.
+        passages: in order.
+    """
+
+    name: str
+    sha256: str
+    passages: tuple[str | Messages, ...]
+
+    def encode(self, tokenizer: Encodes, template: Renders | None) -> list[int]:
+        """The ids of all passages, one after another.
+
+        Raises:
+            PromptError: the template refuses a conversation.
+        """
+        return [token for passage in self.passages for token in self._ids(passage, tokenizer, template)]
+
+    def _ids(self, passage: str | Messages, tokenizer: Encodes, template: Renders | None) -> list[int]:
+        if isinstance(passage, str):
+            return tokenizer.encode(passage)
+        if template is not None:
+            try:
+                return tokenizer.encode(template.render(passage, add_generation_prompt=False), special=False)
+            except PromptError:
+                if self.name != BUILTIN:  # a template may want what the sample does not have
+                    raise
+        return tokenizer.encode("\n\n".join(str(message["content"]) for message in passage) + "\n")
+
+    def facts(self) -> dict[str, str]:
+        """For JSON."""
+        return {"name": self.name, "sha256": self.sha256}
+
+
+def load_passages(name: str | Path, part: Part) -> Passages:
+    """The text called `name`: ``builtin``, of which `part` is meant, or a file.
+
+    Raises:
+        EdgeLMError: the file cannot be read, is not UTF-8, holds no text, or a line of it is no conversation.
+    """
+    if str(name) == BUILTIN:
+        return _builtin(part)
+    path = Path(name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        hint = f"give a text file, or {BUILTIN}" if isinstance(error, FileNotFoundError) else None
+        raise EdgeLMError(f"{path} cannot be read: {error.strerror}", hint=hint) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EdgeLMError(f"{path} is not valid UTF-8: byte {error.start}", hint="convert it: iconv -t utf-8") from None
+    if not text.strip():
+        raise EdgeLMError(f"{path} holds no text")
+    passages = tuple(_conversations(path, text)) if path.suffix == ".jsonl" else (text,)
+    return Passages(path.name, hashlib.sha256(data).hexdigest(), passages)
+
+
+def starting_token(tokenizer: Encodes) -> int | None:
+    """BOS, where the tokenizer puts one in front of a text; else None."""
+    return tokenizer.bos if tokenizer.bos is not None and tokenizer.encode("")[:1] == [tokenizer.bos] else None
+
+
+def spread_chunks(ids: Sequence[int], size: int, most: int, bos: int | None) -> list[np.ndarray]:
+    """At most `most` ids as chunks of `size`, int64 [size] each, spread evenly over a text; BOS takes the first place.
+
+    Raises:
+        OptionError: the text is shorter than a chunk.
+    """
+    there = len(ids) // size
+    if there == 0:
+        raise OptionError(
+            f"the text has {len(ids):,} tokens, calibration needs {size:,} or more",
+            hint="take a longer text, or builtin",
+        )
+    count = min(there, max(1, most // size))
+    tokens = np.asarray(ids, np.int64)[: there * size].reshape(there, size)
+    chunks = [tokens[index * there // count].copy() for index in range(count)]
+    for chunk in chunks if bos is not None else ():
+        chunk[0] = bos
+    return chunks
+
+
+def _builtin(part: Part) -> Passages:
+    text = _SAMPLE.read_text(encoding="utf-8")
+    heads = list(_HEAD.finditer(text))
+    ends = [*(head.start() for head in heads[1:]), len(text)]
+    chosen = [
+        (head[2], text[head.end() : end].strip() + "\n")
+        for head, end in zip(heads, ends, strict=True)
+        if head[1] == part
+    ]
+    digest = hashlib.sha256("".join(passage for _, passage in chosen).encode()).hexdigest()
+    passages = (_turns(passage) if kind == "chat" else passage for kind, passage in chosen)
+    return Passages(BUILTIN, digest, tuple(passages))
+
+
+def _turns(passage: str) -> Messages:
+    """``user: …`` and ``assistant: …`` in turn as messages."""
+    _, *parts = _TURN.split(passage)
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return tuple({"role": role, "content": content.strip()} for role, content in turns)
+
+
+def _conversations(path: Path, text: str) -> Iterator[Messages]:
+    from edgelm.runtime.chat import check_messages
+
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            messages = check_messages(value["messages"])
+            answer = value.get("answer")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PromptError) as error:
+            raise EdgeLMError(
+                f"{path}:{number}: no conversation: {error}",
+                hint='a line is {"messages": [{"role": "user", "content": "…"}], "answer": "…"}',
+            ) from None
+        yield (*messages, {"role": "assistant", "content": str(answer)}) if answer is not None else tuple(messages)

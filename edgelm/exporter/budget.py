@@ -1,0 +1,84 @@
+"""Limits a user states for an export: it fails, and leaves nothing behind, where one is missed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgelm.errors import ExportError, OptionError
+from edgelm.exporter.preflight import Plan
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a bundle may be at most.
+
+    Attributes:
+        size: bytes of the whole bundle, or None.
+        kld: mean KL divergence from the model in fp32, nats, or None.
+    """
+
+    size: int | None = None
+    kld: float | None = None
+
+    @classmethod
+    def of(cls, size: int | str | None, kld: float | None) -> Budget:
+        """From the options; a size is bytes, or a number with a unit such as ``350MB`` (10^6) or ``1GiB`` (2^30).
+
+        Raises:
+            OptionError: a limit that no bundle can keep, or that is no number.
+        """
+        if kld is not None and not kld > 0:
+            raise OptionError(f"--max-kld must be above 0, not {kld:g}")
+        return cls(None if size is None else _bytes(str(size)), kld)
+
+    def check_size(self, plan: Plan, quant: str, context: int) -> None:
+        """Before any work.
+
+        Raises:
+            ExportError: the recipe takes more; it says what the smallest one takes.
+        """
+        sizes = {need.quant: need.footprint.bundle for need in plan.needs(context)} if self.size is not None else {}
+        if self.size is None or sizes[quant] <= self.size:
+            return
+        best = min(sizes, key=lambda name: sizes[name])
+        fitting = max((name for name in sizes if sizes[name] <= self.size), key=lambda name: sizes[name], default=None)
+        hint = (
+            f"--quant {fitting} takes {_mb(sizes[fitting])}"
+            if fitting is not None
+            else f"the smallest recipe of {plan.target.name}, {best}, takes {_mb(sizes[best])}"
+        )
+        raise ExportError(f"{quant} takes {_mb(sizes[quant])}, more than --max-size {_mb(self.size)}", hint=hint)
+
+    def check_quality(self, card: Mapping[str, Any]) -> None:
+        """Once the bundle is measured.
+
+        Raises:
+            ExportError: it lost more.
+        """
+        found = float(card["kld"]["mean"])
+        if self.kld is None or found <= self.kld:
+            return
+        calibrated = "calibration" in card
+        raise ExportError(
+            f"KLD {found:.4g} of {card['quant']} on {card['text']['name']} is more than --max-kld {self.kld:g}; "
+            "nothing was written",
+            hint="choose more bits (--quant)" + ("" if calibrated else ", or calibrate: --calibrate TEXT"),
+        )
+
+
+def _bytes(size: str) -> int:
+    found = _SIZE.fullmatch(size.strip())
+    count = int(float(found[1]) * _UNITS[(found[2] or "B").lower()]) if found is not None else 0
+    if count <= 0:
+        raise OptionError(f"--max-size must be a size such as 350MB, not {size!r}")
+    return count
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,242 @@
+"""Calibrated 4-bit matrices: GPTQ, layer by layer, on the inputs that the already rounded layers before give.
+
+What is held is one layer, the hidden states of the calibration text, and one Hessian; rounded matrices wait in files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from edgelm.exporter import sublayers
+from edgelm.exporter.decoder import Decoder, Linear
+from edgelm.exporter.formats import Blocked, Format
+from edgelm.exporter.graph import Formats
+from edgelm.exporter.progress import Progress
+from edgelm.exporter.quantize.gptq import Factor, Hessian, factor, gptq_blocks
+from edgelm.exporter.weights import WeightReader
+
+_ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their cost
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A rounded matrix waiting in two files.
+
+    Attributes:
+        format: it is stored in.
+        codes: file of what the data file will hold, uint8.
+        scales: file of float32 [n, blocks].
+        method: ``gptq``, or ``search`` where the inputs said nothing.
+        weight: squared error of the weights as a share of their sum of squares.
+        output: the same of the products with a sample of the inputs.
+    """
+
+    format: Blocked
+    codes: Path
+    scales: Path
+    method: str
+    weight: float
+    output: float
+
+    def errors(self) -> dict[str, Any]:
+        """For a quality card."""
+        return {
+            "format": str(self.format.spec),
+            "method": self.method,
+            "weight": self.weight,
+            "output": self.output,
+        }
+
+    def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Slices of rows, as `Blocked.round` gives them."""
+        codes, scales = np.load(self.codes, mmap_mode="r"), np.load(self.scales, mmap_mode="r")
+        for start in range(0, len(codes), _ROWS):
+            yield codes[start : start + _ROWS], scales[start : start + _ROWS]
+
+
+@dataclass
+class Calibrated:
+    """What calibration found.
+
+    Attributes:
+        tokens: read of the text.
+        matrices: rounded ones by name; the others keep to the search without data.
+    """
+
+    tokens: int
+    matrices: dict[str, Rounded] = field(default_factory=dict)
+
+    @property
+    def left(self) -> list[str]:
+        """Names of the matrices for which GPTQ did not work."""
+        return [name for name, rounded in self.matrices.items() if rounded.method != "gptq"]
+
+    def get(self, name: str) -> Rounded | None:
+        """The rounded matrix of that name."""
+        return self.matrices.get(name)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an export works from.
+
+    Attributes:
+        reader: of the weights, smoothed where that was found to help.
+        calibrated: matrices that are rounded already, or None.
+        facts: for the manifest; None for an export without calibration.
+    """
+
+    reader: WeightReader
+    calibrated: Calibrated | None = None
+    facts: dict[str, Any] | None = None
+
+
+def calibrate(
+    reader: WeightReader,
+    decoder: Decoder,
+    formats: Formats,
+    chunks: Sequence[np.ndarray],
+    folder: Path,
+    progress: Progress,
+) -> Calibrated:
+    """Round every 4-bit matrix of a decoder on calibration text.
+
+    Args:
+        reader: of the checkpoint's weights.
+        decoder: of the model.
+        formats: of its roles.
+        chunks: ids of the text, int64 [S] each; every chunk is a text of its own.
+        folder: for the rounded matrices; they are read from there until the bundle is written.
+        progress: hears of every matrix.
+    """
+    found = Calibrated(sum(map(len, chunks)))
+    context = max(map(len, chunks))
+    work = _Work(found, folder)
+    head = _head(reader, decoder, formats)
+    progress.start("calibrating", sum(_cost(m) for m in decoder.linears) + (0 if head is None else _cost(decoder.head)))
+    embed = sublayers.embedding(decoder, formats, reader, folder)
+    hidden = [embed(ids[None], {})[None] for ids in chunks]
+    del embed
+    for index, layer in enumerate(decoder.layers):
+        matrices: dict[str, np.ndarray] = {}
+        for number, linear in enumerate(layer.linears):
+            format = formats.body.fit(linear.inputs)
+            weight = reader.matrix(linear)
+            if calibrates(format) and not reader.codes(linear):
+                run = sublayers.layer(decoder, formats, index, number, reader, context, folder)
+                inputs = (run(x, matrices) for x in hidden)
+                weight = work.round(linear, format, [weight], inputs)
+            matrices[linear.name] = weight
+            progress.advance(_cost(linear), linear.name)
+        run = sublayers.layer(decoder, formats, index, None, reader, context, folder)
+        for number, x in enumerate(hidden):  # one by one in place, so that only one layer's are held
+            hidden[number] = run(x, matrices)[None]
+    if head is not None:
+        run = sublayers.final(decoder, formats, reader, folder)
+        work.round(decoder.head, head, reader.rows(decoder.head), (run(x, {}) for x in hidden), keep=False)
+        progress.advance(_cost(decoder.head), decoder.head.name)
+    progress.finish()
+    return found
+
+
+def memory(decoder: Decoder, tokens: int) -> int:
+    """Bytes that calibration takes about: hidden states twice, a layer three times, a Hessian and its factorisation."""
+    layer = max(sum(map(_cost, layer.linears)) for layer in decoder.layers)
+    widest = max(linear.inputs for linear in decoder.linears)
+    return 8 * tokens * decoder.hidden + 12 * layer + (4 + 4 * 8) * widest**2
+
+
+def worthwhile(decoder: Decoder, formats: Formats) -> bool:
+    """Whether any matrix would be calibrated."""
+    body = (formats.body.fit(linear.inputs) for linear in decoder.linears)
+    return any(calibrates(format) for format in body)
+
+
+def calibrates(format: Format) -> TypeGuard[Blocked]:
+    """Whether a matrix of this format is worth it: at 8 bits there is next to nothing to win."""
+    return isinstance(format, Blocked) and format.bits == 4
+
+
+def _head(reader: WeightReader, decoder: Decoder, formats: Formats) -> Blocked | None:
+    """The head's format where it is calibrated."""
+    head = formats.head
+    return head if calibrates(head) and not reader.codes(decoder.head) else None
+
+
+def _cost(linear: Linear) -> int:
+    return linear.outputs * linear.inputs
+
+
+class _Work:
+    """Rounds one matrix after the other."""
+
+    def __init__(self, found: Calibrated, folder: Path) -> None:
+        self.found = found
+        self.folder = folder
+
+    def round(
+        self,
+        linear: Linear,
+        format: Blocked,
+        rows: Iterable[np.ndarray],
+        inputs: Iterator[np.ndarray],
+        *,
+        keep: bool = True,
+    ) -> np.ndarray:
+        """Round a matrix on its inputs [S, k]; its rounded values [n, k], where they are to be kept."""
+        hessian, sample = Hessian(linear.inputs), np.empty((0, linear.inputs), np.float32)
+        for x in inputs:
+            hessian.add(x)
+            sample = sample if len(sample) else x.copy()
+        known = factor(hessian.sum, format.block)
+        del hessian
+        n, k = linear.outputs, linear.inputs
+        blocks, number = -(-k // format.block), len(self.found.matrices)
+        files = self.folder / f"{number}.codes.npy", self.folder / f"{number}.scales.npy"
+        codes = np.lib.format.open_memmap(files[0], "w+", np.uint8, (n, blocks * format.block * format.bits // 8))
+        scales = np.lib.format.open_memmap(files[1], "w+", np.float32, (n, blocks))
+        values = np.empty((n, k) if keep else (0, k), np.float32)
+        sums, start = np.zeros(4), 0
+        for piece in _batches(rows):
+            part = slice(start, start + len(piece))
+            codes[part], scales[part] = _round(format, piece, known)
+            rounded = format.values(codes[part], scales[part], k)
+            off = rounded - piece
+            sums += [squares(off), squares(piece), squares(sample @ off.T), squares(sample @ piece.T)]
+            if keep:
+                values[part] = rounded
+            start = part.stop
+        shares = np.divide(sums[::2], sums[1::2], out=np.zeros(2), where=sums[1::2] > 0)
+        self.found.matrices[linear.name] = Rounded(
+            format, *files, "search" if known is None else "gptq", float(shares[0]), float(shares[1])
+        )
+        return values
+
+
+def squares(values: np.ndarray) -> float:
+    """The sum of squares."""
+    return float(np.square(values).sum(dtype=np.float64))
+
+
+def _round(format: Blocked, rows: np.ndarray, known: Factor | None) -> tuple[np.ndarray, np.ndarray]:
+    if known is None:
+        return format.round(rows)
+    codes, scales = gptq_blocks(rows, format.bits, known)
+    return format.packed(codes), scales
+
+
+def _batches(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Slices of rows put together until they are `_ROWS` or more."""
+    waiting: list[np.ndarray] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(map(len, waiting)) >= _ROWS:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)

@@ -1,0 +1,174 @@
+"""What an export does for quality besides rounding: calibration on a text before, measuring on another one after.
+
+The base of a quality card is the same checkpoint in fp32, written beside the bundle and taken away again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelm.bundle import TOKENIZER, BundleWriter
+from edgelm.errors import OptionError
+from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
+from edgelm.exporter import calibrate, recipe, smooth
+from edgelm.exporter.decoder import Decoder
+from edgelm.exporter.progress import Progress
+from edgelm.exporter.tokenizer import TextFiles
+from edgelm.exporter.weights import WeightReader
+from edgelm.machine import read_memory
+from edgelm.target import RecipeSpec
+
+TOKENS = 16384  # of calibration text at most: more finds hardly better codes, and takes longer
+CHUNK = 512  # tokens that are one text to the calibration
+CARD_CHUNKS = 16  # of a quality card's text at most
+SMALL = 16_000_000  # parameters of a model that is measured without being asked: it takes seconds
+
+_FEW = 4096  # tokens of calibration text that are worth a word
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted beside the bundle itself; texts are names as `load_passages` takes them.
+
+    Attributes:
+        calibrate: text to calibrate on, or None.
+        card: text to measure on, or None; ``auto`` for `own` where that is cheap.
+        own: the text that suits the model.
+    """
+
+    calibrate: str | None = None
+    card: str | None = None
+    own: str = BUILTIN
+
+    @classmethod
+    def of(
+        cls, calibrate: str | os.PathLike[str] | None, card: str | os.PathLike[str] | None, own: str = BUILTIN
+    ) -> Wishes:
+        """From the options, where ``none`` is as good as None; a text that cannot be read is told at once.
+
+        Raises:
+            EdgeLMError: see `load_passages`.
+        """
+        names = [None if name is None or str(name) == "none" else os.fspath(name) for name in (calibrate, card)]
+        for name in names:
+            if name is not None and name != "auto":
+                load_passages(name, "calibration")
+        if names[0] == "auto":
+            raise OptionError("calibration needs a text, 'builtin' or 'none', not 'auto'")
+        return cls(names[0], names[1], own)
+
+    def measures(self, parameters: int, spec: RecipeSpec) -> str | None:
+        """The text to measure a model on, or None; ``auto`` measures small ones, as others take time and memory."""
+        if self.card != "auto":
+            return self.card
+        exact = spec.body.op == "MatMul" and spec.body.bits == 32
+        return None if exact or parameters > SMALL else self.own
+
+
+@contextmanager
+def prepared(
+    wanted: str | None,
+    reader: WeightReader,
+    decoder: Decoder,
+    spec: RecipeSpec,
+    context: int,
+    text: TextFiles,
+    writer: BundleWriter,
+    progress: Progress,
+) -> Iterator[calibrate.Prepared]:
+    """The weights to export, calibrated on the text `wanted` as far as the recipe gains from it.
+
+    Matrices rounded already wait in a folder beside the bundle, which is gone when the context is left.
+
+    Raises:
+        OptionError: the text is shorter than a chunk.
+    """
+    if wanted is None:
+        yield calibrate.Prepared(reader)
+        return
+    formats = recipe.formats(spec, decoder.hidden)
+    rounds, smooths = calibrate.worthwhile(decoder, formats), smooth.smooths(formats.body)
+    if not (rounds or smooths):
+        progress.say("calibration serves 4-bit matrices and DynamicQuantizeMatMul, and this recipe has neither")
+        yield calibrate.Prepared(reader)
+        return
+    passages = load_passages(wanted, "calibration")
+    chunks = _chunks(passages, decoder, context, text, writer, progress)
+    facts: dict[str, Any] = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
+    needed, there = calibrate.memory(decoder, facts["tokens"]), read_memory().usable
+    if there is not None and needed > there:
+        progress.say(f"calibration takes about {needed / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are free")
+    with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.calibrating-", dir=writer.output.parent) as folder:
+        if smooths:
+            even = smooth.smooth(reader, decoder, formats, chunks, Path(folder), progress)
+            facts = {"method": "smoothquant", "matrices": len(even.after), **facts}
+            yield calibrate.Prepared(WeightReader(reader.checkpoint, even.smoothing), None, facts)
+            return
+        found = calibrate.calibrate(reader, decoder, formats, chunks, Path(folder), progress)
+        if found.left:
+            more = f" and {len(found.left) - 1} more" if len(found.left) > 1 else ""
+            progress.say(f"the text says nothing about {found.left[0]}{more}: scales searched without data instead")
+        yield calibrate.Prepared(reader, found, {"method": "gptq", "matrices": len(found.matrices), **facts})
+
+
+def _chunks(
+    passages: Passages, decoder: Decoder, context: int, text: TextFiles, writer: BundleWriter, progress: Progress
+) -> list[np.ndarray]:
+    """The calibration text as ids, int64 [S] a chunk."""
+    from edgelm.evaluate.card import text_tools  # here: it loads onnxruntime
+
+    tokenizer, template = text_tools(writer.draft({"tokenizer": text.tokenizer, "special_tokens": text.special_tokens}))
+    ids = [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
+    chunks = spread_chunks(ids, min(CHUNK, context), TOKENS, starting_token(tokenizer))
+    if (tokens := sum(map(len, chunks))) < _FEW:
+        progress.say(f"the calibration text has only {tokens:,} usable tokens: {_FEW:,} or more serve better")
+    return chunks
+
+
+def measured(
+    wanted: str,
+    write_base: Callable[[BundleWriter], Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    writer: BundleWriter,
+    errors: Mapping[str, Mapping[str, Any]],
+    progress: Progress,
+) -> dict[str, Any]:
+    """The quality card of an unfinished bundle, on the text `wanted`.
+
+    Args:
+        wanted: the text.
+        write_base: writes the model in fp32; what differs of its manifest.
+        facts: the bundle's manifest.
+        writer: of the bundle.
+        errors: of its matrices.
+        progress: hears of every chunk.
+    """
+    from edgelm.evaluate.card import compare, quality_card
+
+    passages = load_passages(wanted, "evaluation")
+    with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.base-", dir=writer.output.parent) as folder:
+        aside = BundleWriter(Path(folder), Path(folder))
+        shutil.copyfile(writer.path(TOKENIZER), aside.path(TOKENIZER))
+        here = {**facts, "provider": "cpu"}  # this is not the target
+        base = aside.draft({**here, **write_base(aside)})
+        found = compare(base, writer.draft(here), passages, chunks=CARD_CHUNKS, on_chunk=_told(progress))
+        progress.finish()
+    return quality_card(facts, {"id": facts["model"]["id"], "quant": "fp32"}, passages, found, errors)
+
+
+def _told(progress: Progress) -> Callable[[int, int], None]:
+    def on_chunk(done: int, total: int) -> None:
+        if done == 0:
+            progress.start("measuring", total)
+        progress.advance(int(done > 0), f"{done}/{total}")
+
+    return on_chunk

@@ -1,0 +1,177 @@
+"""GPTQ (Frantar et al., 2022, arXiv:2210.17323): every column is rounded so that it makes up for those before it.
+
+The error of a product ``x Wᵀ`` over calibration inputs X is, for a row w rounded to q and e = w - q, ``e H eᵀ`` with
+``H = Xᵀ X``. With ``H = R Rᵀ``, R upper triangular, that is
+
+    Σ_j (e_j R_jj + Σ_{i<j} e_i R_ij)²
+
+so that, from the first column to the last, the best q_j is the step nearest to ``w_j + Σ_{i<j} e_i R_ij / R_jj``. This
+is GPTQ's update without the inverse of H: Babai's nearest plane (Chen et al., 2025, arXiv:2507.18553). Columns are
+worked on in panels; what earlier panels add is one matrix product (the paper's lazy batches).
+
+Scales belong to blocks of neighbouring columns, since MatMulNBits knows no other. The paper's activation order is
+kept within that: whole blocks are taken from the largest of their diagonal entries of H to the smallest, and so are
+the columns within a block. Only the order of work changes, not where a column lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelm.exporter.quantize.rtn import usable_inverse
+
+DAMPING = 0.01  # of the mean diagonal, added to the diagonal of H, as in the paper
+_DAMPINGS = (1.0, 10.0, 100.0)  # times it, where rounding leaves H not positive definite
+_PANEL = 128  # columns between two products with what was rounded before
+_TRIALS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 1.05, 1.1)  # multiples of the scale that fits the largest value
+
+
+class Hessian:
+    """``Xᵀ X`` of the inputs of a matrix, summed up as they come."""
+
+    def __init__(self, inputs: int) -> None:
+        self.sum = np.zeros((inputs, inputs), np.float32)
+        self.tokens = 0
+
+    def add(self, x: np.ndarray) -> None:
+        """Inputs [tokens, inputs], float32."""
+        self.sum += x.T @ x
+        self.tokens += len(x)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What GPTQ needs of a Hessian.
+
+    Attributes:
+        upper: R, float32 [k, k], of the columns in `order`, ``H = R Rᵀ``.
+        order: the column of the matrix that is taken j-th [k].
+        block: columns that share a scale; whole blocks follow each other in `order`.
+    """
+
+    upper: np.ndarray
+    order: np.ndarray
+    block: int
+
+
+def factor(hessian: np.ndarray, block: int, damping: float = DAMPING) -> Factor | None:
+    """Order and factorise a Hessian [k, k]; None where it says nothing (zero, not finite, not positive definite).
+
+    Columns beyond k that pad the last block are added: no input ever reads them.
+    """
+    k = len(hessian)
+    diagonal = hessian.diagonal().astype(np.float64)
+    mean = float(diagonal.mean())
+    if not np.isfinite(mean) or mean <= 0:
+        return None
+    order = block_order(diagonal, block)
+    padded = np.zeros((len(order), len(order)))
+    padded[:k, :k] = hessian
+    padded = padded[np.ix_(order, order)]
+    every = np.arange(len(order))
+    given = padded.diagonal().copy()
+    for times in _DAMPINGS:
+        padded[every, every] = given + times * damping * mean
+        try:
+            # numpy has the lower factor only: turned round, before and after, it is the upper one.
+            upper = np.linalg.cholesky(padded[::-1, ::-1])[::-1, ::-1]
+        except np.linalg.LinAlgError:
+            continue
+        return Factor(np.ascontiguousarray(upper, dtype=np.float32), order, block)
+    return None
+
+
+def block_order(importance: np.ndarray, block: int) -> np.ndarray:
+    """Columns in the order of work: blocks by their largest importance, then columns by theirs, largest first.
+
+    Args:
+        importance: of each column [k].
+        block: columns of a block.
+
+    Returns:
+        a permutation of the columns, those that pad the last block included.
+    """
+    padded = np.pad(importance, (0, -len(importance) % block), constant_values=-1.0).reshape(-1, block)
+    blocks = np.argsort(-padded.max(axis=1), kind="stable")
+    within = np.argsort(-padded, axis=1, kind="stable")
+    order: np.ndarray = (blocks[:, None] * block + within[blocks]).ravel()
+    return order
+
+
+def gptq_blocks(weight: np.ndarray, bits: int, factor: Factor) -> tuple[np.ndarray, np.ndarray]:
+    """Quantise rows of a matrix; rows do not depend on each other, so a matrix may come in slices.
+
+    Args:
+        weight: float32 [n, k].
+        bits: 4 or 8.
+        factor: of the Hessian of the matrix' inputs.
+
+    Returns:
+        codes: uint8 [n, blocks * block], 2^(b-1) standing for zero.
+        scales: float32 [n, blocks].
+    """
+    n, k = weight.shape
+    order, block, half = factor.order, factor.block, 1 << (bits - 1)
+    width = len(order)
+    values = np.pad(weight, ((0, 0), (0, width - k)))[:, order].T.copy()  # [width, n]: columns are taken one by one
+    errors = np.zeros_like(values)
+    codes, scales = np.empty((width, n), np.uint8), np.empty((width // block, n), np.float32)
+    panel = max(block, _PANEL)
+    for start in range(0, width, panel):
+        end = min(start + panel, width)
+        carried = factor.upper[:start, start:end].T @ errors[:start]  # Σ e_i R_ij of the panels before
+        for first in range(start, end, block):
+            local = slice(first, first + block)
+            pending = carried[first - start : first - start + block]
+            pending += factor.upper[start:first, local].T @ errors[start:first]
+            chosen = _quantize_block(values[local], pending, factor.upper[local, local], half)
+            codes[local], scales[order[first] // block], errors[local] = chosen
+    result = np.empty_like(codes)
+    result[order] = codes
+    return np.ascontiguousarray(result.T), np.ascontiguousarray(scales.T)
+
+
+def _quantize_block(
+    values: np.ndarray, pending: np.ndarray, upper: np.ndarray, half: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes, scales and errors of one block [block, n], given what the columns before it left (`pending`)."""
+    diagonal = upper.diagonal()
+    # Where all of the block could be any value, this would leave no error: what its scale should suit.
+    wanted = values + np.linalg.solve(upper.T, pending).astype(np.float32)
+    scales, inverse = usable_inverse(block_scales(wanted, np.square(diagonal), half))
+    codes, errors = np.empty_like(values), np.empty_like(values)
+    for j in range(len(values)):
+        target = values[j] + (pending[j] + upper[:j, j] @ errors[:j]) / diagonal[j]
+        codes[j] = np.clip(np.rint(target * inverse), -half, half - 1)
+        errors[j] = values[j] - codes[j] * scales
+    return (codes + half).astype(np.uint8), scales, errors
+
+
+def block_scales(values: np.ndarray, weights: np.ndarray, half: int) -> np.ndarray:
+    """The scale of each column of `values` [block, n] with the least ``Σ weights (x - s q)²`` of those tried: [n].
+
+    Args:
+        values: what is to be rounded.
+        weights: of the rows of `values` [block].
+        half: codes are -half … half - 1.
+    """
+    high, low = values.max(axis=0), values.min(axis=0)
+    first = np.where(high > -low, high, low) / np.float32(-half)
+    best: np.ndarray = np.zeros_like(first)
+    best_gain = np.full(values.shape[1], -1.0, np.float32)
+    codes = np.empty_like(values)
+    for trial in _TRIALS:
+        _, inverse = usable_inverse(first * np.float32(trial))
+        np.multiply(values, inverse, out=codes)
+        np.rint(codes, out=codes)
+        np.clip(codes, -half, half - 1, out=codes)
+        weighted = codes * weights[:, None]
+        products, squares = (weighted * values).sum(axis=0), (weighted * codes).sum(axis=0)
+        fitted = np.divide(products, squares, out=np.zeros_like(first), where=squares > 0)
+        gain = products * fitted
+        better = gain > best_gain
+        np.copyto(best_gain, gain, where=better)
+        np.copyto(best, fitted, where=better)
+    return best

@@ -1,0 +1,146 @@
+"""Activations made even before they are quantised on the fly (SmoothQuant, Xiao et al., 2022, arXiv:2211.10438).
+
+DynamicQuantizeMatMul gives all inputs of a product one scale: a channel that is much larger than the others costs them
+their digits. Dividing channel j of the inputs by s_j and multiplying column j of the matrix by it changes nothing but
+that. Where the division can be folded into what makes the inputs, exactly, it is free at run time:
+
+    the matrix after a norm that nothing else reads       s goes into the norm's weight and bias
+    down, after a gated feed-forward, or after a ReLU     s goes into the rows of up
+
+``s_j = max |x_j|^α / max |W_ij|^(1-α)``, with the α, or none at all, for which the quantised product of a sample comes
+nearest to the exact one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edgelm.exporter import sublayers
+from edgelm.exporter.decoder import Decoder, Layer, Linear, Norm
+from edgelm.exporter.formats import Format, PerChannel
+from edgelm.exporter.graph import Formats
+from edgelm.exporter.progress import Progress
+from edgelm.exporter.weights import Smoothing, WeightReader
+
+_ALPHAS = (0.25, 0.5, 0.75)
+_SAMPLE = 256  # inputs on which the choice is made
+_SMALLEST = 1e-5  # of a channel, as a share of the largest
+
+
+def smooths(format: Format) -> bool:
+    """Whether this format gains from it."""
+    return isinstance(format, PerChannel)
+
+
+@dataclass
+class Found:
+    """What was found.
+
+    Attributes:
+        smoothing: for a `WeightReader`.
+        before, after: error of the product of each matrix that gained, as a share of its square, by name.
+    """
+
+    smoothing: Smoothing = field(default_factory=Smoothing)
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+
+
+def smooth(
+    reader: WeightReader,
+    decoder: Decoder,
+    formats: Formats,
+    chunks: Sequence[np.ndarray],
+    folder: Path,
+    progress: Progress,
+) -> Found:
+    """Choose the scales of a decoder's layers on calibration text, ids int64 [S] a chunk."""
+    found, context = Found(), max(map(len, chunks))
+    progress.start("smoothing", len(decoder.layers))
+    embed = sublayers.embedding(decoder, formats, reader, folder)
+    hidden = [embed(ids[None], {})[None] for ids in chunks]
+    for index, layer in enumerate(decoder.layers):
+        matrices = {linear.name: reader.matrix(linear) for linear in layer.linears}
+        for number, origin in _places(layer):
+            linear = layer.linears[number]
+            if reader.codes(linear) or (isinstance(origin, Linear) and reader.codes(origin)):
+                continue
+            run = sublayers.layer(decoder, formats, index, number, reader, context, folder)
+            _choose(found, linear, origin, matrices[linear.name], (run(x, matrices) for x in hidden))
+        run = sublayers.layer(decoder, formats, index, None, reader, context, folder)
+        for number, x in enumerate(hidden):
+            hidden[number] = run(x, matrices)[None]
+        progress.advance(1, layer.name)
+    progress.finish()
+    return found
+
+
+def _places(layer: Layer) -> Iterator[tuple[int, Norm | Linear]]:
+    """(Number of a matrix in the layer, what makes its inputs and nobody else's)."""
+    if layer.attention_norm is not None and not (layer.parallel and layer.mlp_norm is None):
+        yield 0, layer.attention_norm
+    if layer.mlp_norm is not None:
+        yield 2, layer.mlp_norm
+    if (layer.mlp.gated or layer.mlp.activation == "relu") and not layer.mlp.up.biases:
+        yield 3, layer.mlp.up
+
+
+def _choose(
+    found: Found, linear: Linear, origin: Norm | Linear, weight: np.ndarray, inputs: Iterator[np.ndarray]
+) -> None:
+    first = next(inputs)
+    sample, highest = first[:_SAMPLE].copy(), np.abs(first).max(axis=0)
+    for x in inputs:
+        highest = np.maximum(highest, np.abs(x).max(axis=0))
+    exact = sample @ weight.T
+    whole = float(np.square(exact).sum())
+
+    def error(scale: np.ndarray) -> float:
+        return float(np.square(quantised_product(sample / scale, weight * scale) - exact).sum()) / whole
+
+    if whole == 0:
+        return
+    ones = np.ones(linear.inputs, np.float32)
+    before = error(ones)
+    tried = [channel_scales(highest, np.abs(weight).max(axis=0), alpha) for alpha in _ALPHAS]
+    after, number = min((error(scale), number) for number, scale in enumerate(tried))
+    if after >= before:
+        return
+    scale = tried[number]
+    found.before[linear.name], found.after[linear.name] = before, after
+    found.smoothing.columns[linear.name] = scale
+    if isinstance(origin, Norm):
+        found.smoothing.vectors[origin.weight] = (1 / scale, origin.offset)
+        if origin.bias is not None:
+            found.smoothing.vectors[origin.bias] = (1 / scale, 0.0)
+    else:  # of gate and up, stacked, up comes second
+        gate = np.ones(origin.outputs - linear.inputs, np.float32)
+        found.smoothing.rows[origin.name] = np.concatenate([gate, 1 / scale])
+
+
+def channel_scales(inputs: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
+    """SmoothQuant's scales, float32 [k], their geometric mean being 1.
+
+    Args:
+        inputs: largest magnitude of each channel [k].
+        weights: of each column of the matrix [k].
+        alpha: how much of the trouble is moved into the weights, 0 … 1.
+    """
+    x, w = (np.maximum(v, _SMALLEST * max(float(v.max()), 1e-30)).astype(np.float64) for v in (inputs, weights))
+    logs = alpha * np.log(x) - (1 - alpha) * np.log(w)
+    scales: np.ndarray = np.exp(logs - logs.mean()).astype(np.float32)
+    return scales
+
+
+def quantised_product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """``x Wᵀ`` as DynamicQuantizeMatMul has it: x in 8 bits with one scale and zero point, a scale a row of W."""
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    step = (high - low) / 255 or 1.0
+    zero = np.rint(-low / step)
+    codes = np.clip(np.rint(x / step) + zero, 0, 255) - zero
+    product: np.ndarray = (codes * step).astype(np.float32) @ PerChannel().rounded(weight).T
+    return product

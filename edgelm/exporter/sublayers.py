@@ -1,0 +1,156 @@
+"""Parts of a decoder run by themselves in fp32: hidden states in; out come the inputs of one matrix, or those of the
+next layer.
+
+The graphs are the export's own (`edgelm.exporter.graph`), except that body matrices are inputs: whoever runs a layer
+gives them, rounded or not, and nothing but that layer is held.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm.bundle import DATA, MODEL
+from edgelm.exporter.builder import MICROSOFT, Builder
+from edgelm.exporter.decoder import Decoder, Layer, Linear
+from edgelm.exporter.formats import Format, Matrix
+from edgelm.exporter.graph import Formats, GraphBuilder, Stream, Weights, kept_by, mixers_of
+from edgelm.exporter.store import DataFile
+from edgelm.exporter.weights import WeightReader
+
+_FLOAT = np.dtype(np.float32)
+
+Run = Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
+"""(hidden states or ids [1, S, …], matrices by name) → what the part gives, float32 [S, width]."""
+
+
+def embedding(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path) -> Run:
+    """Ids int64 [1, S] → the hidden states before the first layer, from a table rounded as `formats` say."""
+
+    def build(b: Builder) -> ir.Value:
+        def pack(linear: Linear, format: Format) -> Matrix:
+            if linear.name == decoder.head.name and not decoder.tied:  # nobody multiplies by it here
+                return Matrix(format, linear.name, linear.outputs, linear.inputs, {})
+            return format.pack(b, linear.name, linear.outputs, linear.inputs, reader.rows(linear))
+
+        graph = GraphBuilder(b, decoder, formats, _weights(reader, pack))
+        ids, (_, count) = b.input("x", "int64", [1, "sequence_length"]), _mask(b)
+        stream, _ = graph.embed(ids, count, decoder.context)
+        return stream.residual
+
+    return _open(build, decoder.hidden, {}, folder)
+
+
+def layer(
+    decoder: Decoder, formats: Formats, index: int, until: int | None, reader: WeightReader, context: int, folder: Path
+) -> Run:
+    """Hidden states [1, S, hidden] → the inputs of the layer's matrix number `until`; None: the next layer's.
+
+    Matrices before that one are read from what the run is given.
+    """
+    part = decoder.layers[index]
+
+    def build(b: Builder) -> ir.Value:
+        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until)
+        x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
+        mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in kept_by(index, part, _FLOAT)]
+        try:
+            stream, _ = graph.layer(part, Stream(x), mixer, past)
+        except _Reached as reached:
+            return reached.value
+        return stream.residual if stream.addend is None else b.op("Add", [stream.addend, stream.residual], "sum")
+
+    width = decoder.hidden if until is None else part.linears[until].inputs
+    return _open(build, width, _empty_past(index, part), folder)
+
+
+def final(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path) -> Run:
+    """Hidden states after the last layer [1, S, hidden] → the inputs of the head."""
+
+    def build(b: Builder) -> ir.Value:
+        graph = GraphBuilder(b, decoder, formats, _weights(reader, _no_matrix))
+        x = b.input("x", "float32", [1, "sequence_length", decoder.hidden])
+        _mask(b)
+        return graph.norm(Stream(x), decoder.norm, "final")[0]
+
+    return _open(build, decoder.hidden, {}, folder)
+
+
+class _Reached(Exception):
+    """The matrix whose inputs are wanted has come: nothing after it is built."""
+
+    def __init__(self, value: ir.Value) -> None:
+        super().__init__(value.name)
+        self.value = value
+
+
+class _OpenGraph(GraphBuilder):
+    """Body matrices are graph inputs; ends at the matrix number `until`, in graph order."""
+
+    def __init__(self, b: Builder, decoder: Decoder, formats: Formats, weights: Weights, until: int | None) -> None:
+        super().__init__(b, decoder, formats, weights)
+        self._left = until
+
+    def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
+        """A product with a matrix that comes from outside."""
+        if self._left is not None:
+            if self._left == 0:
+                raise _Reached(x)
+            self._left -= 1
+        weight = self.b.input(linear.name, "float32", [linear.outputs, linear.inputs])
+        y = self.b.op("FusedMatMul", [x, weight], f"{linear.name}/product", domain=MICROSOFT, transB=1)
+        bias = self._bias(linear)
+        return y if bias is None else self.b.op("Add", [y, bias], f"{linear.name}/add_bias")
+
+
+def _weights(reader: WeightReader, pack: Callable[[Linear, Format], Matrix]) -> Weights:
+    return Weights(pack, reader.vector, reader.table, reader.array)
+
+
+def _no_matrix(linear: Linear, format: Format) -> Matrix:
+    raise AssertionError(f"{linear.name} is not packed here")
+
+
+def _mask(b: Builder) -> tuple[ir.Value, ir.Value]:
+    """The attention mask, and how many tokens there are [1]."""
+    mask = b.input("attention_mask", "int64", [1, "total_sequence_length"])
+    return mask, b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)
+
+
+def _empty_past(index: int, part: Layer) -> dict[str, np.ndarray]:
+    """What a layer keeps before the first token."""
+    return {
+        kept.name: np.zeros([size if isinstance(size, int) else 0 for size in kept.shape], np.float32)
+        for kept in kept_by(index, part, _FLOAT)
+    }
+
+
+def _open(build: Callable[[Builder], ir.Value], width: int, past: Mapping[str, np.ndarray], folder: Path) -> Run:
+    """Build a graph of one output in a folder of its own, load it, and let the folder go."""
+    from edgelm.machine import recommended_threads
+    from edgelm.runtime.ort import open_session  # here: it loads onnxruntime, which other exports do without
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        with DataFile(Path(place, DATA)) as data:
+            b = Builder(data)
+            b.output(b.op("Identity", [build(b)], "out/as_is"), "out", "float32", [1, "sequence_length", width])
+            b.save(Path(place, MODEL), {})
+        # Loaded weights stay mapped without the file's name.
+        session: Any = open_session(
+            Path(place, MODEL), recommended_threads(len(os.sched_getaffinity(0))), ["CPUExecutionProvider"]
+        )
+    names = [value.name for value in session.get_inputs()]
+
+    def run(x: np.ndarray, matrices: Mapping[str, np.ndarray]) -> np.ndarray:
+        given = {"x": x, "attention_mask": np.ones((1, x.shape[1]), np.int64), **past, **matrices}
+        out: np.ndarray = session.run(["out"], {name: given[name] for name in names})[0][0]
+        return out
+
+    return run

@@ -1,0 +1,91 @@
+"""The network that is trained is transformers' Llama, and packing changes nothing that a conversation sees."""
+
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from demo_data import checkpoint  # noqa: E402
+from demo_data.conversations import ASKED, training_group  # noqa: E402
+from demo_data.muon import orthogonal  # noqa: E402
+from demo_data.network import Network  # noqa: E402
+from demo_data.packing import IGNORED, Group, pack, stack  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    return Network(transformers.LlamaConfig(vocab_size=128, **shape, **heads))
+
+
+def groups(count):
+    rng = random.Random(7)
+
+    def some(low, high):
+        return [rng.randrange(6, 128) for _ in range(rng.randrange(low, high))]
+
+    made = []
+    for _ in range(count):
+        branches = [some(2, 9) for _ in range(rng.randrange(1, 5))]
+        made.append(Group(some(1, 12), [(b, [IGNORED, *b[1:]]) for b in branches]))
+    return made
+
+
+@torch.no_grad()
+def test_packed_conversations_get_the_logits_they_get_alone(network):
+    llama = network.llama()
+    for row in pack(groups(20), 64):
+        batch = stack([row], 64)
+        logits = network.logits(network(batch.ids, batch.positions, batch.mask)[0])
+        at = 0
+        for group in row:
+            start = at + len(group.opening)
+            for tokens, _ in group.branches:
+                alone = llama(torch.tensor([[*group.opening, *tokens]])).logits[0]
+                packed = torch.cat([logits[at : at + len(group.opening)], logits[start : start + len(tokens)]])
+                assert torch.allclose(alone, packed, atol=1e-4)
+                start += len(tokens)
+            at += len(group)
+
+
+def test_every_group_is_packed_once_and_whole():
+    made = groups(50)
+    rows = pack(made, 64)
+    assert sorted(map(id, made)) == sorted(id(g) for row in rows for g in row)
+    assert all(sum(map(len, row)) <= 64 for row in rows)
+
+
+def test_targets_are_the_tokens_that_are_to_be_predicted():
+    row = pack(groups(3), 256)[0]
+    batch = stack([row], 256)
+    scored = batch.targets != IGNORED
+    assert torch.equal(batch.targets[scored], batch.ids[scored])
+    assert scored.sum() == sum(len(tokens) - 1 for g in row for tokens, _ in g.branches)
+
+
+def test_padding_sees_nothing_and_is_not_seen():
+    batch = stack([groups(1)], 256)
+    used = int((batch.ids[0] != checkpoint.PAD).sum())
+    assert not batch.mask[0, 0, :used, used:].any()
+    assert not batch.mask[0, 0, used:, :used].any()
+
+
+def test_conversations_of_a_group_begin_with_the_same_system_message():
+    rng = random.Random(2)
+    several = [g for g in (training_group(rng) for _ in range(200)) if len(g) > 1]
+    assert several
+    for group in several:
+        assert len(group) == ASKED
+        assert len({c.messages[0]["content"] for c in group}) == 1
+
+
+def test_orthogonal_makes_singular_values_alike():
+    torch.manual_seed(1)
+    for shape in ((3, 16, 32), (2, 32, 16)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+        assert values.min() > 0.5
+        assert values.max() < 1.3

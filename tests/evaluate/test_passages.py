@@ -1,0 +1,106 @@
+"""Texts to calibrate and measure on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from edgelm.errors import EdgeLMError, OptionError
+from edgelm.evaluate.passages import load_passages, spread_chunks, starting_token
+from edgelm.runtime.chat import ChatTemplate
+
+
+class Bytes:
+    """A tokenizer of bytes; BOS is 256."""
+
+    def __init__(self, bos: int | None = 256) -> None:
+        self.bos = bos
+
+    def encode(self, text, *, special=True):
+        return [*([self.bos] if special and self.bos is not None else []), *text.encode()]
+
+
+TEMPLATE = ChatTemplate("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
+
+
+def test_the_sample_has_two_parts_of_many_kinds():
+    calibration, evaluation = (load_passages("builtin", part) for part in ("calibration", "evaluation"))
+    assert calibration.sha256 != evaluation.sha256
+    assert not {str(p) for p in calibration.passages} & {str(p) for p in evaluation.passages}
+    for passages, least in ((calibration, 30_000), (evaluation, 6_000)):
+        assert any(isinstance(passage, str) for passage in passages.passages)
+        chats = [passage for passage in passages.passages if not isinstance(passage, str)]
+        assert all(chat[0]["role"] == "user" and chat[-1]["role"] == "assistant" for chat in chats)
+        assert len(chats) >= 4
+        assert len(passages.encode(Bytes(), None)) > least
+    assert load_passages("builtin", "calibration") == calibration
+
+
+def test_conversations_are_told_in_the_template(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    chats = [
+        {"messages": [{"role": "user", "content": "hi"}], "answer": "yes"},
+        {"messages": [{"role": "a", "content": "b"}]},
+    ]
+    path.write_text("\n\n".join(json.dumps(chat) for chat in chats))
+    passages = load_passages(path, "calibration")
+    assert bytes(passages.encode(Bytes(), TEMPLATE)) == b"[user]hi[assistant]yes[a]b"
+    assert bytes(passages.encode(Bytes(bos=None), None)) == b"hi\n\nyes\nb\n"
+
+
+def test_a_template_that_refuses_the_sample_is_done_without():
+    strict = ChatTemplate("{{ raise_exception('no') }}")
+    assert load_passages("builtin", "evaluation").encode(Bytes(), strict)
+
+
+def test_a_file_is_one_text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9")
+    passages = load_passages(path, "evaluation")
+    assert passages.passages == ("café",)
+    assert passages.facts()["name"] == "text.txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.txt", b"", "a.txt holds no text"),
+        ("a.txt", b" \n", "a.txt holds no text"),
+        ("a.txt", "käse".encode("latin-1"), "a.txt is not valid UTF-8: byte 1"),
+        ("a.txt", "text".encode("utf-16"), "a.txt is not valid UTF-8: byte 0"),
+        ("a.jsonl", b"hello", "a.jsonl:1: no conversation"),
+        ("a.jsonl", b'\n{"messages": []}', "a.jsonl:2: no conversation"),
+        ("a.jsonl", b"[1]", "a.jsonl:1: no conversation"),
+    ],
+)
+def test_what_is_no_text(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(EdgeLMError, match=said):
+        load_passages(tmp_path / name, "calibration")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(EdgeLMError, match="nope cannot be read: No such file") as raised:
+        load_passages(tmp_path / "nope", "calibration")
+    assert raised.value.hint == "give a text file, or builtin"
+
+
+def test_chunks_are_spread_over_the_text():
+    chunks = spread_chunks(range(100), 10, 30, bos=None)
+    assert [int(chunk[0]) for chunk in chunks] == [0, 30, 60]
+    assert all(len(chunk) == 10 for chunk in chunks)
+    assert len(spread_chunks(range(100), 10, 1000, bos=None)) == 10
+    [chunk] = spread_chunks(range(19), 10, 5, bos=7)
+    assert chunk.tolist() == [7, *range(1, 10)]
+
+
+def test_a_text_shorter_than_a_chunk():
+    with pytest.raises(OptionError, match="the text has 9 tokens, calibration needs 10 or more"):
+        spread_chunks(np.arange(9), 10, 100, bos=None)
+
+
+def test_the_token_a_text_starts_with():
+    assert starting_token(Bytes()) == 256
+    assert starting_token(Bytes(bos=None)) is None
