@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import measure, report
+from benchmarks.peers.client import worker
 from benchmarks.peers.cold import cached_share, evict
 from benchmarks.peers.engines import DEFAULT, ENGINES
+from benchmarks.peers.prepare import model
 from benchmarks.peers.worker import Server
 
 ROOT = Path(__file__).parents[1]
@@ -200,13 +202,52 @@ def test_a_quick_run_with_edgelm_and_a_peer_that_cannot_be_had(tmp_path):
     assert run["ratios"] == []
 
 
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("llama", {}),
+        ("llama", {"tie_word_embeddings": True, "rope_theta": 1e5}),
+        ("llama", {"rope_scaling": LLAMA3_ROPE, "head_dim": 32}),
+        ("qwen2", {"tie_word_embeddings": True}),
+    ],
+    ids=["llama", "tied", "llama3-rope", "qwen2"],
+)
+def test_llama_cpp_reads_the_same_model_from_the_gguf(kind, config, tiny_checkpoint, tmp_path):
+    """The gguf in fp32 gives the logits of edgelm's fp32 bundle, and its greedy tokens."""
+    python = os.environ.get("EDGELM_LLAMA_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import llama_cpp, gguf, ml_dtypes"], capture_output=True, check=False).returncode:
+        pytest.skip("no llama-cpp-python here: set EDGELM_LLAMA_PYTHON")
+    source = tiny_checkpoint(kind, **config)
+    prompt = [int(i) for i in np.random.default_rng(0).integers(3, 300, 40)]
+    found = {}
+    for name in ("edgelm-fp32", "llama-f32"):
+        spec = ENGINES[name]
+        pythons = {"edgelm": sys.executable, "llama": python}
+        path = model(spec, source, tmp_path, pythons=pythons, target="x86-64", context=128, spare=0)
+        with worker(spec, pythons[spec.python]) as process:
+            process.ask("load", path=str(path), threads=1, context=128)
+            tokens = process.ask("greedy", ids=prompt, count=24)["tokens"]
+            process.ask("logits", ids=prompt, file=str(tmp_path / f"{name}.npy"))
+        found[name] = tokens, np.load(tmp_path / f"{name}.npy")
+    (ours, expected), (theirs, logits) = found.values()
+    np.testing.assert_allclose(logits, expected, atol=1e-3 * np.ptp(expected))
+    assert len(set(ours)) > 3, "a model that repeats itself shows little"
+    assert theirs == ours
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "module"),
     [
         ("torch-fp32", "transformers"),
         ("optimum-fp32", "optimum.onnxruntime"),
-        ("llama-f32", "llama_cpp"),
         ("llama-q4_0", "llama_cpp"),
         ("llama-q8_0", "llama_cpp"),
     ],

@@ -36,9 +36,8 @@ class Worker:
     """
 
     def __init__(self, spec: EngineSpec, python: str) -> None:
-        environment = {**os.environ, **_QUIET, "PYTHONPATH": str(ROOT)}
-        if spec.worker == "on_torch":
-            environment["PEERS_TORCH_TYPE"] = spec.weights
+        environment = {**os.environ, **_QUIET, "PYTHONPATH": str(ROOT), "PEERS_WEIGHTS": spec.weights}
+        environment["PEERS_OPTIONS"] = " ".join(spec.options)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         try:
             self._process = subprocess.Popen(

@@ -18,7 +18,7 @@ class EngineSpec:
         python: whose Python runs it: ``edgelm`` (this one), ``llama`` or ``genai``.
         weights: how they are stored.
         against: the engine of edgelm whose figures are divided by this one's; None for edgelm's own.
-        options: of its converter.
+        options: of its converter or its worker.
     """
 
     name: str
@@ -36,6 +36,10 @@ _ALL = (
     EngineSpec("edgelm-fp32", "edgelm fp32", "on_edgelm", "edgelm", "fp32"),
     EngineSpec("llama-q4_0", "llama.cpp Q4_0", "on_llama", "llama", "q4_0", "edgelm-int4"),
     EngineSpec("llama-q8_0", "llama.cpp Q8_0", "on_llama", "llama", "q8_0", "edgelm-int8"),
+    EngineSpec(
+        "llama-q4_0-no-fa", "llama.cpp Q4_0, no flash attention", "on_llama", "llama", "q4_0", "edgelm-int4",
+        options=("no-flash-attention",),
+    ),
     EngineSpec("llama-f32", "llama.cpp F32", "on_llama", "llama", "f32", "edgelm-fp32"),
     EngineSpec(
         "genai-int4", "onnxruntime-genai int4", "on_genai", "genai", "int4", "edgelm-int4", options=GENAI_OPTIONS

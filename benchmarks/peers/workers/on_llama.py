@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import llama_cpp as llama
 import numpy as np
+
+_NO_FLASH_ATTENTION = 0  # llama.h: LLAMA_FLASH_ATTN_TYPE_DISABLED
 
 
 def version() -> str:
@@ -27,6 +30,11 @@ class Engine:
         # Flash attention is left on auto; n_batch and n_ubatch are llama-bench's.
         options = llama.llama_context_default_params()
         options.n_ctx, options.n_batch, options.n_ubatch = context, 2048, 512
+        if os.environ.get("PEERS_WEIGHTS") == "f32":  # to be compared digit by digit: no fp16 anywhere
+            options.type_k = options.type_v = llama.GGML_TYPE_F32
+            options.flash_attn_type = _NO_FLASH_ATTENTION
+        elif "no-flash-attention" in os.environ.get("PEERS_OPTIONS", "").split():
+            options.flash_attn_type = _NO_FLASH_ATTENTION
         options.n_threads = options.n_threads_batch = threads
         self._context = llama.llama_init_from_model(self._model, options)
         if not self._context:

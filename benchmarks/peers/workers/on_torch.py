@@ -1,4 +1,4 @@
-"""transformers on torch, in the type that the environment variable PEERS_TORCH_TYPE names (float32, bfloat16)."""
+"""transformers on torch, in the type that the environment variable PEERS_WEIGHTS names (float32, bfloat16)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def version() -> str:
 class Engine:
     def __init__(self, path: str, threads: int, context: int) -> None:
         torch.set_num_threads(threads)
-        kind = getattr(torch, os.environ.get("PEERS_TORCH_TYPE", "float32"))
+        kind = getattr(torch, os.environ.get("PEERS_WEIGHTS", "float32"))
         self._model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=kind).eval()
         self._cache = transformers.DynamicCache()
 
