@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.peers import measure, report
+from benchmarks.peers import measure, plot, report
 from benchmarks.peers.client import worker
 from benchmarks.peers.cold import cached_share, evict
 from benchmarks.peers.engines import DEFAULT, ENGINES
@@ -120,8 +119,8 @@ def test_an_engine_that_fell_out_in_the_middle_is_compared_as_far_as_it_came():
     assert report.pairs([4.0, 9.0, 1.0], [2.0, 3.0]) == [2.0, 3.0]
 
 
-def test_a_missing_peer_is_a_dash_and_its_reason():
-    whole = {
+def a_report() -> dict:
+    return {
         "started": "2026-01-01 00:00",
         "machine": {"cpu": "a CPU", "load_average": 0.1},
         "settings": {"prompt": 512, "steps": 128, "depths": [0, 2048], "threads": 2, "repetitions": 1},
@@ -135,7 +134,10 @@ def test_a_missing_peer_is_a_dash_and_its_reason():
             }
         ],
     }
-    lines = report.markdown(whole).splitlines()
+
+
+def test_a_missing_peer_is_a_dash_and_its_reason():
+    lines = report.markdown(a_report()).splitlines()
     cells = {
         row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in lines if row[:1] == "|"
     }
@@ -143,6 +145,12 @@ def test_a_missing_peer_is_a_dash_and_its_reason():
     assert cells["edgelm int4"] == ["1,234", "–", "12.3", "–", "–", "–", "–", "–", "2"]
     assert cells["llama.cpp Q4_0"] == ["–"] * 9
     assert "- llama.cpp Q4_0: no such module" in lines
+
+
+def test_the_plot_draws_what_there_is(tmp_path):
+    pytest.importorskip("matplotlib")
+    plot.plot(a_report(), tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def record(engine: str, against: str | None, values: dict[str, list[float]], size: int | None) -> dict:
@@ -169,10 +177,10 @@ def test_evicted_files_are_no_longer_cached(tmp_path):
     assert cached_share([file]) < 0.5
 
 
-def run_quick(tmp_path: Path, *engines: str) -> dict:
+def run_quick(tmp_path: Path, *engines: str, llama_python: str = sys.executable) -> dict:
     chosen = [word for name in engines for word in ("--engine", name)]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.peers", "--quick", *chosen, "-o", str(tmp_path / "out")],
+        [sys.executable, "-m", "benchmarks.peers", "--quick", *chosen, "--llama-python", llama_python, "-o", str(tmp_path / "out")],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -191,10 +199,7 @@ def check_whole(found: dict) -> None:
 
 
 def test_a_quick_run_with_edgelm_and_a_peer_that_cannot_be_had(tmp_path):
-    missing = "genai-int4" if importlib.util.find_spec("onnxruntime_genai") is None else "llama-q4_0"
-    if missing == "llama-q4_0" and importlib.util.find_spec("llama_cpp") is not None:
-        pytest.skip("every peer is installed here")
-    [run] = run_quick(tmp_path, "edgelm-int4", missing)["shapes"]
+    [run] = run_quick(tmp_path, "edgelm-int4", "llama-q4_0", llama_python=str(tmp_path / "no-python"))["shapes"]
     ours, theirs = run["records"]
     check_whole(ours)
     assert theirs["values"] == {}
