@@ -176,6 +176,8 @@ def save(report: Mapping[str, Any], output: Path | None) -> None:
         plot(report, output / "peers.png")
     except ImportError:
         say("no plot: pip install matplotlib")
+    except Exception as error:  # a picture must not cost the figures of the shapes that are still to come
+        say(f"no plot: {type(error).__name__}: {error}")
 
 
 def say(text: str) -> None:

@@ -24,7 +24,15 @@ from edgelm.machine import read_cpu, read_memory, usable_cpus
 
 _MEMORY_STEPS = 16  # decode steps before memory is read: the first one allocates what there is to allocate
 _AGREEMENT = 32  # tokens whose last logits are compared
-_REFERENCES = ("edgelm-fp32", "torch-fp32", "optimum-fp32", "llama-f32", "edgelm-int8")  # the most exact first
+_REFERENCES = (
+    "edgelm-fp32",
+    "torch-fp32",
+    "optimum-fp32",
+    "llama-f32",
+    "edgelm-int8",
+    "llama-q8_0",
+    "edgelm-int4",
+)  # the most exact first
 Say = Callable[[str], None]
 Ids = Callable[[int, int], list[int]]  # (how many, of which repetition): the same for all engines
 Member = TypeVar("Member")

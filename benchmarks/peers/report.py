@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 DASH = "–"
+_RATIOS = (
+    "edgelm's figure over the peer's, median (least … most) of the repetitions' ratios; above 1 is better for tokens per "
+    "second, below 1 for time, memory and size:"
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [f"### {run['shape']}", "", *_medians(run, report["settings"]), ""]
         if table := _ratios(run, report["settings"]):
             lines += [
-                "edgelm's figure over the peer's, median (least … most) of the repetitions' ratios:",
+                _RATIOS,
                 "",
                 *table,
                 "",
