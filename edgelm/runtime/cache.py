@@ -18,6 +18,7 @@ from edgelm.runtime.ort import Runner, Values, ort
 
 _SMALLEST = 256  # tokens of the first allocation
 _STATES = 16  # places whose states are kept
+_STATES_BYTES = 32 << 20  # and in all: those of linear attention are large
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ONE = np.array([1], np.int64)
 
@@ -164,7 +165,8 @@ class SharedCache:
     def _keep(self, position: int) -> None:
         self._kept.pop(position, None)
         self._kept[position] = [state.copy() for state in self._states[self._turn]]
-        while len(self._kept) > _STATES:
+        size = sum(state.nbytes for state in self._kept[position])
+        while len(self._kept) > max(1, min(_STATES, _STATES_BYTES // size)):
             del self._kept[next(iter(self._kept))]
 
     def _decode(self, token: int, position: int) -> np.ndarray:

@@ -1,0 +1,31 @@
+"""edgelm: a bundle in its Engine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgelm.bundle import Bundle
+from edgelm.runtime.engine import Engine as Runs
+from edgelm.runtime.ort import version as onnxruntime_version
+from edgelm.version import __version__
+
+
+def version() -> str:
+    return f"{__version__} (onnxruntime {onnxruntime_version()})"
+
+
+class Engine:
+    def __init__(self, path: str, threads: int, context: int) -> None:
+        self._runs = Runs.load(Bundle.open(path), threads=threads)
+        if self._runs.context < context:
+            raise ValueError(f"the bundle's context is {self._runs.context}, {context} are needed")
+        self._logits = np.empty(0, np.float32)
+
+    def forward(self, ids: list[int]) -> None:
+        self._logits = self._runs.forward(ids)
+
+    def logits(self) -> np.ndarray:
+        return self._logits[-1]
+
+    def rewind(self, position: int) -> None:
+        self._runs.rewind(position)
