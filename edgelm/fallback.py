@@ -31,9 +31,6 @@ def find_fallback(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo 
         factor = 30 if bits(manifest, "MatMulNBits") == 8 else 6
         detail = f"MatMulNBits weights, but {core} no dotprod: {factor}x the work of int8 by DynamicQuantizeMatMul"
         return Fallback(detail, export_line(manifest, cpu, memory, "int8"))
-    if "DynamicQuantizeMatMul" in ops and "sme" in (cpu.features or ()):
-        detail = f"DynamicQuantizeMatMul weights, but {core} SME, whose kernels are made for prompts: 8x the work of MatMulNBits"
-        return Fallback(detail, export_line(manifest, cpu, memory, text(manifest, "quant") or "int8"))
     return None
 
 

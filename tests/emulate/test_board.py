@@ -105,6 +105,10 @@ def divergence(base: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (np.exp(p) * (p - q)).sum(axis=-1)
 
 
+# The most that rounding activations over other spans may move a step: measured 2e-6 and 1e-4.
+KLD = {"home": 1e-4, "135m": 1e-3}
+
+
 @pytest.mark.parametrize(("core", "target", "quants"), CORES, ids=[core for core, _, _ in CORES])
 def test_a_core_says_what_x86_says(
     core: str,
@@ -135,9 +139,13 @@ def test_a_core_says_what_x86_says(
         found = np.load(item["out"])
         kld = divergence(expected, found)
         print(f"{core} {model} {quant}: KLD mean {kld.mean():.2e}, max {kld.max():.2e}")
-        same = found.argmax(axis=-1) == expected.argmax(axis=-1)
-        assert same.all(), f"{model} {quant}: greedy tokens differ at steps {np.flatnonzero(~same)}, KLD {kld}"
-        assert kld.max() < 0.02, f"{model} {quant}: {kld}"
+        assert kld.max() < KLD[model], f"{model} {quant}: {kld}"
+        chosen, best = found.argmax(axis=-1), expected.argmax(axis=-1)
+        if model == "home":
+            assert chosen.tolist() == best.tolist(), f"{quant}: greedy tokens differ, KLD {kld}"
+        else:  # the logits of random weights lie close: rounding may exchange the first two, which lie next to each other
+            second = np.argsort(expected, axis=-1)[:, -2]
+            assert ((chosen == best) | (chosen == second)).all(), f"{quant}: {chosen} where x86-64 has {best}"
 
 
 def test_the_command_line_on_a_board(sandbox: Sandbox, bundle: Callable[[str, str, str], Bundle]) -> None:
