@@ -1,6 +1,6 @@
 """Train the embedded default model, from word lists to a checkpoint folder, on two CPU cores.
 
-    python tools/train_demo.py                       # the model in edgelm/demo/, about half an hour
+    python tools/train_demo.py                       # the model in edgelm/demo/, 35 minutes with bfloat16
     python tools/train_demo.py --data-only --out /tmp/data
 
 The text is made on the fly by `demo_data`; nothing is downloaded. With the same seed, thread count and torch version
@@ -14,21 +14,24 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from demo_data import checkpoint, quantized
-from demo_data.conversations import heldout, training
+from demo_data.conversations import heldout, training, training_group
 from demo_data.muon import Muon
+from demo_data.network import Network
+from demo_data.packing import IGNORED, Batch, Group, pack, stack
 from demo_data.schema import SCHEMA
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 DEMO = Path(__file__).resolve().parents[1] / "edgelm" / "demo"
-ROW, ROWS = 256, 12  # a batch: 16 rows of 256 tokens, each holding several whole conversations
-POOL = 1500  # conversations packed together
+ROW, ROWS = 256, 12  # a batch: 12 rows of 256 tokens, each holding several groups of conversations
+POOL = 800  # groups of conversations packed together
 GROWTH = 500  # batches over which conversations grow to their full length
+FAST_BF16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # else float32 is the faster type
 QAT = 0.15  # share of the last steps in which weights are rounded to int4 in the forward pass
 
 
@@ -53,57 +56,40 @@ def config(vocab_size: int) -> LlamaConfig:
     )
 
 
-def pack(pairs: list[tuple[list[int], list[int]]]) -> list[list[tuple[list[int], list[int]]]]:
-    """Put conversations into as few rows of ROW tokens as first-fit, longest first, finds."""
-    rows: list[list[tuple[list[int], list[int]]]] = []
-    room: list[int] = []
-    for pair in sorted((p for p in pairs if len(p[0]) <= ROW), key=lambda p: -len(p[0])):
-        size = len(pair[0])
-        i = next((i for i, left in enumerate(room) if left >= size), len(rows))
-        if i == len(rows):
-            rows.append([])
-            room.append(ROW)
-        rows[i].append(pair)
-        room[i] -= size
-    return rows
+def groups(tokenizer: PreTrainedTokenizerFast, rng: random.Random, hard: float, count: int) -> list[Group]:
+    """`count` groups of conversations, as token ids."""
+    made = []
+    for _ in range(count):
+        conversations = training_group(rng, hard)
+        start = [m for m in conversations[0].messages if m["role"] == "system"]
+        opening, _ = checkpoint.encode(tokenizer, start)
+        pairs = [checkpoint.encode(tokenizer, c.full()) for c in conversations]
+        made.append(Group(opening, [(ids[len(opening) :], targets[len(opening) :]) for ids, targets in pairs]))
+    return made
 
 
-def stacked(rows: list[list[tuple[list[int], list[int]]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows as tensors: ids and targets [R, ROW], and the mask [R, 1, ROW, ROW] that keeps conversations apart."""
-    ids = torch.full((len(rows), ROW), checkpoint.PAD)
-    targets = torch.full((len(rows), ROW), -100)
-    owner = torch.full((len(rows), ROW), -1)
-    for r, row in enumerate(rows):
-        at = 0
-        for n, (tokens, wanted) in enumerate(row):
-            ids[r, at : at + len(tokens)] = torch.tensor(tokens)
-            targets[r, at : at + len(tokens)] = torch.tensor(wanted)
-            owner[r, at : at + len(tokens)] = n
-            at += len(tokens)
-    causal = torch.ones(ROW, ROW, dtype=torch.bool).tril()
-    return ids, targets, ((owner[:, :, None] == owner[:, None, :]) & causal)[:, None]
-
-
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
-    """Yield (ids, targets, mask) batches for ever; targets are -100 outside the assistant's turns."""
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
+    """Batches of ROWS rows for ever."""
     rng = random.Random(f"train-{seed}")
     made = 0
     while True:
-        hard = min(1.0, made / GROWTH)
-        rows = pack([checkpoint.encode(tokenizer, training(rng, hard).full()) for _ in range(POOL)])
+        rows = pack(groups(tokenizer, rng, min(1.0, made / GROWTH), POOL), ROW)
         rng.shuffle(rows)
         for i in range(0, len(rows) - ROWS + 1, ROWS):
             made += 1
-            yield stacked(rows[i : i + ROWS])
+            yield stack(rows[i : i + ROWS], ROW)
 
 
-def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the answers. Rotary positions are relative, so a row may simply count through."""
-    hidden = model.model(ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
-    wanted = targets[:, 1:]
-    scored = wanted != -100
-    logits = model.lm_head(hidden[scored])
-    return torch.nn.functional.cross_entropy(logits, wanted[scored])
+def loss_of(network: Network, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy of the answers."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BF16):
+        hidden = network(batch.ids, batch.positions, batch.mask)
+        # The last token of an opening does not precede what follows it in the row, but no target follows it either:
+        # a branch begins with the user's role.
+        wanted = batch.targets[:, 1:]
+        scored = wanted != IGNORED
+        logits = network.logits(hidden[:, :-1][scored])
+    return torch.nn.functional.cross_entropy(logits.float(), wanted[scored])
 
 
 def schedule(step: int, steps: int) -> float:
@@ -111,19 +97,22 @@ def schedule(step: int, steps: int) -> float:
     return min((step + 1) / 60, 0.01 + 0.99 * (1 - step / steps))
 
 
-def optimizers_of(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
+def optimizers_of(network: Network, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for the embedding and the norms."""
-    named = list(model.named_parameters())
+    named = list(network.named_parameters())
     matrices = [p for n, p in named if p.dim() == 2 and "embed" not in n]
     rest = [p for n, p in named if p.dim() != 2 or "embed" in n]
-    found = [Muon(matrices, lr, weight_decay=0.1), torch.optim.AdamW(rest, lr=lr * 0.15, betas=(0.9, 0.98))]
+    found = [
+        Muon(matrices, lr, weight_decay=0.1, dtype=torch.bfloat16 if FAST_BF16 else torch.float32),
+        torch.optim.AdamW(rest, lr=lr * 0.15, betas=(0.9, 0.98)),
+    ]
     for group in (g for o in found for g in o.param_groups):
         group["peak"] = group["lr"]
     return found
 
 
 def train(
-    model: LlamaForCausalLM,
+    network: Network,
     tokenizer: PreTrainedTokenizerFast,
     steps: int,
     seed: int,
@@ -131,22 +120,22 @@ def train(
     snapshot: Callable[[int], None],
 ) -> float:
     """Train in place, reporting every 50 steps; returns the seconds taken."""
-    optimizers, stream = optimizers_of(model, lr), batches(tokenizer, seed)
+    optimizers, stream = optimizers_of(network, lr), batches(tokenizer, seed)
     started, seen, total = time.monotonic(), 0, 0.0
-    model.train()
+    network.train()
     for step in range(steps):
         if step == int(steps * (1 - QAT)):
-            quantized.attach(model)
+            quantized.attach(network)
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = group["peak"] * schedule(step, steps)
-        ids, targets, mask = next(stream)
-        loss = loss_of(model, ids, targets, mask)
+        batch = next(stream)
+        loss = loss_of(network, batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        seen, total = seen + ids.numel(), total + loss.item()
+        seen, total = seen + batch.ids.numel(), total + loss.item()
         if (step + 1) % 50 == 0:
             took = time.monotonic() - started
             left = took / (step + 1) * (steps - step - 1)
@@ -154,15 +143,15 @@ def train(
             print(f"step {step + 1}/{steps}  loss {total / 50:.4f}  {speed}", flush=True)
             total = 0.0
             snapshot(step + 1)
-    quantized.detach(model)
+    quantized.detach(network)
     return time.monotonic() - started
 
 
-def replace(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def replace(folder: Path, network: Network, tokenizer: PreTrainedTokenizerFast) -> None:
     """Save a checkpoint beside the old one, then put it in its place."""
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
-    checkpoint.save(model, tokenizer, aside)
+    checkpoint.save(network.llama(), tokenizer, aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 
@@ -171,16 +160,17 @@ def make(args: argparse.Namespace) -> None:
     """Train the tokenizer and the model and put them into the output folder."""
     rng = random.Random(f"tokenizer-{args.seed}")
     tokenizer = checkpoint.train_tokenizer(training(rng).full() for _ in range(30000))
-    model = LlamaForCausalLM(config(len(tokenizer)))
-    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    network = Network(config(len(tokenizer)))
+    count = sum(p.numel() for p in network.parameters())
+    print(f"{count:,} parameters, {len(tokenizer)} tokens", flush=True)
 
     def snapshot(step: int) -> None:
         if args.snapshots and step % args.snapshots == 0 and step < args.steps * (1 - QAT):
-            replace(args.out / f"step-{step}", model, tokenizer)
+            replace(args.out / f"step-{step}", network, tokenizer)
 
-    took = train(model, tokenizer, args.steps, args.seed, args.lr, snapshot)
+    took = train(network, tokenizer, args.steps, args.seed, args.lr, snapshot)
     print(f"trained in {took:.0f} s", flush=True)
-    replace(args.out / "model", model, tokenizer)
+    replace(args.out / "model", network, tokenizer)
 
 
 def write_lines(path: Path, records: Any) -> None:
@@ -238,7 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=DEMO, help="folder for model/, heldout.jsonl and schema.json")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=4700)
     parser.add_argument("--lr", type=float, default=0.012, help="peak step of Muon; AdamW takes 0.15 of it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--snapshots", type=int, default=0, help="also keep a checkpoint every so many steps")

@@ -7,7 +7,7 @@ import re
 import pytest
 from demo_data import other, states, templates, templates_home
 from demo_data.conversations import heldout, training
-from demo_data.devices import held_combo, held_pair
+from demo_data.devices import OTHER_PLACES, held_combo, held_pair
 from demo_data.grammar import gerund, number_words
 from demo_data.schema import SCHEMA
 from demo_data.templates import HELD_JOINS
@@ -102,6 +102,24 @@ def test_no_held_out_command_is_trained_on(sample):
     trained = {c.messages[-1]["content"].lower().strip(" .!?") for c in sample if c.kind != "other"}
     asked = {i["messages"][-1]["content"].lower().strip(" .!?") for i in read(demo.heldout()) if i["kind"] == "command"}
     assert not trained & asked
+
+
+def test_places_that_no_command_knows_are_asked_about_in_training_and_nowhere_else(sample):
+    def names(messages):
+        said = [m["content"] for m in messages if m["role"] == "system" and m["content"].startswith("state: ")]
+        entries = said[0].removeprefix("state: ").split("; ") if said else []
+        return {p for p in OTHER_PLACES for e in entries if e.startswith(f"{p} ")}
+
+    asked = [c for c in sample if c.kind == "state" and names(c.messages)]
+    assert len(asked) > 100
+    assert not [i for i in read(demo.heldout()) if names(i["messages"])]
+    actions = [a for c in sample if c.kind == "command" for a in json.loads(c.answer)["actions"]]
+    assert not {a.get("room") for a in actions} & set(OTHER_PLACES)
+
+
+def test_the_held_out_file_has_no_slips_of_the_finger_unless_asked():
+    assert list(heldout(0)) != list(heldout(0, typos=0.5))
+    assert list(heldout(0, typos=0.5)) == list(heldout(0, typos=0.5))
 
 
 def test_the_held_out_file_is_what_the_generator_makes():

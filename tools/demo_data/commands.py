@@ -10,7 +10,7 @@ from . import templates_home
 from .devices import CHANGES, DEVICES, DOOR_WORDS, Action, held_combo, pick_value
 from .grammar import expand, gerund, slots_of
 from .nouns import BARE_ROOMS, EVERYWHERE, place, room_words, thing, value_words
-from .other import aside
+from .other import aside, stray
 from .templates import BECAUSE, COMMANDS, FRAMES, HELD_FRAMES
 
 
@@ -134,6 +134,7 @@ def frame(text: str, imperative: bool, rng: random.Random, held: bool = False) -
     verb, _, rest = text.partition(" ")
     ing = f"{gerund(verb)} {rest}" if verb not in {"fully", "half"} else text
     slots = {"c": text, "g": ing, "f": aside(rng) if "<f>" in frames[i] else ""}
+    slots["s"] = stray(rng) if "<s>" in frames[i] else ""
     return expand(frames[i], rng, slots), f"{'held-' if held else ''}frame#{i}"
 
 

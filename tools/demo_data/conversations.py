@@ -17,6 +17,11 @@ from .other import REFUSAL, other
 
 Message = dict[str, str]
 _ASKING = ("can ", "could ", "will ", "would ", "do ", "is it ", "how about", "hey, can", "hey, could", "what about")
+HOMES = 0.26  # share of groups that begin with a home's state
+ASKED = 5  # conversations about each
+OTHERS = (0.0, 0.0, 0.5, 0.9)  # shares of devices in places that only the state message knows
+TYPOS = 0.04  # share of training sentences with a slip of the finger
+SHOUTED = 0.03  # share of sentences in capitals besides those of the usual noise: they are the hardest to read
 _PLAIN_SYSTEM = [
     "You are a helpful assistant.",
     "You control a smart home.",
@@ -55,24 +60,26 @@ class _Turn:
     combo: str = ""
 
 
-def _command_turn(made: Command, rng: random.Random) -> _Turn:
+def _command_turn(made: Command, rng: random.Random, typos: float = TYPOS) -> _Turn:
     asking = made.text.lower().startswith(_ASKING)
-    text = noise(made.text, rng, question=asking and rng.random() < 0.8)
+    text = noise(made.text, rng, question=asking and rng.random() < 0.8, typos=typos)
     return _Turn(text, answer(made.actions), "command", made.skeleton, made.actions)
 
 
-def _question_turn(home: list[states.Entry], rng: random.Random, held: bool = False, combo: bool = False) -> _Turn:
+def _question_turn(
+    home: list[states.Entry], rng: random.Random, held: bool = False, combo: bool = False, typos: float = TYPOS
+) -> _Turn:
     which = not combo and rng.random() < 0.25
     made = states.ask_which(home, rng, held) if which else states.ask_one(home, rng, held, combo)
     text = made.text
     if not held and rng.random() < 0.1:
         text = rng.choice(["hey, ", "please tell me, ", "ok, ", "hi, "]) + text
-    return _Turn(noise(text, rng, question=True), made.answer, "state", [made.skeleton], combo=made.combo)
+    return _Turn(noise(text, rng, question=True, typos=typos), made.answer, "state", [made.skeleton], combo=made.combo)
 
 
-def _other_turn(rng: random.Random, held: bool = False) -> _Turn:
+def _other_turn(rng: random.Random, held: bool = False, typos: float = TYPOS) -> _Turn:
     text, key = other(rng, held)
-    return _Turn(noise(text, rng, question=rng.random() < 0.5), REFUSAL, "other", [key])
+    return _Turn(noise(text, rng, question=rng.random() < 0.5, typos=typos), REFUSAL, "other", [key])
 
 
 def _follow_up(last: _Turn, rng: random.Random) -> _Turn | None:
@@ -106,7 +113,7 @@ def _follow_up(last: _Turn, rng: random.Random) -> _Turn | None:
             text += " again"
     if held_combo(action.device, action.room, action.attr) or not compatible([old, action]):
         return None
-    return _Turn(noise(text, rng), answer([action]), "command", [key], [action])
+    return _Turn(noise(text, rng, typos=TYPOS), answer([action]), "command", [key], [action])
 
 
 def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float) -> _Turn:
@@ -128,12 +135,21 @@ def _start(home: list[states.Entry] | None, rng: random.Random) -> list[Message]
 
 
 def training(rng: random.Random, hard: float = 1.0) -> Conversation:
-    """One conversation of the training split, of one turn or, now and then, of up to six.
+    """One conversation of the training split, of one turn or, now and then, of up to six."""
+    return rng.choice(training_group(rng, hard))
 
-    `hard` from 0 to 1 is how much of what is long there is: states, several actions, several turns.
+
+def training_group(rng: random.Random, hard: float = 1.0) -> list[Conversation]:
+    """Conversations of the training split that begin with the same system message: several about a home's state.
+
+    `hard` from 0 to 1 is how much of what is long there is: large homes, several actions, several turns.
     """
-    home = states.random_home(rng) if rng.random() < 0.36 * (0.5 + 0.5 * hard) else None
-    messages = _start(home, rng)
+    home = states.random_home(rng, hard, rng.choice(OTHERS)) if rng.random() < HOMES else None
+    start = _start(home, rng)
+    return [_dialogue(start, home, rng, hard) for _ in range(ASKED if home else 1)]
+
+
+def _dialogue(start: list[Message], home: list[states.Entry] | None, rng: random.Random, hard: float) -> Conversation:
     roll = rng.random() * (0.9 + 0.1 * hard)
     count = 1 if roll < 0.9 else 2 if roll < 0.965 else 3 if roll < 0.99 else rng.randrange(4, 7)
     turns: list[_Turn] = []
@@ -141,7 +157,9 @@ def training(rng: random.Random, hard: float = 1.0) -> Conversation:
         turn = _follow_up(turns[-1], rng) if turns and rng.random() < 0.55 else None
         turn = turn or _train_turn(home, rng, hard)
         if compatible([a for t in [*turns, turn] for a in t.actions]):
+            turn.text = turn.text.upper() if rng.random() < SHOUTED else turn.text
             turns.append(turn)
+    messages = list(start)
     for turn in turns[:-1]:
         messages += [{"role": "user", "content": turn.text}, {"role": "assistant", "content": turn.answer}]
     last = turns[-1]
@@ -160,29 +178,32 @@ def _of(turn: _Turn, home: list[states.Entry] | None, rng: random.Random) -> Con
     return Conversation(messages, turn.answer, turn.kind, turn.skeleton, combos, [a.kind for a in turn.actions])
 
 
-def held_combinations(rng: random.Random, kind: str) -> Conversation:
+def held_combinations(rng: random.Random, kind: str, typos: float) -> Conversation:
     """A known phrasing of a (device, room, attribute), or of a pair of actions, never trained on."""
     if kind == "command":
         made = single(rng, combo_held=True) if rng.random() < 0.5 else several(rng, pair_held=True)
         home = states.random_home(rng) if rng.random() < 0.2 else None
-        return _of(_command_turn(made, rng), home, rng)
+        return _of(_command_turn(made, rng, typos), home, rng)
     home = states.random_home(rng)
-    return _of(_question_turn(home, rng, combo=True), home, rng)
+    return _of(_question_turn(home, rng, combo=True, typos=typos), home, rng)
 
 
-def held_phrasings(rng: random.Random, kind: str) -> Conversation:
+def held_phrasings(rng: random.Random, kind: str, typos: float) -> Conversation:
     """A known action, question or topic in a sentence skeleton never trained on."""
     home = states.random_home(rng) if (kind == "state" and rng.random() < 0.95) or rng.random() < 0.2 else None
     if kind == "command":
         made = single(rng, held_phrase=True) if rng.random() < 0.65 else several(rng, held_phrase=True)
-        return _of(_command_turn(made, rng), home, rng)
+        return _of(_command_turn(made, rng, typos), home, rng)
     if kind == "state":
-        return _of(_question_turn(home or [], rng, held=True), home, rng)
-    return _of(_other_turn(rng, held=True), home, rng)
+        return _of(_question_turn(home or [], rng, held=True, typos=typos), home, rng)
+    return _of(_other_turn(rng, held=True, typos=typos), home, rng)
 
 
-def heldout(seed: int, size: int = 800) -> Iterator[dict[str, Any]]:
-    """The lines of the held-out file: half by combination, half by phrasing, no line twice."""
+def heldout(seed: int, size: int = 800, typos: float = 0.0) -> Iterator[dict[str, Any]]:
+    """The lines of the held-out file: half by combination, half by phrasing, no line twice.
+
+    `typos` is the share of sentences with a slip of the finger: none in the file, which is about words, not spelling.
+    """
     rng = random.Random(f"heldout-{seed}")
     seen: set[str] = set()
     plan = [(held_combinations, "combination", "command", 0.35), (held_combinations, "combination", "state", 0.13)]
@@ -191,7 +212,7 @@ def heldout(seed: int, size: int = 800) -> Iterator[dict[str, Any]]:
     for make, split, kind, share in plan:
         count = 0
         while count < round(size * share):
-            made = make(rng, kind)
+            made = make(rng, kind, typos)
             if str(made.messages) not in seen:
                 seen.add(str(made.messages))
                 count += 1

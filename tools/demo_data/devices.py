@@ -8,6 +8,12 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+
+def _words(text: str) -> list[str]:
+    """Read "gym|library" style lists."""
+    return text.split("|")
+
+
 ROOMS: dict[str, list[str]] = {
     "kitchen": ["kitchen", "kitchen", "kitchen", "kitchenette"],
     "living room": ["living room", "living room", "living room", "lounge", "sitting room", "livingroom", "family room"],
@@ -44,6 +50,19 @@ DOOR_WORDS = {
 # Rooms with a door of their own; the entrance's is the front door.
 OUTSIDE = {"garden", "porch", "patio", "balcony"}
 INSIDE = [r for r in ROOMS if r not in OUTSIDE | {"upstairs", "downstairs", "stairs", "hallway", "entrance"}]
+# Places that only a state message names, so that names are looked up there and not known by heart.
+OTHER_PLACES = _words(
+    "gym|library|studio|workshop|sauna|cinema|barn|shed|cabin|tent|chapel|bar|lobby|lab|pantry|closet|wardrobe|den"
+    "|annex|conservatory|greenhouse|pool|pool house|boat|carport|driveway|roof|tower|cloakroom|mud room|games room"
+    "|sun room|storage room|boiler room|server room|meeting room|waiting room|reception|warehouse|shop|stable"
+    "|veranda|courtyard|gallery|landing|first floor|second floor|top floor|left wing|right wing|north room"
+    "|south room|east room|west room|blue room|red room|green room|yellow room|white room|small room|big room"
+    "|back room|front room|corner room|room one|room two|room three|room 4|room 12|zone 1|zone 2|zone 3|anna's room"
+    "|ben's room|carla's room|david's room|emma's room|felix's room|grandma's room|jonas's room|lena's room"
+    "|max's room|mia's room|nora's room|oscar's room|paul's room|sara's room|tom's room|shelf|sofa|couch|stove"
+    "|piano|fridge|aquarium|terrarium|bookcase|fireplace|sink|counter|island|vanity|path|fence|tree|pond|fountain"
+    "|bench|mailbox|ramp|dock|pier|camper|caravan|van"
+)
 LIVING = ["kitchen", "living room", "bedroom", "master bedroom", "guest room", "kids room", "nursery", "office"]
 LIVING += ["dining room", "basement", "attic"]
 COLORS = ["white", "warm white", "cool white", "red", "green", "blue", "yellow", "orange", "purple", "pink"]
@@ -228,7 +247,7 @@ def held_combo(device: str, room: str | None, attr: str) -> bool:
     Only named rooms are, and not those, such as the front door, that belong to one device alone: kept out, they would
     never be seen at all.
     """
-    if room is None or room == "all" or room in DOORS or device == "sprinklers":
+    if room is None or room == "all" or room in DOORS or room in OTHER_PLACES or device == "sprinklers":
         return False
     return _bucket(f"{device}/{room}/{attr}", 12) == 0
 

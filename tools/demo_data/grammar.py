@@ -111,7 +111,7 @@ def typo(text: str, rng: random.Random) -> str:
     return text[:i] + near.get(text[i], "e") + text[i + 1 :]
 
 
-def noise(text: str, rng: random.Random, question: bool = False, typos: float = 0.04) -> str:
+def noise(text: str, rng: random.Random, question: bool = False, typos: float = 0.0) -> str:
     """Casing, end punctuation and now and then a typo, as people type them."""
     if rng.random() < typos:
         text = typo(text, rng)

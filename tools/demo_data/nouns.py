@@ -21,7 +21,7 @@ EVERYWHERE = [
 
 def room_words(room: str, rng: random.Random) -> str:
     """One of the names people use for a room, without article."""
-    return rng.choice(ROOMS[room]) if room in ROOMS else rng.choice(DOOR_WORDS[room])
+    return rng.choice(ROOMS.get(room) or DOOR_WORDS.get(room) or [room])
 
 
 def place(room: str, rng: random.Random) -> str:
@@ -64,7 +64,7 @@ def _one_or_many(device: str, attr: str, rng: random.Random) -> tuple[str, bool]
         ]
     if attr == "on":
         words = [w for w in words if w[0] not in {"temperature", "music"}]
-    if attr == "temperature" and rng.random() < 0.3:
+    if device == "thermostat" and attr == "temperature" and rng.random() < 0.3:
         words = [*words, ("temperature", "temperature")]
     if attr not in {"volume", "muted"}:
         words = [w for w in words if w[0] != "music"] or words

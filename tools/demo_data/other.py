@@ -10,6 +10,15 @@ from .grammar import expand
 REFUSAL = "I can only control this home's devices and tell you their state."
 
 WORDS: dict[str, str] = {
+    # Words of no consequence to a home, for what surrounds a request.
+    "stray": "I|you|we|they|it|that|this|so|if|would|could|might|should|say|think|believe|hope|guess|ask|tell|told"
+    "|asked|have|had|been|being|do|did|does|please|kindly|kind|nice|good|great|best|well|just|really|very"
+    "|quite|too|some|any|every|one|last|next|time|again|once|soon|later|today|before|after|while|when|because"
+    "|since|though|although|but|or|as|for|with|without|about|over|your|my|our|their|give|take|make|made|let"
+    "|want|wish|need|like|love|mind|matter|favour|happy|glad|sorry|grateful|thankful|appreciate|pleasure|help"
+    "|hand|hands|chance|possible|sure|maybe|perhaps|honestly|truly|actually|simply|certainly|wondering|hoping"
+    "|thinking|asking|busy|free|full|here|there|everyone|somebody|friend|sir|madam|buddy|pal|dear|fine|right"
+    "|thing|things|way|word|minute|moment|second|go|going|come|coming|get",
     "country": "France|Germany|Spain|Italy|Japan|Brazil|Canada|Australia|India|China|Egypt|Kenya|Norway|Sweden|Peru"
     "|Mexico|Portugal|Greece|Turkey|Poland|Ireland|Chile|Cuba|Finland|Vietnam|Thailand|Morocco|Russia|Iceland",
     "city": "Paris|London|Berlin|New York|Tokyo|Rome|Madrid|Sydney|Moscow|Vienna|Chicago|Lisbon|Dublin|Oslo|Boston"
@@ -303,6 +312,12 @@ _ASIDES = [
 def aside(rng: random.Random) -> str:
     """Something said beside a command that asks for nothing: a model must learn to let words pass."""
     return _fill(rng.choice(_ASIDES), rng)
+
+
+def stray(rng: random.Random) -> str:
+    """A few words in no order: around a request they ask for nothing, and must be let pass like any unknown phrase."""
+    words = WORDS["stray"].split("|")
+    return " ".join(rng.choice(words) for _ in range(rng.randrange(1, 6)))
 
 
 def other(rng: random.Random, held: bool = False) -> tuple[str, str]:

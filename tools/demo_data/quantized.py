@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from . import checkpoint
+from .network import Network
 
 BLOCK = 32
 
@@ -40,23 +41,21 @@ class _Straight(torch.nn.Module):
         return weight + (int4(weight.detach()) - weight.detach())
 
 
-def _matrices(model: LlamaForCausalLM) -> list[torch.nn.Module]:
-    return [m for m in model.model.modules() if isinstance(m, torch.nn.Linear)]
+def _matrices(model: torch.nn.Module) -> list[torch.nn.Module]:
+    return [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
 
 
-def attach(model: LlamaForCausalLM) -> None:
+def attach(network: Network) -> None:
     """Train on int4 weights from here on, the tied embedding and head included."""
-    for module in [*_matrices(model), model.model.embed_tokens]:
+    for module in [*_matrices(network), network.model.embed_tokens]:
         parametrize.register_parametrization(module, "weight", _Straight())
-    parametrize.register_parametrization(model.lm_head, "weight", _Straight())
 
 
-def detach(model: LlamaForCausalLM) -> None:
+def detach(network: Network) -> None:
     """Take the rounding away again; the unrounded weights stay."""
-    for module in [*_matrices(model), model.model.embed_tokens, model.lm_head]:
+    for module in [*_matrices(network), network.model.embed_tokens]:
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-    model.tie_weights()
 
 
 def convert(model: LlamaForCausalLM, mode: str) -> None:
@@ -65,10 +64,10 @@ def convert(model: LlamaForCausalLM, mode: str) -> None:
         return
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_((int4 if mode == "int4" else int8)(model.model.embed_tokens.weight))
-        for module in _matrices(model):
+        for module in _matrices(model.model):
             module.weight.copy_((int4 if mode == "int4" else int8)(module.weight))
     if mode == "int8":
-        for module in [*_matrices(model), model.lm_head]:
+        for module in _matrices(model):
             module.register_forward_pre_hook(lambda _, args: (int8(args[0]),))
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from .devices import COLORS, DEVICES, DOORS, INSIDE, ROOMS, held_combo
+from .devices import COLORS, DEVICES, DOORS, INSIDE, OTHER_PLACES, held_combo
 from .grammar import expand
 from .nouns import place, thing
+from .other import stray
 
 # Devices that report a state, with the values they report; the first is the one "active" value.
 VALUES: dict[str, tuple[str, str]] = {
@@ -118,9 +119,11 @@ def random_value(device: str, rng: random.Random) -> str:
     return active
 
 
-def _random_room(device: str, rng: random.Random) -> str | None:
+def _random_room(device: str, rng: random.Random, others: float) -> str | None:
     if device in NEVER_ROOMED:
         return None
+    if rng.random() < others:
+        return rng.choice(OTHER_PLACES)
     if device == "lock":
         # In a state message "garage door" is the door the car goes through.
         room = rng.choice([*DOORS, *DOORS, *INSIDE])
@@ -131,9 +134,12 @@ def _random_room(device: str, rng: random.Random) -> str | None:
     return rng.choice(rooms)
 
 
-def random_home(rng: random.Random, size: int | None = None) -> list[Entry]:
-    """A home's state: 1 to 8 devices, none twice."""
-    size = size or rng.choice([1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 8])
+def random_home(rng: random.Random, hard: float = 1.0, others: float = 0.0) -> list[Entry]:
+    """A home's state: 1 to 8 devices, none twice; fewer where `hard` is below 1.
+
+    `others` is the share of devices in places that only state messages know.
+    """
+    size = max(1, round(rng.choice([1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 8]) * (0.4 + 0.6 * hard)))
     home: dict[str, Entry] = {}
     weights = [DEVICES[d].weight for d in VALUES]
     favourite = rng.choice(list(PLURALS)) if rng.random() < 0.5 else None
@@ -141,7 +147,7 @@ def random_home(rng: random.Random, size: int | None = None) -> list[Entry]:
         device = rng.choices(list(VALUES), weights)[0]
         if favourite and rng.random() < 0.35:
             device = favourite
-        entry = Entry(device, _random_room(device, rng), random_value(device, rng))
+        entry = Entry(device, _random_room(device, rng, others), random_value(device, rng))
         if device not in NEVER_ROOMED and any(
             e.device == device and (e.room is None or entry.room is None) for e in home.values()
         ):
@@ -187,6 +193,22 @@ ASK = [
     "(I can't remember|not sure) if <t> <is> <s>",
     "what is <t> set to",
     "what's up with <t>",
+    "(could|can|would|will) you (tell|tell me|show|see|find out|look up|look|verify|confirm) (if|whether) <t> <is> <s>",
+    "(do|would) you (think|believe|guess|reckon) [that] <t> <is> <s>",
+    "(I think|I believe|I guess|I suppose|it seems|looks like) <t> <is> <s>[, right|, correct|, no|, isn't it]?",
+    "(is it true|is it right|is it correct|is it the case|am I right|can I assume|can you confirm) that <t> <is> <s>",
+    "(I'm not sure|I am not sure|I don't know|no idea|not sure) (if|whether) <t> <is> <s>",
+    "(I can't recall|I don't remember|I can't tell|remind me|I must know|I have to know) (if|whether) <t> <is> <s>",
+    "(any clue|any chance you know|any news|do you happen to know|would you know|is there a way to know) (if|whether) <t> <is> <s>",
+    "(give me|get me|I need|I'd like|I want) (an update|a status|the status|info|the state|details|news) (on|of|about|for) <t>",
+    "(tell me|say something|fill me in|update me|inform me) about <t>",
+    "(read|send|show|bring|get) me (the status|the reading|the figures|a summary|the facts) (of|for|on|about) <t>",
+    "(report on|report|describe|summarise) <t> [to me|for me]",
+    "(give|hand) me a (summary|reading|short answer|quick update|description) (of|on|about|for) <t>",
+    "(what does|what do) <t> (look like|show|do) [now|right now]",
+    "(how is|how's|how are) <t> [doing|set|looking]",
+    "<s3> (if|whether) <t> <is> <s>",
+    "<s3> (what|which) state <t> <is> in",
     "~would you say <t> <is> <s>",
     "~I forgot whether <t> <is> <s>",
     "~give me a report on <t>",
@@ -242,6 +264,14 @@ WHICH = [
     "do (I|we) have any <p> <s>",
     "did (I|we) leave any <p> <s>",
     "any <p> <s>",
+    "are there <p> [still|currently] <s>",
+    "(is there|do we have|have we got) (a|any) <one> that is <s>",
+    "do (I|we) have <p> that are <s>",
+    "(I want|I'd like|give me|can I have|get me) (a list|the list|an overview|the names) of [the|all] <p> (that are|being) <s>",
+    "(I need|I have|I want) to know (which|what) <p> are <s>",
+    "<s3> (which|what) <p> are <s>",
+    "(which|what) of the <p> are <s>",
+    "which <one> is <s>",
     "~are there <p> that are <s>",
     "~I need a list of <p> which are <s>",
 ]
@@ -252,6 +282,11 @@ ALL_ARE = [
     "is every <one> <s>",
     "(check|tell me|can you check) (if|whether|that) all [the] <p> are <s>",
     "all <p> <s>?",
+    "is it (true|right|correct|certain|a fact) that all <p> are <s>",
+    "(I think|I believe|I hope|I guess|I suppose) all [the] <p> are <s>[, right|, correct]?",
+    "(do you think|can you confirm|could you verify|are you sure|can I assume) [that] all [the] <p> are <s>",
+    "<s3> (if|whether) all [the|my] <p> are <s>",
+    "have all [the] <p> been <s>",
     "~is it so that all <p> are <s>",
 ]
 ONE = {"lights": "light", "doors": "door", "blinds": "blind", "windows": "window", "fans": "fan", "tvs": "tv"}
@@ -296,13 +331,14 @@ def _question(device: str, room: str | None, rng: random.Random, held: bool) -> 
     while said.startswith(("all ", "every ", "both ")):
         said, many = thing(device, room, attr, rng)
     state, other = _said_of(device, rng)
-    inside = place(room, rng) if room in ROOMS else rng.choice(["", "in here", "inside", ""])
-    slots = {"t": said, "is": "are" if many else "is", "s": state, "s2": other, "in": inside}
+    inside = place(room, rng) if room and room not in DOORS else rng.choice(["", "in here", "inside", ""])
+    slots = {"t": said, "is": "are" if many else "is", "s": state, "s2": other, "in": inside, "s3": stray(rng)}
     return expand(template, rng, slots), key
 
 
 def ask_one(home: list[Entry], rng: random.Random, held: bool = False, combo_held: bool = False) -> Question:
     """A question about one device, in the home's state or not."""
+    others = 0.5 if any(e.room in OTHER_PLACES for e in home) else 0.0
     while True:
         entry = rng.choice(home) if home and rng.random() < 0.8 else None
         if entry:
@@ -312,7 +348,7 @@ def ask_one(home: list[Entry], rng: random.Random, held: bool = False, combo_hel
                 room = None
         else:
             device = rng.choices(list(VALUES), [DEVICES[d].weight for d in VALUES])[0]
-            room = _random_room(device, rng)
+            room = _random_room(device, rng, others)
         known = [e for e in home if e.device == device and (room is None or e.room == room)]
         # "upstairs" may well be answered by a kitchen light, "the light" by any of several: such questions are open.
         if len(known) > 1 or (not known and room and any(e.device == device and not e.room for e in home)):
@@ -343,7 +379,7 @@ def ask_which(home: list[Entry], rng: random.Random, held: bool = False) -> Ques
     if not every and not held and sum(e.device == device for e in home) > 1 and rng.random() < 0.15:
         key, template = _pick(THE_MANY, False, rng, "many")
     words = rng.choice(SYNONYMS.get(plural, [plural]))
-    text = expand(template, rng, {"p": words, "one": ONE[plural], "s": state})
+    text = expand(template, rng, {"p": words, "one": ONE[plural], "s": state, "s3": stray(rng)})
     return Question(text, _which_answer(home, device, state, every), key)
 
 

@@ -141,6 +141,21 @@ FRAMES = [
     "(one more thing|last thing|quick question|a small request|attention|emergency|action)[:|,] <c>",
     "(if it's not too much trouble|when you have time|whenever you can|if you don't mind|as soon as possible), <c>",
     "<c>, (if you can|if you please|when you can|my friend|mate|that would be great|that's all|got it|ok|alright)",
+    "(would it be possible|would it be ok|is it ok for you|would it be too much) to <c>",
+    "(do me|do us) (a kindness|a solid|a good turn) and <c>",
+    "be (so nice|so good|so sweet|kind enough|an angel) (as to|and|to) <c>",
+    "I'd (be happy|be thankful|be pleased|like it very much) if you (would|could) <c>",
+    "(any way|any possibility|is there any hope) (you could|you can|to) <c>",
+    "I was (hoping|thinking|about to ask if) you (could|would|might) <c>",
+    "my (hands are wet|hands are dirty|arms are full|bags are heavy|shoes are muddy), <c>",
+    "(while|since|now that) (I|we|you) (am here|are here|are up|have a moment|are listening), <c>",
+    "(as|like) I (said|told you|asked), <c>",
+    "(one|a) (small|little|quick) (thing|favour|job|wish): <c>",
+    "(we'd|they'd|she'd|he'd|my wife would|my husband would) like you to <c>",
+    "(please be|be) (patient|careful) and <c>",
+    "<s> to <c>",
+    "<s>, <c>",
+    "<s> and <c>",
     "<f>, <c>",
     "<f>. <c>",
     "<c>, <f>",
@@ -175,4 +190,20 @@ HELD_FRAMES = [
 ]
 JOINS = [" and "] * 8 + [" then ", ", then ", " and then ", " and then ", ", ", ", ", ", and ", " and also ", "; "]
 JOINS += [". ", ". Then ", ". Also, ", " and after that ", ", after that ", " & ", " plus ", ", also ", " and please "]
+JOINS += [
+    f"{a}{b} "
+    for a in (" and ", ", and ", ". ", ", ")
+    for b in ("lastly", "when that is over", "as soon as you can", "next")
+]
+JOINS += [
+    f"{a}{b} " for a in (" and ", ", and ") for b in ("once you have that", "when you're done", "when that's ready")
+]
+JOINS += [
+    f"{a}{b}, "
+    for a in (" and ", ", and ", ". ")
+    for b in ("while you're there", "by the way", "as you are up", "if you can")
+]
+JOINS += [
+    f"{a}{b} " for a in (" and ", ", ") for b in ("in the end", "last of all", "at the same time", "as the last thing")
+]
 HELD_JOINS = [", and while you're at it, ", " and once that's done ", " and finally "]

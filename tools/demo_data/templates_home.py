@@ -191,6 +191,8 @@ LOUDER = [
     "!(I|we) (can't|cannot|can hardly|can barely) hear <t>",
     "!<t> <is> (too quiet|not loud enough|hard to hear)",
     "~!<t> could be [a bit|a little] louder",
+    "give <t> (a bit|some|a little) more (volume|sound)",
+    "(put|push) (some|a little|a bit) more volume on <t>",
     "~add a bit of volume on <t>",
 ]
 QUIETER = [
@@ -205,6 +207,8 @@ QUIETER = [
     "!<t> <is> (so|very|really) loud",
     "!<t> too loud",
     "~!<t> could be [a bit|a little] quieter",
+    "give <t> (a bit|some|a little) less (volume|sound)",
+    "(cut|knock|shave) (a bit of|some|a little) (volume|sound) (off|from) <t>",
     "~take a bit of volume off <t>",
 ]
 SPEAKER_QUIETER = [
