@@ -11,24 +11,13 @@ from edgelm.errors import EdgeLMError
 from edgelm.evaluate.divergence import Divergence, divergence
 from edgelm.evaluate.passages import Passages, starting_token
 from edgelm.evaluate.perplexity import OnChunk
-from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort import version
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.prompt import text_tools
 from edgelm.version import __version__
 
 FORMAT = 1  # of the card
 _DIGITS = 6  # significant; what lies beyond is rounding, and differs between processors
-
-
-def text_tools(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
-    """The tokenizer of a bundle, and its chat template where it has one."""
-    names = bundle.manifest["tokenizer"]
-    bos = bundle.manifest["special_tokens"]["bos"]
-    tokenizer = Tokenizer.open(bundle.tokenizer_path, bos=bos, add_bos=names.get("add_bos"))
-    tokens = {name: token for name, token in names.items() if isinstance(token, str)}
-    template = None if bundle.chat_template is None else ChatTemplate(bundle.chat_template, tokens)
-    return tokenizer, template
 
 
 def compare(

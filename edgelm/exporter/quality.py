@@ -25,6 +25,7 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.weights import WeightReader
 from edgelm.machine import read_memory
+from edgelm.runtime.prompt import text_tools
 from edgelm.target import RecipeSpec
 
 TOKENS = 16384  # of calibration text at most: more finds hardly better codes, and takes longer
@@ -124,8 +125,6 @@ def _chunks(
     passages: Passages, decoder: Decoder, context: int, text: TextFiles, writer: BundleWriter, progress: Progress
 ) -> list[np.ndarray]:
     """The calibration text as ids, int64 [S] a chunk."""
-    from edgelm.evaluate.card import text_tools  # here: it loads onnxruntime
-
     tokenizer, template = text_tools(writer.draft({"tokenizer": text.tokenizer, "special_tokens": text.special_tokens}))
     ids = [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
     chunks = spread_chunks(ids, min(CHUNK, context), TOKENS, starting_token(tokenizer))

@@ -15,7 +15,7 @@ from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.chunks import generate_chunks
 from edgelm.runtime.completions import complete
 from edgelm.runtime.logprobs import wanted
-from edgelm.runtime.prompt import Prompt, PromptEncoder
+from edgelm.runtime.prompt import Prompt, PromptEncoder, text_tools
 from edgelm.runtime.request import Options, Request, check_bias, make_interrupt, speculates, split_options
 from edgelm.runtime.results import Chunk, Completion, Timings
 from edgelm.runtime.sampling import GenerationConfig
@@ -256,10 +256,6 @@ def load(path: str | PathLike[str], *, threads: int | None = None, max_memory_mb
     from edgelm.runtime.engine import Engine
 
     bundle = Bundle.open(path)
-    names = bundle.manifest["tokenizer"]
-    bos = bundle.manifest["special_tokens"]["bos"]
-    tokenizer = Tokenizer.open(bundle.tokenizer_path, bos=bos, add_bos=names.get("add_bos"))
-    tokens = {name: token for name, token in names.items() if isinstance(token, str)}
-    template = None if bundle.chat_template is None else ChatTemplate(bundle.chat_template, tokens)
+    tokenizer, template = text_tools(bundle)
     config = GenerationConfig.from_hf(bundle.generation_config)
     return LM(Engine.load(bundle, threads=threads, max_memory_mb=max_memory_mb), tokenizer, bundle, template, config)

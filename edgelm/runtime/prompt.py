@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgelm.errors import PromptError
 from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.text import Tokenizer
 
+if TYPE_CHECKING:
+    from edgelm.bundle import Bundle
+
 Prompt = str | Sequence[Mapping[str, Any]]
+
+
+def text_tools(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
+    """The tokenizer of a bundle, and its chat template where it has one."""
+    names = bundle.manifest["tokenizer"]
+    bos = bundle.manifest["special_tokens"]["bos"]
+    tokenizer = Tokenizer.open(bundle.tokenizer_path, bos=bos, add_bos=names.get("add_bos"))
+    tokens = {name: token for name, token in names.items() if isinstance(token, str)}
+    template = None if bundle.chat_template is None else ChatTemplate(bundle.chat_template, tokens)
+    return tokenizer, template
 
 
 class PromptEncoder:
