@@ -70,6 +70,7 @@ class CpuInfo:
         cores: the logical CPUs that are online.
         allowed: the numbers of those on which this process may run (affinity, cpusets).
         quota: how many CPUs' time its control group may use, or None for no limit.
+        emulated: the kernel runs on a processor of another architecture.
     """
 
     arch: str
@@ -78,6 +79,7 @@ class CpuInfo:
     cores: tuple[Core, ...]
     allowed: frozenset[int]
     quota: float | None
+    emulated: bool = False
 
     @cached_property
     def clusters(self) -> tuple[Cluster, ...]:
@@ -147,6 +149,7 @@ def read_cpu(root: Path = ROOT, *, affinity: Iterable[int] | None = None, arch: 
         cores=cores,
         allowed=frozenset(affinity) & frozenset(online) or frozenset(online),
         quota=_quota(root),
+        emulated=foreign,
     )
 
 
