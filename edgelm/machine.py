@@ -19,6 +19,7 @@ from edgelm.arm_cores import LITTLE, core_name
 from edgelm.hwcap import arm_features
 
 ROOT = Path("/")
+EMULATED = "EDGELM_EMULATED"  # set by `edgelm emulate`, whose boards show files of their own
 _MAX_CPUS = 8192  # the kernel's own limit; keeps a nonsensical range from filling the memory
 
 
@@ -149,7 +150,7 @@ def read_cpu(root: Path = ROOT, *, affinity: Iterable[int] | None = None, arch: 
         cores=cores,
         allowed=frozenset(affinity) & frozenset(online) or frozenset(online),
         quota=_quota(root),
-        emulated=foreign,
+        emulated=foreign or (here and EMULATED in os.environ),
     )
 
 
