@@ -86,7 +86,7 @@ class Record:
 
     engine: str
     label: str
-    against: str | None
+    against: tuple[str, ...]
     version: str | None = None
     problem: str | None = None
     file_bytes: int | None = None
