@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgelm.runtime.ort import Runner, Values, ort
+from edgelm.runtime.ort import PROMPT, Runner, Values, give_back, ort
 
 _SMALLEST = 256  # tokens of the first allocation
 _STATES = 16  # places whose states are kept
@@ -127,8 +127,9 @@ class SharedCache:
         else:
             mask, wanted = np.ones((1, total), np.int64), np.array([num_logits], np.int64)
             feeds = Values([np.ascontiguousarray(ids).reshape(1, -1), mask, wanted, *self._buffers, *read])
-            runner = self._prompts if len(ids) >= _PROMPT else self._runner
-            logits = runner.run_first(self._inputs, feeds, Values([*self._buffers, *write]))
+            prompt = len(ids) >= _PROMPT
+            runner = self._prompts if prompt else self._runner
+            logits = runner.run_first(self._inputs, feeds, Values([*self._buffers, *write]), prompt=prompt)
             self._seen = -1
         self._turn = 1 - self._turn
         if write and len(ids) > 1:
@@ -266,8 +267,11 @@ class GrowingCache:
             feeds["position_ids"] = np.arange(position, total, dtype=np.int64).reshape(1, -1)
         values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
         values |= {i.name: value for i, value in zip(self._past, self._values, strict=True)}
-        session = self._prompts if len(ids) >= _PROMPT else self._session
-        logits, *self._values = session.run_with_ort_values(self._outputs, values)
+        prompt = len(ids) >= _PROMPT
+        session, options = (self._prompts, PROMPT) if prompt else (self._session, None)
+        logits, *self._values = session.run_with_ort_values(self._outputs, values, options)
+        if prompt:
+            give_back()
         result: np.ndarray = logits.numpy()[0]
         return result
 

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -39,7 +40,7 @@ class Engine:
         vocab_size: how many logits a token has.
         threads: with which it computes.
         prefill_threads: with which it computes prompts.
-        packed: whether it runs on mapped weights from the cache (`edgelm.runtime.weightcache`).
+        packed: the cache's folder whose packed weights it has mapped (`edgelm.runtime.weightcache`), or None.
         provider: onnxruntime's provider in use.
         load_seconds: what loading took.
     """
@@ -56,7 +57,7 @@ class Engine:
         kv_limit: int | None = None,
         prompts: Any = None,
         prefill_threads: int | None = None,
-        packed: bool = False,
+        packed: Path | None = None,
     ) -> None:
         self.context = context
         self.vocab_size = vocab
@@ -77,7 +78,7 @@ class Engine:
         prefill_threads: int | None = None,
         max_memory_mb: float | None = None,
         weight_cache: WeightCache | bool = True,
-        on_bytes: OnBytes = lambda done, total: None,
+        on_bytes: OnBytes | None = None,
     ) -> Engine:
         """Load a bundle's graph.
 
@@ -108,9 +109,10 @@ class Engine:
         counts = _threads(manifest, cpu, threads, prefill_threads)
         cache = WeightCache.default() if weight_cache is True else weight_cache or None
         start = time.perf_counter()
-        sessions = None if cache is None else open_prepared(bundle, cache, cpu, list(dict.fromkeys(counts)), on_bytes)
-        packed = sessions is not None
-        if sessions is None:
+        prepared = None if cache is None else open_prepared(bundle, cache, cpu, list(dict.fromkeys(counts)), on_bytes)
+        if prepared is not None:
+            sessions = prepared.sessions
+        else:
             provider = str(manifest.get("provider", "cpu"))
             session, reason = open_or_fall_back(bundle.model_path, counts[0], provider)
             if reason is not None:
@@ -132,7 +134,7 @@ class Engine:
                 kv_limit=kv_limit,
                 prompts=sessions[1] if len(sessions) > 1 else None,
                 prefill_threads=counts[1],
-                packed=packed,
+                packed=prepared.folder if prepared is not None else None,
             )
         except (KeyError, TypeError, IndexError) as error:
             raise BundleError(

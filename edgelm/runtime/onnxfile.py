@@ -19,7 +19,7 @@ _NODE_INPUT, _NODE_OUTPUT, _NODE_OP = 1, 2, 4
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL, _TENSOR_PLACE = 1, 2, 8, 9, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _EXTERNAL = 1  # of TensorProto.DataLocation
-_FLOAT, _FLOATS = 1, (1, 10, 11, 16)  # of TensorProto.DataType: float32, and all with a point
+_FLOAT, _FLOATS, _INT64 = 1, (1, 10, 11, 16), 7  # of TensorProto.DataType: float32, and all with a point
 _SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}  # bytes of each DataType
 
 Fields = list[tuple[int, int, Any]]
@@ -117,6 +117,16 @@ class Tensor:
             return None
         return cls(_texts(fields, _TENSOR_NAME)[0], tuple(dims), numbers[_TENSOR_TYPE], inline, external)
 
+    @property
+    def is_float(self) -> bool:
+        """Whether its values are floats."""
+        return self.type in _FLOATS
+
+    @property
+    def may_move(self) -> bool:
+        """Whether its bytes may be in another file; whole numbers may be a shape, which must be in the graph."""
+        return self.type != _INT64
+
     @cached_property
     def nbytes(self) -> int:
         """How many bytes its values are."""
@@ -199,7 +209,7 @@ class Graph:
     def single(self, node: Node) -> bytes:
         """A model of one node with its initializers; its other inputs, and its outputs, are floats of any shape."""
         kept = {name: self.tensors[name] for name in node.inputs if name in self.tensors}
-        kind = next((tensor.type for tensor in kept.values() if tensor.type in _FLOATS), _FLOAT)
+        kind = next((tensor.type for tensor in kept.values() if tensor.is_float), _FLOAT)
         graph: Fields = [(_GRAPH_NODE, _BYTES, node.data), (_GRAPH_NAME, _BYTES, b"single")]
         graph += [(_GRAPH_INITIALIZER, _BYTES, tensor.encode()) for tensor in kept.values()]
         free = dict.fromkeys(name for name in node.inputs if name and name not in kept)

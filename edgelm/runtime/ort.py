@@ -6,6 +6,7 @@ the environment before the import. edgelm promises that nothing leaves the devic
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -181,20 +182,41 @@ class Runner:
         """Read `feeds`, the inputs `names`; write `fetches`, all outputs."""
         self._run(self._options, names, feeds.vector, self._outputs, fetches.vector, self._devices)
 
-    def run_first(self, names: list[str], feeds: Values, others: Values) -> np.ndarray:
-        """Like `run`, but the first output, of a size the graph does not declare, is allocated and returned."""
+    def run_first(self, names: list[str], feeds: Values, others: Values, *, prompt: bool = False) -> np.ndarray:
+        """Like `run`, but the first output, of a size the graph does not declare, is allocated and returned.
+
+        After a `prompt` the memory of its activations is given back.
+        """
         fetches = OrtValueVector()
         fetches.push_back(self._unallocated)
         for value in others.vector:
             fetches.push_back(value)
-        self._run(self._options, names, feeds.vector, self._outputs, fetches, self._devices)
+        options = PROMPT if prompt else self._options
+        self._run(options, names, feeds.vector, self._outputs, fetches, self._devices)
+        if prompt:
+            give_back()
         result: np.ndarray = fetches[0].numpy()
         return result
 
 
+PROMPT = ort.RunOptions()
+"""For passes over many tokens: the arena keeps what they took otherwise, which decode has no use for."""
+PROMPT.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+
+
+def give_back() -> None:
+    """Return to the system what is free on the heap: glibc keeps it, and fragments of it for good."""
+    if _trim is not None:
+        _trim(0)
+
+
 __all__ = [
+    "PROMPT",
     "Runner",
     "Values",
+    "give_back",
     "open_optimized",
     "open_or_fall_back",
     "open_session",

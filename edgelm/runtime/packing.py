@@ -51,7 +51,7 @@ class Packed:
     crc32: int
 
 
-def pack(model: Path, folder: Path, final: Path, on_bytes: OnBytes = lambda done, total: None) -> Packed:
+def pack(model: Path, folder: Path, final: Path, on_bytes: OnBytes | None = None) -> Packed:
     """Write the optimised graph of `model` and its packed weights into `folder`.
 
     Args:
@@ -74,12 +74,14 @@ def pack(model: Path, folder: Path, final: Path, on_bytes: OnBytes = lambda done
     with (folder / PACKED).open("wb") as file:
         out = _Out(file)
         for node in nodes:
-            on_bytes(done, total)
+            if on_bytes is not None:
+                on_bytes(done, total)
             for key, parts in _pack_node(graph, node, model.parent, folder).items():
                 if key not in blobs:
                     blobs[key] = "|".join(out.copy(*part) for part in parts)
             done += _weight(graph, node)
-        on_bytes(done, total)
+        if on_bytes is not None:
+            on_bytes(done, total)
         shutil.rmtree(folder / "node", ignore_errors=True)
         tensors = _place(graph, out, model.parent, final, blobs)
     (folder / GRAPH).write_bytes(graph.with_tensors(tensors))
@@ -173,12 +175,12 @@ def _place(graph: Graph, out: _Out, data: Path, final: Path, blobs: dict[str, st
     for name, tensor in graph.tensors.items():
         if tensor.inline is None:
             tensors[name] = tensor.at(_location(data / tensor.external["location"]), int(tensor.external["offset"]))
-        elif tensor.nbytes >= _INLINE:
+        elif tensor.nbytes >= _INLINE and tensor.may_move:
             begin = out.begin()
             out.write(tensor.inline)
             tensors[name] = tensor.at(packed, begin)
     if blobs:
-        bearer = min((tensor for tensor in graph.tensors.values() if tensor.nbytes >= 16), key=lambda t: t.nbytes)
+        bearer = min((tensor for tensor in graph.tensors.values() if tensor.is_float), key=lambda t: t.nbytes)
         begin = out.begin()
         out.write(_values(bearer, data))
         named = {f"{_KEY}{i}": f"{key}|{parts}" for i, (key, parts) in enumerate(blobs.items())}

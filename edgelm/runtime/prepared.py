@@ -6,14 +6,23 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgelm.bundle import Bundle
 from edgelm.machine import CpuInfo
-from edgelm.runtime.ort import version
+from edgelm.runtime.ort import give_back, version
 from edgelm.runtime.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
 from edgelm.runtime.weightcache import Entry, WeightCache, describe, entry_key, expected_size, worth
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Sessions, and the cache's folder whose weights they have mapped."""
+
+    sessions: list[Any]
+    folder: Path
 
 
 def open_prepared(
@@ -21,8 +30,8 @@ def open_prepared(
     cache: WeightCache,
     cpu: CpuInfo,
     threads: Sequence[int],
-    on_bytes: OnBytes = lambda done, total: None,
-) -> list[Any] | None:
+    on_bytes: OnBytes | None = None,
+) -> Prepared | None:
     """A session for each number of threads, all on the same mapped weights.
 
     An entry that onnxruntime refuses is made anew once.
@@ -35,7 +44,7 @@ def open_prepared(
         on_bytes: hears of the packing, where that has to be done.
 
     Returns:
-        the sessions; None where they must be opened without the cache.
+        them; None where they must be opened without the cache.
     """
     if not worth(bundle):
         return None
@@ -44,28 +53,28 @@ def open_prepared(
     if entry is not None:
         if not entry.useful:
             return None
-        sessions = _open(entry, bundle, threads)
-        if sessions is not None:
-            return sessions
+        found = _open(entry, bundle, threads)
+        if found is not None:
+            return found
         entry.remove()
     entry = _make(bundle, cache, key, cpu, on_bytes)
     if entry is None or not entry.useful:
         return None
-    sessions = _open(entry, bundle, threads)
-    if sessions is None:  # so it would be the next time
+    found = _open(entry, bundle, threads)
+    if found is None:  # so it would be the next time
         entry.remove()
         _give_up(bundle, cache, key, cpu)
-    return sessions
+    return found
 
 
-def _make(bundle: Bundle, cache: WeightCache, key: str, cpu: CpuInfo, on_bytes: OnBytes) -> Entry | None:
+def _make(bundle: Bundle, cache: WeightCache, key: str, cpu: CpuInfo, on_bytes: OnBytes | None) -> Entry | None:
     """A new entry; None where there can be none now."""
     with contextlib.suppress(OSError), cache.making(key, expected_size(bundle)) as made:
         if made is None:
             return None
         try:
             packed = pack(bundle.model_path, made, cache.folder / key, on_bytes)
-        except OSError:
+        except (OSError, MemoryError):
             return None
         except Exception:  # what onnxruntime raises, and what makes no sense of the graph
             packed = None
@@ -84,11 +93,13 @@ def _give_up(bundle: Bundle, cache: WeightCache, key: str, cpu: CpuInfo) -> None
             cache.commit(made, key, describe(bundle, version(), cpu), {})
 
 
-def _open(entry: Entry, bundle: Bundle, threads: Sequence[int]) -> list[Any] | None:
+def _open(entry: Entry, bundle: Bundle, threads: Sequence[int]) -> Prepared | None:
     try:
         graph = (entry.folder / GRAPH).read_bytes()
         graph = moved(graph, Path(entry.facts["path"]), bundle.path)
         graph = moved(graph, Path(entry.facts["folder"]), entry.folder)
-        return [open_packed(graph, count) for count in threads]
+        sessions = [open_packed(graph, count) for count in threads]
     except Exception:  # onnxruntime's exceptions have no public base class; any is a reason to do without
         return None
+    give_back()  # what packing took to compare
+    return Prepared(sessions, entry.folder)

@@ -141,9 +141,9 @@ class WeightCache:
         Raises:
             OptionError: EDGELM_WEIGHT_CACHE_MB is no number.
         """
-        if os.environ.get(SWITCH, "").strip().lower() in _OFF:
+        if not switched_on():
             return None
-        folder, limit = user_folder(), _limit()
+        folder, limit = user_folder(), limit_bytes()
         return None if folder is None or limit == 0 else cls(folder, limit)
 
     def entries(self) -> list[Entry]:
@@ -207,8 +207,10 @@ class WeightCache:
             _to_disk(path)
             found, name = path.stat(), path.name
             files[name] = {"bytes": found.st_size}
-            large = {"mtime_ns": found.st_mtime_ns, "crc32": checksums[name]} if name in checksums else None
-            files[name] |= large or {"sha256": sha256(path)}
+            if name in checksums:
+                files[name] |= {"mtime_ns": found.st_mtime_ns, "crc32": checksums[name]}
+            else:
+                files[name]["sha256"] = sha256(path)
         facts = {"layout": _LAYOUT, **facts, "files": files}
         (made / _RECORD).write_text(json.dumps(facts, indent=2) + "\n")
         _to_disk(made / _RECORD)
@@ -318,7 +320,17 @@ def _processor(cpu: CpuInfo) -> list[Any]:
     return [cpu.arch, cpu.model, features, sorted({core.name or "" for core in cpu.cores})]
 
 
-def _limit() -> int:
+def switched_on() -> bool:
+    """Whether the environment leaves the cache on."""
+    return os.environ.get(SWITCH, "").strip().lower() not in _OFF
+
+
+def limit_bytes() -> int:
+    """What the environment lets all entries take, in bytes; 0 is none.
+
+    Raises:
+        OptionError: EDGELM_WEIGHT_CACHE_MB is no number.
+    """
     text = os.environ.get(LIMIT, "").strip()
     try:
         value = float(text) if text else float(DEFAULT_MB)
