@@ -16,6 +16,9 @@ from edgelm.runtime.ort import give_back, version
 from edgelm.runtime.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
 from edgelm.runtime.weightcache import Entry, WeightCache, describe, entry_key, expected_size, worth
 
+# Threads of a session for prompts do not wait actively once it is done: those of decode want the cores.
+_STOP_SPINNING = {"session.force_spinning_stop": "1"}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -40,7 +43,7 @@ def open_prepared(
         bundle: the bundle.
         cache: where packed weights are kept.
         cpu: this machine's.
-        threads: of each session.
+        threads: of each session: the first, and perhaps a second one for prompts.
         on_bytes: hears of the packing, where that has to be done.
 
     Returns:
@@ -98,7 +101,8 @@ def _open(entry: Entry, bundle: Bundle, threads: Sequence[int]) -> Prepared | No
         graph = (entry.folder / GRAPH).read_bytes()
         graph = moved(graph, Path(entry.facts["path"]), bundle.path)
         graph = moved(graph, Path(entry.facts["folder"]), entry.folder)
-        sessions = [open_packed(graph, count) for count in threads]
+        entries: list[dict[str, str]] = [{}, _STOP_SPINNING]
+        sessions = [open_packed(graph, count, **own) for count, own in zip(threads, entries, strict=False)]
     except Exception:  # onnxruntime's exceptions have no public base class; any is a reason to do without
         return None
     give_back()  # what packing took to compare

@@ -97,7 +97,11 @@ def test_the_same_bits_come_out(
     tiny_checkpoint: Callable[..., Path], cache: WeightCache, tmp_path: Path, kind: str, target: str, quant: str,
     road: str,
 ) -> None:  # fmt: skip
-    shapes: dict[str, dict[str, Any]] = {"lfm2": LFM2, "qwen3_next": HYBRID, "llama-tied": {"tie_word_embeddings": True}}
+    shapes: dict[str, dict[str, Any]] = {
+        "lfm2": LFM2,
+        "qwen3_next": HYBRID,
+        "llama-tied": {"tie_word_embeddings": True},
+    }
     checkpoint = tiny_checkpoint(kind.partition("-")[0], **shapes.get(kind, {}))
     bundle = export(checkpoint, target, quant, output=tmp_path / "b", exporter=road)
     expected = plain(bundle)
@@ -114,7 +118,8 @@ def test_the_packed_weights_are_those_mapped(bundle: Bundle, cache: WeightCache)
     """What is kept is what kernels use: onnxruntime finds each under its key, and has the file mapped."""
     engine = load(bundle, cache)
     maps = Path("/proc/self/maps").read_text()
-    assert str(engine.packed) in maps and str(bundle.path / DATA) in maps
+    assert str(engine.packed) in maps
+    assert str(bundle.path / DATA) in maps
     graph = Graph((only(cache).folder / packing.GRAPH).read_bytes())
     keys = [key for tensor in graph.tensors.values() for key in tensor.external if key.startswith("prepacked_")]
     assert len(keys) == sum(node.op == "MatMulNBits" for node in graph.nodes)
@@ -123,7 +128,9 @@ def test_the_packed_weights_are_those_mapped(bundle: Bundle, cache: WeightCache)
 def test_a_later_load_makes_nothing(bundle: Bundle, cache: WeightCache, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
     load(bundle, cache, on_bytes=lambda done, total: seen.append((done, total)))
-    assert seen[0][0] == 0 and seen[-1][0] == seen[-1][1] > 0 and sorted(seen) == seen
+    assert seen[0][0] == 0
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert sorted(seen) == seen
     monkeypatch.setattr(prepared, "pack", None)
     assert load(bundle, cache, on_bytes=lambda done, total: pytest.fail("packed again")).packed is not None
 
@@ -135,7 +142,8 @@ def test_a_bundle_and_a_cache_may_move(bundle: Bundle, cache: WeightCache, tmp_p
     cache.folder.rename(moved.folder)
     bytes_before = (only(moved).folder / packing.PACKED).stat().st_ino
     engine = load(elsewhere, moved)
-    assert engine.packed == only(moved).folder and (engine.packed / packing.PACKED).stat().st_ino == bytes_before
+    assert engine.packed == only(moved).folder
+    assert (engine.packed / packing.PACKED).stat().st_ino == bytes_before
     np.testing.assert_array_equal(logits(engine), expected)
 
 
@@ -190,7 +198,8 @@ def test_a_damaged_entry_is_made_anew(bundle: Bundle, cache: WeightCache, damage
     damage(only(cache).folder if cache.entries() else next(cache.folder.iterdir()))
     engine = load(bundle, cache)
     np.testing.assert_array_equal(logits(engine), expected)
-    assert engine.packed is not None and only(cache).problem() is None
+    assert engine.packed is not None
+    assert only(cache).problem() is None
 
 
 def test_damage_that_keeps_size_and_time_is_found_by_verify(bundle: Bundle, cache: WeightCache) -> None:
@@ -217,9 +226,7 @@ def test_the_key_tells_what_cannot_share(bundle: Bundle, tiny_bundle: Bundle) ->
     assert entry_key(bundle, "1.32.0", replace(cpu, allowed=frozenset((0,)), quota=1.0)) == keys[0]
 
 
-def test_another_onnxruntime_makes_its_own(
-    bundle: Bundle, cache: WeightCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_onnxruntime_makes_its_own(bundle: Bundle, cache: WeightCache, monkeypatch: pytest.MonkeyPatch) -> None:
     load(bundle, cache)
     monkeypatch.setattr(prepared, "version", lambda: "9.9.9")
     load(bundle, cache)
@@ -244,13 +251,12 @@ def test_a_graph_that_packs_nothing_leaves_a_note(
 ) -> None:
     monkeypatch.setattr(packing, "_SMALL", 1 << 40)
     assert load(bundle, cache).packed is None
-    assert not only(cache).useful and [path.name for path in only(cache).folder.iterdir()] == ["entry.json"]
+    assert not only(cache).useful
+    assert [path.name for path in only(cache).folder.iterdir()] == ["entry.json"]
 
 
 @pytest.mark.parametrize("cause", ["small", "cuda", "unfinished"])
-def test_bundles_it_is_not_for(
-    bundle: Bundle, cache: WeightCache, monkeypatch: pytest.MonkeyPatch, cause: str
-) -> None:
+def test_bundles_it_is_not_for(bundle: Bundle, cache: WeightCache, monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
     manifest: dict[str, Any] = dict(bundle.manifest)
     if cause == "small":
         monkeypatch.setattr(weightcache, "SMALLEST", 1 << 30)
@@ -412,7 +418,8 @@ def test_the_library_uses_it_unless_told_otherwise(
         assert lm.engine.packed is None
     assert list(tmp_path.iterdir()) == []
     with edgelm.load(bundle.path, threads=1, prefill_threads=2) as lm:
-        assert lm.engine.packed is not None and lm.engine.prefill_threads == 2
+        assert lm.engine.packed is not None
+        assert lm.engine.prefill_threads == 2
         assert lm.generate("Hello", max_tokens=8, temperature=0).tokens == expected
     facts = json.loads((lm.engine.packed / "entry.json").read_text())
     assert facts["model"] == bundle.manifest["model"]["id"]
