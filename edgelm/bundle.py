@@ -29,8 +29,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edgelm.disk import locked, to_disk
 from edgelm.errors import BundleError, ExportError
-from edgelm.locked import locked
 from edgelm.version import __version__
 
 FORMAT = 1  # of the manifest; raised when an older edgelm could misread a bundle
@@ -280,11 +280,11 @@ class BundleWriter:
         full = {"format": FORMAT, **manifest, "files": files}
         self.write_json(MANIFEST, full)
         for name in [*names, MANIFEST]:
-            _fsync(self.path(name))
-        _fsync(self.folder)
+            to_disk(self.path(name))
+        to_disk(self.folder)
         os.chmod(self.folder, 0o777 & ~_umask())  # mkdtemp made it private
         self._rename(overwrite)
-        _fsync(self.output.parent)
+        to_disk(self.output.parent)
         return Bundle(self.output, full)
 
     def _rename(self, overwrite: bool) -> None:
@@ -384,14 +384,6 @@ def _make_parents(folder: Path) -> list[Path]:
     missing = [p for p in [folder, *folder.parents] if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return list(reversed(missing))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

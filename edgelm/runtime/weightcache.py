@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.bundle import DATA, Bundle, sha256
+from edgelm.disk import locked, to_disk
 from edgelm.errors import OptionError
-from edgelm.locked import locked
 from edgelm.machine import CpuInfo
 
 SWITCH, LIMIT = "EDGELM_WEIGHT_CACHE", "EDGELM_WEIGHT_CACHE_MB"
@@ -204,7 +204,7 @@ class WeightCache:
         """
         files: dict[str, dict[str, Any]] = {}
         for path in sorted(made.iterdir()):
-            _to_disk(path)
+            to_disk(path)
             found, name = path.stat(), path.name
             files[name] = {"bytes": found.st_size}
             if name in checksums:
@@ -213,8 +213,8 @@ class WeightCache:
                 files[name]["sha256"] = sha256(path)
         facts = {"layout": _LAYOUT, **facts, "files": files}
         (made / _RECORD).write_text(json.dumps(facts, indent=2) + "\n")
-        _to_disk(made / _RECORD)
-        _to_disk(made)
+        to_disk(made / _RECORD)
+        to_disk(made)
         try:
             made.rename(self.folder / key)
         except OSError:
@@ -222,7 +222,7 @@ class WeightCache:
             if existing is None:
                 raise
             return existing
-        _to_disk(self.folder)
+        to_disk(self.folder)
         entry = Entry(self.folder / key, facts)
         self.shrink(self.limit, keep=entry)
         return entry
@@ -364,11 +364,3 @@ def _crc32(path: Path, on_bytes: Callable[[int], None]) -> int:
             crc = zlib.crc32(piece, crc)
             on_bytes(len(piece))
     return crc
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

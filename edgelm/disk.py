@@ -1,4 +1,4 @@
-"""A folder held by one process at a time."""
+"""Files that are really on disk, and folders held by one process at a time."""
 
 from __future__ import annotations
 
@@ -21,5 +21,14 @@ def locked(folder: Path) -> Iterator[bool]:
         except OSError:
             held = False
         yield held
+    finally:
+        os.close(descriptor)
+
+
+def to_disk(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
