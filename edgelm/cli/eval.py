@@ -13,6 +13,7 @@ import click
 
 from edgelm.bundle import MANIFEST, Bundle
 from edgelm.cli.export import load_export
+from edgelm.cli.loading import loaded
 from edgelm.cli.options import bundle_argument, json_option, threads_option
 from edgelm.cli.quality import divergence_lines
 from edgelm.cli.show import Bar, print_lines, table
@@ -78,7 +79,6 @@ def command(
         raise click.UsageError("--save keeps a comparison: give --against")
     from edgelm.evaluate.passages import BUILTIN, load_passages
     from edgelm.evaluate.task import read_task, run_task
-    from edgelm.runtime.lm import load
 
     facts: dict[str, Any] = {"bundle": str(bundle)}
     lines: list[str] = []
@@ -86,7 +86,7 @@ def command(
     wanted = BUILTIN if text is None and against is not None else text
     passages = None if wanted is None else load_passages(wanted, "evaluation")
     if examples is not None or against is None:
-        with load(bundle, threads=threads) as lm, Bar() as bar:
+        with loaded(bundle, threads=threads) as lm, Bar() as bar:
             if examples is not None and lm.template is None:
                 hint = "measure --text instead"
                 raise PromptError("this model has no chat template, so it cannot do a task", hint=hint)

@@ -23,6 +23,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "doctor": "Say what this machine is and whether it is ready.",
     "emulate": "Run edgelm on an emulated ARM core, without a board.",
     "eval": "Measure how good a bundle is: a task, perplexity.",
+    "cache": "Show or clear the weights that are packed for this processor.",
 }
 
 

@@ -43,7 +43,9 @@ def compare(
             f"{base.path} and {bundle.path} have different tokenizers: they cannot be compared token by token",
             hint="compare a bundle with the model it was made from",
         )
-    with closing(Engine.load(base, threads=threads)) as first, closing(Engine.load(bundle, threads=threads)) as second:
+    # Without the cache: what is compared is often there for this once.
+    options: dict[str, Any] = {"threads": threads, "weight_cache": False}
+    with closing(Engine.load(base, **options)) as first, closing(Engine.load(bundle, **options)) as second:
         bos = starting_token(tokenizer)
         return divergence(first, second, ids, bos=bos, chunk=chunk, chunks=chunks, on_chunk=on_chunk)
 
