@@ -141,7 +141,7 @@ def _languages(name: str) -> list[Language] | None:
     try:
         return [languages.language(code) for code in codes]
     except KeyError as unknown:
-        if Path(name).exists() or name == BUILTIN:
+        if name and (Path(name).exists() or name == BUILTIN):
             return None
         code = codes[0] if len(codes) == 1 else str(unknown.args[0])
         if Path(name).suffix or os.sep in name:
