@@ -15,6 +15,7 @@ from edgelm.evaluate.divergence import Divergence, divergence
 from edgelm.evaluate.kept import KeptScores, ids_in
 from edgelm.evaluate.passages import Passages, starting_token
 from edgelm.evaluate.perplexity import OnChunk
+from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort import version
 from edgelm.runtime.prompt import text_tools
@@ -44,7 +45,7 @@ def compare(
     """
     tokenizer, template = text_tools(bundle)
     ids = passages.encode(tokenizer, template)
-    kept = _kept(base, bundle, passages, tokenizer, ids)
+    kept = _kept(base, bundle, passages, tokenizer, template, ids)
     with closing(Engine.load(base, threads=threads)) as first, closing(Engine.load(bundle, threads=threads)) as second:
         bos = starting_token(tokenizer)
         original = first if kept is None else KeptScores(first, kept)
@@ -53,15 +54,20 @@ def compare(
 
 
 def _kept(
-    base: Bundle, bundle: Bundle, passages: Passages, tokenizer: Tokenizer, ids: Sequence[int]
+    base: Bundle,
+    bundle: Bundle,
+    passages: Passages,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    ids: Sequence[int],
 ) -> np.ndarray | None:
     """The ids in `base` of the tokens of `bundle`, whose vocabulary is trimmed; None where both have the same.
 
     Raises:
         EdgeLMError: the text, of these `ids`, is not encoded alike.
     """
-    other, template = text_tools(base)
-    expected = passages.encode(other, template)
+    other, _ = text_tools(base)
+    expected = passages.encode(other, template)  # the base of an export's card has none of its own
     trimmed, base_trimmed = ("vocabulary" in x.manifest for x in (bundle, base))
     if not trimmed or other.to_json() == tokenizer.to_json():
         if expected == ids:

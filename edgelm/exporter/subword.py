@@ -24,6 +24,7 @@ from edgelm.runtime.text import byte_of_character
 
 _SPACE = "▁"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_NUMBER = re.compile("[Ġ▁]?[0-9]+")
 _CANNOT = "the vocabulary cannot be trimmed"
 
 
@@ -85,7 +86,9 @@ class Subwords:
 
     @cached_property
     def required(self) -> frozenset[int]:
-        """What stays whatever the domain: added tokens, single bytes, and what encodes a character of no token."""
+        """What stays whatever the domain: added tokens, single bytes, what encodes a character of no token, and numbers,
+        of which no text has all.
+        """
         ids = {*self.added, *(i for i, text in self.pieces.items() if self._is_basic(text))}
         model = self._model
         if model["type"] == "Unigram":
@@ -97,6 +100,8 @@ class Subwords:
         return frozenset(ids)
 
     def _is_basic(self, text: str) -> bool:
+        if _NUMBER.fullmatch(text):
+            return True
         if self.byte_level or not self._model.get("byte_fallback"):
             return len(text) == 1  # of a byte; or of a character that could be told by nothing else
         return _BYTE.fullmatch(text) is not None or (len(text) == 1 and (text == _SPACE or text.isascii()))

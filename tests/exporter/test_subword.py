@@ -204,6 +204,16 @@ def test_single_bytes_always_stay() -> None:
     assert all(small.token_to_id(f"<0x{byte:02X}>") is not None for byte in range(256))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_always_stay(kind: str) -> None:
+    full = KINDS[kind]()
+    numbers = [token for token in full.get_vocab() if token.lstrip("Ġ▁").isdecimal()]
+    small, _ = cut_to(full, "")
+    assert numbers
+    assert all(small.token_to_id(number) is not None for number in numbers)
+    assert small.encode("222 and 407").tokens[1] == full.encode("222 and 407").tokens[1]
+
+
 def test_merges_of_what_is_gone_are_gone() -> None:
     small, _ = cut_to(KINDS["byte_level"](), "the weather")
     model = json.loads(small.to_str())["model"]
