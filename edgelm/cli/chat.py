@@ -14,7 +14,14 @@ import click
 
 from edgelm.cli.cached import CachedSession
 from edgelm.cli.failures import say
-from edgelm.cli.options import bundle_argument, memory_option, prompt_cache_option, sampling_options, threads_option
+from edgelm.cli.options import (
+    bundle_argument,
+    draft_option,
+    memory_option,
+    prompt_cache_option,
+    sampling_options,
+    threads_option,
+)
 from edgelm.cli.run import print_chunk, speed
 from edgelm.errors import EdgeLMError, PromptError
 
@@ -35,6 +42,7 @@ HELP = """\
 @click.option("--system", metavar="TEXT", help="A system message before the conversation.")
 @sampling_options
 @prompt_cache_option
+@draft_option
 @memory_option
 @threads_option
 def command(
@@ -42,6 +50,7 @@ def command(
     system: str | None,
     stop: tuple[str, ...],
     prompt_cache: Path | None,
+    draft: Path | None,
     max_memory_mb: float | None,
     threads: int | None,
     **options: Any,
@@ -57,7 +66,7 @@ def command(
     """
     from edgelm.runtime.lm import load
 
-    with load(bundle, threads=threads, max_memory_mb=max_memory_mb) as lm:
+    with load(bundle, threads=threads, max_memory_mb=max_memory_mb, draft=draft) as lm:
         if lm.template is None:
             raise PromptError(
                 "this model has no chat template, so it cannot chat", hint=f'use: edgelm run {bundle} -p "…"'

@@ -30,6 +30,12 @@ prompt_cache_option = click.option(
     metavar="FILE",
     help="Keep the prompt's KV cache in FILE: what a later prompt has in common with it, from its start, costs nothing.",
 )
+draft_option = click.option(
+    "--draft",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="A smaller bundle with the same tokens, whose guesses are checked several at once, while that pays.",
+)
 
 _SAMPLING = (
     click.option(

@@ -14,6 +14,7 @@ import click
 from edgelm.cli.cached import CachedSession
 from edgelm.cli.options import (
     bundle_argument,
+    draft_option,
     form,
     form_options,
     json_option,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @prompt_cache_option
 @click.option("--stats", is_flag=True, help="Print speed to standard error.")
 @json_option
+@draft_option
 @memory_option
 @threads_option
 def command(
@@ -64,6 +66,7 @@ def command(
     prompt_cache: Path | None,
     stats: bool,
     as_json: bool,
+    draft: Path | None,
     max_memory_mb: float | None,
     threads: int | None,
     **options: Any,
@@ -92,7 +95,7 @@ def command(
 
     done: list[Completion] = []
     started = time.perf_counter()
-    with load(bundle, threads=threads, max_memory_mb=max_memory_mb) as lm:
+    with load(bundle, threads=threads, max_memory_mb=max_memory_mb, draft=draft) as lm:
         load_seconds = time.perf_counter() - started
         if messages is not None and lm.template is None:
             raise PromptError("this model has no chat template, so it takes no --system", hint="leave --system out")

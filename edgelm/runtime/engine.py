@@ -16,7 +16,7 @@ from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, 
 from edgelm.fallback import find_fallback
 from edgelm.machine import read_cpu, recommended_threads
 from edgelm.runtime.cache import Cache, GrowingCache, Kept, SharedCache
-from edgelm.runtime.ceiling import fit
+from edgelm.runtime.ceiling import Room, fit
 from edgelm.runtime.ort import open_or_fall_back
 
 
@@ -60,7 +60,14 @@ class Engine:
         self._state = self.new_state()
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int | None = None, max_memory_mb: float | None = None) -> Engine:
+    def load(
+        cls,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        max_memory_mb: float | None = None,
+        room: Room | None = None,
+    ) -> Engine:
         """Load a bundle's graph.
 
         Args:
@@ -68,6 +75,7 @@ class Engine:
             threads: None for the target's number, capped by this machine's cores.
             max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures; the context shrinks to
                 what fits. None for no ceiling.
+            room: what fits, where that is known already, in place of `max_memory_mb`.
 
         Raises:
             OptionError: threads below 1, or max_memory_mb is no number above 0.
@@ -77,7 +85,8 @@ class Engine:
         if threads is not None and threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
         manifest = bundle.manifest
-        context, kv_limit = (bundle.context, None) if max_memory_mb is None else fit(manifest, max_memory_mb)
+        if max_memory_mb is not None:
+            room = fit(manifest, max_memory_mb)
         cpu = read_cpu()
         if slow := find_fallback(manifest, cpu):
             warnings.warn(f"{slow.detail}; better: {slow.todo}", EdgeLMWarning, stacklevel=2)
@@ -91,11 +100,11 @@ class Engine:
             return cls(
                 session,
                 cache=manifest["graph"]["cache"],
-                context=context,
+                context=bundle.context if room is None else room.context,
                 vocab=int(manifest["graph"]["vocab"]),
                 threads=count,
                 load_seconds=time.perf_counter() - start,
-                kv_limit=kv_limit,
+                kv_limit=None if room is None else room.kv_bytes,
             )
         except (KeyError, TypeError, IndexError) as error:
             raise BundleError(

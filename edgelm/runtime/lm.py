@@ -25,6 +25,7 @@ from edgelm.runtime.text import Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.bundle import Bundle
+    from edgelm.runtime.draft import DraftModel
     from edgelm.runtime.engine import Engine, KVState
     from edgelm.runtime.healing import Healing
     from edgelm.runtime.structured import Grammars, Guide
@@ -41,6 +42,7 @@ class LM:
         bundle: where both come from.
         template: the model's chat template, or None.
         config: the options where a call names none.
+        draft: a small model that guesses tokens, or None; it becomes the LM's.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class LM:
         bundle: Bundle,
         template: ChatTemplate | None,
         config: GenerationConfig,
+        draft: DraftModel | None = None,
     ) -> None:
         self.engine, self.tokenizer, self.bundle = engine, tokenizer, bundle
-        self.template, self.config = template, config
+        self.template, self.config, self.draft = template, config, draft
         self._eos = frozenset(int(i) for i in bundle.manifest["special_tokens"]["eos"])
         self._prompts = PromptEncoder(tokenizer, template, engine.context, engine.vocab_size)
         self._cost = PassCost()
@@ -159,6 +162,8 @@ class LM:
         try:
             self._closed = True
             self.engine.close()
+            if self.draft is not None:
+                self.draft.close()
         finally:
             self._busy.release()
 
@@ -235,11 +240,17 @@ class LM:
 
     def _run(self, request: Request) -> Generator[Chunk, None, None]:
         with self._using(request.state, request.cancelled):
-            last = yield from generate_chunks(self.engine, self.tokenizer, self._eos, request, self._cost)
+            last = yield from generate_chunks(self.engine, self.tokenizer, self._eos, request, self._cost, self.draft)
         yield last  # the model is free by now, also for a caller who stops reading at the finish_reason
 
 
-def load(path: str | PathLike[str], *, threads: int | None = None, max_memory_mb: float | None = None) -> LM:
+def load(
+    path: str | PathLike[str],
+    *,
+    threads: int | None = None,
+    max_memory_mb: float | None = None,
+    draft: str | PathLike[str] | None = None,
+) -> LM:
     """Load the bundle in the folder `path`.
 
     Args:
@@ -247,6 +258,8 @@ def load(path: str | PathLike[str], *, threads: int | None = None, max_memory_mb
         threads: CPU threads; None takes what suits this machine.
         max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures: the context shrinks to what
             fits, and sessions share it. None for no ceiling.
+        draft: the folder of a smaller bundle with the same tokens, whose guesses this one checks several at a time: the
+            same text, faster, where it guesses well. None for none.
 
     Raises:
         BundleError: no bundle there, or it is damaged.
@@ -258,4 +271,11 @@ def load(path: str | PathLike[str], *, threads: int | None = None, max_memory_mb
     bundle = Bundle.open(path)
     tokenizer, template = text_tools(bundle)
     config = GenerationConfig.from_hf(bundle.generation_config)
-    return LM(Engine.load(bundle, threads=threads, max_memory_mb=max_memory_mb), tokenizer, bundle, template, config)
+    if draft is None:
+        return LM(
+            Engine.load(bundle, threads=threads, max_memory_mb=max_memory_mb), tokenizer, bundle, template, config
+        )
+    from edgelm.runtime.draft import load_both
+
+    engine, small = load_both(bundle, tokenizer, Bundle.open(draft), threads=threads, max_memory_mb=max_memory_mb)
+    return LM(engine, tokenizer, bundle, template, config, small)
