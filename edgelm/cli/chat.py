@@ -15,6 +15,7 @@ import click
 from edgelm.cli.cached import CachedSession
 from edgelm.cli.failures import say
 from edgelm.cli.options import (
+    adapter_option,
     bundle_argument,
     draft_option,
     memory_option,
@@ -42,6 +43,7 @@ HELP = """\
 @click.option("--system", metavar="TEXT", help="A system message before the conversation.")
 @sampling_options
 @prompt_cache_option
+@adapter_option
 @draft_option
 @memory_option
 @threads_option
@@ -50,6 +52,7 @@ def command(
     system: str | None,
     stop: tuple[str, ...],
     prompt_cache: Path | None,
+    adapter: Path | None,
     draft: Path | None,
     max_memory_mb: float | None,
     threads: int | None,
@@ -72,9 +75,10 @@ def command(
                 "this model has no chat template, so it cannot chat", hint=f'use: edgelm run {bundle} -p "…"'
             )
         interactive = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
-        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache)
+        lm.open_adapter(adapter)  # a wrong one is told before anything is typed
+        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache, adapter)
         source = lm if cached is None else cached.session
-        conversation = Conversation(lm, system, {**options, "stop": stop or None}, source)
+        conversation = Conversation(lm, system, {**options, "adapter": adapter, "stop": stop or None}, source)
         if interactive:
             name = lm.bundle.manifest["model"]["id"]
             click.echo(f"{name}, {lm.context:,} tokens of context; /help for help, /exit to leave", err=True)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from edgelm import demo
-from edgelm.bundle import QUALITY, Bundle, BundleWriter, check_output, writing
+from edgelm.bundle import LORA, QUALITY, Bundle, BundleWriter, check_output, writing
 from edgelm.errors import EdgeLMError, ExportError, OptionError, UnsupportedModelError
 from edgelm.exporter import families, footprint, genai, native, preflight
+from edgelm.exporter.adapter import expect_places, open_adapter, places_file
 from edgelm.exporter.budget import Budget
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.footprint import Footprint
-from edgelm.exporter.hub import name_of, resolve
-from edgelm.exporter.lora import MERGE, Adapter
+from edgelm.exporter.hub import name_of, resolve, slug
+from edgelm.exporter.lora import MERGE
 from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import Wishes, measured, prepared
@@ -47,6 +47,7 @@ def export(
     max_kld: float | None = None,
     overwrite: bool = False,
     force: bool = False,
+    lora_ready: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert a checkpoint into a bundle for a target.
@@ -69,6 +70,8 @@ def export(
         max_kld: mean KL divergence from the model in fp32 that it may have at most, in nats; it is measured, then.
         overwrite: whether a bundle already there is replaced.
         force: whether to go on where the bundle does not fit the target, or memory or disk here seem too small.
+        lora_ready: whether LoRA adapters can be switched at run time (see `export_adapter`); it costs three nodes of
+            the graph a matrix, also where none is used.
         progress: hears how far it is.
 
     Raises:
@@ -84,8 +87,10 @@ def export(
     wishes = Wishes.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
     budget = Budget.of(max_size, max_kld)
     source = resolve(model, revision, progress)
-    checkpoint = Checkpoint(source.path, None if adapter is None else _open_adapter(adapter, progress))
+    checkpoint = Checkpoint(source.path, None if adapter is None else open_adapter(adapter, progress))
     road = _choose_road(checkpoint, exporter, board, progress)
+    if lora_ready:
+        expect_places(road.name, wishes.calibrate, recipe)
     length = choose_context(context, board, road.context_limit)
     plan = preflight.Plan(source.id, board, road.footprint)
     budget.check_size(plan, quant, length)
@@ -93,9 +98,11 @@ def export(
     with writing(folder, overwrite=overwrite) as writer:
         text = write_text_files(source.path, checkpoint.config, writer)
         measure = _text_to_measure_on(wishes, budget, road, taken, recipe)
-        result = road.write(_Job(recipe, length, text, writer, wishes.calibrate, measure is not None))
+        result = road.write(_Job(recipe, length, text, writer, wishes.calibrate, measure is not None, lora_ready))
         hashes = source_hashes(checkpoint, progress)
         facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
+        if result.places is not None:
+            writer.write_json(LORA, places_file(facts, result.places))
         if measure is not None:
 
             def write_base(aside: BundleWriter) -> dict[str, Any]:
@@ -149,6 +156,7 @@ class _Job:
         writer: of the bundle.
         calibrate: a text to calibrate on, or None.
         errors: whether to tell how far each matrix is from what it was.
+        lora_ready: whether adapters have a place.
     """
 
     recipe: RecipeSpec
@@ -157,6 +165,7 @@ class _Job:
     writer: BundleWriter
     calibrate: str | None = None
     errors: bool = False
+    lora_ready: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,16 @@ def _native_road(checkpoint: Checkpoint, decoder: Decoder, target: Target, progr
             job.calibrate, reader, decoder, job.recipe, job.context, job.text, job.writer, progress
         ) as weights:
             result = native.write_graph(
-                checkpoint, decoder, target, job.recipe, job.context, job.writer, progress, weights, errors=job.errors
+                checkpoint,
+                decoder,
+                target,
+                job.recipe,
+                job.context,
+                job.writer,
+                progress,
+                weights,
+                errors=job.errors,
+                lora_ready=job.lora_ready,
             )
         job.writer.write_json(genai.CONFIG, genai.config(result.graph, job.context, job.text, decoder))
         return result
@@ -238,17 +256,7 @@ def _optimum_road(
     return _Road("optimum", limit, lambda spec: footprint.of_checkpoint(checkpoint, spec, target), write)
 
 
-def _open_adapter(adapter: str, progress: Progress) -> Adapter:
-    source = resolve(adapter, progress=progress, what="adapter")
-    return Adapter.open(source.path, source.id, source.revision)
-
-
 def _folder(model: str | None, adapter: str | None, target: Target, quant: str) -> str:
     """The default name of a bundle's folder."""
     names = [name_of(model), *([] if adapter is None else [name_of(adapter)])]
-    return "-".join([*map(_slug, names), target.name, quant])
-
-
-def _slug(name: str) -> str:
-    """A model's id as part of a folder name: its last part, in letters, digits, dots and dashes."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name.rsplit("/", 1)[-1]).strip("-.") or "model"
+    return "-".join([*map(slug, names), target.name, quant])

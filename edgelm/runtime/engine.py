@@ -15,6 +15,7 @@ from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.fallback import find_fallback
 from edgelm.machine import read_cpu, recommended_threads
+from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.cache import Cache, GrowingCache, Kept, SharedCache
 from edgelm.runtime.ceiling import Room, fit
 from edgelm.runtime.ort import open_or_fall_back
@@ -22,10 +23,14 @@ from edgelm.runtime.ort import open_or_fall_back
 
 @dataclass(eq=False)
 class KVState:
-    """What an engine has read: the ids, and the cache of their keys and values; None once the engine is closed."""
+    """What an engine has read: the ids, and the cache of their keys and values; None once the engine is closed.
+
+    Keys and values are those of the model with the `adapter`: another one's would be others.
+    """
 
     cache: Cache | None
     tokens: list[int] = field(default_factory=list)
+    adapter: RuntimeAdapter | None = None
 
 
 class Engine:
@@ -154,6 +159,24 @@ class Engine:
         old, self._state = self._state, state
         return old
 
+    def adapt(self, adapter: RuntimeAdapter | None) -> None:
+        """Compute with an adapter from now on, in the state in use, or with none; where it is another one than before,
+        all tokens are forgotten.
+
+        Args:
+            adapter: of this bundle (`RuntimeAdapter.expect_for`).
+        """
+        old = self._state.adapter
+        if (None if old is None else old.digest) != (None if adapter is None else adapter.digest):
+            self.reset()
+            self._open().feed({} if adapter is None else adapter.arrays)
+            self._state.adapter = adapter
+
+    @property
+    def adapter(self) -> RuntimeAdapter | None:
+        """The one in use, in the state in use."""
+        return self._state.adapter
+
     def save(self, position: int) -> tuple[list[int], Kept]:
         """The first `position` tokens and what they left in the cache, as views of it; some fewer for a model with
         states, where the state of that place was not kept.
@@ -226,9 +249,10 @@ class Engine:
         if self._kv_limit is None:
             return
         others = sum(s.cache.nbytes for s in self._states if s.cache is not None and s.cache is not cache)
+        others += sum({s.adapter.digest: s.adapter.nbytes for s in self._states if s.adapter is not None}.values())
         if others + cache.needs(total) > self._kv_limit:
             raise DeviceError(
-                f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions, need more than max_memory_mb allows",
+                f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions and adapters, need more than max_memory_mb allows",
                 hint="close a session, or allow for more memory",
             )
 

@@ -25,6 +25,7 @@ from edgelm.runtime.text import Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.bundle import Bundle
+    from edgelm.runtime.adapter import RuntimeAdapter, Shelf
     from edgelm.runtime.draft import DraftModel
     from edgelm.runtime.engine import Engine, KVState
     from edgelm.runtime.healing import Healing
@@ -60,6 +61,7 @@ class LM:
         self._prompts = PromptEncoder(tokenizer, template, engine.context, engine.vocab_size)
         self._cost = PassCost()
         self._grammars: Grammars | None = None
+        self._shelf: Shelf | None = None
         self._running: threading.Event | None = None  # cancels the generation under way
         self._busy = threading.Lock()
         self._closing = self._closed = False
@@ -194,7 +196,22 @@ class LM:
             cancelled=cancelled,
             encode_seconds=time.perf_counter() - started,
             state=state,
+            adapter=self.open_adapter(others.get("adapter")),
         )
+
+    def open_adapter(self, path: str | PathLike[str] | None) -> RuntimeAdapter | None:
+        """The adapter in a file, checked to be this bundle's; one that was used before is not read again. None for None.
+
+        Raises:
+            AdapterError: no adapter, a damaged one, or one made for another base.
+        """
+        if path is None:
+            return None
+        from edgelm.runtime.adapter import Shelf
+
+        if self._shelf is None:
+            self._shelf = Shelf(self.bundle)
+        return self._shelf.get(path)
 
     def _heal(self, ids: list[int], options: Mapping[str, Any], raw: bool) -> Healing | None:
         from edgelm.runtime.healing import heal
@@ -240,6 +257,7 @@ class LM:
 
     def _run(self, request: Request) -> Generator[Chunk, None, None]:
         with self._using(request.state, request.cancelled):
+            self.engine.adapt(request.adapter)
             last = yield from generate_chunks(self.engine, self.tokenizer, self._eos, request, self._cost, self.draft)
         yield last  # the model is free by now, also for a caller who stops reading at the finish_reason
 

@@ -7,7 +7,7 @@ the environment before the import. edgelm promises that nothing leaves the devic
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,23 @@ class Values:
 
     def __init__(self, arrays: Iterable[np.ndarray]) -> None:
         self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
-        self.vector = OrtValueVector()
-        for value in self._values:
-            self.vector.push_back(value._ortvalue)
+        self.vector = _vector(self._values)
+        self._joined: tuple[Values, Any] | None = None
+
+    def joined(self, others: Values | None) -> Any:
+        """The vector of these and `others`; made once for the same ones."""
+        if others is None:
+            return self.vector
+        if self._joined is None or self._joined[0] is not others:
+            self._joined = others, _vector([*self._values, *others._values])
+        return self._joined[1]
+
+
+def _vector(values: Iterable[Any]) -> Any:
+    vector = OrtValueVector()
+    for value in values:
+        vector.push_back(value._ortvalue)
+    return vector
 
 
 class Runner:
@@ -115,10 +129,17 @@ class Runner:
         binding = session.io_binding()
         binding.bind_output(outputs[0], "cpu")
         self._unallocated = binding._iobinding.get_outputs()[0]
+        self._more_names: list[str] = []
+        self._more: Values | None = None
+
+    def always(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Feed these inputs, too, whatever else is fed; in place of those told before."""
+        self._more_names, self._more = list(arrays), Values(arrays.values()) if arrays else None
 
     def run(self, names: list[str], feeds: Values, fetches: Values) -> None:
         """Read `feeds`, the inputs `names`; write `fetches`, all outputs."""
-        self._run(self._options, names, feeds.vector, self._outputs, fetches.vector, self._devices)
+        given = feeds.joined(self._more)
+        self._run(self._options, [*names, *self._more_names], given, self._outputs, fetches.vector, self._devices)
 
     def run_first(self, names: list[str], feeds: Values, others: Values) -> np.ndarray:
         """Like `run`, but the first output, of a size the graph does not declare, is allocated and returned."""
@@ -126,7 +147,8 @@ class Runner:
         fetches.push_back(self._unallocated)
         for value in others.vector:
             fetches.push_back(value)
-        self._run(self._options, names, feeds.vector, self._outputs, fetches, self._devices)
+        given = feeds.joined(self._more)
+        self._run(self._options, [*names, *self._more_names], given, self._outputs, fetches, self._devices)
         result: np.ndarray = fetches[0].numpy()
         return result
 

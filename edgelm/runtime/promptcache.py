@@ -106,7 +106,7 @@ def read(path: Path, digest: str) -> tuple[list[int], Kept]:
         raise PromptCacheError(f"{path} was saved by another version of edgelm", hint=_HINT, stale=True)
     header, base = _header(path, mapped)
     if header["bundle"] != digest:
-        raise PromptCacheError(f"{path} was saved with another bundle", hint=_HINT, stale=True)
+        raise PromptCacheError(f"{path} was saved with another bundle or adapter", hint=_HINT, stale=True)
     tokens, layers, states = header["tokens"], dict[str, np.ndarray](), dict[int, dict[str, np.ndarray]]()
     for entry in header["arrays"]:
         shape, name, place = entry["shape"], entry["name"], entry["state"]
