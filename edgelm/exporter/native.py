@@ -78,6 +78,7 @@ def write_graph(
             "vocab": decoder.vocab,
             "activations": dtype.name,
             "tied": tied,
+            **({"lora_places": len(decoder.linears)} if lora_ready else {}),
         },
         recipe={**recipe.used(formats, tied), "kv": {"op": "none", "bits": 8 * dtype.itemsize}},
         parameters=decoder.parameters,

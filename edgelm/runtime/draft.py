@@ -26,6 +26,7 @@ from edgelm.runtime.speculation import FADE, PAUSES, PROBE, SHARE, PassCost, Pro
 if TYPE_CHECKING:
     from edgelm.bundle import Bundle
     from edgelm.runtime.engine import Engine, KVState
+    from edgelm.runtime.sampling import Floats
     from edgelm.runtime.text import Tokenizer
 
 _PRIOR = (2.0, 1.0)  # guesses right and wrong, assumed before any was seen
@@ -41,6 +42,7 @@ def load_both(
     *,
     threads: int | None = None,
     max_memory_mb: float | None = None,
+    in_turn: bool = True,
 ) -> tuple[Engine, DraftModel]:
     """Load a bundle, and another one as its draft model.
 
@@ -50,6 +52,7 @@ def load_both(
         draft: the small one.
         threads: see `Engine.load`.
         max_memory_mb: for both together.
+        in_turn: see `Engine.load`.
 
     Raises:
         OptionError: their tokens differ, or the large one cannot take back what was guessed wrong.
@@ -67,14 +70,14 @@ def load_both(
     rooms: tuple[Room | None, Room | None] = (None, None)
     if max_memory_mb is not None:
         rooms = fit_both(bundle.manifest, draft.manifest, max_memory_mb)
-    engine = Engine.load(bundle, threads=threads, room=rooms[0])
+    engine = Engine.load(bundle, threads=threads, room=rooms[0], in_turn=in_turn)
     try:
         if not engine.rewinds:
             raise OptionError(
                 f"{bundle.path} keeps states that cannot be taken back, so that no guess can be checked",
                 hint="leave the draft out",
             )
-        small = Engine.load(draft, threads=engine.threads, room=rooms[1])
+        small = Engine.load(draft, threads=engine.threads, room=rooms[1], in_turn=in_turn)
     except BaseException:
         engine.close()
         raise
@@ -187,12 +190,16 @@ class DraftModel:
                 started = time.perf_counter()
                 logits = self.engine.forward(piece)
                 self.pace.saw(len(piece), time.perf_counter() - started)
-            token = int(logits[-1, : self._known].argmax())
+            token = self._choose(logits[-1, : self._known])
             if token in self._eos:
                 break
             guess.append(token)
             pieces = [[token]] if len(guess) < count else []
         return guess
+
+    def _choose(self, logits: Floats) -> int:
+        """The likeliest token."""
+        return int(logits.argmax())
 
     def _common(self, history: Sequence[int], sure: int) -> int:
         """Tokens at the beginning of `history` that are in the cache; at least one is always missing."""

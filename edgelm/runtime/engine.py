@@ -72,6 +72,7 @@ class Engine:
         threads: int | None = None,
         max_memory_mb: float | None = None,
         room: Room | None = None,
+        in_turn: bool = False,
     ) -> Engine:
         """Load a bundle's graph.
 
@@ -81,6 +82,8 @@ class Engine:
             max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures; the context shrinks to
                 what fits. None for no ceiling.
             room: what fits, where that is known already, in place of `max_memory_mb`.
+            in_turn: whether it takes turns with another engine on the same cores, whose threads its own must not keep
+                waiting.
 
         Raises:
             OptionError: threads below 1, or max_memory_mb is no number above 0.
@@ -97,7 +100,9 @@ class Engine:
             warnings.warn(f"{slow.detail}; better: {slow.todo}", EdgeLMWarning, stacklevel=2)
         count = threads or recommended_threads(manifest.get("threads", {}).get("decode"), cpu)
         start = time.perf_counter()
-        session, reason = open_or_fall_back(bundle.model_path, count, str(manifest.get("provider", "cpu")))
+        session, reason = open_or_fall_back(
+            bundle.model_path, count, str(manifest.get("provider", "cpu")), in_turn=in_turn
+        )
         if reason is not None:
             message = f"{reason}: running on the CPU instead (see README, Jetson)"
             warnings.warn(message, EdgeLMWarning, stacklevel=2)

@@ -43,19 +43,21 @@ def providers(wanted: str) -> list[str]:
     return [p for p in dict.fromkeys([name, _PROVIDERS["cpu"]]) if p in ort.get_available_providers()]
 
 
-def open_or_fall_back(model: Path, threads: int, wanted: str) -> tuple[Any, str | None]:
+def open_or_fall_back(model: Path, threads: int, wanted: str, *, in_turn: bool = False) -> tuple[Any, str | None]:
     """A session on the provider `wanted`, or on the CPU where that is missing or fails; and the reason for the CPU.
+
+    For `in_turn` see `open_session`.
 
     Raises:
         BundleError, DeviceError: the CPU cannot load it either.
     """
     names = providers(wanted)
     if wanted == "cpu":
-        return open_session(model, threads, names), None
+        return open_session(model, threads, names, in_turn=in_turn), None
     reason = f"this onnxruntime has no {wanted} provider"
     if names[0] == _PROVIDERS[wanted]:
         try:
-            session = open_session(model, threads, names)
+            session = open_session(model, threads, names, in_turn=in_turn)
         except (BundleError, DeviceError) as error:
             reason = f"the {wanted} provider failed ({error})"
         else:
@@ -63,11 +65,14 @@ def open_or_fall_back(model: Path, threads: int, wanted: str) -> tuple[Any, str 
                 return session, None
             # onnxruntime goes on without a provider whose libraries do not load.
             return session, f"the {wanted} provider's libraries cannot be loaded"
-    return open_session(model, threads, [_PROVIDERS["cpu"]]), reason
+    return open_session(model, threads, [_PROVIDERS["cpu"]], in_turn=in_turn), reason
 
 
-def open_session(model: Path, threads: int, wanted: list[str]) -> Any:
+def open_session(model: Path, threads: int, wanted: list[str], *, in_turn: bool = False) -> Any:
     """An InferenceSession on `threads` threads.
+
+    Where several sessions run `in_turn` on the same cores, their threads sleep between runs: awake they would wait for
+    their own next run on the cores that the other session needs.
 
     Raises:
         BundleError: onnxruntime cannot load the graph.
@@ -78,6 +83,8 @@ def open_session(model: Path, threads: int, wanted: list[str]) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.enable_mem_pattern = False  # plans memory for one shape; prompts have many
+    if in_turn:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         # Its own fallback prints to stdout and hides the reason.
         return ort.InferenceSession(str(model), options, providers=wanted, enable_fallback=False)

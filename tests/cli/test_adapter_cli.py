@@ -87,7 +87,7 @@ def test_inspect(edgelm, base, file, tiny_bundle):
     assert len(json.loads(edgelm("inspect", base.path, "--json").out)["lora"]["places"]) == 4
     shown = edgelm("inspect", file).out
     assert "lamps, rank 2, alpha 4" in shown
-    assert "1 matrix, 1.02 kB of memory while in use" in shown
+    assert "1 matrix, 1.54 kB of memory while in use" in shown
     assert json.loads(edgelm("inspect", file, "--json").out)["adapter"]["base"] == base.lora["base"]
     damaged = file.parent / "damaged"
     damaged.write_bytes(file.read_bytes()[:-1])
@@ -128,6 +128,18 @@ def test_chat(edgelm, base, file, monkeypatch):
     ended = edgelm("chat", base.path, "--adapter", "missing")
     assert ended.code == 1
     assert "adapter missing cannot be read" in ended.err
+
+
+def test_bench(edgelm, base, file, tiny_bundle):
+    ended = edgelm(
+        "bench", base.path, "-p", "8", "-n", "1,12", "-r", "2", "--draft", tiny_bundle.path, "--adapter", file
+    )
+    assert ended.code == 0, ended.err
+    rows = [row.split("|")[6].strip() for row in ended.out.split("\n\n")[0].splitlines()[2:]]
+    assert rows == ["pp8", "tg1", "tg12", "tg12 text", "tg12 text +draft"]
+    assert "note: with the adapter lamps" in ended.err
+    assert "guesses right" in ended.err
+    assert edgelm("bench", tiny_bundle.path, "--adapter", file).code == 1
 
 
 def test_a_draft_changes_nothing_that_is_said(edgelm, base, tiny_bundle, tmp_path, monkeypatch):
