@@ -293,7 +293,7 @@ class BundleWriter:
         for name in [*names, MANIFEST]:
             _fsync(self.path(name))
         _fsync(self.folder)
-        os.chmod(self.folder, 0o777 & ~_umask())  # mkdtemp made it private
+        os.chmod(self.folder, 0o777 & ~umask())  # mkdtemp made it private
         self._rename(overwrite)
         _fsync(self.output.parent)
         return Bundle(self.output, full)
@@ -422,7 +422,8 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The bits that new files lack."""
     # The only portable way to read it is to set it.
     value = os.umask(0)
     os.umask(value)

@@ -11,11 +11,9 @@ The file is safetensors, in the graph's names and type of activations, and serve
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from edgelm.bundle import Bundle, lora_inputs
+from edgelm.bundle import Bundle, lora_inputs, umask
 from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
 from edgelm.exporter import smooth
 from edgelm.exporter.checkpoint import spellings
@@ -34,6 +32,7 @@ from edgelm.exporter.hub import resolve, slug
 from edgelm.exporter.lora import Adapter, LowRank
 from edgelm.exporter.progress import Progress
 from edgelm.runtime.adapter import FORMAT, METADATA, digest_of
+from edgelm.runtime.promptcache import replacing
 from edgelm.target import RecipeSpec
 
 _MERGE_INSTEAD = "leave out --lora-ready, and merge an adapter with --adapter"
@@ -190,25 +189,11 @@ def _expect_free(path: Path, *, overwrite: bool) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     """Aside, forced to disk, renamed."""
-    name: str | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        with replacing(path) as file:
+            os.fchmod(file.fileno(), 0o666 & ~umask())
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
     except OSError as error:
         raise ExportError(
             f"cannot write {path}: {error.strerror or error}", hint="choose another file with -o, or free some space"
         ) from None
-    finally:
-        if name is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

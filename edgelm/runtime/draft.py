@@ -161,10 +161,10 @@ class DraftModel:
             interrupt: asked before every pass; where it gives a reason there is no guess.
         """
         same = self._common(history, sure)
-        if max(history[same:]) >= self.engine.vocab_size:
-            return []
         try:
             self.engine.rewind(same)
+            if max(history[same:]) >= self.engine.vocab_size:
+                return []
             return self._decode(history, count, interrupt)
         except DeviceError:  # the memory allowed is taken by other sessions, whose caches can be made again
             self._states.clear()

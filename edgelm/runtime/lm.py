@@ -249,6 +249,8 @@ class LM:
             finally:
                 if before is not None:
                     self.engine.use(before)
+                if self.draft is not None:
+                    self.draft.use(None)  # a closed session's cache must not stay
         finally:
             self._running = None
             self._busy.release()

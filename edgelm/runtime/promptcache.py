@@ -70,7 +70,7 @@ def write(path: Path, digest: str, tokens: list[int], kept: Kept, context: int) 
         end = _aligned(end + int(np.prod(shape)) * array.itemsize)
     header = json.dumps({"bundle": digest, "tokens": tokens, "bytes": end, "arrays": entries}).encode()
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             file.write(MAGIC + len(header).to_bytes(8, "little") + zlib.crc32(header).to_bytes(8, "little") + header)
             base = _aligned(file.tell())
             for entry, array in zip(entries, arrays, strict=True):
@@ -173,8 +173,8 @@ def _write_array(file: BinaryIO, start: int, shape: list[int], array: np.ndarray
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place once it is written and on disk."""
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path`, readable for its owner alone, that takes its place once it is written and on disk."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

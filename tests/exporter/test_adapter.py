@@ -32,6 +32,7 @@ from edgelm.exporter.formats import Blocked, Dense, Format, PerChannel
 from edgelm.exporter.graph import Formats, GraphBuilder, Weights
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.store import DataFile
+from edgelm.forecast import from_manifest
 from edgelm.runtime.adapter import METADATA, RuntimeAdapter
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM
@@ -249,6 +250,11 @@ def test_one_file_serves_every_bundle_of_the_same_weights(made: Made, tmp_path: 
         lost, left = logits(bundle) - exact, logits(bundle, made.files["lamps"]) - change
         assert np.linalg.norm(left) < 3 * np.linalg.norm(lost)  # what quantisation costs, and no more
         assert np.linalg.norm(left) < 0.5 * np.linalg.norm(change - exact)
+
+
+def test_an_estimate_counts_the_nodes(made: Made, plain: Bundle) -> None:
+    nodes = [from_manifest(bundle.manifest).nodes for bundle in (made.base, plain)]
+    assert nodes[0] == nodes[1] + 3 * len(made.base.lora["places"])  # type: ignore[index]
 
 
 def test_calibrated_matrices_take_adapters_too(made: Made, tmp_path: Path) -> None:
