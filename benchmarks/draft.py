@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.features import compare
 from edgelm.bundle import Bundle
 from edgelm.runtime.draft import DraftModel, ModelDrafter, load_both
 from edgelm.runtime.engine import Engine
@@ -89,19 +89,6 @@ def measure(
     engine.close()
     loaded.close()
     return rows
-
-
-def compare(off: Callable[[], float], on: Callable[[], float], repetitions: int) -> dict[str, Any]:
-    """Seconds of both, in turn, and how many times as fast `on` is."""
-    pairs = [(off(), on()) for _ in range(repetitions + 1)][1:]
-    medians = [statistics.median(values) for values in zip(*pairs, strict=True)]
-    ratios = [a / b for a, b in pairs]
-    return {
-        "off": medians[0],
-        "on": medians[1],
-        "times_as_fast": medians[0] / medians[1],
-        "range": [min(ratios), max(ratios)],
-    }
 
 
 @click.command(help=__doc__)

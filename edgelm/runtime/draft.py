@@ -55,7 +55,7 @@ def load_both(
         in_turn: see `Engine.load`.
 
     Raises:
-        OptionError: their tokens differ, or the large one cannot take back what was guessed wrong.
+        OptionError: their tokens differ, or the large one cannot take back what was guessed wrong for nothing.
         BundleError, DeviceError: one of them cannot be loaded.
     """
     from edgelm.runtime.engine import Engine
@@ -74,7 +74,7 @@ def load_both(
     try:
         if not engine.rewinds:
             raise OptionError(
-                f"{bundle.path} keeps states that cannot be taken back, so that no guess can be checked",
+                f"{bundle.path} cannot take back a wrong guess without reading again, so that guesses do not pay",
                 hint="leave the draft out",
             )
         small = Engine.load(draft, threads=engine.threads, room=rooms[1], in_turn=in_turn)

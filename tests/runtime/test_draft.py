@@ -15,6 +15,7 @@ from fake_engine import FakeEngine, logits_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lm import EOS, TEMPLATE, make_lm
+from test_speculation import SMALL, Free, decode, repeating
 
 import edgelm
 from edgelm.bundle import Bundle
@@ -24,15 +25,6 @@ from edgelm.runtime.draft import DraftModel, ModelDrafter, Pace
 from edgelm.runtime.generate import generate_step
 from edgelm.runtime.sampling import GenerationConfig, make_sampler
 from edgelm.runtime.speculation import PassCost, PromptLookup
-
-SMALL = 5  # ids of a vocabulary in which guesses are right now and then
-
-
-class Free(PassCost):
-    """Passes that all cost the same."""
-
-    def of(self, tokens: int) -> float:
-        return 1.0
 
 
 class FreePace(Pace):
@@ -86,33 +78,9 @@ def drafter_of(model: DraftModel, cost: PassCost, lookup: type[PromptLookup] = N
     return ModelDrafter(model, lookup(cost), cost, lambda: None)
 
 
-def of_two(ids: Sequence[int]) -> np.ndarray:
-    """Logits of the last two ids alone."""
-    return logits_of(ids[-2:], SMALL)
-
-
 def often_the_same(ids: Sequence[int]) -> np.ndarray:
-    """As `of_two`, but every third time something else."""
+    """As `repeating`, but every third time something else."""
     return logits_of(ids[-2:], SMALL) if len(ids) % 3 else logits_of([7, *ids[-2:]], SMALL)
-
-
-def decode(
-    prompt: Sequence[int], drafter: ModelDrafter | None, config: GenerationConfig, **options: Any
-) -> tuple[list[int], str, FakeEngine]:
-    """The tokens, why they ended, and the engine after it."""
-    engine = FakeEngine(context=options.pop("context", 500), vocab_size=SMALL, logits=of_two)
-    take = options.pop("take", None)
-    steps = generate_step(
-        engine, prompt, make_sampler(config), max_tokens=config.max_tokens, drafter=drafter, **options
-    )  # type: ignore[arg-type]
-    tokens: list[int] = []
-    while take is None or len(tokens) < take:
-        try:
-            tokens.append(next(steps))
-        except StopIteration as end:
-            return tokens, end.value, engine
-    steps.close()
-    return tokens, "closed", engine
 
 
 @given(
@@ -126,7 +94,7 @@ def decode(
     cost=st.sampled_from([Free, PassCost]),
     free=st.booleans(),
     lookup=st.sampled_from([NoLookup, PromptLookup]),
-    guesses=st.sampled_from([of_two, often_the_same, lambda ids: logits_of(ids, SMALL)]),
+    guesses=st.sampled_from([repeating, often_the_same, lambda ids: logits_of(ids, SMALL)]),
 )
 @settings(max_examples=120, deadline=None)
 def test_tokens_ending_and_cache_are_the_same(
@@ -157,7 +125,7 @@ def test_tokens_ending_and_cache_are_the_same(
 
 
 def test_the_same_model_guesses_all_and_takes_a_seventeenth_of_the_passes() -> None:
-    draft = DraftEngine(context=500, vocab_size=SMALL, logits=of_two)
+    draft = DraftEngine(context=500, vocab_size=SMALL, logits=repeating)
     drafter = drafter_of(model_of(draft), Free())
     tokens, _, engine = decode([1, 2, 3], drafter, GenerationConfig(max_tokens=171))
     # The prompt, a pass without a guess to know what one takes, then 16 guesses a pass and the token after them.
@@ -269,7 +237,7 @@ def test_the_pace_is_measured() -> None:
 
 
 def test_the_large_models_pass_is_measured_again() -> None:
-    draft = DraftEngine(context=3000, vocab_size=SMALL, logits=of_two)
+    draft = DraftEngine(context=3000, vocab_size=SMALL, logits=repeating)
     _, _, engine = decode(
         [1, 2, 3], drafter_of(model_of(draft), Free()), GenerationConfig(max_tokens=2400), context=3000
     )
@@ -277,7 +245,7 @@ def test_the_large_models_pass_is_measured_again() -> None:
 
 
 def test_out_of_memory_costs_the_guess_and_nothing_else() -> None:
-    draft = DraftEngine(context=500, vocab_size=SMALL, logits=of_two)
+    draft = DraftEngine(context=500, vocab_size=SMALL, logits=repeating)
     model = model_of(draft)
     config = GenerationConfig(max_tokens=60)
     expected, _, _ = decode([1, 2, 3], None, config)
@@ -450,7 +418,7 @@ def test_a_model_with_states_takes_no_draft(
 ) -> None:
     shape = {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "block_auto_adjust_ff_dim": False}
     states = export(tiny_checkpoint("lfm2", norm_eps=1e-5, **shape), "x86-64", "fp32", output=tmp_path / "b")
-    with pytest.raises(OptionError, match="keeps states that cannot be taken back"):
+    with pytest.raises(OptionError, match="cannot take back a wrong guess without reading again"):
         edgelm.load(states.path, threads=1, draft=tiny_bundle.path)
     with edgelm.load(tiny_bundle.path, threads=1, draft=states.path) as lm, edgelm.load(tiny_bundle.path) as plain:
         eager(lm)  # but may be one
