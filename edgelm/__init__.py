@@ -18,12 +18,23 @@ from edgelm.version import __version__
 if TYPE_CHECKING:
     from edgelm.bundle import Bundle
     from edgelm.errors import EdgeLMError
+    from edgelm.exporter.adapter import export_adapter
     from edgelm.exporter.pipeline import export
     from edgelm.runtime.lm import LM, load
     from edgelm.runtime.sampling import GenerationConfig
     from edgelm.target import Target
 
-__all__ = ["LM", "Bundle", "EdgeLMError", "GenerationConfig", "Target", "__version__", "export", "load"]
+__all__ = [
+    "LM",
+    "Bundle",
+    "EdgeLMError",
+    "GenerationConfig",
+    "Target",
+    "__version__",
+    "export",
+    "export_adapter",
+    "load",
+]
 
 _HOMES = {
     "LM": "edgelm.runtime.lm",
@@ -32,6 +43,7 @@ _HOMES = {
     "GenerationConfig": "edgelm.runtime.sampling",
     "Target": "edgelm.target",
     "export": "edgelm.exporter.pipeline",
+    "export_adapter": "edgelm.exporter.adapter",
     "load": "edgelm.runtime.lm",
 }
 

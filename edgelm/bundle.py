@@ -9,6 +9,7 @@
     generation_config.json   the model's sampling defaults
     genai_config.json        the same model told to onnxruntime-genai (native exports)
     quality.json             what quantisation costs it, where that was measured
+    lora.json                which matrices take a LoRA adapter at run time, in bundles exported so
 
 The same input gives the same bytes: no timestamps, no random names. A bundle is written in a hidden
 sibling folder and renamed when it is whole, so a half-written one is never visible.
@@ -41,6 +42,7 @@ TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
 QUALITY = "quality.json"
+LORA = "lora.json"
 
 # Files up to this size are hashed whenever a bundle is opened; larger ones only by size, until `verify`.
 _HASH_AT_OPEN = 4 << 20
@@ -56,6 +58,11 @@ def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
             if on_bytes:
                 on_bytes(len(piece))
     return digest.hexdigest()
+
+
+def lora_inputs(name: str) -> tuple[str, str]:
+    """Names of the graph's inputs for an adapter's factors A [inputs, rank] and B [rank, outputs] of a matrix."""
+    return f"{name}.lora_A", f"{name}.lora_B"
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,11 @@ class Bundle:
     def quality(self) -> dict[str, Any] | None:
         """The quality card, or None where nothing was measured."""
         return _read_json(self.path / QUALITY) if QUALITY in self.files else None
+
+    @cached_property
+    def lora(self) -> dict[str, Any] | None:
+        """Where a LoRA adapter goes, and what it must be made for; None for a bundle that takes none at run time."""
+        return _read_json(self.path / LORA) if LORA in self.files else None
 
     def save_quality(self, card: Mapping[str, Any]) -> Bundle:
         """This bundle with another quality card, in the same folder.
@@ -282,7 +294,7 @@ class BundleWriter:
         for name in [*names, MANIFEST]:
             to_disk(self.path(name))
         to_disk(self.folder)
-        os.chmod(self.folder, 0o777 & ~_umask())  # mkdtemp made it private
+        os.chmod(self.folder, 0o777 & ~umask())  # mkdtemp made it private
         self._rename(overwrite)
         to_disk(self.output.parent)
         return Bundle(self.output, full)
@@ -386,7 +398,8 @@ def _make_parents(folder: Path) -> list[Path]:
     return list(reversed(missing))
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The bits that new files lack."""
     # The only portable way to read it is to set it.
     value = os.umask(0)
     os.umask(value)

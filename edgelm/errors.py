@@ -47,6 +47,10 @@ class BundleError(EdgeLMError):
     """A bundle is missing, damaged, or made for a newer edgelm."""
 
 
+class AdapterError(EdgeLMError):
+    """An exported adapter is missing, damaged, or made for another bundle."""
+
+
 class PromptCacheError(EdgeLMError):
     """A saved prompt cache is missing, damaged, or of another bundle.
 

@@ -292,7 +292,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> Workload:
         body=(Matrices(specs["body"], body, int(packed * (1 - share))),),
         head=Matrices(specs["head"], head, int(packed * share)),
         attention=(Heads(int(kv / itemsize * queries), kv),),
-        nodes=_LAYER_NODES * layers + _OTHER_NODES,
+        nodes=_LAYER_NODES * layers + _OTHER_NODES + _PLACE_NODES * int(graph.get("lora_places", 0)),
         activation_bytes=int(_WIDTH * itemsize * body / hidden),
         file_bytes=stored,
     )
@@ -300,4 +300,5 @@ def from_manifest(manifest: Mapping[str, Any]) -> Workload:
 
 _ROLES = ("body", "head")
 _LAYER_NODES, _OTHER_NODES = 10, 11  # of a native graph without extras
+_PLACE_NODES = 3  # of a matrix beside which an adapter has a place
 _WIDTH = 1.4  # what matrices read and write for a token, as a multiple of their weights over the hidden size

@@ -7,12 +7,16 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from os import PathLike
 from typing import Any
 
+from edgelm.bench.drafted import measure_drafted
 from edgelm.bench.memory import MemoryUse, memory_use
 from edgelm.bench.speed import OnStep, Rates, measure, plan
 from edgelm.bundle import Bundle
 from edgelm.machine import read_cpu
+from edgelm.runtime.adapter import RuntimeAdapter
+from edgelm.runtime.draft import DraftModel, load_both
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort import version as onnxruntime_version
 from edgelm.runtime.packing import OnBytes
@@ -57,8 +61,9 @@ class Report:
     packed: bool = False
 
     def effective_gbs(self, rates: Rates) -> float | None:
-        """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt."""
-        return self.weights_bytes * rates.mean / 1e9 if rates.test.generation else None
+        """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt, and where tokens are guessed."""
+        single = rates.test.generation and not rates.test.kind
+        return self.weights_bytes * rates.mean / 1e9 if single else None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -102,13 +107,20 @@ def benchmark(
     prefill_threads: int | None = None,
     weight_cache: bool = True,
     seed: int = 0,
+    draft: Bundle | None = None,
+    adapter: str | PathLike[str] | None = None,
     on_step: OnStep = lambda done, total, name: None,
     on_bytes: OnBytes | None = None,
 ) -> Report:
-    """Load a bundle and measure it; the arguments are those of `plan`, `measure` and `Engine.load`.
+    """Load a bundle and measure it; the other arguments are those of `plan`, `measure` and `Engine.load`.
+
+    Args:
+        draft: a draft bundle, with which decoding a text is measured, too.
+        adapter: a LoRA adapter's file to compute with.
 
     Raises:
         OptionError: lengths that do not fit, or other arguments out of range.
+        AdapterError: the adapter is not this bundle's.
         BundleError, DeviceError: the bundle cannot be loaded or run here.
     """
     tests, notes = plan(bundle.context, prompts, generations, depths)
@@ -117,14 +129,29 @@ def benchmark(
         bundle.tokenizer_path, bos=manifest["special_tokens"]["bos"], add_bos=manifest["tokenizer"].get("add_bos")
     )
     bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
-    engine = Engine.load(
-        bundle, threads=threads, prefill_threads=prefill_threads, weight_cache=weight_cache, on_bytes=on_bytes
-    )
+    chosen = None if adapter is None else RuntimeAdapter.open(adapter)
+    if chosen is not None:
+        chosen.expect_for(bundle)
+        notes.append(f"with the adapter {chosen.id}")
+    small: DraftModel | None = None
+    loading: dict[str, Any] = {"threads": threads, "prefill_threads": prefill_threads}
+    loading |= {"weight_cache": weight_cache, "on_bytes": on_bytes}
+    if draft is None:
+        engine = Engine.load(bundle, **loading)
+    else:
+        engine, small = load_both(bundle, tokenizer, draft, **loading)
     try:
+        engine.adapt(chosen)
         results = measure(engine, tests, repetitions=repetitions, bos=bos, seed=seed, on_step=on_step)
+        if small is not None:
+            counts = list(dict.fromkeys(test.generation for test in tests))
+            more, told = measure_drafted(engine, small, tokenizer, counts, repetitions, on_step=on_step)
+            results, notes = results + more, notes + told
         memory = memory_use()
     finally:
         engine.close()
+        if small is not None:
+            small.close()
     return Report(
         model=manifest["model"]["id"],
         target=manifest["target"],

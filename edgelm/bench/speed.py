@@ -50,12 +50,13 @@ class SpeedTest:
     prompt: int
     generation: int
     depth: int = 0
+    kind: str = ""  # what makes it another test than llama-bench's, with a blank before it
 
     @property
     def name(self) -> str:
         """As llama-bench writes it: ``pp512``, ``tg128 @ d1024``."""
         kind = f"pp{self.prompt}" if self.prompt else f"tg{self.generation}"
-        return kind + (f" @ d{self.depth}" if self.depth else "")
+        return kind + (f" @ d{self.depth}" if self.depth else "") + self.kind
 
     @property
     def tokens(self) -> int:

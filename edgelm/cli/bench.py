@@ -8,7 +8,14 @@ import click
 
 from edgelm.cli.failures import say
 from edgelm.cli.loading import packing
-from edgelm.cli.options import bundle_argument, prefill_threads_option, threads_option, weight_cache_option
+from edgelm.cli.options import (
+    adapter_option,
+    bundle_argument,
+    draft_option,
+    prefill_threads_option,
+    threads_option,
+    weight_cache_option,
+)
 from edgelm.cli.show import Bar
 
 
@@ -48,6 +55,8 @@ def counts(value: str) -> list[int]:
 @click.option(
     "-r", "--repetitions", type=int, default=5, show_default=True, metavar="N", help="Timed runs of each test."
 )
+@draft_option
+@adapter_option
 @threads_option
 @prefill_threads_option
 @weight_cache_option
@@ -66,6 +75,8 @@ def command(
     n_gen: list[int] | None,
     n_depth: list[int],
     repetitions: int,
+    draft: Path | None,
+    adapter: Path | None,
     threads: int | None,
     prefill_threads: int | None,
     weight_cache: bool,
@@ -76,6 +87,8 @@ def command(
 
     pp512 is a prompt of 512 tokens in one pass, tg128 are 128 tokens decoded one by one; t/s are tokens per second,
     mean and standard deviation. TTFT is the time to the first token, GB/s the rate at which decode read the weights.
+
+    With --draft a text is decoded, too, with the draft bundle's guesses and without.
 
     \b
     Examples:
@@ -104,6 +117,8 @@ def command(
             prefill_threads=prefill_threads,
             weight_cache=weight_cache,
             seed=seed,
+            draft=None if draft is None else Bundle.open(draft),
+            adapter=adapter,
             on_step=step,
             on_bytes=packing(bar),
         )

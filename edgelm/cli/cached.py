@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class CachedSession:
     """A session that begins with what is in a file.
 
-    A file that is not there is made; one that is damaged, or of another bundle, is made anew; one that is no prompt
+    A file that is not there is made; one that is damaged, or of another bundle or adapter, is made anew; one that is no prompt
     cache is an error, and left alone.
     """
 
-    def __init__(self, lm: LM, path: Path) -> None:
+    def __init__(self, lm: LM, path: Path, adapter: Path | None = None) -> None:
         self.session = lm.session()
         self._path = path
         self._kept = False  # whether the file is sound
@@ -29,7 +29,7 @@ class CachedSession:
                 raise PromptCacheError(f"cannot write {path}: {path.absolute().parent} is not a folder")
             return
         try:
-            self.session.load(path)
+            self.session.load(path, adapter=adapter)
         except PromptCacheError as error:
             if not error.stale:
                 raise

@@ -15,7 +15,14 @@ import click
 from edgelm.cli.cached import CachedSession
 from edgelm.cli.failures import say
 from edgelm.cli.loading import loaded
-from edgelm.cli.options import bundle_argument, loading_options, prompt_cache_option, sampling_options
+from edgelm.cli.options import (
+    adapter_option,
+    bundle_argument,
+    draft_option,
+    loading_options,
+    prompt_cache_option,
+    sampling_options,
+)
 from edgelm.cli.run import print_chunk, speed
 from edgelm.errors import EdgeLMError, PromptError
 
@@ -36,12 +43,16 @@ HELP = """\
 @click.option("--system", metavar="TEXT", help="A system message before the conversation.")
 @sampling_options
 @prompt_cache_option
+@adapter_option
+@draft_option
 @loading_options
 def command(
     bundle: Path,
     system: str | None,
     stop: tuple[str, ...],
     prompt_cache: Path | None,
+    adapter: Path | None,
+    draft: Path | None,
     max_memory_mb: float | None,
     threads: int | None,
     prefill_threads: int | None,
@@ -57,16 +68,17 @@ def command(
       edgelm chat bundles/edgelm-home-rpi5-int4
       edgelm chat my-bundle --system "Answer in one sentence." --temperature 0.7
     """
-    loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb}
+    loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb, "draft": draft}
     with loaded(bundle, weight_cache=weight_cache, **loading) as lm:
         if lm.template is None:
             raise PromptError(
                 "this model has no chat template, so it cannot chat", hint=f'use: edgelm run {bundle} -p "…"'
             )
         interactive = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
-        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache)
+        lm.open_adapter(adapter)  # a wrong one is told before anything is typed
+        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache, adapter)
         source = lm if cached is None else cached.session
-        conversation = Conversation(lm, system, {**options, "stop": stop or None}, source)
+        conversation = Conversation(lm, system, {**options, "adapter": adapter, "stop": stop or None}, source)
         if interactive:
             name = lm.bundle.manifest["model"]["id"]
             click.echo(f"{name}, {lm.context:,} tokens of context; /help for help, /exit to leave", err=True)

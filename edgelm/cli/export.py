@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from edgelm.bundle import Bundle
+from edgelm.cli.adapter_file import export_file
 from edgelm.cli.options import json_option
 from edgelm.cli.quality import quality_summary
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
@@ -30,6 +32,20 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
 @click.option("--quant", metavar="NAME", help="int4, int8, fp16, fp32 or the target's own.  [default: the target's]")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
 @click.option("--adapter", metavar="DIR", help="A LoRA adapter (PEFT) to merge into the weights: a folder or hub id.")
+@click.option(
+    "--lora-ready",
+    is_flag=True,
+    help="Let LoRA adapters be switched at run time; costs three nodes of the graph a matrix.",
+)
+@click.option(
+    "--adapter-only", is_flag=True, help="MODEL is a LoRA adapter (PEFT): make a file of it for a bundle that is there."
+)
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="With --adapter-only: a bundle of the adapter's model, exported with --lora-ready.",
+)
 @click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
 @click.option(
     "-o",
@@ -70,7 +86,15 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--force", is_flag=True, help="Export even where memory or disk seem too small.")
 @json_option
-def command(model: str | None, target: str | None, quant: str | None, as_json: bool, **options: Any) -> None:
+def command(
+    model: str | None,
+    target: str | None,
+    quant: str | None,
+    as_json: bool,
+    adapter_only: bool,
+    base: Path | None,
+    **options: Any,
+) -> None:
     """Convert a checkpoint into a bundle for a target.
 
     MODEL is a folder, a Hugging Face hub id, or nothing for the small model that comes with edgelm.
@@ -83,7 +107,14 @@ def command(model: str | None, target: str | None, quant: str | None, as_json: b
       edgelm export path/to/checkpoint --adapter path/to/lora --target rpi5
       edgelm export path/to/checkpoint --target rpi5 --calibrate builtin
       edgelm export path/to/checkpoint --target rpi5 --trim-vocab prompts-and-answers.jsonl
+      edgelm export path/to/checkpoint --target rpi5 --lora-ready -o base
+      edgelm export path/to/lora --adapter-only --base base -o lora.safetensors
     """
+    if adapter_only:
+        export_file(load_export_adapter)
+        return
+    if base is not None:
+        raise click.UsageError("--base goes with --adapter-only")
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
     board = load_target(target)
@@ -108,15 +139,28 @@ def load_export() -> Callable[..., Bundle]:
     Raises:
         DependencyError: what it needs besides is not installed.
     """
-    try:
+    with _needing_extra():
         from edgelm.exporter.pipeline import export
+    return export
+
+
+def load_export_adapter() -> Callable[..., Path]:
+    """The exporter of adapters; raises as `load_export` does."""
+    with _needing_extra():
+        from edgelm.exporter.adapter import export_adapter
+    return export_adapter
+
+
+@contextlib.contextmanager
+def _needing_extra() -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         raise DependencyError(
             f"exporting needs {error.name}, which is not installed", hint="pip install 'edgelm[export]'"
         ) from None
-    return export
 
 
 def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
@@ -144,6 +188,10 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
     yield fact("model", f"{manifest['model']['id']}, {parameters(manifest['model']['parameters'])} parameters")
     if adapter := manifest["model"].get("adapter"):
         yield fact("adapter", f"{adapter['id']}, rank {adapter['rank']}")
+    if bundle.lora is not None:
+        yield fact(
+            "adapters", "make one with: edgelm export ADAPTER --adapter-only --base " + shlex.quote(str(bundle.path))
+        )
     yield fact("target", f"{manifest['target']}, {manifest['quant']}")
     for role, text in recipe_lines(manifest["recipe"]):
         yield fact(f"  {role}", text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelm.bundle import MANIFEST, Bundle
+from edgelm.cli.adapter_file import adapter_facts, adapter_lines
 from edgelm.cli.export import load_export, recipe_lines
 from edgelm.cli.options import json_option
 from edgelm.cli.quality import calibration_line, card_lines
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
 
 
 @click.command("inspect")
-@click.argument("path", metavar="BUNDLE|MODEL")
+@click.argument("path", metavar="BUNDLE|MODEL|ADAPTER")
 @click.option(
     "--target",
     default="rpi5",
@@ -37,7 +38,7 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
 @click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
 @json_option
 def command(path: str, target: str, context: int | None, as_json: bool) -> None:
-    """Show what is in a bundle, or in a checkpoint that could become one.
+    """Show what is in a bundle, in a checkpoint that could become one, or in an adapter's file.
 
     MODEL is a folder, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells, for each of a
     target's recipes, what the bundle takes, what memory it needs there with the context full, and what memory and
@@ -50,13 +51,15 @@ def command(path: str, target: str, context: int | None, as_json: bool) -> None:
       edgelm inspect my-bundle --json
     """
     folder = Path(path)
-    if _is_checkpoint(folder):
+    if folder.is_file():
+        facts, lines = adapter_facts(folder), adapter_lines(folder)
+    elif _is_checkpoint(folder):
         facts = _checkpoint(path, target, context)
         lines = _checkpoint_lines(facts)
     else:
         bundle = Bundle.open(folder)
         facts = {"path": path, "bytes": bundle.size, "chat_template": bundle.chat_template is not None}
-        facts |= {"quality": bundle.quality, "manifest": bundle.manifest}
+        facts |= {"quality": bundle.quality, "lora": bundle.lora, "manifest": bundle.manifest}
         lines = _bundle_lines(bundle)
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
@@ -94,6 +97,8 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
         )
     if trimmed := manifest.get("vocabulary"):
         yield from vocabulary_lines(trimmed)
+    if (lora := bundle.lora) is not None:
+        yield fact("adapters", f"LoRA at run time, beside {len(lora['places'])} matrices; base {lora['base'][:12]}…")
     yield fact("target", f"{manifest['target']}, {manifest['quant']}, {manifest.get('provider', 'cpu')}")
     for role, text in recipe_lines(manifest["recipe"]):
         yield fact(f"  {role}", text)

@@ -41,6 +41,18 @@ prompt_cache_option = click.option(
     metavar="FILE",
     help="Keep the prompt's KV cache in FILE: what a later prompt has in common with it, from its start, costs nothing.",
 )
+adapter_option = click.option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A LoRA adapter made for this bundle: see edgelm export --adapter-only.",
+)
+draft_option = click.option(
+    "--draft",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="A smaller bundle with the same tokens, whose guesses are checked several at once, while that pays.",
+)
 
 _LOADING = (memory_option, threads_option, prefill_threads_option, weight_cache_option)
 _SAMPLING = (

@@ -14,7 +14,9 @@ import click
 from edgelm.cli.cached import CachedSession
 from edgelm.cli.loading import loaded
 from edgelm.cli.options import (
+    adapter_option,
     bundle_argument,
+    draft_option,
     form,
     form_options,
     json_option,
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 @prompt_cache_option
 @click.option("--stats", is_flag=True, help="Print speed to standard error.")
 @json_option
+@adapter_option
+@draft_option
 @loading_options
 def command(
     bundle: Path,
@@ -63,6 +67,8 @@ def command(
     prompt_cache: Path | None,
     stats: bool,
     as_json: bool,
+    adapter: Path | None,
+    draft: Path | None,
     max_memory_mb: float | None,
     threads: int | None,
     prefill_threads: int | None,
@@ -84,7 +90,7 @@ def command(
     """
     if system is not None and raw:
         raise click.UsageError("--system and --raw exclude each other: a raw prompt has no messages")
-    options |= {"stop": stop or None, "raw": raw, **form(json_schema, regex, choice)}
+    options |= {"stop": stop or None, "raw": raw, "adapter": adapter, **form(json_schema, regex, choice)}
     text = _stdin() if prompt is None else prompt
     messages = None if system is None else [{"role": "system", "content": system}, {"role": "user", "content": text}]
 
@@ -92,12 +98,12 @@ def command(
 
     done: list[Completion] = []
     started = time.perf_counter()
-    loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb}
+    loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb, "draft": draft}
     with loaded(bundle, weight_cache=weight_cache, **loading) as lm:
         load_seconds = time.perf_counter() - started
         if messages is not None and lm.template is None:
             raise PromptError("this model has no chat template, so it takes no --system", hint="leave --system out")
-        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache)
+        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache, adapter)
         source = lm if cached is None else cached.session
         for own in variants(lm.config, 1 if n is None else n, options):
             if done and not as_json:
@@ -107,6 +113,8 @@ def command(
         if cached is not None:
             cached.save_prompt(done[0].timings)
         facts = {"model": lm.bundle.manifest["model"]["id"], "load_seconds": load_seconds}
+        if (chosen := lm.open_adapter(adapter)) is not None:
+            facts["adapter"] = chosen.id
     if as_json:
         answers = [_answer(completion) for completion in done]
         click.echo(json.dumps(facts | (answers[0] if n is None else {"completions": answers}), ensure_ascii=False))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
+from edgelm.bundle import lora_inputs
 from edgelm.exporter.attention import AttentionBuilder, cache_shape
 from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.decoder import (
@@ -77,9 +78,11 @@ class Stream:
     addend: ir.Value | None = None
 
 
-def build(b: Builder, decoder: Decoder, formats: Formats, weights: Weights, context: int) -> None:
-    """Add the whole decoder to `b`."""
-    graph = GraphBuilder(b, decoder, formats, weights)
+def build(
+    b: Builder, decoder: Decoder, formats: Formats, weights: Weights, context: int, *, branches: bool = False
+) -> None:
+    """Add the whole decoder to `b`; with `branches` every body matrix has a place for a LoRA adapter's."""
+    graph = GraphBuilder(b, decoder, formats, weights, branches=branches)
     ids = b.input("input_ids", "int64", [1, "sequence_length"])
     mask = b.input("attention_mask", "int64", [1, "total_sequence_length"])
     count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [1]: tokens after this step
@@ -134,8 +137,11 @@ def kept_by(index: int, layer: Layer, activations: np.dtype[Any]) -> list[Kept]:
 class GraphBuilder:
     """Emits the parts of one decoder."""
 
-    def __init__(self, b: Builder, decoder: Decoder, formats: Formats, weights: Weights) -> None:
+    def __init__(
+        self, b: Builder, decoder: Decoder, formats: Formats, weights: Weights, *, branches: bool = False
+    ) -> None:
         self.b = b
+        self.branches = branches
         self.decoder = decoder
         self.formats = formats
         self.weights = weights
@@ -223,7 +229,17 @@ class GraphBuilder:
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
         """A body matrix, with its bias where it has one."""
         matrix = self.weights.pack(linear, self.formats.body.fit(linear.inputs))
-        return matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
+        y = matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
+        return self._branch(linear, x, y) if self.branches else y
+
+    def _branch(self, linear: Linear, x: ir.Value, y: ir.Value) -> ir.Value:
+        """``y + x A B``, with A [inputs, rank] and B [rank, outputs] inputs that may be left out: rank 0, which adds nothing."""
+        names, dtype, rank = lora_inputs(linear.name), self.b.float.name, f"{linear.name}.rank"
+        shapes: list[list[int | str]] = [[linear.inputs, rank], [rank, linear.outputs]]
+        empty = [np.zeros([0 if size == rank else int(size) for size in shape], self.b.float) for shape in shapes]
+        a, b = (self.b.input(n, dtype, s, default=e) for n, s, e in zip(names, shapes, empty, strict=True))
+        low = self.b.op("MatMul", [x, a], f"{linear.name}/lora_A")
+        return self.b.op("Add", [y, self.b.op("MatMul", [low, b], f"{linear.name}/lora_B")], f"{linear.name}/lora")
 
     def _bias(self, linear: Linear) -> ir.Value | None:
         if not linear.biases:

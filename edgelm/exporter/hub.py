@@ -41,6 +41,11 @@ def name_of(model: str | None) -> str:
     return path.resolve().name if path.exists() or not _HUB_ID.fullmatch(model) else model
 
 
+def slug(name: str) -> str:
+    """A model's id as part of a file's name: its last part, in letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name.rsplit("/", 1)[-1]).strip("-.") or "model"
+
+
 def resolve(
     model: str | None, revision: str | None = None, progress: Progress | None = None, *, what: str = "checkpoint"
 ) -> Source:

@@ -65,6 +65,11 @@ class LowRank:
         left, right = (tensor.shape for tensor in self._stored)
         return (left[1], right[0]) if self._transposed else (left[0], right[1])
 
+    def factors(self) -> tuple[np.ndarray, np.ndarray]:
+        """``scale * left`` [rows, r] and ``right`` [r, columns], float32."""
+        left, right = (_matrix(tensor) for tensor in self._stored)
+        return self._scale * (left.T if self._transposed else left), right.T if self._transposed else right
+
     def rows(self, first: int, end: int) -> np.ndarray:
         """Rows `first` … `end` as float32; both factors are kept until the last row was read."""
         if self._factors is None:
@@ -194,13 +199,50 @@ class Adapter:
                 merged[name] = tensor
         return tables.after(merged)
 
+    def changes(self, shapes: Mapping[str, tuple[int, int]], key: Callable[[str], str | None]) -> dict[str, LowRank]:
+        """Its changes by the matrix they are for, not merged into anything.
+
+        Args:
+            shapes: of the matrices [rows, columns] beside which there is a place, by name.
+            key: what `shapes` calls a tensor; None for one it does not have.
+
+        Raises:
+            CheckpointError: it belongs to another model.
+            UnsupportedModelError: it changes something else.
+        """
+        found = {}
+        for module, factors in self._modules():
+            name = self._placed(f"{module}.weight", key)
+            found[name] = self._change(module, *factors, _Shape(name, shapes[name]))
+        for name in self.tensors:
+            if not _KEY.fullmatch(name):
+                raise self._unplaced(name)
+        return found
+
+    def _placed(self, name: str, key: Callable[[str], str | None]) -> str:
+        found = key(name)
+        if found is None and (".layers." in name or ".h." in name) and not name.endswith((*_EMBEDDINGS, *_HEADS)):
+            raise self._unknown(name)
+        if found is None:
+            raise self._unplaced(name)
+        return found
+
+    def _unplaced(self, name: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"adapter {self.path} changes '{name}'; at run time there is a place beside the layers' matrices alone",
+            hint="merge it into the model: edgelm export MODEL --adapter DIR",
+        )
+
+    def _unknown(self, name: str) -> CheckpointError:
+        return CheckpointError(
+            f"adapter {self.path} changes '{name}', which the model does not have",
+            hint=self._hint,
+        )
+
     def _target(self, name: str, tables: _Tables, key: Callable[[str], str | None]) -> str:
         found = tables.head if name.endswith(_HEADS) and tables.head in tables.before else key(name)
         if found is None:
-            raise CheckpointError(
-                f"adapter {self.path} changes '{name}', which the model does not have",
-                hint=self._hint,
-            )
+            raise self._unknown(name)
         return found
 
     def _modules(self) -> Iterator[tuple[str, tuple[Tensor, Tensor, bool]]]:
@@ -217,7 +259,7 @@ class Adapter:
             (a, embedding), (b, _) = factors["A"], factors["B"]
             yield module, (a, b, embedding)
 
-    def _change(self, module: str, a: Tensor, b: Tensor, embedding: bool, base: Readable) -> LowRank:
+    def _change(self, module: str, a: Tensor, b: Tensor, embedding: bool, base: Readable | _Shape) -> LowRank:
         rank = self._of("rank_pattern", module) or self.config.integer("r")
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
             raise CheckpointError(
@@ -245,7 +287,7 @@ class Adapter:
                 raise CheckpointError(f"{self.config.path}: '{pattern}' in {key} is no regular expression") from None
         return None
 
-    def _misfit(self, tensor: Tensor, base: Readable, shape: tuple[int, ...] | None = None) -> CheckpointError:
+    def _misfit(self, tensor: Tensor, base: Readable | _Shape, shape: tuple[int, ...] | None = None) -> CheckpointError:
         return CheckpointError(
             f"{tensor.file}: '{tensor.name}' is for a weight of {list(shape or tensor.shape)}, "
             f"the model's '{base.name}' has {list(base.shape)}",
@@ -256,6 +298,14 @@ class Adapter:
     def _hint(self) -> str:
         meant = self.config.get("base_model_name_or_path")
         return f"the adapter was made for {meant}" if meant else "is the adapter made for this model?"
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A matrix of which no more is known."""
+
+    name: str
+    shape: tuple[int, int]
 
 
 class _Tables:

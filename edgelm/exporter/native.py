@@ -10,6 +10,7 @@ import numpy as np
 from edgelm.bundle import DATA, MODEL, BundleWriter
 from edgelm.errors import CheckpointError
 from edgelm.exporter import footprint, graph, recipe
+from edgelm.exporter.adapter import place
 from edgelm.exporter.attention import cache_head_dim
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.calibrate import Calibrated, Prepared, squares
@@ -39,10 +40,12 @@ def write_graph(
     prepared: Prepared | None = None,
     *,
     errors: bool = False,
+    lora_ready: bool = False,
 ) -> GraphResult:
     """Write model.onnx and model.onnx.data into the bundle, from the weights as they are or as they were `prepared`.
 
-    With `errors` the result tells how far each matrix is from what it was; that takes as long again.
+    With `errors` the result tells how far each matrix is from what it was; that takes as long again. With `lora_ready`
+    every body matrix has a place for an adapter's.
 
     Raises:
         CheckpointError: a tensor is missing, of another shape, or not finite.
@@ -60,7 +63,7 @@ def write_graph(
         builder = Builder(data, dtype.name)
         packer.builder = builder
         weights = graph.Weights(packer.pack, reader.vector, reader.table, reader.array)
-        graph.build(builder, decoder, formats, weights, context)
+        graph.build(builder, decoder, formats, weights, context, branches=lora_ready)
         builder.save(writer.path(MODEL), {"family": decoder.family})
     progress.finish()
     attention = decoder.attentions[0]
@@ -75,6 +78,7 @@ def write_graph(
             "vocab": decoder.vocab,
             "activations": dtype.name,
             "tied": tied,
+            **({"lora_places": len(decoder.linears)} if lora_ready else {}),
         },
         recipe={**recipe.used(formats, tied), "kv": {"op": "none", "bits": 8 * dtype.itemsize}},
         parameters=decoder.parameters,
@@ -82,6 +86,7 @@ def write_graph(
         kv_bytes_per_token=taken.kv_per_token,
         calibration=prepared.facts,
         errors=packer.errors,
+        places=[place(linear) for linear in decoder.linears] if lora_ready else None,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,16 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgelm import demo
-from edgelm.bundle import QUALITY, Bundle, BundleWriter, check_output, writing
+from edgelm.bundle import LORA, QUALITY, Bundle, BundleWriter, check_output, writing
 from edgelm.errors import CheckpointError, EdgeLMError, ExportError, OptionError, UnsupportedModelError
 from edgelm.exporter import families, footprint, genai, native, preflight
+from edgelm.exporter.adapter import expect_places, open_adapter, places_file
 from edgelm.exporter.budget import Budget
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.footprint import Footprint
-from edgelm.exporter.hub import name_of, resolve
-from edgelm.exporter.lora import MERGE, Adapter
+from edgelm.exporter.hub import name_of, resolve, slug
+from edgelm.exporter.lora import MERGE
 from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import Wishes, measured, prepared
@@ -50,6 +50,7 @@ def export(
     max_kld: float | None = None,
     overwrite: bool = False,
     force: bool = False,
+    lora_ready: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert a checkpoint into a bundle for a target.
@@ -74,6 +75,8 @@ def export(
         max_kld: mean KL divergence from the model in fp32 that it may have at most, in nats; it is measured, then.
         overwrite: whether a bundle already there is replaced.
         force: whether to go on where the bundle does not fit the target, or memory or disk here seem too small.
+        lora_ready: whether LoRA adapters can be switched at run time (see `export_adapter`); it costs three nodes of
+            the graph a matrix, also where none is used.
         progress: hears how far it is.
 
     Raises:
@@ -89,11 +92,13 @@ def export(
     wishes = Wishes.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
     budget, domain = Budget.of(max_size, max_kld), Domain.of(trim_vocab)
     source = resolve(model, revision, progress)
-    checkpoint = Checkpoint(source.path, None if adapter is None else _open_adapter(adapter, progress))
+    checkpoint = Checkpoint(source.path, None if adapter is None else open_adapter(adapter, progress))
     cut = (
         None if domain is None else trim(read_text(source.path, checkpoint.config), checkpoint.config, domain, progress)
     )
     road = _choose_road(checkpoint, exporter, board, progress, cut)
+    if lora_ready:
+        expect_places(road.name, wishes.calibrate, recipe)
     length = choose_context(context, board, road.context_limit)
     plan = preflight.Plan(source.id, board, road.footprint)
     budget.check_size(plan, quant, length)
@@ -101,11 +106,13 @@ def export(
     with writing(folder, overwrite=overwrite) as writer:
         text = write_text(read_text(source.path, checkpoint.config) if cut is None else cut.text, writer)
         measure = _text_to_measure_on(wishes, budget, road, taken, recipe)
-        result = road.write(_Job(recipe, length, text, writer, wishes.calibrate, measure is not None))
+        result = road.write(_Job(recipe, length, text, writer, wishes.calibrate, measure is not None, lora_ready))
         hashes = source_hashes(checkpoint, progress)
         facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
         if cut is not None:
             facts["vocabulary"] = {**cut.facts, "saved_bytes": road.whole(recipe).stored - taken.stored}
+        if result.places is not None:
+            writer.write_json(LORA, places_file(facts, result.places))
         if measure is not None:
 
             def write_base(aside: BundleWriter) -> dict[str, Any]:
@@ -159,6 +166,7 @@ class _Job:
         writer: of the bundle.
         calibrate: a text to calibrate on, or None.
         errors: whether to tell how far each matrix is from what it was.
+        lora_ready: whether adapters have a place.
     """
 
     recipe: RecipeSpec
@@ -167,6 +175,7 @@ class _Job:
     writer: BundleWriter
     calibrate: str | None = None
     errors: bool = False
+    lora_ready: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,7 +229,16 @@ def _native_road(checkpoint: Checkpoint, whole: Decoder, target: Target, progres
             job.calibrate, reader, decoder, job.recipe, job.context, job.text, job.writer, progress
         ) as weights:
             result = native.write_graph(
-                checkpoint, decoder, target, job.recipe, job.context, job.writer, progress, weights, errors=job.errors
+                checkpoint,
+                decoder,
+                target,
+                job.recipe,
+                job.context,
+                job.writer,
+                progress,
+                weights,
+                errors=job.errors,
+                lora_ready=job.lora_ready,
             )
         job.writer.write_json(genai.CONFIG, genai.config(result.graph, job.context, job.text, decoder))
         return result
@@ -269,17 +287,7 @@ def _optimum_road(
     return _Road("optimum", limit, partial(taken, tokens), partial(taken, None), write)
 
 
-def _open_adapter(adapter: str, progress: Progress) -> Adapter:
-    source = resolve(adapter, progress=progress, what="adapter")
-    return Adapter.open(source.path, source.id, source.revision)
-
-
 def _folder(model: str | None, adapter: str | None, target: Target, quant: str) -> str:
     """The default name of a bundle's folder."""
     names = [name_of(model), *([] if adapter is None else [name_of(adapter)])]
-    return "-".join([*map(_slug, names), target.name, quant])
-
-
-def _slug(name: str) -> str:
-    """A model's id as part of a folder name: its last part, in letters, digits, dots and dashes."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name.rsplit("/", 1)[-1]).strip("-.") or "model"
+    return "-".join([*map(slug, names), target.name, quant])

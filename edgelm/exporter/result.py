@@ -19,6 +19,7 @@ class GraphResult:
         calibration: on what, for the manifest; None without.
         errors: of each rounded matrix by name, where asked for: ``{"format", "weight"}`` and, where it is calibrated,
             ``"output"``: what rounding adds to its weights, and to its products, as a share of their sum of squares.
+        places: the matrices beside which an adapter has a place, for lora.json; None where it has none.
     """
 
     graph: dict[str, Any]
@@ -28,3 +29,4 @@ class GraphResult:
     kv_bytes_per_token: int
     calibration: dict[str, Any] | None = None
     errors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: list[dict[str, Any]] | None = None

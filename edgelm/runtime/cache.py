@@ -63,6 +63,9 @@ class Cache(Protocol):
     def needs(self, tokens: int) -> int:
         """Bytes it would hold with so many tokens."""
 
+    def feed(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Feed these inputs of the graph in every step from now on, in place of those told before."""
+
     def keep(self, position: int) -> None:
         """See to it that `save` and `truncate` can go to `position`, where the cache is now."""
 
@@ -136,6 +139,10 @@ class SharedCache:
             self._keep(total)
         result: np.ndarray = logits[0]
         return result
+
+    def feed(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Beside what a step reads anyway."""
+        self._runner.always(arrays)
 
     def truncate(self, position: int) -> int:
         """Keys and values beyond the mask are not seen, and will be written over; states begin at a kept place."""
@@ -294,6 +301,10 @@ class GrowingCache:
         """Bytes of the past and the longer copy that a step returns."""
         per_token = sum(i.shape[1] * i.shape[3] * np.dtype(_NUMPY[i.type]).itemsize for i in self._past)
         return int(2 * tokens * per_token)
+
+    def feed(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Traced graphs have no such inputs."""
+        assert not arrays
 
     def keep(self, position: int) -> None:
         """Nothing to do: `truncate` goes anywhere."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edgelm.errors import BundleError, DeviceError, OptionError
@@ -11,8 +12,21 @@ from edgelm.errors import BundleError, DeviceError, OptionError
 SHORTEST = 64  # tokens of a context that is still of use
 
 
-def fit(manifest: Mapping[str, Any], max_memory_mb: float) -> tuple[int, int]:
-    """The context that fits, and the bytes that keys and values may take.
+@dataclass(frozen=True)
+class Room:
+    """What a model may take beneath a ceiling.
+
+    Attributes:
+        context: tokens.
+        kv_bytes: of keys and values, in all sessions together.
+    """
+
+    context: int
+    kv_bytes: int
+
+
+def fit(manifest: Mapping[str, Any], max_memory_mb: float) -> Room:
+    """What fits of a bundle.
 
     Weights, runtime, activations and one row of logits come first, by the manifest's figures (see `edgelm inspect`);
     what is left is for keys and values.
@@ -26,27 +40,55 @@ def fit(manifest: Mapping[str, Any], max_memory_mb: float) -> tuple[int, int]:
         DeviceError: it leaves room for fewer than `SHORTEST` tokens, or fewer than the whole of a shorter context.
         BundleError: the manifest holds no figures.
     """
+    needs = _Needs.of(manifest)
+    return _fit("this bundle", needs, max_memory_mb)
+
+
+def fit_both(manifest: Mapping[str, Any], draft: Mapping[str, Any], max_memory_mb: float) -> tuple[Room, Room]:
+    """What fits of a bundle and of a draft bundle beside it, in one process; the arguments and errors are those of `fit`."""
+    large, small = _Needs.of(manifest), _Needs.of(draft)
+    both = _Needs(large.context, large.fixed + small.fixed - small.runtime, large.per_token + small.per_token, 0)
+    room = _fit("this bundle with its draft", both, max_memory_mb)
+    share = room.kv_bytes * small.per_token // both.per_token
+    return Room(room.context, room.kv_bytes - share), Room(min(small.context, room.context), share)
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """The context a bundle was exported for in tokens; what it takes without one, and for each token; in bytes."""
+
+    context: int
+    fixed: int
+    per_token: int
+    runtime: int  # of `fixed`, what a process takes once
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> _Needs:
+        try:
+            context, memory = int(manifest["context"]), manifest["memory"]
+            copies = 1 if manifest["graph"]["cache"] == "shared" else 2  # a step that returns a longer copy holds both
+            fixed = int(memory["total_bytes"]) - copies * int(memory["kv_bytes"])
+            per_token = copies * max(1, int(memory["kv_bytes_per_token"]))
+            return cls(context, fixed, per_token, int(memory.get("runtime_bytes", 0)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"manifest.json does not say what memory it needs ({error})", hint="export the bundle again"
+            ) from None
+
+
+def _fit(what: str, needs: _Needs, max_memory_mb: float) -> Room:
     if (
         isinstance(max_memory_mb, bool)
         or not isinstance(max_memory_mb, int | float)
         or not 0 < max_memory_mb < math.inf
     ):
         raise OptionError(f"max_memory_mb must be a number above 0, not {max_memory_mb!r}")
-    try:
-        context, memory = int(manifest["context"]), manifest["memory"]
-        copies = 1 if manifest["graph"]["cache"] == "shared" else 2  # a step that returns a longer copy holds both
-        fixed = int(memory["total_bytes"]) - copies * int(memory["kv_bytes"])
-        per_token = copies * max(1, int(memory["kv_bytes_per_token"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"manifest.json does not say what memory it needs ({error})", hint="export the bundle again"
-        ) from None
-    room = int(max_memory_mb * 1e6) - fixed
-    fits, least = min(context, room // per_token), min(context, SHORTEST)
+    room = int(max_memory_mb * 1e6) - needs.fixed
+    fits, least = min(needs.context, room // needs.per_token), min(needs.context, SHORTEST)
     if fits < least:
         raise DeviceError(
-            f"{max_memory_mb:,.0f} MB are too little: this bundle needs {(fixed + least * per_token) / 1e6:,.0f} MB with a "
-            f"context of {least} tokens",
+            f"{max_memory_mb:,.0f} MB are too little: {what} needs {(needs.fixed + least * needs.per_token) / 1e6:,.0f} MB "
+            f"with a context of {least} tokens",
             hint="allow for more memory, or export a smaller model or fewer bits",
         )
-    return fits, room
+    return Room(fits, room)

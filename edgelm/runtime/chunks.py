@@ -15,13 +15,19 @@ from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
+    from edgelm.runtime.draft import DraftModel, ModelDrafter
     from edgelm.runtime.engine import Engine
     from edgelm.runtime.logprobs import TokenLogprob
     from edgelm.runtime.structured import Guide
 
 
 def generate_chunks(
-    engine: Engine, tokenizer: Tokenizer, eos: frozenset[int], request: Request, cost: PassCost
+    engine: Engine,
+    tokenizer: Tokenizer,
+    eos: frozenset[int],
+    request: Request,
+    cost: PassCost,
+    draft: DraftModel | None = None,
 ) -> Generator[Chunk, None, Chunk]:
     """Yield every chunk but the last, and return that one."""
     pending, text = list[int](), ""
@@ -30,8 +36,7 @@ def generate_chunks(
     )
     healing = request.healing
     writer = _Writer(tokenizer, request.config.stop, "" if healing is None else healing.text)
-    # Where going back means reading again, a wrong guess costs more than a right one saves.
-    lookup = PromptLookup(cost) if request.speculate and engine.rewinds else None
+    lookup = _drafter(engine, request, cost, draft)
     records: list[TokenLogprob] = []
     sampler, drafter, follow = _guided(request.guide, make_sampler(request.config, len(request.ids)), lookup)
     sampler = sampler if healing is None else healing.sampler(sampler, len(request.ids))
@@ -82,6 +87,21 @@ def generate_chunks(
     finally:
         steps.close()
     return chunk("stop" if writer.stopped else step, watch.timings(lookup))
+
+
+def _drafter(
+    engine: Engine, request: Request, cost: PassCost, draft: DraftModel | None
+) -> PromptLookup | ModelDrafter | None:
+    """What guesses tokens, or None. Where going back means reading again, a wrong guess costs more than a right one saves."""
+    if not request.speculate or not engine.rewinds:
+        return None
+    lookup = PromptLookup(cost)
+    if draft is None:
+        return lookup
+    from edgelm.runtime.draft import ModelDrafter
+
+    draft.use(request.state)
+    return ModelDrafter(draft, lookup, cost, request.interrupt)
 
 
 def _recorded(sampler: Sampler, tokenizer: Tokenizer, count: int | None, records: list[TokenLogprob]) -> Sampler:

@@ -16,8 +16,9 @@ from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.fallback import find_fallback
 from edgelm.machine import CpuInfo, read_cpu, recommended_threads
+from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.cache import Cache, GrowingCache, Kept, SharedCache
-from edgelm.runtime.ceiling import fit
+from edgelm.runtime.ceiling import Room, fit
 from edgelm.runtime.ort import open_or_fall_back
 from edgelm.runtime.packing import OnBytes
 from edgelm.runtime.prepared import open_prepared
@@ -26,10 +27,14 @@ from edgelm.runtime.weightcache import WeightCache
 
 @dataclass(eq=False)
 class KVState:
-    """What an engine has read: the ids, and the cache of their keys and values; None once the engine is closed."""
+    """What an engine has read: the ids, and the cache of their keys and values; None once the engine is closed.
+
+    Keys and values are those of the model with the `adapter`: another one's would be others.
+    """
 
     cache: Cache | None
     tokens: list[int] = field(default_factory=list)
+    adapter: RuntimeAdapter | None = None
 
 
 class Engine:
@@ -79,6 +84,8 @@ class Engine:
         max_memory_mb: float | None = None,
         weight_cache: WeightCache | bool = True,
         on_bytes: OnBytes | None = None,
+        room: Room | None = None,
+        in_turn: bool = False,
     ) -> Engine:
         """Load a bundle's graph.
 
@@ -92,6 +99,9 @@ class Engine:
             weight_cache: True for the user's cache of packed weights, which the environment may switch off; False for
                 none; or another one.
             on_bytes: hears of the packing, where the cache has to be filled.
+            room: what fits, where that is known already, in place of `max_memory_mb`.
+            in_turn: whether it takes turns with another engine on the same cores, whose threads its own must not keep
+                waiting.
 
         Raises:
             OptionError: threads below 1, or max_memory_mb is no number above 0.
@@ -102,19 +112,24 @@ class Engine:
             if number is not None and number < 1:
                 raise OptionError(f"{name} must be at least 1, not {number}")
         manifest = bundle.manifest
-        context, kv_limit = (bundle.context, None) if max_memory_mb is None else fit(manifest, max_memory_mb)
+        if max_memory_mb is not None:
+            room = fit(manifest, max_memory_mb)
         cpu = read_cpu()
         if slow := find_fallback(manifest, cpu):
             warnings.warn(f"{slow.detail}; better: {slow.todo}", EdgeLMWarning, stacklevel=2)
         counts = _threads(manifest, cpu, threads, prefill_threads)
         cache = WeightCache.default() if weight_cache is True else weight_cache or None
         start = time.perf_counter()
-        prepared = None if cache is None else open_prepared(bundle, cache, cpu, list(dict.fromkeys(counts)), on_bytes)
+        prepared = (
+            None
+            if cache is None
+            else open_prepared(bundle, cache, cpu, list(dict.fromkeys(counts)), on_bytes, in_turn=in_turn)
+        )
         if prepared is not None:
             sessions = prepared.sessions
         else:
             provider = str(manifest.get("provider", "cpu"))
-            session, reason = open_or_fall_back(bundle.model_path, counts[0], provider)
+            session, reason = open_or_fall_back(bundle.model_path, counts[0], provider, in_turn=in_turn)
             if reason is not None:
                 message = f"{reason}: running on the CPU instead (see README, Jetson)"
                 warnings.warn(message, EdgeLMWarning, stacklevel=2)
@@ -122,16 +137,16 @@ class Engine:
                 counts = (counts[0], counts[0])
             sessions = [session]
             if counts[0] != counts[1]:
-                sessions.append(open_or_fall_back(bundle.model_path, counts[1], provider)[0])
+                sessions.append(open_or_fall_back(bundle.model_path, counts[1], provider, in_turn=in_turn)[0])
         try:
             return cls(
                 sessions[0],
                 cache=manifest["graph"]["cache"],
-                context=context,
+                context=bundle.context if room is None else room.context,
                 vocab=int(manifest["graph"]["vocab"]),
                 threads=counts[0],
                 load_seconds=time.perf_counter() - start,
-                kv_limit=kv_limit,
+                kv_limit=None if room is None else room.kv_bytes,
                 prompts=sessions[1] if len(sessions) > 1 else None,
                 prefill_threads=counts[1],
                 packed=prepared.folder if prepared is not None else None,
@@ -183,6 +198,24 @@ class Engine:
         """
         old, self._state = self._state, state
         return old
+
+    def adapt(self, adapter: RuntimeAdapter | None) -> None:
+        """Compute with an adapter from now on, in the state in use, or with none; where it is another one than before,
+        all tokens are forgotten.
+
+        Args:
+            adapter: of this bundle (`RuntimeAdapter.expect_for`).
+        """
+        old = self._state.adapter
+        if (None if old is None else old.digest) != (None if adapter is None else adapter.digest):
+            self.reset()
+            self._open().feed({} if adapter is None else adapter.arrays)
+            self._state.adapter = adapter
+
+    @property
+    def adapter(self) -> RuntimeAdapter | None:
+        """The one in use, in the state in use."""
+        return self._state.adapter
 
     def save(self, position: int) -> tuple[list[int], Kept]:
         """The first `position` tokens and what they left in the cache, as views of it; some fewer for a model with
@@ -256,9 +289,10 @@ class Engine:
         if self._kv_limit is None:
             return
         others = sum(s.cache.nbytes for s in self._states if s.cache is not None and s.cache is not cache)
+        others += sum({s.adapter.digest: s.adapter.nbytes for s in self._states if s.adapter is not None}.values())
         if others + cache.needs(total) > self._kv_limit:
             raise DeviceError(
-                f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions, need more than max_memory_mb allows",
+                f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions and adapters, need more than max_memory_mb allows",
                 hint="close a session, or allow for more memory",
             )
 

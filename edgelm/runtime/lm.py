@@ -25,6 +25,8 @@ from edgelm.runtime.text import Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.bundle import Bundle
+    from edgelm.runtime.adapter import RuntimeAdapter, Shelf
+    from edgelm.runtime.draft import DraftModel
     from edgelm.runtime.engine import Engine, KVState
     from edgelm.runtime.healing import Healing
     from edgelm.runtime.packing import OnBytes
@@ -43,6 +45,7 @@ class LM:
         bundle: where both come from.
         template: the model's chat template, or None.
         config: the options where a call names none.
+        draft: a small model that guesses tokens, or None; it becomes the LM's.
     """
 
     def __init__(
@@ -52,13 +55,15 @@ class LM:
         bundle: Bundle,
         template: ChatTemplate | None,
         config: GenerationConfig,
+        draft: DraftModel | None = None,
     ) -> None:
         self.engine, self.tokenizer, self.bundle = engine, tokenizer, bundle
-        self.template, self.config = template, config
+        self.template, self.config, self.draft = template, config, draft
         self._eos = frozenset(int(i) for i in bundle.manifest["special_tokens"]["eos"])
         self._prompts = PromptEncoder(tokenizer, template, engine.context, engine.vocab_size)
         self._cost = PassCost()
         self._grammars: Grammars | None = None
+        self._shelf: Shelf | None = None
         self._running: threading.Event | None = None  # cancels the generation under way
         self._busy = threading.Lock()
         self._closing = self._closed = False
@@ -161,6 +166,8 @@ class LM:
         try:
             self._closed = True
             self.engine.close()
+            if self.draft is not None:
+                self.draft.close()
         finally:
             self._busy.release()
 
@@ -191,7 +198,22 @@ class LM:
             cancelled=cancelled,
             encode_seconds=time.perf_counter() - started,
             state=state,
+            adapter=self.open_adapter(others.get("adapter")),
         )
+
+    def open_adapter(self, path: str | PathLike[str] | None) -> RuntimeAdapter | None:
+        """The adapter in a file, checked to be this bundle's; one that was used before is not read again. None for None.
+
+        Raises:
+            AdapterError: no adapter, a damaged one, or one made for another base.
+        """
+        if path is None:
+            return None
+        from edgelm.runtime.adapter import Shelf
+
+        if self._shelf is None:
+            self._shelf = Shelf(self.bundle)
+        return self._shelf.get(path)
 
     def _heal(self, ids: list[int], options: Mapping[str, Any], raw: bool) -> Healing | None:
         from edgelm.runtime.healing import heal
@@ -229,6 +251,8 @@ class LM:
             finally:
                 if before is not None:
                     self.engine.use(before)
+                if self.draft is not None:
+                    self.draft.use(None)  # a closed session's cache must not stay
         finally:
             self._running = None
             self._busy.release()
@@ -237,7 +261,8 @@ class LM:
 
     def _run(self, request: Request) -> Generator[Chunk, None, None]:
         with self._using(request.state, request.cancelled):
-            last = yield from generate_chunks(self.engine, self.tokenizer, self._eos, request, self._cost)
+            self.engine.adapt(request.adapter)
+            last = yield from generate_chunks(self.engine, self.tokenizer, self._eos, request, self._cost, self.draft)
         yield last  # the model is free by now, also for a caller who stops reading at the finish_reason
 
 
@@ -249,6 +274,7 @@ def load(
     max_memory_mb: float | None = None,
     weight_cache: WeightCache | bool = True,
     on_bytes: OnBytes | None = None,
+    draft: str | PathLike[str] | None = None,
 ) -> LM:
     """Load the bundle in the folder `path`.
 
@@ -261,6 +287,8 @@ def load(
         weight_cache: True keeps the weights, as this processor wants them, in the user's cache, where the first load
             writes them and others map them; False does without; a `WeightCache` is another folder or limit.
         on_bytes: called with (bytes done, bytes in all) while the cache is being filled.
+        draft: the folder of a smaller bundle with the same tokens, whose guesses this one checks several at a time: the
+            same text, faster, where it guesses well. None for none.
 
     Raises:
         BundleError: no bundle there, or it is damaged.
@@ -272,12 +300,11 @@ def load(
     bundle = Bundle.open(path)
     tokenizer, template = text_tools(bundle)
     config = GenerationConfig.from_hf(bundle.generation_config)
-    engine = Engine.load(
-        bundle,
-        threads=threads,
-        prefill_threads=prefill_threads,
-        max_memory_mb=max_memory_mb,
-        weight_cache=weight_cache,
-        on_bytes=on_bytes,
-    )
-    return LM(engine, tokenizer, bundle, template, config)
+    loading: dict[str, Any] = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb}
+    loading |= {"weight_cache": weight_cache, "on_bytes": on_bytes}
+    if draft is None:
+        return LM(Engine.load(bundle, **loading), tokenizer, bundle, template, config)
+    from edgelm.runtime.draft import load_both
+
+    engine, small = load_both(bundle, tokenizer, Bundle.open(draft), **loading)
+    return LM(engine, tokenizer, bundle, template, config, small)

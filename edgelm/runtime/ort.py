@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from edgelm.errors import BundleError, DeviceError  # noqa: E402
 ort.set_default_logger_severity(4)  # what goes wrong arrives as an exception, told once
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Threads of a session do not wait actively once its run is done: those of another one want the cores.
+IN_TURN = {"session.force_spinning_stop": "1"}
 _CPU = OrtDevice(OrtDevice.cpu(), OrtDevice.default_memory(), 0)
 
 
@@ -44,19 +46,21 @@ def providers(wanted: str) -> list[str]:
     return [p for p in dict.fromkeys([name, _PROVIDERS["cpu"]]) if p in ort.get_available_providers()]
 
 
-def open_or_fall_back(model: Path, threads: int, wanted: str) -> tuple[Any, str | None]:
+def open_or_fall_back(model: Path, threads: int, wanted: str, *, in_turn: bool = False) -> tuple[Any, str | None]:
     """A session on the provider `wanted`, or on the CPU where that is missing or fails; and the reason for the CPU.
+
+    For `in_turn` see `open_session`.
 
     Raises:
         BundleError, DeviceError: the CPU cannot load it either.
     """
     names = providers(wanted)
     if wanted == "cpu":
-        return open_session(model, threads, names), None
+        return open_session(model, threads, names, in_turn=in_turn), None
     reason = f"this onnxruntime has no {wanted} provider"
     if names[0] == _PROVIDERS[wanted]:
         try:
-            session = open_session(model, threads, names)
+            session = open_session(model, threads, names, in_turn=in_turn)
         except (BundleError, DeviceError) as error:
             reason = f"the {wanted} provider failed ({error})"
         else:
@@ -64,18 +68,21 @@ def open_or_fall_back(model: Path, threads: int, wanted: str) -> tuple[Any, str 
                 return session, None
             # onnxruntime goes on without a provider whose libraries do not load.
             return session, f"the {wanted} provider's libraries cannot be loaded"
-    return open_session(model, threads, [_PROVIDERS["cpu"]]), reason
+    return open_session(model, threads, [_PROVIDERS["cpu"]], in_turn=in_turn), reason
 
 
-def open_session(model: Path, threads: int, wanted: list[str]) -> Any:
+def open_session(model: Path, threads: int, wanted: list[str], *, in_turn: bool = False) -> Any:
     """An InferenceSession on `threads` threads.
+
+    Where several sessions run `in_turn` on the same cores, their threads sleep between runs: awake they would wait for
+    their own next run on the cores that the other session needs.
 
     Raises:
         BundleError: onnxruntime cannot load the graph.
         DeviceError: there is not enough memory.
     """
     try:
-        return _session(str(model), _options(threads), wanted)
+        return _session(str(model), _options(threads, **(IN_TURN if in_turn else {})), wanted)
     except MemoryError:
         raise DeviceError(f"not enough memory to load {model}", hint="see: edgelm doctor") from None
     except Exception as error:  # its exceptions have no public base class
@@ -157,9 +164,23 @@ class Values:
 
     def __init__(self, arrays: Iterable[np.ndarray]) -> None:
         self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
-        self.vector = OrtValueVector()
-        for value in self._values:
-            self.vector.push_back(value._ortvalue)
+        self.vector = _vector(self._values)
+        self._joined: tuple[Values, Any] | None = None
+
+    def joined(self, others: Values | None) -> Any:
+        """The vector of these and `others`; made once for the same ones."""
+        if others is None:
+            return self.vector
+        if self._joined is None or self._joined[0] is not others:
+            self._joined = others, _vector([*self._values, *others._values])
+        return self._joined[1]
+
+
+def _vector(values: Iterable[Any]) -> Any:
+    vector = OrtValueVector()
+    for value in values:
+        vector.push_back(value._ortvalue)
+    return vector
 
 
 class Runner:
@@ -177,10 +198,17 @@ class Runner:
         binding = session.io_binding()
         binding.bind_output(outputs[0], "cpu")
         self._unallocated = binding._iobinding.get_outputs()[0]
+        self._more_names: list[str] = []
+        self._more: Values | None = None
+
+    def always(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Feed these inputs, too, whatever else is fed; in place of those told before."""
+        self._more_names, self._more = list(arrays), Values(arrays.values()) if arrays else None
 
     def run(self, names: list[str], feeds: Values, fetches: Values) -> None:
         """Read `feeds`, the inputs `names`; write `fetches`, all outputs."""
-        self._run(self._options, names, feeds.vector, self._outputs, fetches.vector, self._devices)
+        given = feeds.joined(self._more)
+        self._run(self._options, [*names, *self._more_names], given, self._outputs, fetches.vector, self._devices)
 
     def run_first(self, names: list[str], feeds: Values, others: Values, *, prompt: bool = False) -> np.ndarray:
         """Like `run`, but the first output, of a size the graph does not declare, is allocated and returned.
@@ -192,7 +220,8 @@ class Runner:
         for value in others.vector:
             fetches.push_back(value)
         options = PROMPT if prompt else self._options
-        self._run(options, names, feeds.vector, self._outputs, fetches, self._devices)
+        given = feeds.joined(self._more)
+        self._run(options, [*names, *self._more_names], given, self._outputs, fetches, self._devices)
         if prompt:
             give_back()
         result: np.ndarray = fetches[0].numpy()

@@ -70,7 +70,7 @@ def write(path: Path, digest: str, tokens: list[int], kept: Kept, context: int) 
         end = _aligned(end + int(np.prod(shape)) * array.itemsize)
     header = json.dumps({"bundle": digest, "tokens": tokens, "bytes": end, "arrays": entries}).encode()
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             file.write(MAGIC + len(header).to_bytes(8, "little") + zlib.crc32(header).to_bytes(8, "little") + header)
             base = _aligned(file.tell())
             for entry, array in zip(entries, arrays, strict=True):
@@ -106,7 +106,7 @@ def read(path: Path, digest: str) -> tuple[list[int], Kept]:
         raise PromptCacheError(f"{path} was saved by another version of edgelm", hint=_HINT, stale=True)
     header, base = _header(path, mapped)
     if header["bundle"] != digest:
-        raise PromptCacheError(f"{path} was saved with another bundle", hint=_HINT, stale=True)
+        raise PromptCacheError(f"{path} was saved with another bundle or adapter", hint=_HINT, stale=True)
     tokens, layers, states = header["tokens"], dict[str, np.ndarray](), dict[int, dict[str, np.ndarray]]()
     for entry in header["arrays"]:
         shape, name, place = entry["shape"], entry["name"], entry["state"]
@@ -173,8 +173,8 @@ def _write_array(file: BinaryIO, start: int, shape: list[int], array: np.ndarray
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place once it is written and on disk."""
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path`, readable for its owner alone, that takes its place once it is written and on disk."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from edgelm.errors import OptionError
@@ -13,6 +14,7 @@ from edgelm.runtime.generate import FinishReason, Interrupt
 from edgelm.runtime.sampling import GenerationConfig
 
 if TYPE_CHECKING:
+    from edgelm.runtime.adapter import RuntimeAdapter
     from edgelm.runtime.engine import KVState
     from edgelm.runtime.healing import Healing
     from edgelm.runtime.structured import Guide
@@ -35,14 +37,16 @@ class Options(TypedDict, total=False):
         deadline: seconds from now after which the generation ends with what it has.
         cancel: ends the generation once it is set.
         reuse_cache: False computes the whole prompt anew.
-        speculate: ``auto`` guesses tokens from the text so far and checks several in one pass, while that pays;
-            ``off`` does not. ``auto`` is off where a seed must give the same text: with `seed` and a temperature.
+        speculate: ``auto`` guesses tokens from the text so far, or by the draft model where there is one, and checks
+            several in one pass, while that pays; ``off`` does not. ``auto`` is off where a seed must give the same text: with `seed` and a temperature.
         json_schema, regex, choice: the form of the text, at most one of them; see `Grammars.guide`. The text ends where
             the form does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
         logprobs, top_logprobs: whether results carry how likely each token was, and how many of the likeliest others at
             its place; see `TokenLogprob`. They cost a little time, and all tokens are sampled then.
         echo: whether the text begins with the prompt's, as the model is given it.
         token_healing: whether the last token of a raw prompt may be exchanged for a longer one that begins with it.
+        adapter: the file of a LoRA adapter made for this bundle (`edgelm.export_adapter`) to compute with. What is in
+            the KV cache is used again only by requests with the same one.
     """
 
     max_tokens: int | None
@@ -68,6 +72,7 @@ class Options(TypedDict, total=False):
     top_logprobs: int | None
     echo: bool | None
     token_healing: bool | None
+    adapter: str | PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Request:
         healing: of the prompt's end, whose last token `ids` lack then.
         cancelled: ends the generation once it is set.
         state: the engine's state to use; None for the one in use.
+        adapter: to compute with, or None.
     """
 
     ids: list[int]
@@ -101,6 +107,7 @@ class Request:
     healing: Healing | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     state: KVState | None = None
+    adapter: RuntimeAdapter | None = None
 
 
 def make_interrupt(

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from edgelm.runtime.generate import FinishReason
-from edgelm.runtime.speculation import PromptLookup
 
 if TYPE_CHECKING:
+    from edgelm.runtime.draft import ModelDrafter
     from edgelm.runtime.logprobs import TokenLogprob
+    from edgelm.runtime.speculation import PromptLookup
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Stopwatch:
         else:
             self._decode += seconds
 
-    def timings(self, drafter: PromptLookup | None = None) -> Timings:
+    def timings(self, drafter: PromptLookup | ModelDrafter | None = None) -> Timings:
         """The times so far."""
         guesses = (0, 0) if drafter is None else (drafter.drafted, drafter.accepted)
         return Timings(self._prompt, self._cached, self._tokens, self._ttft, self._prefill, self._decode, *guesses)

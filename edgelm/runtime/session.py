@@ -17,6 +17,7 @@ from edgelm.runtime.request import Options
 from edgelm.runtime.results import Chunk, Completion
 
 if TYPE_CHECKING:
+    from edgelm.runtime.adapter import RuntimeAdapter
     from edgelm.runtime.engine import KVState
     from edgelm.runtime.lm import LM
 
@@ -55,15 +56,16 @@ class Session:
         """`stream` for ``async for``; see `LM.astream`."""
         return each(self._lm._request(prompt, options, self._open()), self._lm._run)
 
-    def prefill(self, prompt: Prompt, *, raw: bool = False) -> int:
+    def prefill(self, prompt: Prompt, *, raw: bool = False, adapter: str | PathLike[str] | None = None) -> int:
         """Compute the cache of a prompt, and generate nothing.
 
         Returns:
             how many tokens had to be computed.
         """
-        ids = self._lm.encode_prompt(prompt, raw=raw)
+        ids, chosen = self._lm.encode_prompt(prompt, raw=raw), self._lm.open_adapter(adapter)
         with self._lm._using(self._open()):
             engine = self._lm.engine
+            engine.adapt(chosen)
             missing = ids[reuse(engine, ids) :]
             for piece in prefill_pieces(missing, PREFILL_CHUNK, engine.rewinds):
                 engine.forward(piece)
@@ -86,17 +88,24 @@ class Session:
             raise OptionError(f"cannot save {tokens} tokens: the session holds {len(state.tokens)}")
         with self._lm._using(state):
             ids, kept = self._lm.engine.save(len(state.tokens) if tokens is None else tokens)
-            write(Path(path), self._lm.bundle.digest, ids, kept, self._lm.context)
+            write(Path(path), self._tie(state.adapter), ids, kept, self._lm.context)
 
-    def load(self, path: str | PathLike[str]) -> None:
+    def load(self, path: str | PathLike[str], *, adapter: str | PathLike[str] | None = None) -> None:
         """Take over the cache in a file; it is mapped, and read where it is needed.
 
+        Args:
+            path: the file.
+            adapter: that of the session that saved it, None for none.
+
         Raises:
-            PromptCacheError: it is missing, damaged, or was saved with another bundle; the session is as it was.
+            PromptCacheError: it is missing, damaged, or was saved with another bundle or adapter; the session is as it
+                was.
+            AdapterError: see `LM.open_adapter`.
         """
         from edgelm.runtime.promptcache import read
 
-        ids, kept = read(Path(path), self._lm.bundle.digest)
+        chosen = self._lm.open_adapter(adapter)
+        ids, kept = read(Path(path), self._tie(chosen))
         if len(ids) > self._lm.context:
             raise PromptCacheError(
                 f"{path} holds {len(ids):,} tokens, the context is {self._lm.context:,}",
@@ -104,6 +113,7 @@ class Session:
                 stale=True,
             )
         with self._lm._using(self._open()):
+            self._lm.engine.adapt(chosen)
             self._lm.engine.restore(ids, kept)
 
     def close(self) -> None:
@@ -115,6 +125,11 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _tie(self, adapter: RuntimeAdapter | None) -> str:
+        """What a file of this session's cache belongs to: the bundle, and the adapter where there is one."""
+        digest = self._lm.bundle.digest
+        return digest if adapter is None else f"{digest}+{adapter.digest}"
 
     def _open(self) -> KVState:
         if self._state is None:

@@ -11,15 +11,15 @@ the distribution, of decoding one by one, up to the last digits in which logits 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _SIZES = (6, 3, 2)  # tokens that must have stood together before, the longest first
 _LONGEST = 16  # tokens guessed at once
 _WORTH = 1.05  # times as fast a guess must promise to be
-_PROBE = 2  # tokens guessed to see whether it would pay again
-_SHARE = 0.01  # of the time that probes may take
-_PAUSES = 8  # times as long, at most, a pause is after probes that failed: it is doubled each time
-_FADE = 0.9  # weight of what is known, at each pass
+PROBE = 2  # tokens guessed to see whether it would pay again
+SHARE = 0.01  # of the time that probes may take
+PAUSES = 8  # times as long, at most, a pause is after probes that failed: it is doubled each time
+FADE = 0.9  # weight of what is known, at each pass
 _PRIOR = {6: (3.0, 1.0), 3: (1.0, 1.0), 2: (0.5, 1.0)}  # guesses right and wrong, assumed before any was seen
 
 
@@ -29,6 +29,11 @@ class PassCost:
     def __init__(self) -> None:
         self._single: float | None = None
         self._extra = 0.2  # of each token after the first
+
+    @property
+    def single(self) -> float | None:
+        """Seconds of a pass over one token; None before the first."""
+        return self._single
 
     def of(self, tokens: int) -> float:
         """The cost of a pass over `tokens`."""
@@ -52,10 +57,12 @@ class PromptLookup:
     Attributes:
         drafted: tokens guessed.
         accepted: of these, how many were right.
+        promise: how many times as fast the last guess was to make it; 1 for a guess that only sees whether it pays.
     """
 
     def __init__(self, cost: PassCost) -> None:
         self._cost = cost
+        self.promise = 1.0
         self._places = {size: dict[tuple[int, ...], int]() for size in _SIZES}  # n-gram → where it was last followed
         self._indexed = 0  # tokens of the text whose n-grams are known
         self._seen = dict(_PRIOR)
@@ -78,9 +85,9 @@ class PromptLookup:
         self.drafted += drafted
         self.accepted += accepted
         right, wrong = self._seen[self._size]
-        self._seen[self._size] = (right * _FADE + accepted, wrong * _FADE + (accepted < drafted))
-        self._pauses = 1 if accepted else min(2 * self._pauses, _PAUSES)
-        self._until = position + int(self._pauses * (self._cost.of(_PROBE + 1) - 1) / _SHARE)
+        self._seen[self._size] = (right * FADE + accepted, wrong * FADE + (accepted < drafted))
+        self._pauses = 1 if accepted else min(2 * self._pauses, PAUSES)
+        self._until = position + int(self._pauses * (self._cost.of(PROBE + 1) - 1) / SHARE)
 
     def passed(self, tokens: int, seconds: float) -> None:
         """A pass over `tokens`, and undoing what was wrong in it, took so long."""
@@ -89,13 +96,8 @@ class PromptLookup:
     def _length(self, size: int, position: int) -> int:
         """How many tokens to guess: as many as promise to be fastest, or a few now and then to see whether it pays."""
         right, wrong = self._seen[size]
-        rate, expected, best, length = right / (right + wrong), 1.0, _WORTH, 0
-        for count in range(1, _LONGEST + 1):
-            expected += rate**count
-            speed = expected / self._cost.of(count + 1)
-            if speed > best:
-                best, length = speed, count
-        return length or (_PROBE if position >= self._until else 0)
+        length, self.promise = best_length(right / (right + wrong), lambda count: self._cost.of(count + 1))
+        return length or (PROBE if position >= self._until else 0)
 
     def _index(self, history: Sequence[int]) -> None:
         """Know the n-grams of all tokens but the last, which nothing follows yet."""
@@ -103,6 +105,25 @@ class PromptLookup:
             for end in range(max(self._indexed, size), len(history)):
                 places[tuple(history[end - size : end])] = end
         self._indexed = len(history)
+
+
+def best_length(rate: float, cost: Callable[[int], float]) -> tuple[int, float]:
+    """How many tokens to guess, and how many times as fast that promises to be; 0 and 1 where no guess is worth it.
+
+    Guesses stand up to the first wrong one: of n, each right with probability p, 1 + p + … + p^n tokens come out
+    (Leviathan et al. 2022, eq. 1).
+
+    Args:
+        rate: how likely a guessed token is right.
+        cost: of guessing and checking so many tokens, in passes over one.
+    """
+    expected, best, length = 1.0, _WORTH, 0
+    for count in range(1, _LONGEST + 1):
+        expected += rate**count
+        speed = expected / cost(count)
+        if speed > best:
+            best, length = speed, count
+    return length, best if length else 1.0
 
 
 def _follow(history: Sequence[int], place: int, count: int) -> list[int]:

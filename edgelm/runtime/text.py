@@ -81,6 +81,11 @@ class Tokenizer:
         """The content of a tokenizer.json."""
         return str(self._inner.to_str())
 
+    def same_ids(self, other: Tokenizer) -> bool:
+        """Whether both give every token the same id; how a text is cut into tokens may differ."""
+        mine, others = (t._inner.get_vocab(with_added_tokens=True) for t in (self, other))
+        return bool(mine == others)
+
     def token_to_id(self, token: str) -> int | None:
         """The id of a token given by its name in the vocabulary, or None."""
         found: int | None = self._inner.token_to_id(token)

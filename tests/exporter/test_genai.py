@@ -14,6 +14,7 @@ from edgelm.runtime.engine import Engine
 
 SHAPES: dict[str, dict[str, Any]] = {
     "grouped-query": {},
+    "places for adapters": {"lora_ready": True},
     "tied": {"tie_word_embeddings": True},
     "head-dim-8": {"num_attention_heads": 8},
     "window": {"kind": "mistral", "sliding_window": 16},
@@ -70,7 +71,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("quant", ["fp32", "int8", "int4"])
 def test_same_greedy_tokens(tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str, quant: str) -> None:
     genai = pytest.importorskip("onnxruntime_genai")
-    bundle = export(tiny_checkpoint(**SHAPES[shape]), "rpi5", quant, output=tmp_path / "b")
+    config = dict(SHAPES[shape])
+    ready = config.pop("lora_ready", False)
+    bundle = export(tiny_checkpoint(**config), "rpi5", quant, lora_ready=ready, output=tmp_path / "b")
     prompt, wanted = np.random.default_rng(0).integers(3, 300, 30), 40
     engine = Engine.load(bundle, threads=1)
     logits, expected = engine.forward(prompt), []

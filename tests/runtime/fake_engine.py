@@ -36,6 +36,10 @@ class FakeEngine:
         return len(self.ids)
 
     rewinds = True
+    adapter = None
+
+    def adapt(self, adapter: object) -> None:
+        assert adapter is None
 
     @property
     def tokens(self) -> list[int]:

@@ -19,7 +19,7 @@ import edgelm
 from edgelm.bundle import Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
-from edgelm.runtime.generate import generate_step
+from edgelm.runtime.generate import Drafter, generate_step
 from edgelm.runtime.sampling import GenerationConfig, make_sampler
 from edgelm.runtime.speculation import PassCost, PromptLookup
 
@@ -46,7 +46,7 @@ def repeating(ids: Sequence[int]) -> np.ndarray:
 
 
 def decode(
-    prompt: Sequence[int], drafter: PromptLookup | None, config: GenerationConfig, **options: Any
+    prompt: Sequence[int], drafter: Drafter | None, config: GenerationConfig, **options: Any
 ) -> tuple[list[int], str, FakeEngine]:
     """The tokens, why they ended, and the engine after it."""
     engine = FakeEngine(context=options.pop("context", 500), vocab_size=SMALL, logits=repeating)

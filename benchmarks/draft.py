@@ -1,0 +1,122 @@
+"""What a draft bundle gains, by how often it is right, and what it costs where it never is.
+
+    python -m benchmarks.draft BUNDLE DRAFT [-r 5] [-t THREADS] [-n 192] [--prompt 200] [--json]
+
+Bundles of shape-true checkpoints (tools/make_checkpoint.py, with one tokenizer) do as well as real ones: both models'
+passes are the real ones, and what they say is scripted. The large one says random tokens, of which prompt lookup guesses
+none; the draft guesses each with the chance in the first column. Off and on run in turn, after one round to warm up;
+ratios are of medians, in brackets the smallest and largest ratio of a pair. The draft's reading of the prompt is counted.
+
+``threads awake`` is the same where the threads of each model wait for its next pass on the cores that the other needs.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.features import compare
+from edgelm.bundle import Bundle
+from edgelm.runtime.draft import DraftModel, ModelDrafter, load_both
+from edgelm.runtime.engine import Engine
+from edgelm.runtime.generate import generate_step
+from edgelm.runtime.prompt import text_tools
+from edgelm.runtime.sampling import Floats
+from edgelm.runtime.speculation import PassCost, PromptLookup
+
+CHANCES = (1.0, 0.8, 0.6, 0.4, 0.0)  # that a guess is right
+
+
+class Scripted(DraftModel):
+    """A draft model that says a script's next token with a chance, else another; its passes are real."""
+
+    text: Sequence[int]
+    chance: float
+    dice: random.Random
+
+    def _choose(self, logits: Floats) -> int:
+        token = self.text[self.engine.position] if self.engine.position < len(self.text) else 0
+        return token if self.dice.random() < self.chance else (token + 1) % self._known
+
+
+def decode(engine: Engine, text: Sequence[int], prompt: int, drafter: ModelDrafter | None) -> float:
+    """Seconds per token after the first."""
+    engine.reset()
+    steps = generate_step(
+        engine,
+        text[:prompt],
+        lambda logits, history: text[len(history)],
+        max_tokens=len(text) - prompt,
+        drafter=drafter,
+    )
+    next(steps)
+    started = time.perf_counter()
+    count = sum(1 for _ in steps)
+    return (time.perf_counter() - started) / count
+
+
+def measure(
+    bundles: tuple[Bundle, Bundle], tokens: int, prompt: int, repetitions: int, threads: int | None, in_turn: bool
+) -> list[dict[str, Any]]:
+    """A row for each chance."""
+    engine, loaded = load_both(bundles[0], text_tools(bundles[0])[0], bundles[1], threads=threads, in_turn=in_turn)
+    known, dice = min(engine.vocab_size, loaded.engine.vocab_size), random.Random(0)
+    rows = []
+    for chance in CHANCES:
+        text = [dice.randrange(known) for _ in range(prompt + tokens)]
+        model, cost = Scripted(loaded.engine, engine.vocab_size, (), 0.25), PassCost()
+        model.text, model.chance, model.dice = text, chance, dice
+        right = [0, 0]
+
+        def on(model: Scripted = model, cost: PassCost = cost, text: list[int] = text, right: Any = right) -> float:
+            model.use(None)
+            model.engine.reset()
+            drafter = ModelDrafter(model, PromptLookup(cost), cost, lambda: None)
+            seconds = decode(engine, text, prompt, drafter)
+            right[:] = drafter.accepted, drafter.drafted
+            return seconds
+
+        row = compare(lambda text=text: decode(engine, text, prompt, None), on, repetitions)  # type: ignore[misc]
+        row |= {"chance": chance, "threads_awake": not in_turn, "accepted": right[0], "drafted": right[1]}
+        row |= {"pace_ms": 1e3 * model.pace.token(row["off"])}
+        rows.append(row)
+    engine.close()
+    loaded.close()
+    return rows
+
+
+@click.command(help=__doc__)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("draft", type=click.Path(path_type=Path))
+@click.option("-r", "--repetitions", default=5, show_default=True)
+@click.option("-t", "--threads", type=int)
+@click.option("-n", "--tokens", default=192, show_default=True, help="Tokens generated.")
+@click.option("--prompt", default=200, show_default=True, help="Tokens of the prompt.")
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    bundle: Path, draft: Path, repetitions: int, threads: int | None, tokens: int, prompt: int, as_json: bool
+) -> None:
+    bundles = Bundle.open(bundle), Bundle.open(draft)
+    rows = [row for in_turn in (True, False) for row in measure(bundles, tokens, prompt, repetitions, threads, in_turn)]
+    if as_json:
+        click.echo(json.dumps({"bundle": str(bundle), "draft": str(draft), "rows": rows}))
+        return
+    click.echo("| right | off ms | on ms | times as fast | draft's token ms | guesses right | |")
+    click.echo("|---:|---:|---:|---:|---:|---:|---|")
+    for row in rows:
+        low, high = row["range"]
+        click.echo(
+            f"| {row['chance']:.0%} | {1e3 * row['off']:.2f} | {1e3 * row['on']:.2f} "
+            f"| {row['times_as_fast']:.2f} ({low:.2f} … {high:.2f}) | {row['pace_ms']:.2f} "
+            f"| {row['accepted']} of {row['drafted']} | {'threads awake' if row['threads_awake'] else ''} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
