@@ -86,7 +86,7 @@ def command(
     from edgelm.evaluate.passages import BUILTIN, load_passages
     from edgelm.evaluate.task import read_task
 
-    items = None if task is None else read_task(_task_file(task), limit, seed)
+    items = None if task is None else read_task(task_file(task), limit, seed)
     wanted = BUILTIN if text is None and against is not None and (items is None or save) else text
     passages = None if wanted is None else load_passages(wanted, "evaluation")
     facts: dict[str, Any] = {"bundle": str(bundle)}
@@ -195,7 +195,8 @@ def _base(against: str | None, bundle: Bundle, bar: Bar) -> Iterator[Bundle | No
         )
 
 
-def _task_file(task: str) -> Path:
+def task_file(task: str) -> Path:
+    """The file of a task, ``home`` being that of the embedded model."""
     if task != "home":
         return Path(task)
     from edgelm import demo
