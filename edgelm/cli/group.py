@@ -22,8 +22,8 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "bench": "Measure a bundle's speed and memory on this machine.",
     "doctor": "Say what this machine is and whether it is ready.",
     "emulate": "Run edgelm on an emulated ARM core, without a board.",
-    "eval": "Measure how good a bundle is: a task, perplexity, beside the original.",
-    "sweep": "Export a model by many recipes, and show which are worth their bytes.",
+    "eval": "Measure how good a bundle is: tasks, perplexity.",
+    "sweep": "Measure many recipes of a model, and show the best.",
 }
 
 
