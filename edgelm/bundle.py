@@ -29,6 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edgelm.disk import locked, to_disk
 from edgelm.errors import BundleError, ExportError
 from edgelm.version import __version__
 
@@ -279,11 +280,11 @@ class BundleWriter:
         full = {"format": FORMAT, **manifest, "files": files}
         self.write_json(MANIFEST, full)
         for name in [*names, MANIFEST]:
-            _fsync(self.path(name))
-        _fsync(self.folder)
+            to_disk(self.path(name))
+        to_disk(self.folder)
         os.chmod(self.folder, 0o777 & ~_umask())  # mkdtemp made it private
         self._rename(overwrite)
-        _fsync(self.output.parent)
+        to_disk(self.output.parent)
         return Bundle(self.output, full)
 
     def _rename(self, overwrite: bool) -> None:
@@ -322,7 +323,7 @@ def writing(output: Path, *, overwrite: bool = False) -> Iterator[BundleWriter]:
         made = _make_parents(output.parent)
         _sweep(output)
         folder = Path(tempfile.mkdtemp(prefix=_partial(output), dir=output.parent))
-        lock.enter_context(_locked(folder))
+        lock.enter_context(locked(folder))
         yield BundleWriter(folder, output)
     except OSError as error:
         raise _write_error(output, error) from error
@@ -340,28 +341,11 @@ def _partial(output: Path) -> str:
     return f".{output.name}.partial-"
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the folder for this process; False where another one does, or where the file system has no locks."""
-    import fcntl  # here, since it is for exports only, and not on every system
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        except OSError:
-            held = False
-        yield held
-    finally:
-        os.close(descriptor)
-
-
 def _sweep(output: Path) -> None:
     """Remove what exports to `output` left behind that were killed; one that is at work holds its folder."""
     for folder in output.parent.iterdir():
         if folder.name.startswith(_partial(output)):
-            with contextlib.suppress(OSError), _locked(folder) as free:
+            with contextlib.suppress(OSError), locked(folder) as free:
                 if free:
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -400,14 +384,6 @@ def _make_parents(folder: Path) -> list[Path]:
     missing = [p for p in [folder, *folder.parents] if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return list(reversed(missing))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -19,6 +19,7 @@ from edgelm.arm_cores import LITTLE, core_name
 from edgelm.hwcap import arm_features
 
 ROOT = Path("/")
+EMULATED = "EDGELM_EMULATED"  # set by `edgelm emulate`, whose boards show files of their own
 _MAX_CPUS = 8192  # the kernel's own limit; keeps a nonsensical range from filling the memory
 
 
@@ -70,6 +71,7 @@ class CpuInfo:
         cores: the logical CPUs that are online.
         allowed: the numbers of those on which this process may run (affinity, cpusets).
         quota: how many CPUs' time its control group may use, or None for no limit.
+        emulated: the kernel runs on a processor of another architecture.
     """
 
     arch: str
@@ -78,6 +80,7 @@ class CpuInfo:
     cores: tuple[Core, ...]
     allowed: frozenset[int]
     quota: float | None
+    emulated: bool = False
 
     @cached_property
     def clusters(self) -> tuple[Cluster, ...]:
@@ -147,6 +150,7 @@ def read_cpu(root: Path = ROOT, *, affinity: Iterable[int] | None = None, arch: 
         cores=cores,
         allowed=frozenset(affinity) & frozenset(online) or frozenset(online),
         quota=_quota(root),
+        emulated=foreign or (here and EMULATED in os.environ),
     )
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from edgelm.bundle import Bundle
 
+os.environ["EDGELM_WEIGHT_CACHE"] = "off"  # tests leave the user's cache alone; those of the cache bring their own
+
 # A shell that starts this run in the background lets it, and all that it starts, ignore Ctrl-C; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -76,7 +76,8 @@ class Record:
         engine, label, against: see `EngineSpec`.
         version: of the engine.
         problem: why it has no figures, or no more of them.
-        file_bytes: of the model.
+        file_bytes: of the model, and of `made_files`.
+        made_files: what the engine itself writes when it loads the model first, and reads later.
         import_seconds: of the library, not part of a load.
         agreement: correlation of its logits with the most exact engine's, after the same tokens.
         cold_by, cold_cached: how files left the page cache, and the share of them that was still there.
@@ -86,7 +87,7 @@ class Record:
 
     engine: str
     label: str
-    against: str | None
+    against: tuple[str, ...]
     version: str | None = None
     problem: str | None = None
     file_bytes: int | None = None
@@ -94,6 +95,7 @@ class Record:
     agreement: float | None = None
     cold_by: str | None = None
     cold_cached: float | None = None
+    made_files: list[str] = field(default_factory=list)
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, column: str, value: float | None) -> None:
@@ -141,14 +143,17 @@ def _load(contender: Contender, repetition: int, ids: list[int], settings: Setti
     record, how = contender.record, {"threads": settings.threads, "context": settings.context}
     if repetition:  # the warm-up only needs to have read everything once
         with worker(contender.spec, contender.python) as process:
-            read = files(contender.path)
+            read = [*files(contender.path), *map(Path, record.made_files)]
             record.cold_by, record.cold_cached = evict(read, drop=settings.drop), cached_share(read)
             cold = process.ask("load", path=str(contender.path), **how)["seconds"]
         record.add("load_cold_seconds", cold)
     with worker(contender.spec, contender.python) as process:
         record.version, record.import_seconds = process.version, process.import_seconds
-        warm = process.ask("load", path=str(contender.path), **how)["seconds"]
+        answer = process.ask("load", path=str(contender.path), **how)
+        warm = answer["seconds"]
         if not repetition:
+            record.made_files = answer["files"]
+            record.file_bytes = (record.file_bytes or 0) + sum(Path(file).stat().st_size for file in answer["files"])
             return
         prompt = ids[: settings.prompt]
         process.ask("prefill", ids=prompt)

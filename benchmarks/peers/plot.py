@@ -40,6 +40,6 @@ def _bars(axes: Any, run: Mapping[str, Any], key: str) -> None:
         [m - min(values) for m, values in zip(middle, each, strict=True)],
         [max(values) - m for m, values in zip(middle, each, strict=True)],
     ]
-    colours = ["tab:blue" if record["against"] is None else "tab:gray" for record in records]
+    colours = ["tab:blue" if not record["against"] else "tab:gray" for record in records]
     axes.barh([record["label"] for record in records], middle, xerr=spread, color=colours, capsize=2)
     axes.tick_params(labelsize=8)

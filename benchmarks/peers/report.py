@@ -67,17 +67,20 @@ def ratios(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     records = {record["engine"]: record for record in run["records"]}
     out = []
     for record in run["records"]:
-        base = records.get(record["against"] or "")
-        if base is None or not record["values"] or not base["values"]:
-            continue
-        found: dict[str, Any] = {}
-        for key, values in record["values"].items():
-            if each := pairs(base["values"].get(key, []), values):
-                found[key] = {"median": statistics.median(each), "min": min(each), "max": max(each)}
-        if record["file_bytes"] and base["file_bytes"]:
-            found["file"] = base["file_bytes"] / record["file_bytes"]
-        out.append({"engine": record["engine"], "against": base["engine"], "ratios": found})
+        for base in filter(None, map(records.get, record["against"])):
+            if record["values"] and base["values"]:
+                out.append({"engine": record["engine"], "against": base["engine"], "ratios": _ratio(base, record)})
     return out
+
+
+def _ratio(base: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, values in record["values"].items():
+        if each := pairs(base["values"].get(key, []), values):
+            found[key] = {"median": statistics.median(each), "min": min(each), "max": max(each)}
+    if record["file_bytes"] and base["file_bytes"]:
+        found["file"] = base["file_bytes"] / record["file_bytes"]
+    return found
 
 
 def markdown(report: Mapping[str, Any]) -> str:

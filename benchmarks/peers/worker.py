@@ -4,7 +4,8 @@
 
 The first line it writes says that the engine's library is imported. Then, one at a time:
 
-    {"do": "load", "path": …, "threads": 2, "context": 2304}   → seconds until the first logits, opened_seconds without them
+    {"do": "load", "path": …, "threads": 2, "context": 2304}   → seconds until the first logits, opened_seconds without them,
+                                                                  files it has made for itself
     {"do": "prefill", "ids": […]}                              → seconds of one pass, ttft_seconds with the greedy choice, token
     {"do": "decode", "before": […], "ids": […]}                → seconds of one pass an id, after the untimed ones before; token
     {"do": "greedy", "ids": […], "count": 16}                  → tokens
@@ -49,7 +50,7 @@ class Server:
         self._engine.logits()
         seconds = time.perf_counter() - start
         self._rewind(0)
-        return {"seconds": seconds, "opened_seconds": opened}
+        return {"seconds": seconds, "opened_seconds": opened, "files": getattr(self._engine, "files", [])}
 
     def prefill(self, ids: list[int]) -> dict[str, Any]:
         self._wake([])

@@ -15,6 +15,7 @@ from edgelm.bundle import Bundle
 from edgelm.machine import read_cpu
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort import version as onnxruntime_version
+from edgelm.runtime.packing import OnBytes
 from edgelm.runtime.text import Tokenizer
 from edgelm.version import __version__
 
@@ -33,6 +34,8 @@ class Report:
         memory: at the end.
         results: of each test.
         notes: what was measured otherwise than usual.
+        prefill_threads: for prompts.
+        packed: whether packed weights were mapped from the cache.
     """
 
     model: str
@@ -50,6 +53,8 @@ class Report:
     memory: MemoryUse
     results: tuple[Rates, ...]
     notes: tuple[str, ...] = ()
+    prefill_threads: int | None = None
+    packed: bool = False
 
     def effective_gbs(self, rates: Rates) -> float | None:
         """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt."""
@@ -94,10 +99,13 @@ def benchmark(
     depths: Sequence[int] = (0,),
     repetitions: int = 5,
     threads: int | None = None,
+    prefill_threads: int | None = None,
+    weight_cache: bool = True,
     seed: int = 0,
     on_step: OnStep = lambda done, total, name: None,
+    on_bytes: OnBytes | None = None,
 ) -> Report:
-    """Load a bundle and measure it; the arguments are those of `plan` and `measure`.
+    """Load a bundle and measure it; the arguments are those of `plan`, `measure` and `Engine.load`.
 
     Raises:
         OptionError: lengths that do not fit, or other arguments out of range.
@@ -109,7 +117,9 @@ def benchmark(
         bundle.tokenizer_path, bos=manifest["special_tokens"]["bos"], add_bos=manifest["tokenizer"].get("add_bos")
     )
     bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
-    engine = Engine.load(bundle, threads=threads)
+    engine = Engine.load(
+        bundle, threads=threads, prefill_threads=prefill_threads, weight_cache=weight_cache, on_bytes=on_bytes
+    )
     try:
         results = measure(engine, tests, repetitions=repetitions, bos=bos, seed=seed, on_step=on_step)
         memory = memory_use()
@@ -131,6 +141,8 @@ def benchmark(
         memory=memory,
         results=tuple(results),
         notes=tuple(notes),
+        prefill_threads=engine.prefill_threads,
+        packed=engine.packed is not None,
     )
 
 
@@ -171,7 +183,10 @@ def _markdown(report: Report) -> str:
         )
     peak, anonymous = report.memory.peak, report.memory.anonymous
     lines = _table(speeds, left=(0, 3, 5))
-    lines += ["", f"- load: {report.load_seconds:.2f} s"]
+    mapped = ", packed weights mapped from the cache" if report.packed else ""
+    lines += ["", f"- load: {report.load_seconds:.2f} s{mapped}"]
+    if report.prefill_threads not in (None, report.threads):
+        lines.append(f"- threads for prompts: {report.prefill_threads}")
     if peak is not None:
         rest = "" if anonymous is None else f" ({anonymous / 1e6:.1f} MB anonymous at the end)"
         lines.append(f"- peak memory: {peak / 1e6:.1f} MB{rest}")

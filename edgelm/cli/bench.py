@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from edgelm.cli.failures import say
-from edgelm.cli.options import bundle_argument, threads_option
+from edgelm.cli.loading import packing
+from edgelm.cli.options import bundle_argument, prefill_threads_option, threads_option, weight_cache_option
 from edgelm.cli.show import Bar
 
 
@@ -48,6 +49,8 @@ def counts(value: str) -> list[int]:
     "-r", "--repetitions", type=int, default=5, show_default=True, metavar="N", help="Timed runs of each test."
 )
 @threads_option
+@prefill_threads_option
+@weight_cache_option
 @click.option(
     "-o",
     "--output",
@@ -64,6 +67,8 @@ def command(
     n_depth: list[int],
     repetitions: int,
     threads: int | None,
+    prefill_threads: int | None,
+    weight_cache: bool,
     output: str,
     seed: int,
 ) -> None:
@@ -96,8 +101,11 @@ def command(
             depths=n_depth,
             repetitions=repetitions,
             threads=threads,
+            prefill_threads=prefill_threads,
+            weight_cache=weight_cache,
             seed=seed,
             on_step=step,
+            on_bytes=packing(bar),
         )
     click.echo(render(report, output))
     for note in report.notes:

@@ -14,7 +14,8 @@ import click
 
 from edgelm.cli.cached import CachedSession
 from edgelm.cli.failures import say
-from edgelm.cli.options import bundle_argument, memory_option, prompt_cache_option, sampling_options, threads_option
+from edgelm.cli.loading import loaded
+from edgelm.cli.options import bundle_argument, loading_options, prompt_cache_option, sampling_options
 from edgelm.cli.run import print_chunk, speed
 from edgelm.errors import EdgeLMError, PromptError
 
@@ -35,8 +36,7 @@ HELP = """\
 @click.option("--system", metavar="TEXT", help="A system message before the conversation.")
 @sampling_options
 @prompt_cache_option
-@memory_option
-@threads_option
+@loading_options
 def command(
     bundle: Path,
     system: str | None,
@@ -44,6 +44,8 @@ def command(
     prompt_cache: Path | None,
     max_memory_mb: float | None,
     threads: int | None,
+    prefill_threads: int | None,
+    weight_cache: bool,
     **options: Any,
 ) -> None:
     """Talk with a model; /help lists the commands.
@@ -55,9 +57,8 @@ def command(
       edgelm chat bundles/edgelm-home-rpi5-int4
       edgelm chat my-bundle --system "Answer in one sentence." --temperature 0.7
     """
-    from edgelm.runtime.lm import load
-
-    with load(bundle, threads=threads, max_memory_mb=max_memory_mb) as lm:
+    loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb}
+    with loaded(bundle, weight_cache=weight_cache, **loading) as lm:
         if lm.template is None:
             raise PromptError(
                 "this model has no chat template, so it cannot chat", hint=f'use: edgelm run {bundle} -p "…"'

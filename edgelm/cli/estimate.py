@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: room for 4k and 512]"
 )
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
+@click.option(
+    "--vocab", type=int, metavar="N", help="As if N tokens of a MODEL were kept (--trim-vocab).  [default: all]"
+)
 @click.option("-t", "--threads", type=int, metavar="N", help="CPU threads.  [default: the target's]")
 @json_option
 def command(
@@ -39,6 +42,7 @@ def command(
     quant: str | None,
     context: int | None,
     revision: str | None,
+    vocab: int | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -57,7 +61,7 @@ def command(
     from edgelm.estimate import of_bundle
 
     if model is not None and (Path(model) / MANIFEST).exists():
-        given = {"--quant": quant, "--context": context, "--revision": revision}
+        given = {"--quant": quant, "--context": context, "--revision": revision, "--vocab": vocab}
         if fixed := next((name for name, value in given.items() if value is not None), None):
             raise OptionError(
                 f"{fixed} is for a MODEL: {model} is a bundle, whose recipe and context are fixed",
@@ -71,7 +75,7 @@ def command(
         load_export()
         from edgelm.exporter.estimate import of_model
 
-        found = of_model(model, board, quant, context=context, threads=threads, revision=revision)
+        found = of_model(model, board, quant, context=context, threads=threads, revision=revision, vocab=vocab)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:

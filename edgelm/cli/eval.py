@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import click
 
 from edgelm.bundle import MANIFEST, Bundle
 from edgelm.cli.export import load_export
+from edgelm.cli.loading import loaded
 from edgelm.cli.options import bundle_argument, json_option, threads_option
 from edgelm.cli.quality import divergence_lines
 from edgelm.cli.show import Bar, print_lines
@@ -160,10 +161,9 @@ class _Measure:
             self.bundle.save_quality(card)
         return card
 
-    def _load(self, bundle: Bundle) -> LM:
-        from edgelm.runtime.lm import load
-
-        return load(bundle.path, threads=self.threads)
+    def _load(self, bundle: Bundle) -> AbstractContextManager[LM]:
+        # What is compared with is often there for this once: its weights are not kept packed.
+        return loaded(bundle.path, threads=self.threads, weight_cache=bundle is self.bundle)
 
     def _run(self, bundle: Bundle, items: Sequence[Item]) -> TaskResult:
         from edgelm.evaluate.task import run_task

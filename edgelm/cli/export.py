@@ -15,6 +15,7 @@ from edgelm.bundle import Bundle
 from edgelm.cli.options import json_option
 from edgelm.cli.quality import quality_summary
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
+from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.errors import DependencyError
 from edgelm.target import Target, load_target, target_names
 
@@ -43,6 +44,12 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     default="auto",
     show_default=True,
     help="native: model families edgelm knows; optimum: all others (needs edgelm[optimum]).",
+)
+@click.option(
+    "--trim-vocab",
+    metavar="TEXT|LANGS",
+    multiple=True,
+    help="Keep only the tokens of a text (file, folder) or of languages such as en,de; may be given several times.",
 )
 @click.option(
     "--calibrate",
@@ -75,6 +82,7 @@ def command(model: str | None, target: str | None, quant: str | None, as_json: b
       edgelm export Qwen/Qwen2.5-0.5B-Instruct --target ./myboard.toml --context 4096
       edgelm export path/to/checkpoint --adapter path/to/lora --target rpi5
       edgelm export path/to/checkpoint --target rpi5 --calibrate builtin
+      edgelm export path/to/checkpoint --target rpi5 --trim-vocab prompts-and-answers.jsonl
     """
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
@@ -139,6 +147,8 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
     yield fact("target", f"{manifest['target']}, {manifest['quant']}")
     for role, text in recipe_lines(manifest["recipe"]):
         yield fact(f"  {role}", text)
+    if trimmed := manifest.get("vocabulary"):
+        yield from vocabulary_lines(trimmed)
     if card := bundle.quality:
         yield fact("quality", quality_summary(card))
     yield fact("context", f"{bundle.context:,} tokens")

@@ -15,6 +15,7 @@ from edgelm.cli.export import load_export, recipe_lines
 from edgelm.cli.options import json_option
 from edgelm.cli.quality import calibration_line, card_lines
 from edgelm.cli.show import fact, parameters, print_lines, size, table
+from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.errors import DependencyError, UnsupportedModelError
 from edgelm.machine import read_memory
 from edgelm.target import load_target
@@ -91,6 +92,8 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
             "shape",
             f"{graph['layers']} layers, hidden size {graph['hidden']:,}, vocabulary {graph['vocab']:,}, {cache}",
         )
+    if trimmed := manifest.get("vocabulary"):
+        yield from vocabulary_lines(trimmed)
     yield fact("target", f"{manifest['target']}, {manifest['quant']}, {manifest.get('provider', 'cpu')}")
     for role, text in recipe_lines(manifest["recipe"]):
         yield fact(f"  {role}", text)

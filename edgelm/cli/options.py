@@ -17,6 +17,17 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 threads_option = click.option(
     "-t", "--threads", type=int, metavar="N", help="CPU threads.  [default: what suits this machine]"
 )
+prefill_threads_option = click.option(
+    "--prefill-threads",
+    type=int,
+    metavar="N",
+    help="CPU threads for prompts.  [default: -t, or what suits this machine]",
+)
+weight_cache_option = click.option(
+    "--weight-cache/--no-weight-cache",
+    default=True,
+    help="Keep the weights as this processor wants them, and map them.  [default: yes; see: edgelm cache]",
+)
 memory_option = click.option(
     "--max-memory",
     "max_memory_mb",
@@ -31,6 +42,7 @@ prompt_cache_option = click.option(
     help="Keep the prompt's KV cache in FILE: what a later prompt has in common with it, from its start, costs nothing.",
 )
 
+_LOADING = (memory_option, threads_option, prefill_threads_option, weight_cache_option)
 _SAMPLING = (
     click.option(
         "--max-tokens", type=int, metavar="N", help="Tokens to generate at most.  [default: the model's, or 256]"
@@ -97,6 +109,13 @@ def _biases(values: Iterable[str]) -> dict[int, float] | None:
         except ValueError:
             raise click.BadParameter(f"{value!r} is not ID=BIAS, such as 42=-5 or 42=-inf") from None
     return biases or None
+
+
+def loading_options(function: F) -> F:
+    """Adds the options of `edgelm.load`, which come as `max_memory_mb`, `threads`, `prefill_threads`, `weight_cache`."""
+    for option in reversed(_LOADING):
+        function = option(function)
+    return function
 
 
 def sampling_options(function: F) -> F:

@@ -31,6 +31,7 @@ def divergence_lines(found: Mapping[str, Any], base: str) -> Iterator[str]:
         ("  largest", f"{kld['max']:.5f}", ""),
         ("same top token", f"{same['value']:.2%}", f"{same['stderr']:.2%}"),
         ("RMS of delta p", f"{found['rms_delta_p']:.2%}", ""),
+        *([("P of trimmed tokens", f"{found['outside_vocabulary']:.2%}", "")] if "outside_vocabulary" in found else []),
     ]
     yield from table(rows)
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelm.cli.cached import CachedSession
+from edgelm.cli.loading import loaded
 from edgelm.cli.options import (
     bundle_argument,
     form,
     form_options,
     json_option,
-    memory_option,
+    loading_options,
     prompt_cache_option,
     sampling_options,
-    threads_option,
 )
 from edgelm.errors import PromptError
 
@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 @prompt_cache_option
 @click.option("--stats", is_flag=True, help="Print speed to standard error.")
 @json_option
-@memory_option
-@threads_option
+@loading_options
 def command(
     bundle: Path,
     prompt: str | None,
@@ -66,6 +65,8 @@ def command(
     as_json: bool,
     max_memory_mb: float | None,
     threads: int | None,
+    prefill_threads: int | None,
+    weight_cache: bool,
     **options: Any,
 ) -> None:
     """Generate text from a prompt, printed as it comes.
@@ -88,11 +89,11 @@ def command(
     messages = None if system is None else [{"role": "system", "content": system}, {"role": "user", "content": text}]
 
     from edgelm.runtime.completions import variants
-    from edgelm.runtime.lm import load
 
     done: list[Completion] = []
     started = time.perf_counter()
-    with load(bundle, threads=threads, max_memory_mb=max_memory_mb) as lm:
+    loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb}
+    with loaded(bundle, weight_cache=weight_cache, **loading) as lm:
         load_seconds = time.perf_counter() - started
         if messages is not None and lm.template is None:
             raise PromptError("this model has no chat template, so it takes no --system", hint="leave --system out")

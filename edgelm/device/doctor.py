@@ -67,13 +67,13 @@ def examine(root: Path = ROOT, *, bundle: Path | None = None, measure: bool = Tr
         *clock_findings(root),
         *heat_findings(root),
         *memory_findings(memory),
-        *(bandwidth_findings(bandwidth, threads, target) if measure else []),
+        *(bandwidth_findings(bandwidth, threads, target, emulated=cpu.emulated) if measure else []),
         *target_findings(cpu, target),
         *jetson_findings(root, target),
         *disk_findings(bundle or Path.cwd()),
     ]
     findings += _open_bundle(bundle, cpu, memory) if bundle else []
-    return Examination(cpu, memory, target, bandwidth, tuple(findings))
+    return Examination(cpu, memory, target, None if cpu.emulated else bandwidth, tuple(findings))
 
 
 def software_findings(*, android: bool = False) -> list[Finding]:
@@ -117,7 +117,7 @@ def cpu_findings(cpu: CpuInfo, target: Target | None = None) -> list[Finding]:
         + (" (LITTLE)" if cluster.little else "")
         for cluster in cpu.clusters
     )
-    findings = [Finding("ok", "cpu", kinds), _instructions(cpu)]
+    findings = [Finding("ok", "cpu", kinds + (" (emulated)" if cpu.emulated else "")), _instructions(cpu)]
     threads = recommended_threads(target.cpu.threads if target else None, cpu)
     limits = [f"{len(cpu.allowed)} of {len(cpu.cores)} CPUs allowed"] if len(cpu.allowed) < len(cpu.cores) else []
     limits += [f"quota of {cpu.quota:g} CPUs"] if cpu.quota is not None else []
@@ -208,11 +208,15 @@ def memory_findings(memory: MemoryInfo) -> list[Finding]:
     return findings
 
 
-def bandwidth_findings(measured: float | None, threads: int, target: Target | None = None) -> list[Finding]:
-    """Measured read bandwidth in GB/s, beside what the target's decode gets out of its memory."""
+def bandwidth_findings(
+    measured: float | None, threads: int, target: Target | None = None, *, emulated: bool = False
+) -> list[Finding]:
+    """Measured read bandwidth in GB/s, beside what the target's decode gets out of its memory; emulated cores have none."""
     if measured is None:
         return [Finding("warn", "bandwidth", "not measured: too little free memory", "stop other programs")]
     detail = f"{measured:.1f} GB/s read with {threads} thread{'s' if threads > 1 else ''}"
+    if emulated:
+        return [Finding("ok", "bandwidth", f"{detail} (emulated: it says nothing of a board)")]
     if target is None or not target.board:  # other targets stand for many machines
         return [Finding("ok", "bandwidth", detail)]
     expected = target.memory.bandwidth_gbs

@@ -13,6 +13,7 @@ from typing import Any
 
 from edgelm.emulate.sandbox import Sandbox
 from edgelm.errors import DeviceError, near
+from edgelm.machine import EMULATED
 from edgelm.target import Target
 
 # For cores that QEMU does not have: the nearest one with the same instructions, as far as products go.
@@ -87,7 +88,7 @@ class Board:
         """The host's environment less what is of its Python, with edgelm as it is imported here."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         path = f"{self._edgelm()}{os.pathsep}{self.sandbox.site}"
-        return kept | {"PYTHONPATH": path, "PYTHONNOUSERSITE": "1", "ORT_DISABLE_TELEMETRY": "1"}
+        return kept | {"PYTHONPATH": path, "PYTHONNOUSERSITE": "1", "ORT_DISABLE_TELEMETRY": "1", EMULATED: "1"}
 
     def run(self, args: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the aarch64 Python with `args`; `options` as subprocess.run takes them."""

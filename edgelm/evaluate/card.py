@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from edgelm.bundle import Bundle
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.divergence import Divergence, divergence
+from edgelm.evaluate.kept import KeptScores, ids_in
 from edgelm.evaluate.passages import Passages, starting_token
 from edgelm.evaluate.perplexity import OnChunk
+from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort import version
 from edgelm.runtime.prompt import text_tools
+from edgelm.runtime.text import Tokenizer
 from edgelm.version import __version__
 
 FORMAT = 1  # of the card
@@ -32,20 +38,55 @@ def compare(
 ) -> Divergence:
     """Run two bundles side by side over a text.
 
+    Where the vocabulary of `bundle` is trimmed and that of `base` is not, they are compared over the tokens of both.
+
     Raises:
         EdgeLMError: the vocabularies differ, the text is too short, or a bundle cannot be run.
     """
     tokenizer, template = text_tools(bundle)
     ids = passages.encode(tokenizer, template)
+    kept = _kept(base, bundle, passages, tokenizer, template, ids)
+    # Without the cache: what is compared is often there for this once.
+    options: dict[str, Any] = {"threads": threads, "weight_cache": False}
+    with closing(Engine.load(base, **options)) as first, closing(Engine.load(bundle, **options)) as second:
+        bos = starting_token(tokenizer)
+        original = first if kept is None else KeptScores(first, kept)
+        found = divergence(original, second, ids, bos=bos, chunk=chunk, chunks=chunks, on_chunk=on_chunk)
+        return replace(found, outside=original.outside) if isinstance(original, KeptScores) else found
+
+
+def _kept(
+    base: Bundle,
+    bundle: Bundle,
+    passages: Passages,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    ids: Sequence[int],
+) -> np.ndarray | None:
+    """The ids in `base` of the tokens of `bundle`, whose vocabulary is trimmed; None where both have the same.
+
+    Raises:
+        EdgeLMError: the text, of these `ids`, is not encoded alike.
+    """
     other, _ = text_tools(base)
-    if passages.encode(other, template) != ids:
+    expected = passages.encode(other, template)  # the base of an export's card has none of its own
+    trimmed, base_trimmed = ("vocabulary" in x.manifest for x in (bundle, base))
+    if not trimmed or other.to_json() == tokenizer.to_json():
+        if expected == ids:
+            return None
         raise EdgeLMError(
             f"{base.path} and {bundle.path} have different tokenizers: they cannot be compared token by token",
-            hint="compare a bundle with the model it was made from",
+            hint=f"the first has a trimmed vocabulary: measure it --against {bundle.path}"
+            if base_trimmed and not trimmed
+            else "compare a bundle with the model it was made from",
         )
-    with closing(Engine.load(base, threads=threads)) as first, closing(Engine.load(bundle, threads=threads)) as second:
-        bos = starting_token(tokenizer)
-        return divergence(first, second, ids, bos=bos, chunk=chunk, chunks=chunks, on_chunk=on_chunk)
+    kept = ids_in(tokenizer, other, int(bundle.manifest["graph"]["vocab"]))
+    if max(ids, default=0) >= len(kept) or kept[ids].tolist() != expected:
+        raise EdgeLMError(
+            f"{passages.name} needs tokens that {bundle.path} was trimmed of: it cannot be compared token by token",
+            hint="take a text of the domain it was trimmed to",
+        )
+    return kept
 
 
 def quality_card(

@@ -45,6 +45,8 @@ class Divergence:
         median, percentiles, largest: of KLD; percentiles by percent.
         same_top, same_top_error: from 0 to 1, and its binomial error, ``sqrt(p (1 - p) / (n - 1))``.
         rms_delta_p: root mean square of the change in the probability of the text's own token, from 0 to 1.
+        outside: mean probability that the original gives to tokens which the other has not; None where both have the
+            same. All else is of the original without them (`edgelm.evaluate.kept`).
     """
 
     base: Perplexity
@@ -57,6 +59,7 @@ class Divergence:
     same_top: float
     same_top_error: float
     rms_delta_p: float
+    outside: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -83,6 +86,7 @@ class Divergence:
             },
             "same_top": {"value": self.same_top, "stderr": self.same_top_error},
             "rms_delta_p": self.rms_delta_p,
+            **({} if self.outside is None else {"outside_vocabulary": self.outside}),
         }
 
 

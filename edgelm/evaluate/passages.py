@@ -66,18 +66,29 @@ class Passages:
         Raises:
             PromptError: the template refuses a conversation.
         """
-        return [token for passage in self.passages for token in self._ids(passage, tokenizer, template)]
+        texts = self.texts(template)
+        return [token for text, special in texts for token in tokenizer.encode(text, special=special)]
 
-    def _ids(self, passage: str | Messages, tokenizer: Encodes, template: Renders | None) -> list[int]:
-        if isinstance(passage, str):
-            return tokenizer.encode(passage)
+    def texts(self, template: Renders | None) -> Iterator[tuple[str, bool]]:
+        """Each passage as (its text, whether what begins a text is yet to be added: a template writes it itself).
+
+        Raises:
+            PromptError: the template refuses a conversation.
+        """
+        for passage in self.passages:
+            if isinstance(passage, str):
+                yield passage, True
+            else:
+                yield self._told(passage, template)
+
+    def _told(self, messages: Messages, template: Renders | None) -> tuple[str, bool]:
         if template is not None:
             try:
-                return tokenizer.encode(template.render(passage, add_generation_prompt=False), special=False)
+                return template.render(messages, add_generation_prompt=False), False
             except PromptError:
                 if self.name != BUILTIN:  # a template may want what the sample does not have
                     raise
-        return tokenizer.encode("\n\n".join(str(message["content"]) for message in passage) + "\n")
+        return "\n\n".join(str(message["content"]) for message in messages) + "\n", True
 
     def facts(self) -> dict[str, str]:
         """For JSON."""

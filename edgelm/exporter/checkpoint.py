@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from edgelm.errors import CheckpointError
 from edgelm.exporter import lora
 from edgelm.exporter.config import Config, read_json
+from edgelm.exporter.picked import PickedRows
 from edgelm.exporter.prequantized import Codes, PackedMatrix, read_scheme, stand_ins
 from edgelm.exporter.tensors import Readable, Tensor, read_header
 
@@ -114,7 +116,14 @@ class Checkpoint:
     def codes(self, name: str, shape: tuple[int, int]) -> Codes | None:
         """The codes of a matrix that is quantised already and can be packed as it is; None for any other."""
         tensor = self.expect(name, shape)
-        return tensor.codes() if isinstance(tensor, PackedMatrix) else None
+        return tensor.codes() if isinstance(tensor, PackedMatrix | PickedRows) else None
+
+    def picking(self, shapes: Mapping[str, tuple[int, ...]], rows: np.ndarray) -> Checkpoint:
+        """The same with these rows alone (int64 [n], ascending) of the tensors of these `shapes`."""
+        picked = {str(self.key(name)): PickedRows(self.expect(name, shape), rows) for name, shape in shapes.items()}
+        other = copy.copy(self)
+        other._tensors = {**self._tensors, **picked}
+        return other
 
 
 def spellings(name: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edgelm.exporter.rope import Rope
@@ -322,6 +322,24 @@ class Decoder:
         # Dynamic scaling goes beyond max_position_embeddings; the other kinds count their stretch in it.
         dynamic = (s for s in scalings if s is not None and s.kind == "dynamic")
         return max([self.context, *(int(s.original_context * s.factor) for s in dynamic)])
+
+    @property
+    def vocab_tensors(self) -> dict[str, tuple[int, ...]]:
+        """The tensors that have a row for every token: name → shape."""
+        tables = (self.embedding, self.head)
+        names = {source.tensor for table in tables for source in (*table.sources, *table.biases)}
+        return {name: shape for name, shape in self.tensors.items() if name in names}
+
+    def with_vocab(self, vocab: int) -> Decoder:
+        """The same model with rows for so many tokens."""
+
+        def cut(table: Linear) -> Linear:
+            sources, biases = (
+                tuple(replace(source, rows=vocab) for source in part) for part in (table.sources, table.biases)
+            )
+            return replace(table, sources=sources, biases=biases)
+
+        return replace(self, vocab=vocab, embedding=cut(self.embedding), head=cut(self.head))
 
     @property
     def linears(self) -> tuple[Linear, ...]:

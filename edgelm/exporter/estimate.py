@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgelm.errors import UnsupportedModelError
+from edgelm.errors import OptionError, UnsupportedModelError
 from edgelm.estimate import Estimate, default_context
 from edgelm.exporter import families, footprint, workload
 from edgelm.exporter.config import Config, read_json
@@ -22,6 +22,7 @@ def of_model(
     context: int | None = None,
     threads: int | None = None,
     revision: str | None = None,
+    vocab: int | None = None,
 ) -> Estimate:
     """What to expect of a model in one of the target's recipes; no weights are read, or fetched.
 
@@ -33,6 +34,7 @@ def of_model(
         context: in tokens; None has room for all depths that are told, where the model has.
         threads: None takes the board's.
         revision: branch, tag or commit on the hub.
+        vocab: how many tokens are left where the vocabulary is trimmed; None for all.
 
     Raises:
         CheckpointError: config.json is missing or wrong, or the hub cannot give it.
@@ -48,6 +50,10 @@ def of_model(
             f"{error}; its speed cannot be told from config.json",
             hint="edgelm inspect MODEL tells its memory; after an export: edgelm estimate BUNDLE",
         ) from None
+    if vocab is not None:
+        if not 1 <= vocab <= decoder.vocab:
+            raise OptionError(f"--vocab must be from 1 to the model's {decoder.vocab:,} tokens, not {vocab:,}")
+        decoder = decoder.with_vocab(vocab)
     scheme = read_scheme(config)
     quant = quant or target.default
     limit = decoder.context_limit

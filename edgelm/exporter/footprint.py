@@ -183,13 +183,20 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     )
 
 
-def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target) -> Footprint:
-    """Of a model on Optimum's road: about, since its graph is not known before it is traced."""
+def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target, tokens: int | None = None) -> Footprint:
+    """Of a model on Optimum's road: about, since its graph is not known before it is traced.
+
+    `tokens` is how many of its vocabulary are left; None for all.
+    """
     config = checkpoint.config.nested("text_config") or checkpoint.config
     shapes = [checkpoint.shape(name) for name in checkpoint.names()]
-    parameters = sum(math.prod(shape) for shape in shapes)
+    fp32 = 4 * sum(math.prod(shape) for shape in shapes)  # traced as a whole
     layers, heads = _first(config, _LAYERS, 1), _first(config, _HEADS, 1)
     vocab = _first(config, ("vocab_size",), max((shape[0] for shape in shapes if shape), default=1))
+    if tokens is not None:
+        shapes = [(tokens, *shape[1:]) if shape and shape[0] == vocab else shape for shape in shapes]
+        vocab = tokens
+    parameters = sum(math.prod(shape) for shape in shapes)
     matrices = [(shape[0], shape[1]) for shape in shapes if len(shape) == 2 and min(shape) >= _SMALLEST]
     tables = [shape for shape in matrices if shape[0] == vocab]
     bodies = [shape for shape in matrices if shape[0] != vocab]
@@ -201,7 +208,6 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target) -> F
     rest = 4 * (parameters - sum(n * k for n, k in matrices))
     read = sum(format.nbytes(n, k) for format, n, k in products) + rest
     table = 0 if tied else formats.embedding.nbytes(vocab, hidden)
-    fp32 = 4 * parameters
     return Footprint(
         parameters=parameters,
         vocab=vocab,

@@ -222,7 +222,9 @@ class _Hub:
         response = getattr(error, "response", None)
         if response is not None:
             return CheckpointError(f"the hub cannot give {model}: it answers {response.status_code}", hint=_RESUME)
-        if isinstance(error, errors.LocalEntryNotFoundError) or type(error).__module__.startswith(_NETWORK):
+        # httpx raises a bare RuntimeError where the client closed its connection pool between two attempts.
+        unreached = (errors.LocalEntryNotFoundError, RuntimeError)
+        if isinstance(error, unreached) or type(error).__module__.startswith(_NETWORK):
             return unanswered
         if isinstance(error, OSError) and error.strerror:
             first = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

@@ -14,6 +14,9 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from edgelm.bundle import DATA, MODEL, BundleWriter
 from edgelm.errors import CheckpointError, DependencyError, EdgeLMError, ExportError, UnsupportedModelError, near
@@ -51,9 +54,14 @@ def context_limit(config: Config) -> int:
 
 
 def write_graph(
-    checkpoint: Checkpoint, target: Target, spec: RecipeSpec, writer: BundleWriter, progress: Progress
+    checkpoint: Checkpoint,
+    target: Target,
+    spec: RecipeSpec,
+    writer: BundleWriter,
+    progress: Progress,
+    rows: np.ndarray | None = None,
 ) -> GraphResult:
-    """Write model.onnx and model.onnx.data into the bundle.
+    """Write model.onnx and model.onnx.data into the bundle, with the embeddings of the tokens `rows`; None for all.
 
     Activations and cache stay float32 whatever the `target` prefers: the trace is made of float32 operators.
 
@@ -67,7 +75,7 @@ def write_graph(
     _expect_supported(checkpoint)
     with tempfile.TemporaryDirectory(prefix=".trace-", dir=writer.folder, ignore_cleanup_errors=True) as folder:
         trace = Path(folder) / MODEL
-        parameters = _trace(checkpoint, trace)
+        parameters = _trace(checkpoint, trace, rows)
         progress.finish()
         with DataFile(writer.path(DATA)) as data:
             found = surgery.rewrite(trace, writer.path(MODEL), data, spec, checkpoint.path, progress)
@@ -106,8 +114,8 @@ def _expect_supported(checkpoint: Checkpoint) -> None:
         )
 
 
-def _trace(checkpoint: Checkpoint, path: Path) -> int:
-    """Trace the checkpoint into the float32 graph `path`; the model's number of parameters."""
+def _trace(checkpoint: Checkpoint, path: Path, rows: np.ndarray | None) -> int:
+    """Trace the checkpoint into the float32 graph `path`; the model's number of parameters, as traced."""
     with _quiet(), _offline(), _told_shortly(checkpoint.path):
         import torch
         from optimum.exporters.onnx import export
@@ -129,6 +137,8 @@ def _trace(checkpoint: Checkpoint, path: Path) -> int:
                 f"{checkpoint.path}: tensor '{missing[0]}' is missing",
                 hint="the checkpoint is incomplete, or config.json belongs to another model",
             )
+        if rows is not None:
+            _keep_tokens(model, rows, checkpoint.path)
         model.config.use_cache = True
         describe = TasksManager.get_exporter_config_constructor(
             exporter="onnx", model=model, task=_TASK, library_name="transformers"
@@ -148,6 +158,25 @@ def _trace(checkpoint: Checkpoint, path: Path) -> int:
     del model
     gc.collect()  # the traced module refers to itself: its weights go now, not some time
     return int(parameters)
+
+
+def _keep_tokens(model: Any, rows: np.ndarray, path: Path) -> None:
+    """Leave the rows of these tokens in a torch model's embedding and head, which may be one tensor."""
+    from torch.nn import Parameter
+
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or embedding is None:
+        raise UnsupportedModelError(
+            f"{path}: this model's embedding and head cannot be told, so its vocabulary cannot be trimmed",
+            hint="leave --trim-vocab out",
+        )
+    tied = head.weight is embedding.weight
+    embedding.weight = Parameter(embedding.weight.detach()[rows])
+    head.weight = embedding.weight if tied else Parameter(head.weight.detach()[rows])
+    if getattr(head, "bias", None) is not None:
+        head.bias = Parameter(head.bias.detach()[rows])
+    embedding.num_embeddings = head.out_features = model.config.vocab_size = len(rows)
+    embedding.padding_idx = None
 
 
 @contextlib.contextmanager

@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from edgelm import demo
 from edgelm.bundle import QUALITY, Bundle, BundleWriter, check_output, writing
-from edgelm.errors import EdgeLMError, ExportError, OptionError, UnsupportedModelError
+from edgelm.errors import CheckpointError, EdgeLMError, ExportError, OptionError, UnsupportedModelError
 from edgelm.exporter import families, footprint, genai, native, preflight
 from edgelm.exporter.budget import Budget
 from edgelm.exporter.checkpoint import Checkpoint
@@ -24,7 +25,8 @@ from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import Wishes, measured, prepared
 from edgelm.exporter.result import GraphResult
-from edgelm.exporter.tokenizer import TextFiles, write_text_files
+from edgelm.exporter.tokenizer import TextFiles, read_text, write_text
+from edgelm.exporter.vocabulary import Domain, Trim, Wanted, trim
 from edgelm.exporter.weights import WeightReader
 from edgelm.target import RecipeSpec, Target, load_target
 
@@ -41,6 +43,7 @@ def export(
     context: int | None = None,
     output: str | os.PathLike[str] | None = None,
     exporter: Exporter = "auto",
+    trim_vocab: Wanted = None,
     calibrate: str | os.PathLike[str] | None = None,
     card: str | os.PathLike[str] | None = None,
     max_size: int | str | None = None,
@@ -60,6 +63,8 @@ def export(
         context: longest prompt plus answer in tokens; None is the target's choice, at most what the model was made for.
         output: folder of the bundle; None is ``./bundles/<model>-<target>-<quant>``.
         exporter: ``native`` for families edgelm knows, ``optimum`` for the others, ``auto`` chooses.
+        trim_vocab: what the vocabulary is cut to: text files, folders of them, or codes of languages such as ``en,de``;
+            one or several of these, and what any of them needs stays. None keeps all of it.
         calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and even
             activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data. Minutes for models of hundreds of millions of parameters.
         card: a text file, or ``builtin``, on which the bundle is compared with the model in fp32 for its quality.json;
@@ -82,20 +87,25 @@ def export(
     folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant)
     check_output(folder, overwrite=overwrite)  # before anything is downloaded
     wishes = Wishes.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
-    budget = Budget.of(max_size, max_kld)
+    budget, domain = Budget.of(max_size, max_kld), Domain.of(trim_vocab)
     source = resolve(model, revision, progress)
     checkpoint = Checkpoint(source.path, None if adapter is None else _open_adapter(adapter, progress))
-    road = _choose_road(checkpoint, exporter, board, progress)
+    cut = (
+        None if domain is None else trim(read_text(source.path, checkpoint.config), checkpoint.config, domain, progress)
+    )
+    road = _choose_road(checkpoint, exporter, board, progress, cut)
     length = choose_context(context, board, road.context_limit)
     plan = preflight.Plan(source.id, board, road.footprint)
     budget.check_size(plan, quant, length)
     taken = preflight.check(plan, quant, length, folder, force=force)
     with writing(folder, overwrite=overwrite) as writer:
-        text = write_text_files(source.path, checkpoint.config, writer)
+        text = write_text(read_text(source.path, checkpoint.config) if cut is None else cut.text, writer)
         measure = _text_to_measure_on(wishes, budget, road, taken, recipe)
         result = road.write(_Job(recipe, length, text, writer, wishes.calibrate, measure is not None))
         hashes = source_hashes(checkpoint, progress)
         facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
+        if cut is not None:
+            facts["vocabulary"] = {**cut.facts, "saved_bytes": road.whole(recipe).stored - taken.stored}
         if measure is not None:
 
             def write_base(aside: BundleWriter) -> dict[str, Any]:
@@ -167,30 +177,43 @@ class _Road:
         name: ``native`` or ``optimum``.
         context_limit: the longest context in tokens.
         footprint: what the model takes in a recipe.
+        whole: the same with its whole vocabulary, where that is trimmed.
         write: write model.onnx and what belongs to it; what was written.
     """
 
     name: str
     context_limit: int
     footprint: Callable[[RecipeSpec], Footprint]
+    whole: Callable[[RecipeSpec], Footprint]
     write: Callable[[_Job], GraphResult]
 
 
-def _choose_road(checkpoint: Checkpoint, exporter: Exporter, target: Target, progress: Progress) -> _Road:
+def _choose_road(
+    checkpoint: Checkpoint, exporter: Exporter, target: Target, progress: Progress, cut: Trim | None
+) -> _Road:
     """The native road where a family can describe this model, else Optimum's."""
     if exporter not in ("auto", "native", "optimum"):
         raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
     if exporter == "optimum":
-        return _optimum_road(checkpoint, target, progress, None)
+        return _optimum_road(checkpoint, target, progress, cut, None)
     try:
-        return _native_road(checkpoint, families.describe(checkpoint.config), target, progress)
+        return _native_road(checkpoint, families.describe(checkpoint.config), target, progress, cut)
     except UnsupportedModelError as reason:
         if exporter == "native":
             raise
-        return _optimum_road(checkpoint, target, progress, reason)
+        return _optimum_road(checkpoint, target, progress, cut, reason)
 
 
-def _native_road(checkpoint: Checkpoint, decoder: Decoder, target: Target, progress: Progress) -> _Road:
+def _native_road(checkpoint: Checkpoint, whole: Decoder, target: Target, progress: Progress, cut: Trim | None) -> _Road:
+    decoder = whole
+    if cut is not None:
+        if whole.vocab != cut.vocab:
+            raise CheckpointError(
+                f"{checkpoint.path}: config.json says {cut.vocab:,} and {whole.vocab:,} for vocab_size"
+            )
+        checkpoint = checkpoint.picking(whole.vocab_tensors, cut.rows)
+        decoder = whole.with_vocab(len(cut.rows))
+
     def write(job: _Job) -> GraphResult:
         reader = WeightReader(checkpoint)
         with prepared(
@@ -202,14 +225,18 @@ def _native_road(checkpoint: Checkpoint, decoder: Decoder, target: Target, progr
         job.writer.write_json(genai.CONFIG, genai.config(result.graph, job.context, job.text, decoder))
         return result
 
-    def taken(spec: RecipeSpec) -> Footprint:
-        return footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
+    def taken(model: Decoder, spec: RecipeSpec) -> Footprint:
+        return footprint.of_decoder(model, spec, target, checkpoint.scheme)
 
-    return _Road("native", decoder.context_limit, taken, write)
+    return _Road("native", decoder.context_limit, partial(taken, decoder), partial(taken, whole), write)
 
 
 def _optimum_road(
-    checkpoint: Checkpoint, target: Target, progress: Progress, reason: UnsupportedModelError | None
+    checkpoint: Checkpoint,
+    target: Target,
+    progress: Progress,
+    cut: Trim | None,
+    reason: UnsupportedModelError | None,
 ) -> _Road:
     """Optimum's; `reason` is why the native road could not be taken, None where it was not asked for."""
     if checkpoint.adapter is not None:
@@ -222,20 +249,24 @@ def _optimum_road(
 
     progress.say(f"exporting through Optimum: {reason or 'as asked'}")
     optimum.require()
+    rows = None if cut is None else cut.rows
 
     def write(job: _Job) -> GraphResult:
         if job.calibrate is not None:
             progress.say("only native families are calibrated: scales are searched without data")
         try:
-            return optimum.write_graph(checkpoint, target, job.recipe, job.writer, progress)
+            return optimum.write_graph(checkpoint, target, job.recipe, job.writer, progress, rows)
         except ExportError as error:
             if reason is None:
                 raise
             hint = (reason.hint or "").removeprefix(TRY_OPTIMUM).removeprefix(", or ")  # which was tried just now
             raise ExportError(f"{error}; and {reason}", hint=hint or error.hint) from None
 
-    limit = optimum.context_limit(checkpoint.config)
-    return _Road("optimum", limit, lambda spec: footprint.of_checkpoint(checkpoint, spec, target), write)
+    def taken(tokens: int | None, spec: RecipeSpec) -> Footprint:
+        return footprint.of_checkpoint(checkpoint, spec, target, tokens)
+
+    limit, tokens = optimum.context_limit(checkpoint.config), None if rows is None else len(rows)
+    return _Road("optimum", limit, partial(taken, tokens), partial(taken, None), write)
 
 
 def _open_adapter(adapter: str, progress: Progress) -> Adapter:

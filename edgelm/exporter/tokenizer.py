@@ -36,8 +36,29 @@ class TextFiles:
     generation: dict[str, Any]
 
 
-def write_text_files(source: Path, config: Config, writer: BundleWriter) -> TextFiles:
-    """Write tokenizer.json, chat_template.jinja and generation_config.json; what the manifest needs of them.
+@dataclass(frozen=True)
+class Text:
+    """What a checkpoint's files say about text.
+
+    Attributes:
+        tokenizer: with all its added tokens.
+        names: text of the named special tokens (``bos_token`` …).
+        settings: its tokenizer_config.json.
+        generation: its generation_config.json.
+        special: see `TextFiles`.
+        template: the chat template's source, or None.
+    """
+
+    tokenizer: Tokenizer
+    names: dict[str, str]
+    settings: dict[str, Any]
+    generation: dict[str, Any]
+    special: dict[str, Any]
+    template: str | None
+
+
+def read_text(source: Path, config: Config) -> Text:
+    """Read the tokenizer and what belongs to it from a checkpoint's folder.
 
     Raises:
         CheckpointError: no tokenizer, or a file that cannot be read.
@@ -46,19 +67,30 @@ def write_text_files(source: Path, config: Config, writer: BundleWriter) -> Text
     generation = optional_json(source / GENERATION)
     kind = tokenizer_class(settings, config)
     added = AddedTokens.read(source, settings, kind)
-    tokenizer, names = _load_tokenizer(source, config, settings, kind, added), added.names
-    writer.write_text(TOKENIZER, tokenizer.to_str(pretty=False))
+    tokenizer = _load_tokenizer(source, config, settings, kind, added)
+    special = _special_tokens(config, generation, added.names, tokenizer)
+    return Text(tokenizer, added.names, settings, generation, special, _chat_template(source, settings))
+
+
+def write_text(text: Text, writer: BundleWriter) -> TextFiles:
+    """Write tokenizer.json, chat_template.jinja and generation_config.json; what the manifest needs of them."""
+    writer.write_text(TOKENIZER, text.tokenizer.to_str(pretty=False))
     # Not read by edgelm: onnxruntime-genai's and transformers' tokenizers want it beside tokenizer.json.
-    writer.write_json("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names, **settings})
-    if (template := _chat_template(source, settings)) is not None:
-        writer.write_text(TEMPLATE, template)
-    special = _special_tokens(config, generation, names, tokenizer)
-    for key in (*_IDS, "transformers_version", "_from_model_config"):  # told anew below, or nothing about sampling
-        generation.pop(key, None)
-    ids = {f"{kind}_token_id": value for kind, value in special.items() if value not in (None, [])}
-    generation |= ids
+    writer.write_json(
+        "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **text.names, **text.settings}
+    )
+    if text.template is not None:
+        writer.write_text(TEMPLATE, text.template)
+    told = (*_IDS, "transformers_version", "_from_model_config")  # told anew below, or nothing about sampling
+    generation = {key: value for key, value in text.generation.items() if key not in told}
+    generation |= {f"{kind}_token_id": value for kind, value in text.special.items() if value not in (None, [])}
     writer.write_json(GENERATION, generation)
-    return TextFiles(special, {"add_bos": settings.get("add_bos_token"), **names}, generation)
+    return TextFiles(text.special, {"add_bos": text.settings.get("add_bos_token"), **text.names}, generation)
+
+
+def write_text_files(source: Path, config: Config, writer: BundleWriter) -> TextFiles:
+    """`write_text` of what `read_text` finds."""
+    return write_text(read_text(source, config), writer)
 
 
 def _load_tokenizer(
@@ -70,7 +102,7 @@ def _load_tokenizer(
     tokenizer = _convert(source, settings, kind, added) if converted else _read_tokenizer(path)
     if not converted and "llama" not in kind.styles:
         _set_prefix_space(tokenizer, settings)
-    added.complete(tokenizer, _vocabulary(config), converted=converted)
+    added.complete(tokenizer, vocabulary_size(config), converted=converted)
     bos = kind.add_bos
     if bos is None and converted and settings.get("add_bos_token"):
         bos = True  # GPT-2's class, which elsewhere leaves it to tokenizer.json
@@ -128,7 +160,7 @@ def _set_prefix_space(tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
         tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=wanted, use_regex=state.get("use_regex", True))
 
 
-def _vocabulary(config: Config) -> int | None:
+def vocabulary_size(config: Config) -> int | None:
     """Number of embeddings, where config.json says it."""
     size = config.get("vocab_size")
     if size is None and (inner := config.get("text_config")) and isinstance(inner, dict):

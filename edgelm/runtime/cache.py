@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgelm.runtime.ort import Runner, Values, ort
+from edgelm.runtime.ort import PROMPT, Runner, Values, give_back, ort
 
 _SMALLEST = 256  # tokens of the first allocation
 _STATES = 16  # places whose states are kept
 _STATES_BYTES = 32 << 20  # and in all: those of linear attention are large
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ONE = np.array([1], np.int64)
+_PROMPT = 32  # tokens from which a pass is a prompt's; fewer are guesses, which decode checks
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class SharedCache:
     the last few of them: to go back means to begin from there.
     """
 
-    def __init__(self, session: Any, context: int, vocab: int) -> None:
+    def __init__(self, session: Any, context: int, vocab: int, prompts: Any = None) -> None:
+        """`session` runs every pass, but those of prompts where there is another session for them."""
         inputs = session.get_inputs()
         self._context = context
         past = {i.name: i for i in inputs if i.name.startswith("past_key_values.")}
@@ -96,6 +98,7 @@ class SharedCache:
         self._inputs = ["input_ids", "attention_mask", "num_logits", *names]
         presents = [n.replace("past_key_values", "present") for n in names]
         self._runner = Runner(session, ["logits", *presents])
+        self._prompts = self._runner if prompts is None else Runner(prompts, ["logits", *presents])
         self._capacity = 0
         self._bound: list[tuple[Values, Values]] = []  # what a step of one token reads and writes, in either turn
         self._buffers: list[np.ndarray] = []
@@ -124,7 +127,9 @@ class SharedCache:
         else:
             mask, wanted = np.ones((1, total), np.int64), np.array([num_logits], np.int64)
             feeds = Values([np.ascontiguousarray(ids).reshape(1, -1), mask, wanted, *self._buffers, *read])
-            logits = self._runner.run_first(self._inputs, feeds, Values([*self._buffers, *write]))
+            prompt = len(ids) >= _PROMPT
+            runner = self._prompts if prompt else self._runner
+            logits = runner.run_first(self._inputs, feeds, Values([*self._buffers, *write]), prompt=prompt)
             self._seen = -1
         self._turn = 1 - self._turn
         if write and len(ids) > 1:
@@ -231,9 +236,10 @@ def _mapped(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 class GrowingCache:
     """Every step takes the past as it is and returns it longer."""
 
-    def __init__(self, session: Any, vocab: int) -> None:
+    def __init__(self, session: Any, vocab: int, prompts: Any = None) -> None:
+        """As that of a `SharedCache`."""
         inputs = {i.name: i for i in session.get_inputs()}
-        self._session = session
+        self._session, self._prompts = session, prompts or session
         self._vocab = vocab
         self._past = [i for name, i in inputs.items() if name.startswith("past_")]
         self._positions = "position_ids" in inputs
@@ -261,7 +267,11 @@ class GrowingCache:
             feeds["position_ids"] = np.arange(position, total, dtype=np.int64).reshape(1, -1)
         values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
         values |= {i.name: value for i, value in zip(self._past, self._values, strict=True)}
-        logits, *self._values = self._session.run_with_ort_values(self._outputs, values)
+        prompt = len(ids) >= _PROMPT
+        session, options = (self._prompts, PROMPT) if prompt else (self._session, None)
+        logits, *self._values = session.run_with_ort_values(self._outputs, values, options)
+        if prompt:
+            give_back()
         result: np.ndarray = logits.numpy()[0]
         return result
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -14,10 +15,13 @@ import numpy as np
 from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.fallback import find_fallback
-from edgelm.machine import read_cpu, recommended_threads
+from edgelm.machine import CpuInfo, read_cpu, recommended_threads
 from edgelm.runtime.cache import Cache, GrowingCache, Kept, SharedCache
 from edgelm.runtime.ceiling import fit
 from edgelm.runtime.ort import open_or_fall_back
+from edgelm.runtime.packing import OnBytes
+from edgelm.runtime.prepared import open_prepared
+from edgelm.runtime.weightcache import WeightCache
 
 
 @dataclass(eq=False)
@@ -35,6 +39,8 @@ class Engine:
         context: how many tokens it can hold.
         vocab_size: how many logits a token has.
         threads: with which it computes.
+        prefill_threads: with which it computes prompts.
+        packed: the cache's folder whose packed weights it has mapped (`edgelm.runtime.weightcache`), or None.
         provider: onnxruntime's provider in use.
         load_seconds: what loading took.
     """
@@ -49,53 +55,86 @@ class Engine:
         threads: int,
         load_seconds: float = 0.0,
         kv_limit: int | None = None,
+        prompts: Any = None,
+        prefill_threads: int | None = None,
+        packed: Path | None = None,
     ) -> None:
         self.context = context
         self.vocab_size = vocab
-        self.threads = threads
+        self.threads, self.prefill_threads = threads, prefill_threads or threads
+        self.packed = packed
         self.provider = str(session.get_providers()[0])
         self.load_seconds = load_seconds
-        self._session, self._kind, self._kv_limit = session, cache, kv_limit
+        self._session, self._prompts, self._kind, self._kv_limit = session, prompts, cache, kv_limit
         self._states: WeakSet[KVState] = WeakSet()
         self._state = self.new_state()
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int | None = None, max_memory_mb: float | None = None) -> Engine:
+    def load(
+        cls,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        prefill_threads: int | None = None,
+        max_memory_mb: float | None = None,
+        weight_cache: WeightCache | bool = True,
+        on_bytes: OnBytes | None = None,
+    ) -> Engine:
         """Load a bundle's graph.
 
         Args:
             bundle: the bundle.
             threads: None for the target's number, capped by this machine's cores.
+            prefill_threads: for prompts, in a session of its own where that is another number; None for the target's
+                number, or `threads` where that is given, or where it would take the memory of the weights twice.
             max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures; the context shrinks to
                 what fits. None for no ceiling.
+            weight_cache: True for the user's cache of packed weights, which the environment may switch off; False for
+                none; or another one.
+            on_bytes: hears of the packing, where the cache has to be filled.
 
         Raises:
             OptionError: threads below 1, or max_memory_mb is no number above 0.
             BundleError: onnxruntime cannot load the graph, or the manifest does not describe it.
             DeviceError: not enough memory, or max_memory_mb leaves no room for a context of use.
         """
-        if threads is not None and threads < 1:
-            raise OptionError(f"threads must be at least 1, not {threads}")
+        for name, number in (("threads", threads), ("prefill_threads", prefill_threads)):
+            if number is not None and number < 1:
+                raise OptionError(f"{name} must be at least 1, not {number}")
         manifest = bundle.manifest
         context, kv_limit = (bundle.context, None) if max_memory_mb is None else fit(manifest, max_memory_mb)
         cpu = read_cpu()
         if slow := find_fallback(manifest, cpu):
             warnings.warn(f"{slow.detail}; better: {slow.todo}", EdgeLMWarning, stacklevel=2)
-        count = threads or recommended_threads(manifest.get("threads", {}).get("decode"), cpu)
+        counts = _threads(manifest, cpu, threads, prefill_threads)
+        cache = WeightCache.default() if weight_cache is True else weight_cache or None
         start = time.perf_counter()
-        session, reason = open_or_fall_back(bundle.model_path, count, str(manifest.get("provider", "cpu")))
-        if reason is not None:
-            message = f"{reason}: running on the CPU instead (see README, Jetson)"
-            warnings.warn(message, EdgeLMWarning, stacklevel=2)
+        prepared = None if cache is None else open_prepared(bundle, cache, cpu, list(dict.fromkeys(counts)), on_bytes)
+        if prepared is not None:
+            sessions = prepared.sessions
+        else:
+            provider = str(manifest.get("provider", "cpu"))
+            session, reason = open_or_fall_back(bundle.model_path, counts[0], provider)
+            if reason is not None:
+                message = f"{reason}: running on the CPU instead (see README, Jetson)"
+                warnings.warn(message, EdgeLMWarning, stacklevel=2)
+            if prefill_threads is None:  # a second session would pack the weights again
+                counts = (counts[0], counts[0])
+            sessions = [session]
+            if counts[0] != counts[1]:
+                sessions.append(open_or_fall_back(bundle.model_path, counts[1], provider)[0])
         try:
             return cls(
-                session,
+                sessions[0],
                 cache=manifest["graph"]["cache"],
                 context=context,
                 vocab=int(manifest["graph"]["vocab"]),
-                threads=count,
+                threads=counts[0],
                 load_seconds=time.perf_counter() - start,
                 kv_limit=kv_limit,
+                prompts=sessions[1] if len(sessions) > 1 else None,
+                prefill_threads=counts[1],
+                packed=prepared.folder if prepared is not None else None,
             )
         except (KeyError, TypeError, IndexError) as error:
             raise BundleError(
@@ -128,9 +167,9 @@ class Engine:
             raise EdgeLMError("the engine is closed")
         shared = self._kind == "shared"
         cache: Cache = (
-            SharedCache(self._session, self.context, self.vocab_size)
+            SharedCache(self._session, self.context, self.vocab_size, self._prompts)
             if shared
-            else GrowingCache(self._session, self.vocab_size)
+            else GrowingCache(self._session, self.vocab_size, self._prompts)
         )
         state = KVState(cache)
         self._states.add(state)
@@ -241,7 +280,7 @@ class Engine:
 
     def close(self) -> None:
         """Release the session and every state; the engine cannot be used afterwards."""
-        self._session = None
+        self._session = self._prompts = None
         for state in self._states:
             state.cache = None
 
@@ -249,3 +288,14 @@ class Engine:
         if self._state.cache is None:
             raise EdgeLMError("the engine is closed")
         return self._state.cache
+
+
+def _threads(
+    manifest: Mapping[str, Any], cpu: CpuInfo, threads: int | None, prefill_threads: int | None
+) -> tuple[int, int]:
+    """For decode and for prompts: what is asked for; else the target's figures, as far as this machine has cores."""
+    target = manifest.get("threads", {})
+    decode = threads or recommended_threads(target.get("decode"), cpu)
+    if prefill_threads is None and threads is None:
+        prefill_threads = recommended_threads(target.get("prefill"), cpu)
+    return decode, prefill_threads or decode

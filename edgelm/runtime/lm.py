@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from edgelm.bundle import Bundle
     from edgelm.runtime.engine import Engine, KVState
     from edgelm.runtime.healing import Healing
+    from edgelm.runtime.packing import OnBytes
     from edgelm.runtime.structured import Grammars, Guide
+    from edgelm.runtime.weightcache import WeightCache
 
 __all__ = ["LM", "Chunk", "Completion", "Timings", "load"]
 
@@ -239,14 +241,26 @@ class LM:
         yield last  # the model is free by now, also for a caller who stops reading at the finish_reason
 
 
-def load(path: str | PathLike[str], *, threads: int | None = None, max_memory_mb: float | None = None) -> LM:
+def load(
+    path: str | PathLike[str],
+    *,
+    threads: int | None = None,
+    prefill_threads: int | None = None,
+    max_memory_mb: float | None = None,
+    weight_cache: WeightCache | bool = True,
+    on_bytes: OnBytes | None = None,
+) -> LM:
     """Load the bundle in the folder `path`.
 
     Args:
         path: the folder.
         threads: CPU threads; None takes what suits this machine.
+        prefill_threads: for prompts; None takes what suits this machine, or `threads` where that is given.
         max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures: the context shrinks to what
             fits, and sessions share it. None for no ceiling.
+        weight_cache: True keeps the weights, as this processor wants them, in the user's cache, where the first load
+            writes them and others map them; False does without; a `WeightCache` is another folder or limit.
+        on_bytes: called with (bytes done, bytes in all) while the cache is being filled.
 
     Raises:
         BundleError: no bundle there, or it is damaged.
@@ -258,4 +272,12 @@ def load(path: str | PathLike[str], *, threads: int | None = None, max_memory_mb
     bundle = Bundle.open(path)
     tokenizer, template = text_tools(bundle)
     config = GenerationConfig.from_hf(bundle.generation_config)
-    return LM(Engine.load(bundle, threads=threads, max_memory_mb=max_memory_mb), tokenizer, bundle, template, config)
+    engine = Engine.load(
+        bundle,
+        threads=threads,
+        prefill_threads=prefill_threads,
+        max_memory_mb=max_memory_mb,
+        weight_cache=weight_cache,
+        on_bytes=on_bytes,
+    )
+    return LM(engine, tokenizer, bundle, template, config)

@@ -6,6 +6,7 @@ the environment before the import. edgelm promises that nothing leaves the devic
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -73,14 +74,8 @@ def open_session(model: Path, threads: int, wanted: list[str]) -> Any:
         BundleError: onnxruntime cannot load the graph.
         DeviceError: there is not enough memory.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.enable_mem_pattern = False  # plans memory for one shape; prompts have many
     try:
-        # Its own fallback prints to stdout and hides the reason.
-        return ort.InferenceSession(str(model), options, providers=wanted, enable_fallback=False)
+        return _session(str(model), _options(threads), wanted)
     except MemoryError:
         raise DeviceError(f"not enough memory to load {model}", hint="see: edgelm doctor") from None
     except Exception as error:  # its exceptions have no public base class
@@ -88,6 +83,73 @@ def open_session(model: Path, threads: int, wanted: list[str]) -> Any:
         raise BundleError(
             f"{model} cannot be loaded by onnxruntime {version()}: {line}", hint="see: edgelm verify, edgelm doctor"
         ) from None
+
+
+def save_optimized(model: Path, path: Path) -> None:
+    """Write the graph that a session on the CPU runs to `path`; weights in other files stay there.
+
+    Raises:
+        Exception: what onnxruntime raises.
+    """
+    options = _options(1, **{"session.disable_prepacking": "1"})  # which would take memory, and time
+    options.optimized_model_filepath = str(path)
+    _session(str(model), options, [_PROVIDERS["cpu"]])
+
+
+def save_packed(model: bytes, folder: Path, path: Path, data: str) -> Any:
+    """The session of a graph, which is also written to `path`, its weights and what kernels made of them to `data`.
+
+    Args:
+        model: the graph.
+        folder: where its own weights are.
+        path: of the graph that is written, which says for each weight where its packed form lies.
+        data: a name beside `path`.
+
+    Raises:
+        Exception: what onnxruntime raises.
+    """
+    entries = {
+        "session.model_external_initializers_file_folder_path": str(folder),
+        "session.optimized_model_external_initializers_file_name": data,
+        "session.save_external_prepacked_constant_initializers": "1",
+    }
+    options = _options(1, **entries)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.optimized_model_filepath = str(path)
+    return _session(model, options, [_PROVIDERS["cpu"]])
+
+
+def open_optimized(model: bytes, folder: Path, threads: int, **entries: str) -> Any:
+    """A session on the CPU of a graph that `save_optimized` wrote, as it is.
+
+    Args:
+        model: the graph.
+        folder: where its weights are, at any depth.
+        threads: to compute with.
+        entries: further settings of onnxruntime.
+
+    Raises:
+        Exception: what onnxruntime raises.
+    """
+    options = _options(threads, **{"session.model_external_initializers_file_folder_path": str(folder)}, **entries)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # that was done
+    return _session(model, options, [_PROVIDERS["cpu"]])
+
+
+def _options(threads: int, **entries: str) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.enable_mem_pattern = False  # plans memory for one shape; prompts have many
+    for name, value in entries.items():
+        options.add_session_config_entry(name, value)
+    return options
+
+
+def _session(model: str | bytes, options: Any, wanted: list[str]) -> Any:
+    # Its own fallback prints to stdout and hides the reason.
+    return ort.InferenceSession(model, options, providers=wanted, enable_fallback=False)
 
 
 class Values:
@@ -120,15 +182,47 @@ class Runner:
         """Read `feeds`, the inputs `names`; write `fetches`, all outputs."""
         self._run(self._options, names, feeds.vector, self._outputs, fetches.vector, self._devices)
 
-    def run_first(self, names: list[str], feeds: Values, others: Values) -> np.ndarray:
-        """Like `run`, but the first output, of a size the graph does not declare, is allocated and returned."""
+    def run_first(self, names: list[str], feeds: Values, others: Values, *, prompt: bool = False) -> np.ndarray:
+        """Like `run`, but the first output, of a size the graph does not declare, is allocated and returned.
+
+        After a `prompt` the memory of its activations is given back.
+        """
         fetches = OrtValueVector()
         fetches.push_back(self._unallocated)
         for value in others.vector:
             fetches.push_back(value)
-        self._run(self._options, names, feeds.vector, self._outputs, fetches, self._devices)
+        options = PROMPT if prompt else self._options
+        self._run(options, names, feeds.vector, self._outputs, fetches, self._devices)
+        if prompt:
+            give_back()
         result: np.ndarray = fetches[0].numpy()
         return result
 
 
-__all__ = ["Runner", "Values", "open_or_fall_back", "open_session", "ort", "providers", "version"]
+PROMPT = ort.RunOptions()
+"""For passes over many tokens: the arena keeps what they took otherwise, which decode has no use for."""
+PROMPT.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+
+
+def give_back() -> None:
+    """Return to the system what is free on the heap: glibc keeps it, and fragments of it for good."""
+    if _trim is not None:
+        _trim(0)
+
+
+__all__ = [
+    "PROMPT",
+    "Runner",
+    "Values",
+    "give_back",
+    "open_optimized",
+    "open_or_fall_back",
+    "open_session",
+    "ort",
+    "providers",
+    "save_optimized",
+    "save_packed",
+    "version",
+]

@@ -177,7 +177,7 @@ class _Bytes:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int, token: str) -> str:
-        table = _byte_of_character()
+        table = byte_of_character()
         try:
             return self._decoder.decode(bytes([table[c] for c in token]))
         except KeyError:  # an added token, written as itself
@@ -188,7 +188,7 @@ class _Bytes:
 
 
 @cache
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """GPT-2's table (``bytes_to_unicode``): printable bytes stand for themselves, others for U+0100 and up."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [b for b in range(256) if b not in plain]

@@ -200,15 +200,18 @@ class Sweep:
     def _perplexity(self, bundle: Bundle, progress: Progress) -> Perplexity:
         tokenizer, template = text_tools(bundle)
         ids, step = self.text.encode(tokenizer, template), _told(progress, "measuring")
-        with closing(Engine.load(bundle, threads=self.threads)) as engine:
+        with closing(self._engine(bundle)) as engine:
             return perplexity(engine, ids, bos=starting_token(tokenizer), chunks=self.chunks, on_chunk=step)
+
+    def _engine(self, bundle: Bundle) -> Engine:
+        return Engine.load(bundle, threads=self.threads, weight_cache=False)  # which is there for this once
 
     def _score(self, bundle: Bundle, progress: Progress) -> Score | None:
         if self.items is None:
             return None
         tokenizer, template = text_tools(bundle)
         config = GenerationConfig.from_hf(bundle.generation_config)
-        with LM(Engine.load(bundle, threads=self.threads), tokenizer, bundle, template, config) as lm:
+        with LM(self._engine(bundle), tokenizer, bundle, template, config) as lm:
             return run_task(lm, self.items, on_example=_told(progress, "task")).accuracy
 
 

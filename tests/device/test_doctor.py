@@ -135,6 +135,16 @@ def test_bandwidth_is_compared_with_the_boards(measured: float, level: str):
     assert f"{measured:.1f} GB/s read with 4 threads (rpi5: 10 in decode)" == finding.detail
 
 
+def test_an_emulated_core_has_no_bandwidth_of_its_own(machine):
+    cpu = read_cpu(machine("laptop"), arch="aarch64")
+    assert cpu.emulated
+    assert doctor.cpu_findings(cpu)[0].detail.endswith("(emulated)")
+    (finding,) = doctor.bandwidth_findings(0.1, 4, load_target("rpi5"), emulated=True)
+    assert finding.level == "ok"
+    assert "says nothing of a board" in finding.detail
+    assert not read_cpu(machine("rpi5")).emulated
+
+
 def test_what_cannot_be_found_out_comes_with_what_to_do(machine):
     for finding in examine(machine()).values():
         assert finding.level == "ok" or finding.todo, finding

@@ -168,3 +168,23 @@ def test_the_board_is_seen_from_inside(sandbox: Sandbox) -> None:
     )
     seen = Board.of(sandbox, load_target("rpi5")).run(["-c", show], capture_output=True)
     assert seen.stdout == f"aarch64 cortex-a76 Raspberry Pi 5 True {8192 << 20}\n", seen.stderr
+
+
+def test_each_core_has_packed_weights_of_its_own(
+    sandbox: Sandbox, bundle: Callable[[str, str, str], Bundle], tmp_path: Path
+) -> None:
+    """The folder is the user's, the host's and all boards'; what a load maps gives the same bits as without."""
+    code = (
+        "import sys; from pathlib import Path; from edgelm.runtime import packing, weightcache\n"
+        "packing._SMALL = weightcache.SMALLEST = 0\n"
+        "from edgelm.bundle import Bundle; from edgelm.runtime.engine import Engine\n"
+        "caches = (False, *[weightcache.WeightCache(Path(sys.argv[2]))] * 2)\n"
+        "engines = [Engine.load(Bundle.open(sys.argv[1]), threads=1, weight_cache=cache) for cache in caches]\n"
+        "assert [engine.packed is None for engine in engines] == [True, False, False]\n"
+        "assert len({engine.forward([5, 6, 7, 8], 4).tobytes() for engine in engines}) == 1\n"
+    )
+    made = bundle("home", "rpi4", "int8")
+    for count, core in enumerate(("cortex-a72", "cortex-a53"), start=1):
+        ended = Board.of(sandbox, None, core).run(["-c", code, made.path, tmp_path / "cache"], capture_output=True)
+        assert ended.returncode == 0, ended.stderr
+        assert len(list((tmp_path / "cache").iterdir())) == count

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from edgelm.cli.emulate import command
 from edgelm.emulate import Board, Sandbox, debian, sandbox
 from edgelm.errors import DependencyError, DeviceError, OptionError
+from edgelm.machine import EMULATED
 from edgelm.target import load_target
 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76", "cortex-a710", "max")
@@ -215,6 +216,7 @@ def test_the_guest_sees_edgelm_but_nothing_else_of_the_hosts_python(
         monkeypatch.setenv(name, "x")
     environment = Board.of(fake, core="max").environment()
     assert not {"PYTHONHOME", "LD_PRELOAD", "QEMU_CPU", "VIRTUAL_ENV"} & set(environment)
+    assert environment[EMULATED]
     own, wheels = environment["PYTHONPATH"].split(":")
     assert Path(wheels) == fake.site
     assert {path.name for path in Path(own).iterdir()} <= {"edgelm", "targets"}

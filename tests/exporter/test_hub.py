@@ -233,6 +233,15 @@ def test_what_goes_wrong_is_one_line(
     assert second.startswith(f"hint: {hint}")
 
 
+def test_a_client_that_was_closed_did_not_reach_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise RuntimeError("Cannot send a request, as the client has been closed.")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", closed)
+    with pytest.raises(CheckpointError, match=r"no folder owner/none, and the hub cannot be reached"):
+        resolve("owner/none")
+
+
 def test_a_repository_without_weights(hub: Hub, fetch: Callable[..., Ended]) -> None:
     hub.publish("owner/data", {"README.md": b"", "train.parquet": b""})
     assert fetch("owner/data").err.startswith("error: owner/data on the hub has no *.safetensors file\n")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, OptionError, PromptError
 from edgelm.exporter.pipeline import export
+from edgelm.runtime import ort
 from edgelm.runtime.engine import Engine
 
 
@@ -107,6 +108,19 @@ def test_rewinding_out_of_range(engine: Engine, position: int) -> None:
     engine.forward([5] * 5)
     with pytest.raises(OptionError, match="rewind"):
         engine.rewind(position)
+
+
+def test_a_prompt_gives_its_memory_back(
+    tiny_bundle: Bundle, ids: np.ndarray, reference: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    real = ort.give_back
+    monkeypatch.setattr(ort, "give_back", lambda: (given.append(True), real()))
+    engine = Engine.load(tiny_bundle, threads=1)
+    for end, count in ((31, 0), (32, 0), (64, 1), (100, 2), (101, 2)):
+        found = engine.forward(ids[engine.position : end])
+        assert len(given) == count
+        np.testing.assert_allclose(found, reference[end - 1 : end], atol=1e-3)
 
 
 def test_a_closed_engine_says_so(tiny_bundle: Bundle) -> None:

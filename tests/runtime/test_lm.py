@@ -510,7 +510,7 @@ def engine_of_load(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine_module = pytest.importorskip("edgelm.runtime.engine")
     engine = FakeEngine()
 
-    def fake_load(bundle: Any, *, threads: int | None = None, max_memory_mb: float | None = None) -> FakeEngine:
+    def fake_load(bundle: Any, *, threads: int | None = None, **_: Any) -> FakeEngine:
         engine.threads = threads  # type: ignore[attr-defined]
         return engine
 

@@ -20,6 +20,8 @@ class Engine:
         if self._runs.context < context:
             raise ValueError(f"the bundle's context is {self._runs.context}, {context} are needed")
         self._logits = np.empty(0, np.float32)
+        packed = self._runs.packed
+        self.files = [] if packed is None else [str(file) for file in sorted(packed.iterdir())]  # beside the bundle's
 
     def forward(self, ids: list[int]) -> None:
         self._logits = self._runs.forward(ids)

@@ -1,0 +1,38 @@
+"""A model loaded for a command, with a line on stderr while its weights are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgelm.cli.show import Bar
+
+if TYPE_CHECKING:
+    from edgelm.runtime.lm import LM
+
+
+@contextmanager
+def loaded(bundle: Path, **options: Any) -> Iterator[LM]:
+    """`edgelm.load` with its `options`."""
+    from edgelm.runtime.lm import load
+
+    with Bar() as bar:
+        lm = load(bundle, on_bytes=packing(bar), **options)
+    with lm:
+        yield lm
+
+
+def packing(bar: Bar) -> Callable[[int, int], None]:
+    """What to do with the progress of packing weights."""
+    before = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal before
+        if done == 0:
+            bar.start("preparing for this processor, once", total)
+        bar.advance(done - before)
+        before = done
+
+    return show

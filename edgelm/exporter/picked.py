@@ -1,0 +1,77 @@
+"""Some rows of a checkpoint's tensor, read as if they were the whole: what is left where a vocabulary is trimmed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgelm.exporter.prequantized import Codes, PackedMatrix
+from edgelm.exporter.tensors import Readable
+
+_GAP = 64 << 10  # fp32 bytes between two rows that are rather read than skipped
+
+
+@dataclass(frozen=True, eq=False)
+class PickedRows:
+    """Rows of a matrix [n, k], or elements of a vector [n]; stands in for the tensor itself.
+
+    Attributes:
+        base: the tensor.
+        rows: which, int64, ascending.
+    """
+
+    base: Readable
+    rows: np.ndarray
+
+    @property
+    def file(self) -> Path:
+        """Where the tensor is."""
+        return self.base.file
+
+    @property
+    def name(self) -> str:
+        """Of the tensor."""
+        return self.base.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is picked."""
+        return (len(self.rows), *self.base.shape[1:])
+
+    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
+        """`count` elements from element `start` on, flat, as float32; None for all."""
+        width = math.prod(self.shape[1:])
+        end = math.prod(self.shape) if count is None else start + count
+        first, last = start // width, -(-end // width)
+        pieces = [self._run(run, width) for run in _runs(self.rows[first:last], max(1, _GAP // (4 * width)))]
+        if last == len(self.rows) and self.rows[-1] != self.base.shape[0] - 1:
+            # Some tensors are held until their last element was read.
+            self.base.read(math.prod(self.base.shape) - 1, 1)
+        values = np.concatenate(pieces) if pieces else np.empty(0, np.float32)
+        return values[start - first * width : end - first * width]
+
+    def codes(self) -> Codes | None:
+        """The codes of these rows where the matrix is quantised already and can be packed as it is; else None."""
+        whole = self.base.codes() if isinstance(self.base, PackedMatrix) else None
+        if whole is None:
+            return None
+        return replace(
+            whole, codes=whole.codes[self.rows], scales=whole.scales[self.rows], zeros=whole.zeros[self.rows]
+        )
+
+    def _run(self, rows: np.ndarray, width: int) -> np.ndarray:
+        """Rows that lie close together, flat."""
+        first, last = int(rows[0]), int(rows[-1])
+        span = self.base.read(first * width, (last + 1 - first) * width).reshape(-1, width)
+        picked: np.ndarray = span[rows - first].reshape(-1)
+        return picked
+
+
+def _runs(rows: np.ndarray, gap: int) -> Iterator[np.ndarray]:
+    """Ascending rows, cut where the next is more than `gap` away."""
+    if len(rows):
+        yield from np.split(rows, np.flatnonzero(np.diff(rows) > gap) + 1)
