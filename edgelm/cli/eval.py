@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,30 +17,32 @@ from edgelm.cli.export import load_export
 from edgelm.cli.loading import loaded
 from edgelm.cli.options import bundle_argument, json_option, threads_option
 from edgelm.cli.quality import divergence_lines
-from edgelm.cli.show import Bar, print_lines, table
-from edgelm.errors import PromptError
+from edgelm.cli.show import Bar, print_lines
+from edgelm.cli.tasks import beside_lines, result_lines
 
 if TYPE_CHECKING:
+    from edgelm.evaluate.items import Item
+    from edgelm.evaluate.outcome import TaskResult
     from edgelm.evaluate.passages import Passages
     from edgelm.evaluate.perplexity import Perplexity
-    from edgelm.evaluate.task import TaskResult
     from edgelm.runtime.lm import LM
-
-_WIDTH = 300  # characters of a wrong answer that are shown
 
 
 @click.command("eval")
 @bundle_argument
 @click.option(
-    "--task", metavar="FILE|home", help="Exact match on a JSONL file; home: the embedded model's held-out split."
+    "--task",
+    metavar="FILE|home",
+    help="Exact match, multiple choice, minimal pairs (JSONL), CrowS-Pairs, TruthfulQA; home: the embedded model's.",
 )
-@click.option("--limit", type=int, metavar="N", help="Only N examples of the task, evenly spread over the file.")
-@click.option("--show-errors", type=int, default=0, metavar="N", help="Also print the first N wrong answers.")
+@click.option("--limit", type=int, metavar="N", help="Only N items of the task, evenly spread over the file.")
+@click.option("--seed", type=int, metavar="S", help="Draw the N items at random; also of the bootstrap.  [default: 0]")
+@click.option("--show-errors", type=int, default=0, metavar="N", help="Also print N wrong, or changed, answers.")
 @click.option("--text", metavar="FILE|builtin", help="Perplexity of a text file, or of edgelm's own sample.")
 @click.option(
     "--against",
     metavar="MODEL|BUNDLE",
-    help="Compare with another bundle, or with a checkpoint in fp32, on the text: KL divergence, same top token.",
+    help="Compare with another bundle, or with a checkpoint in fp32: on the task; on the text by KL divergence.",
 )
 @click.option("--save", is_flag=True, help="Keep the comparison in the bundle, as its quality.json.")
 @click.option("--chunk", type=int, metavar="N", help="Tokens in a chunk of the text.  [default: 512, or the context]")
@@ -50,6 +53,7 @@ def command(
     bundle: Path,
     task: str | None,
     limit: int | None,
+    seed: int | None,
     show_errors: int,
     text: str | None,
     against: str | None,
@@ -59,16 +63,19 @@ def command(
     as_json: bool,
     threads: int | None,
 ) -> None:
-    """Measure how good a bundle is: exact match on a task, perplexity of a text, distance to the original model.
+    """Measure how good a bundle is: a task, perplexity of a text, distance to the original model.
 
-    A line of a task is {"messages": […], "answer": "…"}, and may have "kind" and "split", by which accuracy is told
-    too. Perplexity is llama.cpp's: chunks of 512 tokens, the second half of each scored. --against gives its KL
-    divergence, too; a checkpoint is exported to fp32 in a temporary folder first (TMPDIR says where).
+    A file of a task tells by its content what it is (docs/tasks.md): JSON Lines with "messages" and "answer", "prompt",
+    "choices" and "answer", or "sentence_good" and "sentence_bad"; the CSV of CrowS-Pairs (bias) or TruthfulQA. Perplexity
+    is llama.cpp's: chunks of 512 tokens, the second half of each scored. --against tells the task of both models side by
+    side, or without a task the KL divergence; a checkpoint is exported to fp32 in a temporary folder first (TMPDIR says
+    where).
 
     \b
     Examples:
       edgelm eval bundles/edgelm-home-rpi5-int4 --task home
       edgelm eval my-bundle --task mine.jsonl --limit 100 --show-errors 5
+      edgelm eval my-bundle --task crows_pairs_anonymized.csv --against path/to/checkpoint
       edgelm eval my-bundle --text wiki.test.raw --chunks 20 --json
       edgelm eval my-bundle --against path/to/checkpoint --text wiki.test.raw --save
       edgelm eval my-bundle --against my-fp32-bundle
@@ -78,76 +85,106 @@ def command(
     if save and against is None:
         raise click.UsageError("--save keeps a comparison: give --against")
     from edgelm.evaluate.passages import BUILTIN, load_passages
-    from edgelm.evaluate.task import read_task, run_task
+    from edgelm.evaluate.task import read_task
 
-    facts: dict[str, Any] = {"bundle": str(bundle)}
-    lines: list[str] = []
-    examples = None if task is None else read_task(_task_file(task), limit)
-    wanted = BUILTIN if text is None and against is not None else text
+    items = None if task is None else read_task(task_file(task), limit, seed)
+    wanted = BUILTIN if text is None and against is not None and (items is None or save) else text
     passages = None if wanted is None else load_passages(wanted, "evaluation")
-    if examples is not None or against is None:
-        with loaded(bundle, threads=threads) as lm, Bar() as bar:
-            if examples is not None and lm.template is None:
-                hint = "measure --text instead"
-                raise PromptError("this model has no chat template, so it cannot do a task", hint=hint)
-            if examples is not None:
-                result = run_task(lm, examples, on_example=_step(bar, "task"))
-                wrong = result.wrong[: max(0, show_errors)]
-                facts["task"] = {"name": task, **result.to_dict(), "errors": [outcome.to_dict() for outcome in wrong]}
-                lines += _task_lines(result, show_errors)
-            if passages is not None and against is None:
-                found = _perplexity(lm, passages, chunk, chunks, bar)
-                facts["perplexity"] = {"file": text, "perplexity": found.value, "stderr": found.error}
-                facts["perplexity"] |= {"tokens": found.tokens, "chunks": found.chunks, "chunk": found.chunk}
-                lines += [*([""] if lines else []), _perplexity_line(found)]
-    if passages is not None and against is not None:  # with the model of before let go: two more come
-        card = _compare(bundle, against, passages, chunk, chunks, threads, silent=as_json, save=save)
-        facts["against"] = card
-        title = f"against {card['base']['id']} ({card['base']['quant']}), {card['tokens']:,} tokens of {passages.name}"
-        lines += [*([""] if lines else []), title, *divergence_lines(card, card["base"]["quant"])]
+    facts: dict[str, Any] = {"bundle": str(bundle)}
+    parts: list[list[str]] = []
+    with Bar(silent=as_json) as bar, _base(against, Bundle.open(bundle), bar) as base:
+        measure = _Measure(Bundle.open(bundle), base, threads, bar)
+        if items is not None:
+            told, lines = measure.task(items, seed or 0, max(0, show_errors))
+            facts["task"] = {"name": task, **told}
+            parts.append(lines)
+        if passages is not None and base is None:
+            found = measure.perplexity(passages, chunk, chunks)
+            facts["perplexity"] = {"file": text, "perplexity": found.value, "stderr": found.error}
+            facts["perplexity"] |= {"tokens": found.tokens, "chunks": found.chunks, "chunk": found.chunk}
+            parts.append([_perplexity_line(found)])
+        elif passages is not None:
+            facts["against"] = card = measure.divergence(passages, chunk, chunks, save=save)
+            title = f"against {card['base']['id']} ({card['base']['quant']})"
+            title = f"{title}, {card['tokens']:,} tokens of {passages.name}"
+            parts.append([title, *divergence_lines(card, card["base"]["quant"])])
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
-        print_lines(lines)
+        print_lines("\n\n".join("\n".join(lines) for lines in parts).split("\n"))
 
 
-def _compare(
-    path: Path,
-    against: str,
-    passages: Passages,
-    chunk: int | None,
-    chunks: int | None,
-    threads: int | None,
-    *,
-    silent: bool,
-    save: bool,
-) -> dict[str, Any]:
-    """The bundle's quality card, measured now; kept in the bundle where it is to be saved."""
-    from edgelm.evaluate.card import compare, quality_card
+@dataclass(frozen=True)
+class _Measure:
+    """What is measured of a bundle: beside another one where there is a `base`; never more models loaded than needed."""
 
-    bundle = Bundle.open(path)
-    with Bar(silent=silent) as bar, _base(against, bundle, bar) as (base, name):
-        step = _step(bar, "text")
-        found = compare(base, bundle, passages, chunk=chunk, chunks=chunks, threads=threads, on_chunk=step)
-        before = bundle.quality or {}
-        card = quality_card(
-            bundle.manifest, {"id": name, "quant": base.manifest["quant"]}, passages, found, before.get("matrices")
+    bundle: Bundle
+    base: Bundle | None
+    threads: int | None
+    bar: Bar
+
+    def task(self, items: Sequence[Item], seed: int, show: int) -> tuple[dict[str, Any], list[str]]:
+        """A task: for JSON, and in words, with `show` wrong or changed answers."""
+        from edgelm.evaluate.beside import Beside
+
+        if self.base is None:
+            result = self._run(self.bundle, items)
+            wrong = [outcome.to_dict() for outcome in result.wrong[:show]]
+            return {**result.to_dict(), "errors": wrong}, list(result_lines(result, show))
+        quants = str(self.base.manifest["quant"]), str(self.bundle.manifest["quant"])
+        both = Beside(self._run(self.base, items), self._run(self.bundle, items), seed)
+        changes = [{"base": before.to_dict(), "quantised": after.to_dict()} for before, after in both.changed[:show]]
+        facts = {"base": _identity(self.base), **both.to_dict(), "changes": changes}
+        return facts, list(beside_lines(both, *quants, show))
+
+    def perplexity(self, passages: Passages, chunk: int | None, chunks: int | None) -> Perplexity:
+        """Of a text."""
+        from edgelm.evaluate.passages import starting_token
+        from edgelm.evaluate.perplexity import perplexity
+
+        with self._load(self.bundle) as lm:
+            bos, ids = starting_token(lm.tokenizer), passages.encode(lm.tokenizer, lm.template)
+            return perplexity(lm.engine, ids, bos=bos, chunk=chunk, chunks=chunks, on_chunk=_step(self.bar, "text"))
+
+    def divergence(self, passages: Passages, chunk: int | None, chunks: int | None, *, save: bool) -> dict[str, Any]:
+        """The bundle's quality card, measured now; kept in the bundle where it is to be saved."""
+        from edgelm.evaluate.card import compare, quality_card
+
+        assert self.base is not None  # the card is of two
+        on_chunk = _step(self.bar, "text")
+        found = compare(
+            self.base, self.bundle, passages, chunk=chunk, chunks=chunks, threads=self.threads, on_chunk=on_chunk
         )
-    if save:
-        bundle.save_quality(card)
-    return card
+        before = self.bundle.quality or {}
+        card = quality_card(self.bundle.manifest, _identity(self.base), passages, found, before.get("matrices"))
+        if save:
+            self.bundle.save_quality(card)
+        return card
+
+    def _load(self, bundle: Bundle) -> AbstractContextManager[LM]:
+        # What is compared with is often there for this once: its weights are not kept packed.
+        return loaded(bundle.path, threads=self.threads, weight_cache=bundle is self.bundle)
+
+    def _run(self, bundle: Bundle, items: Sequence[Item]) -> TaskResult:
+        from edgelm.evaluate.task import run_task
+
+        with self._load(bundle) as lm:
+            return run_task(lm, items, on_example=_step(self.bar, f"task, {bundle.manifest['quant']}"))
+
+
+def _identity(bundle: Bundle) -> dict[str, str]:
+    return {"id": bundle.manifest["model"]["id"], "quant": bundle.manifest["quant"]}
 
 
 @contextmanager
-def _base(against: str, bundle: Bundle, bar: Bar) -> Iterator[tuple[Bundle, str]]:
-    """What to compare with, and its model's id: a bundle, or a checkpoint's in fp32, which is gone afterwards."""
-    if (Path(against) / MANIFEST).is_file():
-        base = Bundle.open(against)
-        yield base, base.manifest["model"]["id"]
+def _base(against: str | None, bundle: Bundle, bar: Bar) -> Iterator[Bundle | None]:
+    """What to compare with: nothing, a bundle, or a checkpoint's in fp32, which is gone afterwards."""
+    if against is None or (Path(against) / MANIFEST).is_file():
+        yield None if against is None else Bundle.open(against)
         return
     export = load_export()
     with tempfile.TemporaryDirectory(prefix="edgelm-") as folder:
-        base = export(
+        yield export(
             against,
             "x86-64",  # in fp32 the graph is the same for all
             "fp32",
@@ -156,10 +193,10 @@ def _base(against: str, bundle: Bundle, bar: Bar) -> Iterator[tuple[Bundle, str]
             force=True,
             progress=bar,
         )
-        yield base, base.manifest["model"]["id"]
 
 
-def _task_file(task: str) -> Path:
+def task_file(task: str) -> Path:
+    """The file of a task, ``home`` being that of the embedded model."""
     if task != "home":
         return Path(task)
     from edgelm import demo
@@ -176,33 +213,5 @@ def _step(bar: Bar, what: str) -> Any:
     return step
 
 
-def _perplexity(lm: LM, passages: Passages, chunk: int | None, chunks: int | None, bar: Bar) -> Perplexity:
-    from edgelm.evaluate.passages import starting_token
-    from edgelm.evaluate.perplexity import perplexity
-
-    bos, ids = starting_token(lm.tokenizer), passages.encode(lm.tokenizer, lm.template)
-    return perplexity(lm.engine, ids, bos=bos, chunk=chunk, chunks=chunks, on_chunk=_step(bar, "text"))
-
-
 def _perplexity_line(found: Perplexity) -> str:
     return f"perplexity {found}  ({found.tokens:,} tokens scored, {found.chunks:,} chunks of {found.chunk})"
-
-
-def _task_lines(result: TaskResult, show_errors: int) -> Iterator[str]:
-    rows = [("", "accuracy", "±", "correct", "of")]
-    groups = [("all", result.accuracy), *((f"kind {name}", accuracy) for name, accuracy in result.by("kind").items())]
-    groups += [(f"split {name}", accuracy) for name, accuracy in result.by("split").items()]
-    for name, a in groups:
-        rows.append((name, f"{a.value:.1%}", f"{a.error:.1%}", f"{a.correct:,}", f"{a.total:,}"))
-    yield from table(rows)
-    for outcome in result.wrong[: max(0, show_errors)]:
-        yield ""
-        yield f"line {outcome.example.line}: {_one_line(str(outcome.example.messages[-1]['content']))}"
-        yield f"  expected  {_one_line(outcome.example.answer)}"
-        yield f"  answered  {_one_line(outcome.text) or '(nothing)'}  ({outcome.finish_reason})"
-
-
-def _one_line(text: str) -> str:
-    """`text` as far as it fits in a line, with escapes for what has no width."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
-    return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"

@@ -22,7 +22,8 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "bench": "Measure a bundle's speed and memory on this machine.",
     "doctor": "Say what this machine is and whether it is ready.",
     "emulate": "Run edgelm on an emulated ARM core, without a board.",
-    "eval": "Measure how good a bundle is: a task, perplexity.",
+    "eval": "Measure how good a bundle is: tasks, perplexity.",
+    "sweep": "Measure many recipes of a model, and show the best.",
     "cache": "Show or clear the weights that are packed for this processor.",
 }
 

@@ -23,14 +23,19 @@ OnChunk = Callable[[int, int], None]
 """Called with (chunks done, chunks in all) before each chunk."""
 
 
-class Scores(Protocol):
-    """What is asked of an Engine."""
+class Reads(Protocol):
+    """What is asked of an Engine: ids to logits."""
 
-    context: int
     vocab_size: int
 
     def forward(self, ids: Sequence[int] | np.ndarray, num_logits: int = 1) -> np.ndarray:
         """Append tokens and compute the logits of the last `num_logits`."""
+
+
+class Scores(Reads, Protocol):
+    """What is asked of an Engine: texts of its context's length, one after another."""
+
+    context: int
 
     def reset(self) -> None:
         """Forget all tokens."""
@@ -117,13 +122,23 @@ def scored(engine: Scores, chunk: np.ndarray, bos: int | None) -> Iterator[tuple
     if bos is not None:
         inputs[0] = bos
     engine.reset()
-    # A large vocabulary makes many logits: the scored half then goes through in pieces, on top of the first half.
+    for end, logits in logits_from(engine, inputs, first):
+        yield logits, chunk[end - len(logits) + 1 : end + 1]
+
+
+def logits_from(engine: Reads, ids: Sequence[int] | np.ndarray, first: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Read ids; the logits behind each from `first` on, in pieces.
+
+    Yields:
+        how many ids are read, and the logits behind the last n of these, float32 [n, vocabulary], which may be
+        overwritten when the next piece is asked for. Engines of the same vocabulary give the same pieces.
+    """
+    # A large vocabulary makes many logits: what is scored then goes through in pieces, on top of what is not.
     piece = max(1, _MOST_LOGITS // engine.vocab_size)
     start = 0
-    for end in range(min(first + piece, len(inputs)), len(inputs) + piece, piece):
-        end = min(end, len(inputs))
-        rows = end - max(start, first)
-        yield engine.forward(inputs[start:end], num_logits=rows), chunk[end - rows + 1 : end + 1]
+    for end in range(min(first + piece, len(ids)), len(ids) + piece, piece):
+        end = min(end, len(ids))
+        yield end, engine.forward(ids[start:end], num_logits=end - max(start, first))
         start = end
 
 

@@ -1,121 +1,43 @@
-"""Exact match on a task: a file of conversations, each with the answer that is expected.
+"""Tasks: files of items, and what a model makes of them.
 
-One JSON object a line::
-
-    {"messages": [{"role": "user", "content": "turn the lamp on"}], "answer": "{…}", "kind": "command", "split": "test"}
-
-``kind`` and ``split`` are optional; accuracy is told for each of their values. The model answers greedily, and an
-answer counts where it is the expected one, white space at both ends aside.
+A file's content tells what it is (docs/tasks.md): JSON Lines of exact match, multiple choice or minimal pairs
+(`edgelm.evaluate.jsonl`), the CSV of CrowS-Pairs (`crows_pairs`), the CSV or mc_task.json of TruthfulQA (`truthfulqa`).
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edgelm.errors import EdgeLMError, OptionError, PromptError
-from edgelm.runtime.chat import check_messages
-from edgelm.runtime.results import Completion
+from edgelm.evaluate import crows_pairs, truthfulqa
+from edgelm.evaluate.items import Item
+from edgelm.evaluate.jsonl import read_jsonl
+from edgelm.evaluate.outcome import TaskResult
+from edgelm.runtime.lm import LM
 
-MAX_TOKENS = 256  # of an answer; one that is longer than any expected one is wrong anyway
-OnExample = Callable[[int, int], None]
-"""Called with (examples done, examples in all) before each example."""
+OnItem = Callable[[int, int], None]
+"""Called with (items done, items in all) before each item."""
 
-
-class Answers(Protocol):
-    """What is asked of an LM."""
-
-    def generate(self, prompt: Sequence[dict[str, Any]], **options: Any) -> Completion:
-        """Generate a whole answer."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A conversation and the answer expected; `line` is its line in the file."""
-
-    messages: list[dict[str, Any]]
-    answer: str
-    line: int
-    kind: str | None = None
-    split: str | None = None
+_TABLES: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, str], int], Item]], ...] = (
+    (crows_pairs.COLUMNS, crows_pairs.read_row),
+    (truthfulqa.COLUMNS, truthfulqa.read_row),
+)
+_KNOWN = "a task is JSON Lines, or the CSV of CrowS-Pairs or TruthfulQA; see docs/tasks.md"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the model answered to an example."""
+def read_task(path: Path, limit: int | None = None, seed: int | None = None) -> list[Item]:
+    """The items of a file.
 
-    example: Example
-    text: str
-    finish_reason: str
-
-    @property
-    def correct(self) -> bool:
-        """Whether it is the expected answer."""
-        return self.text.strip() == self.example.answer.strip()
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**asdict(self.example), "text": self.text, "finish_reason": self.finish_reason, "correct": self.correct}
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How many of `total` answers were correct."""
-
-    correct: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        """From 0 to 1."""
-        return self.correct / self.total
-
-    @property
-    def error(self) -> float:
-        """Binomial standard error, ``sqrt(p (1 - p) / n)``."""
-        return math.sqrt(self.value * (1 - self.value) / self.total)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"accuracy": self.value, "stderr": self.error, "correct": self.correct, "total": self.total}
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """The outcomes of a task."""
-
-    outcomes: tuple[Outcome, ...]
-
-    @property
-    def accuracy(self) -> Accuracy:
-        """Of all."""
-        return _accuracy(self.outcomes)
-
-    @property
-    def wrong(self) -> list[Outcome]:
-        """Those that were not correct, in order."""
-        return [outcome for outcome in self.outcomes if not outcome.correct]
-
-    def by(self, key: str) -> dict[str, Accuracy]:
-        """Accuracy for each value of ``kind`` or ``split``, by name; empty where no example has it."""
-        groups: dict[str, list[Outcome]] = {}
-        for outcome in self.outcomes:
-            if (value := getattr(outcome.example, key)) is not None:
-                groups.setdefault(value, []).append(outcome)
-        return {name: _accuracy(groups[name]) for name in sorted(groups)}
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON, without the outcomes."""
-        groups = {key: {name: a.to_dict() for name, a in self.by(key).items()} for key in ("kind", "split")}
-        return {**self.accuracy.to_dict(), **groups}
-
-
-def read_task(path: Path, limit: int | None = None) -> list[Example]:
-    """The examples of a file; with `limit`, that many of them, evenly spread over the file.
+    Args:
+        path: of the file.
+        limit: how many of them to take: evenly spread over the file, or with a `seed` drawn at random, in their order.
+        seed: of the draw.
 
     Raises:
         EdgeLMError: the file cannot be read, holds nothing, or a line is malformed; it names the line.
@@ -124,67 +46,88 @@ def read_task(path: Path, limit: int | None = None) -> list[Example]:
     if limit is not None and limit < 1:
         raise OptionError(f"limit must be at least 1, not {limit}")
     try:
-        lines = path.read_bytes().split(b"\n")
+        data = path.read_bytes()
     except OSError as error:
         raise EdgeLMError(f"{path} cannot be read: {error.strerror}") from None
-    examples = [_example(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not examples:
+    items = _items(path, data)
+    if not items:
         raise EdgeLMError(f"{path} holds no examples")
-    if limit is None or limit >= len(examples):
-        return examples
-    return [examples[index * len(examples) // limit] for index in range(limit)]
+    if limit is None or limit >= len(items):
+        return items
+    if seed is not None:
+        return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), limit))]
+    return [items[index * len(items) // limit] for index in range(limit)]
 
 
-def run_task(
-    lm: Answers, examples: Sequence[Example], *, on_example: OnExample = lambda done, total: None
-) -> TaskResult:
-    """Let the model answer every example.
+def run_task(lm: LM, items: Sequence[Item], *, on_example: OnItem = lambda done, total: None) -> TaskResult:
+    """Let the model answer every item.
+
+    Args:
+        lm: the model; its engine is used alone meanwhile.
+        items: of one task.
+        on_example: hears of every item.
 
     Raises:
-        PromptError: an example is too long for the model's context, or its template refuses it; it names the line.
+        PromptError: an item is too long for the model's context, or its template refuses it, or it has none; it names
+            the line.
     """
+    if lm.template is None and any(item.chats for item in items):
+        hint = 'give tasks of "prompt" instead of "messages", or measure --text'
+        raise PromptError("this model has no chat template, so it cannot do a task of messages", hint=hint)
     outcomes = []
-    for index, example in enumerate(examples):
-        on_example(index, len(examples))
-        outcomes.append(_answer(lm, example))
-    return TaskResult(tuple(outcomes))
+    for index, item in enumerate(items):
+        on_example(index, len(items))
+        try:
+            outcomes.append(item.answer(lm))
+        except PromptError as error:
+            raise PromptError(f"line {item.line} of the task: {error}", hint=error.hint) from None
+    first = items[0]
+    return TaskResult(first.format, first.metrics, tuple(outcomes), first.note)
 
 
-def _answer(lm: Answers, example: Example) -> Outcome:
+def _items(path: Path, data: bytes) -> list[Item]:
+    """By what the file begins with."""
+    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if path.suffix.lower() == ".csv":
+        return list(_table(path, data))
+    if start == b"[" and path.suffix.lower() == ".json":
+        return list(_array(path, data))
+    return read_jsonl(path, data)
+
+
+def _table(path: Path, data: bytes) -> Iterator[Item]:
+    """The items of a CSV, whose header tells which it is; a line's number is that of its row's end."""
     try:
-        # Nothing is kept from the example before, so that no outcome depends on the order.
-        answer = lm.generate(
-            example.messages, max_tokens=MAX_TOKENS, temperature=0.0, repetition_penalty=1.0, reuse_cache=False
-        )
-    except PromptError as error:
-        raise PromptError(f"line {example.line} of the task: {error}", hint=error.hint) from None
-    return Outcome(example, answer.text, answer.finish_reason)
-
-
-def _accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
-    return Accuracy(sum(outcome.correct for outcome in outcomes), len(outcomes))
-
-
-def _example(path: Path, number: int, line: bytes) -> Example:
-    def wrong(problem: str) -> EdgeLMError:
-        return EdgeLMError(
-            f"{path}:{number}: {problem}",
-            hint='a line is {"messages": [{"role": "user", "content": "…"}], "answer": "…"}',
-        )
-
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        header = reader.fieldnames or ()
+    except UnicodeDecodeError as error:
+        raise EdgeLMError(f"{path} is not valid UTF-8: byte {error.start}", hint="convert it: iconv -t utf-8") from None
+    except csv.Error as error:
+        raise EdgeLMError(f"{path}:1: not valid CSV: {error}", hint=_KNOWN) from None
+    read = next((read for columns, read in _TABLES if set(columns) <= set(header)), None)
+    if read is None:
+        raise EdgeLMError(f"{path}: the columns {', '.join(header) or '(none)'} are of no task known", hint=_KNOWN)
+    line = 1
     try:
-        value = json.loads(line.decode("utf-8"))
+        for row in reader:
+            line = reader.line_num
+            if None in row or None in row.values():
+                raise ValueError(f"has another number of fields than the header's {len(header)}")
+            yield read(row, line)
+    except csv.Error as error:  # in the row after the last that could be read
+        raise EdgeLMError(f"{path}:{line + 1}: not valid CSV: {error}", hint="is the file whole?") from None
+    except ValueError as error:
+        raise EdgeLMError(f"{path}:{line}: {error}", hint="is the file whole?") from None
+
+
+def _array(path: Path, data: bytes) -> Iterator[Item]:
+    """The items of a JSON array: TruthfulQA's mc_task.json; a line's number is that of the entry, from 1."""
+    try:
+        entries: Any = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise wrong(f"not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise wrong(f"holds {type(value).__name__}, expected an object")
-    if not isinstance(value.get("answer"), str):
-        raise wrong("'answer' must be a string")
-    for key in ("kind", "split"):
-        if not isinstance(value.get(key), str | None):
-            raise wrong(f"'{key}' must be a string")
-    try:
-        messages = check_messages(value.get("messages") or [])
-    except PromptError as error:
-        raise wrong(str(error)) from None
-    return Example(messages, value["answer"], number, value.get("kind"), value.get("split"))
+        raise EdgeLMError(f"{path}: not valid JSON: {error}", hint=_KNOWN) from None
+    for number, entry in enumerate(entries, 1):
+        try:
+            yield truthfulqa.read_entry(entry, number)
+        except ValueError as error:
+            raise EdgeLMError(f"{path}: entry {number} {error}", hint="is it mc_task.json of TruthfulQA?") from None

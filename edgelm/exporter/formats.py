@@ -126,11 +126,12 @@ class Blocked:
 
     bits: int
     block: int
+    rounding: str | None = None  # nearest: scales are not searched
 
     @property
     def spec(self) -> FormatSpec:
         """The format as a recipe writes it."""
-        return FormatSpec("MatMulNBits", self.bits, self.block)
+        return FormatSpec("MatMulNBits", self.bits, self.block, self.rounding)
 
     def fit(self, k: int) -> Blocked:
         """A block that divides `k`, so that rows can be looked up too; failing that, one that wastes little."""
@@ -155,7 +156,7 @@ class Blocked:
     def round(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows [n, k] → (codes as the file holds them, uint8 [n, bytes], scales float32 [n, blocks])."""
         # At 8 bits the search finds next to nothing.
-        quantize = search_blocks if self.bits == 4 else quantize_blocks
+        quantize = search_blocks if self.bits == 4 and self.rounding is None else quantize_blocks
         codes, scales = quantize(rows, self.bits, self.block)
         return self.packed(codes), scales
 
@@ -363,7 +364,7 @@ def make_format(spec: FormatSpec) -> Format:
         case "Gather":
             return Rows() if spec.bits == 8 else Dense(spec.bits)
         case "MatMulNBits" | "GatherBlockQuantized":
-            return Blocked(spec.bits, spec.block or 32)
+            return Blocked(spec.bits, spec.block or 32, spec.rounding)
         case "DynamicQuantizeMatMul":
             return PerChannel()
     raise ExportError(f"no format for operator {spec.op!r} with {spec.bits} bits")

@@ -1,0 +1,1 @@
+"""Many recipes of one model, exported and measured: which of them is worth its bytes?"""

@@ -1,0 +1,253 @@
+"""A sweep: every recipe exported, compared with the model in fp32, and let go.
+
+At any time there are two bundles on disk, the one in fp32 and the one that is measured, unless they are to be kept.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgelm.bundle import MANIFEST, Bundle, sha256
+from edgelm.errors import BundleError, EdgeLMError, ExportError
+from edgelm.evaluate.card import compare
+from edgelm.evaluate.divergence import Divergence
+from edgelm.evaluate.items import Item
+from edgelm.evaluate.outcome import Score
+from edgelm.evaluate.passages import Passages, starting_token
+from edgelm.evaluate.perplexity import Perplexity, perplexity
+from edgelm.evaluate.task import run_task
+from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.hub import resolve
+from edgelm.exporter.manifest import source_hashes
+from edgelm.exporter.pipeline import export
+from edgelm.exporter.progress import Progress
+from edgelm.runtime.engine import Engine
+from edgelm.runtime.lm import LM
+from edgelm.runtime.prompt import text_tools
+from edgelm.runtime.sampling import GenerationConfig
+from edgelm.sweep.candidates import BASE, Candidate
+from edgelm.sweep.record import NAME, Record, kept_file
+from edgelm.sweep.rows import Row
+from edgelm.target import Target
+from edgelm.version import __version__
+
+OnRow = Callable[[Row], None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is to be measured, and how.
+
+    Attributes:
+        model: a folder, a hub id, or None for the embedded default.
+        target: the board.
+        candidates: the recipes; the first is the model in fp32.
+        text: to measure on; of it `chunks` chunks.
+        calibrate: a text for `export` to calibrate on, which those candidates take that are `calibrated`.
+        items, task: a task, and what tells it from others; None for none.
+        context: longest prompt plus answer; None for the target's choice.
+        output: folder where bundles are kept, or None.
+        threads: of the runtime; None for what suits this machine.
+    """
+
+    model: str | None
+    target: Target
+    candidates: Sequence[Candidate]
+    text: Passages
+    chunks: int
+    calibrate: str
+    items: Sequence[Item] | None = None
+    task: Mapping[str, Any] | None = None
+    context: int | None = None
+    output: Path | None = None
+    threads: int | None = None
+
+    def settings(self, progress: Progress) -> dict[str, Any]:
+        """What the figures follow from, as JSON: a record of the same settings can be gone on with."""
+        source = resolve(self.model, progress=progress)
+        calibration = Path(self.calibrate)
+        return {
+            "edgelm": __version__,
+            "model": {"id": source.id, "sources": source_hashes(Checkpoint(source.path), progress)},
+            "target": self.target.to_dict(),
+            "context": self.context,
+            "text": {**self.text.facts(), "chunks": self.chunks},
+            "calibration": sha256(calibration) if calibration.is_file() else self.calibrate,
+            "task": self.task,
+        }
+
+    def record(self, progress: Progress, *, overwrite: bool = False) -> Record:
+        """The rows that an interrupted sweep left.
+
+        Raises:
+            EdgeLMError: the model cannot be read, or `output` holds something else.
+        """
+        settings = self.settings(progress)
+        if self.output is None:
+            return Record.open(kept_file(settings), settings, overwrite=overwrite)
+        path = self.output / NAME
+        if not path.exists() and self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise ExportError(f"{self.output} is there already and no sweep", hint="choose another folder with -o")
+        return Record.open(path, settings, overwrite=overwrite)
+
+    def done(self, candidate: Candidate, record: Record) -> bool:
+        """Whether a candidate is measured, and its bundle there where it is to be kept."""
+        if candidate.name not in record.rows:
+            return False
+        return self.output is None or (self.output / candidate.name / MANIFEST).is_file()
+
+    def run(self, record: Record, progress: Progress, on_row: OnRow = lambda row: None) -> dict[str, EdgeLMError]:
+        """Measure the candidates that are not in the record, and add them to it.
+
+        Args:
+            record: see `record`; it is written after every candidate.
+            progress: hears how far each is.
+            on_row: hears of every row that is added.
+
+        Returns:
+            why candidates could not be measured, by name.
+
+        Raises:
+            EdgeLMError: the model in fp32 cannot be made or measured.
+        """
+        left = [candidate for candidate in self.candidates if not self.done(candidate, record)]
+        failed: dict[str, EdgeLMError] = {}
+        if not left:
+            return failed
+        base, *others = self.candidates
+        with self._folder() as folder:
+            original = self._base(base, folder, progress)
+            for candidate in self.candidates:
+                if candidate not in left:
+                    continue
+                named = _Named(progress, f"{candidate.name} ({self.candidates.index(candidate) + 1}/{len(others) + 1})")
+                try:
+                    with self._made(candidate, original, folder, named) as bundle:
+                        row = self._row(candidate, original, bundle, named)
+                except EdgeLMError as error:
+                    if candidate is base:
+                        raise
+                    failed[candidate.name] = error
+                    continue
+                record.add(row)
+                on_row(row)
+        return failed
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """Where bundles are made."""
+        if self.output is not None:
+            yield self.output
+            return
+        with tempfile.TemporaryDirectory(prefix="edgelm-sweep-") as folder:
+            yield Path(folder)
+
+    def _base(self, candidate: Candidate, folder: Path, progress: Progress) -> Bundle:
+        """The model in fp32, as an interrupted sweep left it or made now."""
+        path = folder / candidate.name
+        if path.exists():
+            try:
+                return Bundle.open(path)
+            except BundleError as error:
+                progress.say(f"{error}: it is made again")
+        return self._export(candidate, path, _Named(progress, candidate.name))
+
+    @contextmanager
+    def _made(self, candidate: Candidate, base: Bundle, folder: Path, progress: Progress) -> Iterator[Bundle]:
+        """A candidate's bundle, gone afterwards where it is not to be kept."""
+        if candidate.name == BASE:
+            yield base
+        elif self.output is not None:
+            yield self._export(candidate, folder / candidate.name, progress)
+        else:
+            with tempfile.TemporaryDirectory(dir=folder) as own:
+                yield self._export(candidate, Path(own) / candidate.name, progress)
+
+    def _export(self, candidate: Candidate, path: Path, progress: Progress) -> Bundle:
+        options = dict(candidate.options) | ({"calibrate": self.calibrate} if candidate.calibrated else {})
+        return export(
+            self.model,
+            candidate.target,
+            candidate.quant,
+            context=self.context,
+            output=path,
+            card="none",
+            overwrite=os.path.lexists(path),
+            force=True,  # a recipe that does not fit the board is measured, and its row says so
+            progress=progress,
+            **options,
+        )
+
+    def _row(self, candidate: Candidate, base: Bundle, bundle: Bundle, progress: Progress) -> Row:
+        here, original = _here(bundle), _here(base)
+        found: Perplexity | Divergence
+        if candidate.name == BASE:
+            found = self._perplexity(here, progress)
+        else:
+            step = _told(progress, "measuring")
+            found = compare(original, here, self.text, chunks=self.chunks, threads=self.threads, on_chunk=step)
+        usable = self.target.memory.usable_mb << 20
+        row = Row.of(candidate.name, bundle, usable, found, self._score(here, progress))
+        progress.finish()
+        return row
+
+    def _perplexity(self, bundle: Bundle, progress: Progress) -> Perplexity:
+        tokenizer, template = text_tools(bundle)
+        ids, step = self.text.encode(tokenizer, template), _told(progress, "measuring")
+        with closing(self._engine(bundle)) as engine:
+            return perplexity(engine, ids, bos=starting_token(tokenizer), chunks=self.chunks, on_chunk=step)
+
+    def _engine(self, bundle: Bundle) -> Engine:
+        return Engine.load(bundle, threads=self.threads, weight_cache=False)  # which is there for this once
+
+    def _score(self, bundle: Bundle, progress: Progress) -> Score | None:
+        if self.items is None:
+            return None
+        tokenizer, template = text_tools(bundle)
+        config = GenerationConfig.from_hf(bundle.generation_config)
+        with LM(self._engine(bundle), tokenizer, bundle, template, config) as lm:
+            return run_task(lm, self.items, on_example=_told(progress, "task")).accuracy
+
+
+class _Named(Progress):
+    """A progress whose stages begin with a name."""
+
+    def __init__(self, inner: Progress, name: str) -> None:
+        self._inner, self._name = inner, name
+        self.visible = inner.visible
+
+    def start(self, what: str, total: int) -> None:
+        """Of this name."""
+        self._inner.start(f"{self._name}: {what}", total)
+
+    def advance(self, units: int, detail: str = "") -> None:
+        """As it is."""
+        self._inner.advance(units, detail)
+
+    def finish(self) -> None:
+        """As it is."""
+        self._inner.finish()
+
+    def say(self, line: str) -> None:
+        """Of this name."""
+        self._inner.say(f"{self._name}: {line}")
+
+
+def _here(bundle: Bundle) -> Bundle:
+    """The bundle as this machine runs it, which is not the board."""
+    return replace(bundle, manifest={**bundle.manifest, "provider": "cpu"})
+
+
+def _told(progress: Progress, what: str) -> Callable[[int, int], None]:
+    def step(done: int, total: int) -> None:
+        if done == 0:
+            progress.start(what, total)
+        progress.advance(int(done > 0), f"{done}/{total}")
+
+    return step

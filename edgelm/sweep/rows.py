@@ -1,0 +1,83 @@
+"""What a sweep finds of each recipe, and which of them are worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgelm.bundle import Bundle
+from edgelm.evaluate.divergence import Divergence
+from edgelm.evaluate.outcome import Score
+from edgelm.evaluate.perplexity import Perplexity
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe, measured.
+
+    Attributes:
+        name: the candidate's.
+        bytes: of the bundle.
+        memory_bytes: what the board needs with the context full, and
+        fits: whether it has that much for a model.
+        tokens: scored.
+        perplexity, kld: of the text; `kld` and `same_top` against the model in fp32; each with its standard error.
+        score: of the task's first metric, or None without a task.
+    """
+
+    name: str
+    bytes: int
+    memory_bytes: int
+    fits: bool
+    tokens: int
+    perplexity: float
+    perplexity_error: float
+    kld: float
+    kld_error: float
+    same_top: float
+    same_top_error: float
+    score: float | None = None
+    score_error: float | None = None
+
+    @classmethod
+    def of(cls, name: str, bundle: Bundle, usable: int, found: Perplexity | Divergence, score: Score | None) -> Row:
+        """From what was measured; a perplexity alone is that of the model in fp32, which differs from itself in nothing.
+
+        Args:
+            name: the candidate's.
+            bundle: made by it.
+            usable: bytes the board has for a model.
+            found: on the text.
+            score: on the task.
+        """
+        memory = int(bundle.manifest["memory"]["total_bytes"])
+        perplexity = found if isinstance(found, Perplexity) else found.quantised
+        kld = (0.0, 0.0, 1.0, 0.0)
+        if isinstance(found, Divergence):
+            kld = (found.mean, found.error, found.same_top, found.same_top_error)
+        scored = (None, None) if score is None else (score.value, score.error)
+        ppl = (perplexity.value, perplexity.error)
+        return cls(name, bundle.size, memory, memory <= usable, perplexity.tokens, *ppl, *kld, *scored)
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Row:
+        """What `to_dict` gave.
+
+        Raises:
+            TypeError: it is something else.
+        """
+        return cls(**facts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def frontier(rows: Sequence[Row]) -> list[Row]:
+    """The rows than which none is both smaller and nearer to the original, by size; of equals the first."""
+    kept: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row.bytes, row.kld)):
+        if not kept or row.kld < kept[-1].kld:
+            kept.append(row)
+    return kept
