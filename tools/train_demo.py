@@ -1,6 +1,6 @@
 """Train the embedded default model, from word lists to a checkpoint folder, on two CPU cores.
 
-    python tools/train_demo.py                       # the model in edgelm/demo/, 35 minutes with bfloat16
+    python tools/train_demo.py                       # the model in edgelm/demo/, 30 minutes with bfloat16 and g++
     python tools/train_demo.py --data-only --out /tmp/data
 
 The text is made on the fly by `demo_data`; nothing is downloaded. With the same seed, thread count and torch version
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
 import random
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,10 +82,30 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
             yield stack(rows[i : i + ROWS], ROW)
 
 
-def loss_of(network: Network, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy of the answers."""
+def ahead(stream: Iterator[Batch], count: int = 24) -> Iterator[Batch]:
+    """The same batches, made by a thread of their own while others are trained on; at most `count` lie ready."""
+    ready: queue.Queue[Batch] = queue.Queue(count)
+    threading.Thread(target=lambda: [ready.put(batch) for batch in stream], daemon=True).start()
+    while True:
+        yield ready.get()
+
+
+def compiled(network: Network, batch: Batch) -> Callable[..., torch.Tensor]:
+    """The network's forward pass, compiled where there is a C++ compiler: three quarters of the time of the plain one."""
+    forward: Callable[..., torch.Tensor] = torch.compile(network, dynamic=False)
+    try:
+        loss_of(network, forward, batch).backward()
+    except Exception as error:  # whatever the compiler is missing, the plain pass computes the same
+        print(f"not compiled: {str(error).strip().splitlines()[0]}", flush=True)
+        forward = network
+    network.zero_grad(set_to_none=True)
+    return forward
+
+
+def loss_of(network: Network, forward: Callable[..., torch.Tensor], batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy of the answers; `forward` is the network or its compiled form."""
     with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BF16):
-        hidden = network(batch.ids, batch.positions, batch.mask)
+        hidden = forward(batch.ids, batch.positions, batch.mask)
         # The last token of an opening does not precede what follows it in the row, but no target follows it either:
         # a branch begins with the user's role.
         wanted = batch.targets[:, 1:]
@@ -120,22 +142,24 @@ def train(
     snapshot: Callable[[int], None],
 ) -> float:
     """Train in place, reporting every 50 steps; returns the seconds taken."""
-    optimizers, stream = optimizers_of(network, lr), batches(tokenizer, seed)
+    optimizers, stream = optimizers_of(network, lr), ahead(batches(tokenizer, seed))
     started, seen, total = time.monotonic(), 0, 0.0
     network.train()
+    batch = next(stream)
+    forward = compiled(network, batch)
     for step in range(steps):
         if step == int(steps * (1 - QAT)):
             quantized.attach(network)
+            forward = compiled(network, batch)
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = group["peak"] * schedule(step, steps)
-        batch = next(stream)
-        loss = loss_of(network, batch)
+        loss = loss_of(network, forward, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        seen, total = seen + batch.ids.numel(), total + loss.item()
+        seen, total, batch = seen + batch.ids.numel(), total + loss.item(), next(stream)
         if (step + 1) % 50 == 0:
             took = time.monotonic() - started
             left = took / (step + 1) * (steps - step - 1)
@@ -228,7 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=DEMO, help="folder for model/, heldout.jsonl and schema.json")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4700)
+    parser.add_argument("--steps", type=int, default=4800)
     parser.add_argument("--lr", type=float, default=0.012, help="peak step of Muon; AdamW takes 0.15 of it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--snapshots", type=int, default=0, help="also keep a checkpoint every so many steps")

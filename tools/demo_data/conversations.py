@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import states
+from . import questions, states
 from .combined import command, compatible, several
 from .commands import Command, phrase, single
 from .devices import DEVICES, Action, answer, held_combo
@@ -70,7 +70,7 @@ def _question_turn(
     home: list[states.Entry], rng: random.Random, held: bool = False, combo: bool = False, typos: float = TYPOS
 ) -> _Turn:
     which = not combo and rng.random() < 0.25
-    made = states.ask_which(home, rng, held) if which else states.ask_one(home, rng, held, combo)
+    made = questions.ask_which(home, rng, held) if which else questions.ask_one(home, rng, held, combo)
     text = made.text
     if not held and rng.random() < 0.1:
         text = rng.choice(["hey, ", "please tell me, ", "ok, ", "hi, "]) + text
@@ -184,8 +184,12 @@ def held_combinations(rng: random.Random, kind: str, typos: float) -> Conversati
         made = single(rng, combo_held=True) if rng.random() < 0.5 else several(rng, pair_held=True)
         home = states.random_home(rng) if rng.random() < 0.2 else None
         return _of(_command_turn(made, rng, typos), home, rng)
-    home = states.random_home(rng)
-    return _of(_question_turn(home, rng, combo=True, typos=typos), home, rng)
+    present = rng.random() < questions.PRESENT
+    while True:
+        home = states.random_home(rng)
+        turn = _question_turn(home, rng, combo=True, typos=typos)
+        if turn.answer.endswith(questions.ABSENT) != present:
+            return _of(turn, home, rng)
 
 
 def held_phrasings(rng: random.Random, kind: str, typos: float) -> Conversation:

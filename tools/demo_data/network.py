@@ -32,8 +32,20 @@ class _Attention(nn.Module):
         first, second = rotated.chunk(2, dim=-1)
         rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
         query, key = rotated.split([self.heads, self.kv_heads], dim=1)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return self.o_proj(_attend(query, key, value, mask).transpose(1, 2).flatten(2))
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Grouped-query attention as two products and a softmax, which a compiler joins with the mask between them.
+
+    Queries [R, H, S, D], keys and values [R, K, S, D], mask [R, 1, S, S]; returns [R, H, S, D].
+    """
+    heads, length, size = query.shape[1:]
+    shared, group = key.shape[1], heads // key.shape[1]
+    scores = (query * size**-0.5).unflatten(1, (shared, group)).flatten(2, 3) @ key.mT
+    masked = scores.unflatten(2, (group, length)).float().masked_fill(~mask[:, :, None], -1e30)
+    weights = masked.softmax(-1).to(value.dtype).flatten(2, 3)
+    return (weights @ value).unflatten(2, (group, length)).flatten(1, 2)
 
 
 class _Mlp(nn.Module):

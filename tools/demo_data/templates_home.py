@@ -139,7 +139,8 @@ SPEED = [
     "change <t> [speed] to <n>",
     "!<t> (to|on|at) <n> [speed]",
     "!<t> <n>",
-    "!<n> speed for <t>",
+    "!<n> speed (for|on) <t>",
+    "!<n> for <t>",
     "!I (want|'d like|would like) <t> (on|at) <n>",
     "~let <t> spin at <n>",
     "~!<n> on <t>",
@@ -227,8 +228,10 @@ SPEAKER_LOUDER = [
     "!(it's|it is) [a bit] too quiet <in>",
 ]
 MUTE = ["mute <t>", "mute <t>", "put <t> on mute", "silence <t>", "(turn|switch|cut) off the sound (on|of) <t>"]
+MUTE += ["cut the sound of <t>", "!I don't want [any|a] sound from <t>", "!<t> without sound"]
 MUTE += ["!<t> (mute|on mute|muted)", "set <t> to mute", "!I want <t> muted", "~!no sound from <t>", "!mute on <t>"]
 UNMUTE = ["unmute <t>", "unmute <t>", "take <t> off mute", "(turn|switch) the sound (on|of) <t> back on"]
+UNMUTE += ["let me hear <t> again", "bring back the sound (of|on) <t>", "!<t> with sound again"]
 UNMUTE += ["!<t> unmute", "!<t> off mute", "give <t> its sound back", "~!I want to hear <t> again", "!unmute on <t>"]
 CHANNEL = [
     "(change|switch|set|turn|put) <t> to channel <n>",
