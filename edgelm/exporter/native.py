@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from edgelm.exporter.decoder import Decoder, Linear
 from edgelm.exporter.formats import Blocked, Format, Matrix
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
-from edgelm.exporter.store import DataFile
+from edgelm.exporter.store import DataFile, SizedFile
 from edgelm.exporter.weights import WeightReader
 from edgelm.target import RecipeSpec, Target
 
@@ -76,13 +77,34 @@ def write_graph(
             "activations": dtype.name,
             "tied": tied,
         },
-        recipe={**recipe.used(formats, tied), "kv": {"op": "none", "bits": 8 * dtype.itemsize}},
+        recipe={
+            **recipe.used(formats, tied),
+            "kv": {"op": "none", "bits": 8 * dtype.itemsize},
+            **recipe.used_matrices(spec, decoder),
+        },
         parameters=decoder.parameters,
         weight_bytes_per_token=taken.read,
         kv_bytes_per_token=taken.kv_per_token,
         calibration=prepared.facts,
         errors=packer.errors,
     )
+
+
+def weigh(reader: WeightReader, decoder: Decoder, target: Target, spec: RecipeSpec, context: int, folder: Path) -> int:
+    """Bytes of the graph and its weights in a recipe, exactly; no matrix is read. `folder` holds the graph meanwhile."""
+    formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
+
+    def pack(linear: Linear, format: Format) -> Matrix:
+        return format.pack(builder, linear.name, linear.outputs, linear.inputs, ())
+
+    with SizedFile() as data:
+        builder = Builder(data, dtype.name)
+        graph.build(builder, decoder, formats, graph.Weights(pack, reader.vector, reader.table, reader.array), context)
+        path = folder / f"weighed.{MODEL}"
+        builder.save(path, {"family": decoder.family})
+    size = data.size + path.stat().st_size
+    path.unlink()
+    return size
 
 
 def _expect_tensors(checkpoint: Checkpoint, decoder: Decoder, progress: Progress) -> None:

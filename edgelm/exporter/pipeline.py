@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from edgelm import demo
 from edgelm.bundle import QUALITY, Bundle, BundleWriter, check_output, writing
 from edgelm.errors import EdgeLMError, ExportError, OptionError, UnsupportedModelError
-from edgelm.exporter import families, footprint, genai, native, preflight
+from edgelm.exporter import auto, families, footprint, genai, native, preflight
 from edgelm.exporter.budget import Budget
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
@@ -22,7 +23,8 @@ from edgelm.exporter.hub import name_of, resolve
 from edgelm.exporter.lora import MERGE, Adapter
 from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.quality import Wishes, measured, prepared
+from edgelm.exporter.quality import Wishes, measuring, prepared
+from edgelm.exporter.replay import read_replay
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.tokenizer import TextFiles, write_text_files
 from edgelm.exporter.weights import WeightReader
@@ -45,6 +47,7 @@ def export(
     card: str | os.PathLike[str] | None = None,
     max_size: int | str | None = None,
     max_kld: float | None = None,
+    recipe: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -54,19 +57,24 @@ def export(
     Args:
         model: a folder, a hub id, or None for the embedded default.
         target: a name, a TOML file, or a `Target`.
-        quant: ``int4``, ``int8``, ``fp16``, ``fp32`` or another recipe of the target; None is its default.
+        quant: ``int4``, ``int8``, ``fp16``, ``fp32`` or another recipe of the target; None is its default. ``auto``
+            chooses a format for every matrix, so that the bundle keeps `max_size` with the least KL divergence, or
+            `max_kld` with the fewest bytes; without either it takes no more than the target's default.
         revision: branch, tag or commit of a model from the hub; None is its main branch.
         adapter: a LoRA adapter in PEFT's layout to merge into the weights: a folder, or a hub id.
         context: longest prompt plus answer in tokens; None is the target's choice, at most what the model was made for.
         output: folder of the bundle; None is ``./bundles/<model>-<target>-<quant>``.
         exporter: ``native`` for families edgelm knows, ``optimum`` for the others, ``auto`` chooses.
         calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and even
-            activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data. Minutes for models of hundreds of millions of parameters.
+            activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data (None with a
+            `recipe`: as it was made). Minutes for models of hundreds of millions of parameters.
         card: a text file, or ``builtin``, on which the bundle is compared with the model in fp32 for its quality.json;
             ``auto`` does so for small models, None or ``none`` does not. It writes the model in fp32 beside the bundle
             meanwhile, and runs both.
         max_size: what the bundle may take at most: bytes, or ``350MB``.
         max_kld: mean KL divergence from the model in fp32 that it may have at most, in nats; it is measured, then.
+        recipe: instead of `quant`: a bundle, its manifest.json, or a JSON file with the ``recipe`` of one, whose formats
+            are taken matrix by matrix.
         overwrite: whether a bundle already there is replaced.
         force: whether to go on where the bundle does not fit the target, or memory or disk here seem too small.
         progress: hears how far it is.
@@ -76,8 +84,14 @@ def export(
     """
     progress = progress or Progress()
     board = target if isinstance(target, Target) else load_target(target)
-    quant = quant or board.default
-    recipe = board.recipe(quant)
+    if quant is not None and recipe is not None:
+        raise OptionError("--quant and --recipe exclude each other: a recipe says how matrices are stored")
+    replay = None if recipe is None else read_replay(recipe)
+    quant = quant or (board.default if replay is None else replay.quant)
+    automatic = replay is None and auto.is_auto(board, quant)
+    if replay is not None:
+        board = auto.with_recipe(board, quant, replay.spec)
+        calibrate = replay.text(None if calibrate is None else os.fspath(calibrate), progress)
     model, adapter = (None if name is None else os.fspath(name) for name in (model, adapter))
     folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant)
     check_output(folder, overwrite=overwrite)  # before anything is downloaded
@@ -87,28 +101,62 @@ def export(
     checkpoint = Checkpoint(source.path, None if adapter is None else _open_adapter(adapter, progress))
     road = _choose_road(checkpoint, exporter, board, progress)
     length = choose_context(context, board, road.context_limit)
-    plan = preflight.Plan(source.id, board, road.footprint)
-    budget.check_size(plan, quant, length)
-    taken = preflight.check(plan, quant, length, folder, force=force)
-    with writing(folder, overwrite=overwrite) as writer:
+    if replay is not None:
+        replay.check(road.decoder)
+    planned = board
+    if automatic:
+        decoder = auto.expect_mixable(checkpoint, road.decoder)
+        planned = auto.with_recipe(board, quant, auto.smallest(decoder, board))
+
+    def checked(board: Target) -> Footprint:
+        return preflight.check(preflight.Plan(source.id, board, road.footprint), quant, length, folder, force=force)
+
+    if not automatic:
+        budget.check_size(preflight.Plan(source.id, board, road.footprint), quant, length)
+    taken = checked(planned)
+    with writing(folder, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
         text = write_text_files(source.path, checkpoint.config, writer)
-        measure = _text_to_measure_on(wishes, budget, road, taken, recipe)
-        result = road.write(_Job(recipe, length, text, writer, wishes.calibrate, measure is not None))
         hashes = source_hashes(checkpoint, progress)
-        facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
-        if measure is not None:
+        measure = _text_to_measure_on(wishes, budget, road, taken, planned.recipe(quant))
 
-            def write_base(aside: BundleWriter) -> dict[str, Any]:
-                return {"graph": road.write(_Job(board.recipe("fp32"), length, text, aside)).graph}
+        def write_base(aside: BundleWriter) -> dict[str, Any]:
+            return {"graph": road.write(_Job(board.recipe("fp32"), length, text, aside)).graph}
 
+        card_of = None if measure is None else stack.enter_context(measuring(measure, write_base, writer, progress))
+
+        def write(board: Target, more: Mapping[str, Any]) -> auto.Written:
+            taken = checked(board)
+            job = _Job(board.recipe(quant), length, text, writer, wishes.calibrate, card_of is not None)
+            result = road.write(job)
+            facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
+            facts |= more
             try:
-                found = measured(measure, write_base, facts, writer, result.errors, progress)
-                budget.check_quality(found)
-                writer.write_json(QUALITY, found)
+                return facts, None if card_of is None else card_of(facts, result.errors)
             except EdgeLMError as reason:
                 if card != "auto" or budget.kld is not None:
                     raise
                 progress.say(f"the bundle has no quality card: {reason}")
+                return facts, None
+
+        if automatic:
+            facts, found = auto.export(
+                checkpoint,
+                decoder,
+                board,
+                budget,
+                wishes.calibrate or wishes.own,
+                length,
+                text,
+                writer,
+                write,
+                progress,
+                card=card_of is not None,
+            )
+        else:
+            facts, found = write(board, {} if replay is None or replay.mixed is None else {"mixed": replay.mixed})
+        if found is not None:
+            budget.check_quality(found)
+            writer.write_json(QUALITY, found)
         return writer.commit(facts, overwrite=overwrite)
 
 
@@ -168,12 +216,14 @@ class _Road:
         context_limit: the longest context in tokens.
         footprint: what the model takes in a recipe.
         write: write model.onnx and what belongs to it; what was written.
+        decoder: what the model is, on the native road.
     """
 
     name: str
     context_limit: int
     footprint: Callable[[RecipeSpec], Footprint]
     write: Callable[[_Job], GraphResult]
+    decoder: Decoder | None = None
 
 
 def _choose_road(checkpoint: Checkpoint, exporter: Exporter, target: Target, progress: Progress) -> _Road:
@@ -205,7 +255,7 @@ def _native_road(checkpoint: Checkpoint, decoder: Decoder, target: Target, progr
     def taken(spec: RecipeSpec) -> Footprint:
         return footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
 
-    return _Road("native", decoder.context_limit, taken, write)
+    return _Road("native", decoder.context_limit, taken, write, decoder)
 
 
 def _optimum_road(
