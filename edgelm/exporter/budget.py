@@ -56,6 +56,18 @@ class Budget:
         hint += "; or --quant auto, which chooses a format for each matrix"
         raise ExportError(f"{quant} takes {shown(sizes[quant])}, more than --max-size {shown(self.size)}", hint=hint)
 
+    def check_bundle(self, quant: str, size: int) -> None:
+        """Once the bundle is written, of so many bytes.
+
+        Raises:
+            ExportError: it takes more.
+        """
+        if self.size is not None and size > self.size:
+            raise ExportError(
+                f"{quant} takes {shown(size)}, more than --max-size {shown(self.size)}; nothing was written",
+                hint="choose anew what keeps it: --quant auto",
+            )
+
     def check_quality(self, card: Mapping[str, Any]) -> None:
         """Once the bundle is measured.
 

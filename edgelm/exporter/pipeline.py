@@ -111,7 +111,7 @@ def export(
     def checked(board: Target) -> Footprint:
         return preflight.check(preflight.Plan(source.id, board, road.footprint), quant, length, folder, force=force)
 
-    if not automatic:
+    if not automatic and replay is None:  # what these take is told exactly, once they are written
         budget.check_size(preflight.Plan(source.id, board, road.footprint), quant, length)
     taken = checked(planned)
     with writing(folder, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
@@ -157,6 +157,7 @@ def export(
         if found is not None:
             budget.check_quality(found)
             writer.write_json(QUALITY, found)
+        budget.check_bundle(quant, sum(entry.stat().st_size for entry in writer.folder.iterdir()))
         return writer.commit(facts, overwrite=overwrite)
 
 
