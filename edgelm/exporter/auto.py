@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle import BundleWriter
+from edgelm.bundle import BundleWriter, json_text
 from edgelm.errors import ExportError, UnsupportedModelError
 from edgelm.evaluate.passages import load_passages
-from edgelm.exporter import mixed, native, sensitivity
+from edgelm.exporter import genai, mixed, native, sensitivity
 from edgelm.exporter.budget import Budget
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
@@ -23,8 +23,7 @@ from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.weights import WeightReader
 from edgelm.target import RecipeSpec, Target
 
-_GENAI = 2048  # bytes of genai_config.json at most
-_CARD, _CARD_MATRIX = 4096, 256  # of quality.json, and of a matrix in it
+_CARD, _CARD_MATRIX = 4096, 256  # bytes of quality.json at most, and of a matrix in it
 
 Written = tuple[dict[str, Any], dict[str, Any] | None]
 """The manifest of a bundle, and its quality card where it was measured."""
@@ -106,10 +105,12 @@ def export(
     with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.trying-", dir=writer.output.parent) as name:
         folder = Path(name)
         menu = Menu(decoder, target, choices, sensitivity.measure(reader, decoder, choices, chunks, folder, progress))
-        rest = _GENAI + (_CARD + _CARD_MATRIX * (2 + len(decoder.linears)) if card else 0) + _size(writer.folder)
+        rest = (_CARD + _CARD_MATRIX * (2 + len(decoder.linears)) if card else 0) + _size(writer.folder)
 
         def weigh(spec: RecipeSpec) -> int:
-            return rest + native.weigh(reader, decoder, target, spec, context, folder)
+            config = genai.config(native.graph_facts(decoder, spec, target), context, text, decoder)
+            graph = native.weigh(reader, decoder, target, spec, context, folder)
+            return rest + graph + len(json_text(config).encode())
 
         done: Written | None = None
 

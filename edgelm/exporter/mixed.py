@@ -182,13 +182,14 @@ def _largest(menu: Menu, budget: Budget, weigh: Callable[[RecipeSpec], int]) -> 
             f"{shown(smallest)}, with a KLD of about {loss:.2g}",
             hint=_smaller(menu),
         )
-    room = int(menu.frontier.nbytes[0]) + budget.size - smallest
-    while True:
-        point = menu.frontier.within_bytes(room) or 0
-        over = weigh(menu.recipe(point)) - budget.size
-        if over <= 0 or point == 0:
-            return point
-        room = int(menu.frontier.nbytes[point]) - over
+    fits, highest = 0, menu.last
+    while fits < highest:
+        point = (fits + highest + 1) // 2
+        if weigh(menu.recipe(point)) <= budget.size:
+            fits = point
+        else:
+            highest = point - 1
+    return fits
 
 
 def _smaller(menu: Menu) -> str:

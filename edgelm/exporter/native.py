@@ -64,19 +64,8 @@ def write_graph(
         graph.build(builder, decoder, formats, weights, context)
         builder.save(writer.path(MODEL), {"family": decoder.family})
     progress.finish()
-    attention = decoder.attentions[0]
     return GraphResult(
-        graph={
-            "cache": "shared",
-            "layers": len(decoder.layers),
-            "heads": attention.heads,
-            "kv_heads": attention.kv_heads,
-            "head_dim": cache_head_dim(attention),
-            "hidden": decoder.hidden,
-            "vocab": decoder.vocab,
-            "activations": dtype.name,
-            "tied": tied,
-        },
+        graph=graph_facts(decoder, spec, target),
         recipe={
             **recipe.used(formats, tied),
             "kv": {"op": "none", "bits": 8 * dtype.itemsize},
@@ -88,6 +77,22 @@ def write_graph(
         calibration=prepared.facts,
         errors=packer.errors,
     )
+
+
+def graph_facts(decoder: Decoder, spec: RecipeSpec, target: Target) -> dict[str, Any]:
+    """What the Engine must know of a graph."""
+    attention = decoder.attentions[0]
+    return {
+        "cache": "shared",
+        "layers": len(decoder.layers),
+        "heads": attention.heads,
+        "kv_heads": attention.kv_heads,
+        "head_dim": cache_head_dim(attention),
+        "hidden": decoder.hidden,
+        "vocab": decoder.vocab,
+        "activations": recipe.activations(spec, target).name,
+        "tied": graph.shares_table(decoder, recipe.formats(spec, decoder.hidden)),
+    }
 
 
 def weigh(reader: WeightReader, decoder: Decoder, target: Target, spec: RecipeSpec, context: int, folder: Path) -> int:

@@ -6,9 +6,8 @@ in a file between two layers: every matrix is read once, and one layer is held.
 
 Small errors act on the divergence by their square, and nearly add up (the second-order expansion behind Optimal Brain
 Surgeon, Hassibi & Stork, 1993). So one variant of each matrix is taken to the end, the one of fewest bytes, and the
-others follow from it: by the squared error that each leaves behind in the hidden states after its layer. On stories260K
-this is within a quarter of what each loses when it is taken to the end itself, and their sum within 5 %
-(`benchmarks/quality.py sensitivity`).
+others follow from it: by the squared error that each leaves behind in the hidden states after its layer. How near that
+comes to taking each to the end itself, and the sum to the whole: `benchmarks/quality.py sensitivity`, docs/quality.md.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages
 from edgelm.exporter import families, quality, recipe, smooth, sublayers
 from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.formats import PerChannel
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quantize.rtn import quantize_blocks
@@ -163,7 +164,8 @@ def test_smoothing_changes_nothing_in_fp32(kind: str, tiny_checkpoint: Callable[
     decoder, reader = families.describe(checkpoint.config), WeightReader(checkpoint)
     formats = recipe.formats(load_target("x86-64").recipe("fp32"), decoder.hidden)
     chunk = np.random.default_rng(0).integers(3, 300, 48)
-    found = smooth.smooth(reader, decoder, formats, [chunk], tmp_path, Progress())
+    int8 = dataclasses.replace(formats, body=PerChannel())
+    found = smooth.smooth(reader, decoder, int8, [chunk], tmp_path, Progress())
     assert found.after
     assert all(found.after[name] < found.before[name] for name in found.after)
     even = WeightReader(checkpoint, found.smoothing)

@@ -14,9 +14,12 @@ from edgelm.bundle import Bundle
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
-from edgelm.exporter import mixed, sensitivity
+from edgelm.exporter import auto, families, mixed, native, sensitivity
+from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
+from edgelm.exporter.replay import read_replay
+from edgelm.exporter.weights import WeightReader
 from edgelm.forecast import from_manifest
 from edgelm.runtime.engine import Engine
 from edgelm.target import FormatSpec, Target, load_all, load_target
@@ -109,6 +112,22 @@ def test_the_manifest_tells_what_was_chosen(made: Bundle, checkpoint: Path) -> N
     assert sum(m.weights for m in from_manifest(made.manifest).body) == sum(
         m["shape"][0] * m["shape"][1] for m in matrices.values()
     )
+
+
+def test_what_a_bundle_takes_is_known_before_it_is_written(made: Bundle, checkpoint: Path, tmp_path: Path) -> None:
+    source = Checkpoint(checkpoint)
+    decoder, board = families.describe(source.config), load_target("rpi5")
+    for spec in (board.recipe("int4"), board.recipe("int8"), read_replay(made.path).spec):
+        bundle = export(checkpoint, auto.with_recipe(board, "one", spec), "one", output=tmp_path / "b", overwrite=True)
+        told = native.weigh(WeightReader(source), decoder, board, spec, bundle.context, tmp_path)
+        assert told == bundle.files["model.onnx"]["bytes"] + bundle.files["model.onnx.data"]["bytes"]
+
+
+def test_a_budget_is_kept_to_the_byte(made: Bundle, checkpoint: Path, tmp_path: Path) -> None:
+    again = export(checkpoint, "rpi5", "auto", max_size=made.size, output=tmp_path / "b")
+    assert again.size == made.size
+    less = export(checkpoint, "rpi5", "auto", max_size=made.size - 1, output=tmp_path / "c")
+    assert less.size < made.size
 
 
 @pytest.mark.parametrize("name", [".", "manifest.json"])
