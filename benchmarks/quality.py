@@ -9,7 +9,7 @@
 `stories`: calibrated on the first part of the text, measured on its end. `home`: the embedded model; calibrated on the
 first half of its held-out conversations, measured on the second, and on the whole task. Both compare fp32, int8, and
 int4 rounded to the nearest step, with searched scales and by GPTQ, in blocks of 32 and 64, and ``--quant auto`` at two
-budgets: the size of the int4 bundle, and halfway from it to int8. Sizes are of the weights' file; "of rtn" is the KLD as
+budgets: a quarter of the way from the size of the int4 bundle to that of int8, and halfway. Sizes are of the weights' file; "of rtn" is the KLD as
 a share of that of rounding to nearest in the same blocks.
 
 `sensitivity` shows what the choice of ``--quant auto`` rests on: for each format the losses of single matrices, as they
@@ -116,7 +116,8 @@ def measure(
         if block == 32:
             small = bundle.size
     for name, options in (("search", {}), ("GPTQ", {"calibrate": calibration})):
-        for where, size in (("at int4's size", small), ("halfway to int8", (small + int8.size) // 2)):
+        for where, share in (("a quarter of the way to int8", 4), ("halfway to int8", 2)):
+            size = small + (int8.size - small) // share
             bundle = export(model, board, "auto", max_size=size, output=folder / f"auto{name}{size}", **options)
             yield row(f"mixed {name}, {where}", base, bundle, text, chunks, task)
 
@@ -183,7 +184,12 @@ def sensitivity(model: Path, text: Path, target: str, chunks: int) -> None:
             format = make_format(spec)
             alone = {linear.name: [format.fit(linear.inputs)] for linear in decoder.linears}
             own = measure_losses(
-                reader, decoder, Choices(alone, [format.fit(decoder.hidden)], choices.embedding), pieces, folder, Progress()
+                reader,
+                decoder,
+                Choices(alone, [format.fit(decoder.hidden)], choices.embedding),
+                pieces,
+                folder,
+                Progress(),
             )
             pairs = []
             for linear in (*decoder.linears, decoder.head):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgelm.errors import ExportError
+from edgelm.exporter import recipe
 from edgelm.exporter.assignment import Frontier, frontier
 from edgelm.exporter.budget import Budget, shown
 from edgelm.exporter.builder import Builder
@@ -20,6 +21,7 @@ from edgelm.exporter.store import SizedFile
 from edgelm.target import FormatSpec, RecipeSpec, Target
 
 AUTO = "auto"
+DEFAULT = -1  # in place of a point: the target's default recipe
 
 _BLOCKED = (
     FormatSpec("MatMulNBits", 4, 128),
@@ -31,6 +33,7 @@ _BLOCKED = (
 _TRIES = 6  # exports at most, until a limit of KLD is met
 _AIM = 0.95  # of a limit of KLD: what is predicted is not quite what is measured
 _CLOSE = 0.85  # of it: nearer need not be tried
+_WORTH = 0.95  # of the default recipe's loss: losing hardly less is no reason for a mixture
 _PAGE, _LINE = 4096, 64  # as the data file aligns large and small tensors
 
 
@@ -93,6 +96,7 @@ class Menu:
         if choices.embedding:
             self._formats.append(choices.embedding)
             self._linears.append(decoder.embedding)
+        self._default = self._options(target.recipe())
         activations = "float16" if target.runtime.activations == "fp16" else "float32"
         self.frontier: Frontier = frontier(
             [
@@ -109,9 +113,16 @@ class Menu:
         """The point of the best recipe."""
         return len(self.frontier.nbytes) - 1
 
+    @property
+    def default_loss(self) -> float | None:
+        """The predicted loss of the target's default recipe; None where its formats are not on offer."""
+        if self._default is None:
+            return None
+        return sum(self.losses[m.name][option] for m, option in zip(self._linears, self._default, strict=True))
+
     def recipe(self, point: int) -> RecipeSpec:
-        """The recipe at a point of the frontier; the cache is that of the target's default."""
-        picked = self.frontier.choice(point)
+        """The recipe at a point of the frontier, or `DEFAULT`; the cache is that of the target's default."""
+        picked = self._picked(point)
         chosen = {m.name: f[i].spec for m, f, i in zip(self._linears, self._formats, picked, strict=True)}
         return of_matrices(
             {linear.name: chosen[linear.name] for linear in self.decoder.linears},
@@ -123,11 +134,22 @@ class Menu:
 
     def sensitivity(self, point: int) -> dict[str, float]:
         """Matrix → the predicted loss in its format, for the manifest: four digits."""
-        picked = self.frontier.choice(point)
+        picked = self._picked(point)
         return {
             linear.name: float(f"{self.losses[linear.name][option]:.4g}")
             for linear, option in zip(self._linears, picked, strict=True)
         }
+
+    def _picked(self, point: int) -> list[int]:
+        return self._default if point == DEFAULT and self._default is not None else self.frontier.choice(point)
+
+    def _options(self, spec: RecipeSpec) -> list[int] | None:
+        """The options that make up a recipe, None where one is not on offer."""
+        chosen = recipe.formats(spec, self.decoder.hidden)
+        own = [*(chosen.of(linear) for linear in self.decoder.linears), chosen.head]
+        own += [chosen.embedding] if self.choices.embedding else []
+        pairs = list(zip(self._formats, own, strict=True))
+        return [options.index(format) for options, format in pairs] if all(f in o for o, f in pairs) else None
 
 
 def of_matrices(
@@ -167,7 +189,11 @@ def search(menu: Menu, budget: Budget, weigh: Callable[[RecipeSpec], int], write
         return _within_kld(menu, budget, _largest(menu, budget, weigh), write)
     if budget.size is None:
         budget = replace(budget, size=max(weigh(menu.target.recipe()), weigh(menu.recipe(0))))
-    return write(_largest(menu, budget, weigh))
+    assert budget.size is not None
+    point, default = _largest(menu, budget, weigh), menu.default_loss
+    if default is not None and float(menu.frontier.loss[point]) > _WORTH * default:
+        point = DEFAULT if weigh(menu.recipe(DEFAULT)) <= budget.size else point
+    return write(point)
 
 
 def _largest(menu: Menu, budget: Budget, weigh: Callable[[RecipeSpec], int]) -> int:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgelm.errors import ExportError
 from edgelm.exporter.assignment import Frontier, frontier
 from edgelm.exporter.budget import Budget
-from edgelm.exporter.mixed import Attempt, search
+from edgelm.exporter.mixed import DEFAULT, Attempt, search
 
 Options = list[list[tuple[int, float]]]
 
@@ -94,6 +94,7 @@ class Writing:
     frontier: Frontier
     factor: float
     rest: int = 100
+    default_loss: float | None = None
     written: list[int] = field(default_factory=list)
     target: Any = field(default_factory=lambda: SimpleNamespace(name="board", recipes={}, recipe=lambda: 0))
 
@@ -102,14 +103,14 @@ class Writing:
         return len(self.frontier.nbytes) - 1
 
     def recipe(self, point: int) -> int:
-        return point
+        return point if point != DEFAULT else self.last
 
     def weigh(self, recipe: int) -> int:
         return int(self.frontier.nbytes[recipe]) + self.rest
 
     def write(self, point: int) -> Attempt:
         self.written.append(point)
-        return Attempt(point, self.weigh(point), float(self.factor * self.frontier.loss[point]))
+        return Attempt(point, self.weigh(self.recipe(point)), float(self.factor * self.frontier.loss[point]))
 
 
 @given(options, st.floats(0.3, 3), st.floats(0.1, 3000))
@@ -154,3 +155,9 @@ def test_a_limit_of_bytes_is_used_up_by_what_loses_least(given: Options, size: i
     else:
         assert search(menu, Budget(size), menu.weigh, menu.write).point == fits  # type: ignore[arg-type]
     assert len(menu.written) == (fits is not None), "written once"
+
+
+@pytest.mark.parametrize(("default", "taken"), [(50.0, DEFAULT), (60.0, 1), (None, 1)])
+def test_a_mixture_that_loses_hardly_less_than_the_default_is_not_taken(default: float | None, taken: int) -> None:
+    menu = Writing(frontier([[(10, 100.0), (20, 49.0)]]), 1.0, default_loss=default)
+    assert search(menu, Budget(200), menu.weigh, menu.write).point == taken  # type: ignore[arg-type]
