@@ -8,8 +8,6 @@ from typing import Any
 from edgelm.cli.show import fact, size, table
 from edgelm.format_spec import FormatSpec
 
-_SCALE = 4  # bytes of a scale
-
 
 def mixed_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     """A table of the formats of the layers' matrices, and what they were chosen for; nothing for a recipe of roles."""
@@ -19,11 +17,12 @@ def mixed_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     count: dict[str, int] = {}
     weights: dict[str, int] = {}
     nbytes: dict[str, int] = {}
+    scale = 2 if manifest["graph"].get("activations") == "float16" else 4  # bytes of one
     for facts in matrices.values():
         name, (n, k) = str(_spec(facts)), facts["shape"]
         count[name] = count.get(name, 0) + 1
         weights[name] = weights.get(name, 0) + n * k
-        nbytes[name] = nbytes.get(name, 0) + _stored(facts, n, k)
+        nbytes[name] = nbytes.get(name, 0) + _stored(facts, n, k, scale)
     total = sum(weights.values())
     order = sorted(count, key=lambda name: nbytes[name] / weights[name])
     rows = [(name, str(count[name]), f"{weights[name] / total:.0%}", size(nbytes[name])) for name in order]
@@ -53,9 +52,9 @@ def _spec(facts: Mapping[str, Any]) -> FormatSpec:
     return FormatSpec(facts["op"], facts["bits"], facts.get("block"))
 
 
-def _stored(facts: Mapping[str, Any], n: int, k: int) -> int:
+def _stored(facts: Mapping[str, Any], n: int, k: int, scale: int) -> int:
     if facts["op"] == "MatMul":
         return n * k * int(facts["bits"]) // 8
     block = int(facts.get("block") or k)
     blocks = -(-k // block)
-    return n * blocks * (block * int(facts["bits"]) // 8 + _SCALE)
+    return n * blocks * (block * int(facts["bits"]) // 8 + scale)

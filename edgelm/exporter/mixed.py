@@ -43,14 +43,18 @@ def formats_of(target: Target, *, floats: bool = False) -> tuple[FormatSpec, ...
     Blocks of 4 and 8 bits wherever onnxruntime has kernels for them (ARM without dot products unpacks every weight at
     every call); DynamicQuantizeMatMul where one of the target's own recipes uses it; with `floats`, weights as they are.
     """
-    blocked = target.cpu.arch != "aarch64" or target.has_dotprod or target.runtime.provider != "cpu"
     dynamic = FormatSpec("DynamicQuantizeMatMul", 8)
     own = {spec for of in target.recipes.values() for spec in (of.body, of.head)}
     return (
-        *(_BLOCKED if blocked else ()),
+        *(_BLOCKED if runs_blocks(target) else ()),
         *((dynamic,) if dynamic in own else ()),
         *((FormatSpec("MatMul", 16 if target.runtime.activations == "fp16" else 32),) if floats else ()),
     )
+
+
+def runs_blocks(target: Target) -> bool:
+    """Whether its core has kernels for MatMulNBits, and need not unpack all weights at every call."""
+    return target.cpu.arch != "aarch64" or target.has_dotprod or target.runtime.provider != "cpu"
 
 
 def choices(decoder: Decoder, target: Target, *, floats: bool = False) -> Choices:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from edgelm import demo
 from edgelm.bundle import QUALITY, Bundle, BundleWriter, check_output, writing
 from edgelm.errors import EdgeLMError, ExportError, OptionError, UnsupportedModelError
-from edgelm.exporter import auto, families, footprint, genai, native, preflight
+from edgelm.exporter import auto, families, footprint, genai, mixed, native, preflight
 from edgelm.exporter.budget import Budget
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
@@ -103,6 +103,8 @@ def export(
     length = choose_context(context, board, road.context_limit)
     if replay is not None:
         replay.check(road.decoder)
+        if "MatMulNBits" in replay.operators and not mixed.runs_blocks(board):
+            progress.say(f"the recipe's MatMulNBits falls back to slow kernels on {board.name} (docs/targets.md)")
     planned = board
     if automatic:
         decoder = auto.expect_mixable(checkpoint, road.decoder)

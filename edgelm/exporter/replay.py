@@ -48,6 +48,11 @@ class Replay:
     calibration: Mapping[str, Any] | None = None
     mixed: Mapping[str, Any] | None = None
 
+    @property
+    def operators(self) -> set[str]:
+        """Those that multiply."""
+        return {spec.op for spec in (self.spec.body, self.spec.head, *self.spec.matrices.values())}
+
     def check(self, decoder: Decoder | None) -> None:
         """Whether it suits a model; None is one without a native family.
 

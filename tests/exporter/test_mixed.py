@@ -146,6 +146,14 @@ def test_a_replay_without_calibration_says_that_it_differs(made: Bundle, checkpo
     assert "calibration" not in again.manifest
 
 
+def test_a_recipe_that_is_slow_on_another_target_says_so(made: Bundle, checkpoint: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    progress = Progress()
+    progress.say = said.append  # type: ignore[method-assign]
+    export(checkpoint, "rpi4", recipe=made.path, output=tmp_path / "b", progress=progress)
+    assert "the recipe's MatMulNBits falls back to slow kernels on rpi4 (docs/targets.md)" in said
+
+
 def test_a_uniform_bundle_is_replayed_too(checkpoint: Path, tmp_path: Path) -> None:
     first = export(checkpoint, "rpi5", "int8", output=tmp_path / "a")
     again = export(checkpoint, "rpi5", recipe=first.path, output=tmp_path / "b")
