@@ -29,7 +29,7 @@ _MATRIX: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "MatMulNBits": ((4, 8), _BLOCKS),
     "DynamicQuantizeMatMul": ((8,), ()),  # one scale per output channel: the block is the whole row
 }
-_FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # role -> operator -> (bits, blocks)
+FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # role -> operator -> (bits, blocks)
     "body": _MATRIX,
     "head": _MATRIX,
     "embedding": {"Gather": ((32, 16, 8), ()), "GatherBlockQuantized": ((4, 8), _BLOCKS)},
@@ -39,13 +39,17 @@ _FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # r
 
 @dataclass(frozen=True)
 class RecipeSpec:
-    """The format of each role: `body` (the layers' matrices), `head` (lm_head), `embedding`, `kv` (the cache)."""
+    """The format of each role: `body` (the layers' matrices), `head` (lm_head), `embedding`, `kv` (the cache).
+
+    `matrices` has those of body matrices that differ from `body`, by the matrix' name.
+    """
 
     body: FormatSpec
     head: FormatSpec
     embedding: FormatSpec
     kv: FormatSpec
     note: str | None = None
+    matrices: Mapping[str, FormatSpec] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Role -> format, as in a manifest; with the note where there is one."""
@@ -280,14 +284,14 @@ def _runtime(table: Table) -> Runtime:
 
 def _recipe(table: Table) -> RecipeSpec:
     table.only((*ROLES, "note"))
-    formats = {role: _format(role, table.table(role)) for role in ROLES}
-    return RecipeSpec(**formats, note=table.string("note") if "note" in table.data else None)
+    body, head, embedding, kv = (_format(role, table.table(role)) for role in ROLES)
+    return RecipeSpec(body, head, embedding, kv, table.string("note") if "note" in table.data else None)
 
 
 def _format(role: str, table: Table) -> FormatSpec:
     table.only(("op", "bits", "block"))
-    op = table.string("op", choices=_FORMATS[role])
-    all_bits, blocks = _FORMATS[role][op]
+    op = table.string("op", choices=FORMATS[role])
+    all_bits, blocks = FORMATS[role][op]
     bits = table.choice("bits", all_bits, f" for {op}")
     if blocks:
         return FormatSpec(op, bits, table.choice("block", blocks, f" for {op}"))

@@ -14,6 +14,7 @@ import click
 
 from edgelm.bundle import Bundle
 from edgelm.cli.adapter_file import export_file
+from edgelm.cli.mixed import mixed_body, mixed_lines
 from edgelm.cli.options import json_option
 from edgelm.cli.quality import quality_summary
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
@@ -21,6 +22,7 @@ from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.errors import DependencyError
 from edgelm.target import Target, load_target, target_names
 
+AUTO = "auto"  # as in edgelm.exporter.mixed
 _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edgelm[export]` brings
 
 
@@ -29,7 +31,18 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
 @click.option(
     "--target", metavar="NAME|FILE", help="The board: see `edgelm targets`, or your own .toml file.  [required]"
 )
-@click.option("--quant", metavar="NAME", help="int4, int8, fp16, fp32 or the target's own.  [default: the target's]")
+@click.option(
+    "--quant",
+    metavar="NAME",
+    help="int4, int8, fp16, fp32 or the target's own; auto: a format for each matrix, by --max-size and --max-kld.  "
+    "[default: the target's]",
+)
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Replay the recipe of a bundle, or of its manifest.json, instead of --quant.",
+)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
 @click.option("--adapter", metavar="DIR", help="A LoRA adapter (PEFT) to merge into the weights: a folder or hub id.")
 @click.option(
@@ -70,9 +83,8 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
 @click.option(
     "--calibrate",
     metavar="TEXT|builtin|none",
-    default="none",
-    show_default=True,
-    help="Calibrate on a text (GPTQ at 4 bits): better, slower. none: search scales without data.",
+    help="Calibrate on a text (GPTQ at 4 bits): better, slower. none: search scales without data.  "
+    "[default: none; with --recipe: as it was made]",
 )
 @click.option(
     "--card",
@@ -81,8 +93,8 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     show_default=True,
     help="Measure the bundle against the model in fp32, for its quality.json. auto: small models.",
 )
-@click.option("--max-size", metavar="SIZE", help="Fail where the bundle would take more, such as 350MB.")
-@click.option("--max-kld", type=float, metavar="X", help="Measure, and fail where the mean KL divergence is more.")
+@click.option("--max-size", metavar="SIZE", help="What the bundle may take, such as 350MB; more fails.")
+@click.option("--max-kld", type=float, metavar="X", help="What it may lose (mean KL divergence); more fails.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--force", is_flag=True, help="Export even where memory or disk seem too small.")
 @json_option
@@ -109,6 +121,8 @@ def command(
       edgelm export path/to/checkpoint --target rpi5 --trim-vocab prompts-and-answers.jsonl
       edgelm export path/to/checkpoint --target rpi5 --lora-ready -o base
       edgelm export path/to/lora --adapter-only --base base -o lora.safetensors
+      edgelm export path/to/checkpoint --target rpi5 --quant auto --max-size 350MB
+      edgelm export path/to/checkpoint --target rpi5 --recipe my-bundle/manifest.json
     """
     if adapter_only:
         export_file(load_export_adapter)
@@ -118,7 +132,8 @@ def command(
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
     board = load_target(target)
-    board.recipe(quant)  # a typing error is told before the libraries are loaded
+    if quant != AUTO:
+        board.recipe(quant)  # a typing error is told before the libraries are loaded
     export = load_export()
     started = time.perf_counter()
     with Bar(silent=as_json) as bar:
@@ -171,6 +186,10 @@ def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
 def recipe_lines(recipe: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """(role, its format in words) of a manifest's recipe."""
     for role, spec in recipe.items():
+        if role == "matrices" or (role == "body" and "matrices" in recipe):
+            if role == "body":
+                yield role, mixed_body(recipe["matrices"])
+            continue
         if spec["op"] == "none":
             yield role, f"{spec['bits']}-bit floats"
             continue
@@ -197,6 +216,7 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
         yield fact(f"  {role}", text)
     if trimmed := manifest.get("vocabulary"):
         yield from vocabulary_lines(trimmed)
+    yield from mixed_lines(manifest)
     if card := bundle.quality:
         yield fact("quality", quality_summary(card))
     yield fact("context", f"{bundle.context:,} tokens")

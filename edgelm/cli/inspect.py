@@ -13,6 +13,7 @@ import click
 from edgelm.bundle import MANIFEST, Bundle
 from edgelm.cli.adapter_file import adapter_facts, adapter_lines
 from edgelm.cli.export import load_export, recipe_lines
+from edgelm.cli.mixed import mixed_lines
 from edgelm.cli.options import json_option
 from edgelm.cli.quality import calibration_line, card_lines
 from edgelm.cli.show import fact, parameters, print_lines, size, table
@@ -102,6 +103,7 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
     yield fact("target", f"{manifest['target']}, {manifest['quant']}, {manifest.get('provider', 'cpu')}")
     for role, text in recipe_lines(manifest["recipe"]):
         yield fact(f"  {role}", text)
+    yield from mixed_lines(manifest)
     yield fact("context", f"{bundle.context:,} tokens")
     yield from _memory_lines(memory, bundle.context)
     yield fact(

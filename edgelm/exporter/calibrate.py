@@ -125,7 +125,7 @@ def calibrate(
     for index, layer in enumerate(decoder.layers):
         matrices: dict[str, np.ndarray] = {}
         for number, linear in enumerate(layer.linears):
-            format = formats.body.fit(linear.inputs)
+            format = formats.of(linear)
             weight = reader.matrix(linear)
             if calibrates(format) and not reader.codes(linear):
                 run = sublayers.layer(decoder, formats, index, number, reader, context, folder)
@@ -153,8 +153,7 @@ def memory(decoder: Decoder, tokens: int) -> int:
 
 def worthwhile(decoder: Decoder, formats: Formats) -> bool:
     """Whether any matrix would be calibrated."""
-    body = (formats.body.fit(linear.inputs) for linear in decoder.linears)
-    return any(calibrates(format) for format in body)
+    return any(calibrates(formats.of(linear)) for linear in decoder.linears)
 
 
 def calibrates(format: Format) -> TypeGuard[Blocked]:

@@ -153,7 +153,7 @@ class Footprint:
 def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Footprint:
     """Of a model on the native road; `scheme` is how the checkpoint is quantised already."""
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
-    body = [(kept(formats.body.fit(m.inputs), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
+    body = [(kept(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
     products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
     tied = graph.shares_table(decoder, formats)
     table = 0 if tied else graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)

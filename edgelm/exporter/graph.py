@@ -7,8 +7,8 @@ Out: ``logits [1, num_logits, V]`` and the cache. Past and present are one buffe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,11 +39,19 @@ _TO_THE_END = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Formats:
-    """The format of each role; the embedding's counts only where it is not tied to the head."""
+    """The format of each role; the embedding's counts only where it is not tied to the head.
+
+    `matrices` has those of body matrices that differ from `body`, by name.
+    """
 
     body: Format
     head: Format
     embedding: Format
+    matrices: Mapping[str, Format] = field(default_factory=dict)
+
+    def of(self, linear: Linear) -> Format:
+        """The format of a body matrix, its block made to suit it."""
+        return self.matrices.get(linear.name, self.body).fit(linear.inputs)
 
 
 @dataclass(frozen=True)
@@ -228,7 +236,7 @@ class GraphBuilder:
 
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
         """A body matrix, with its bias where it has one."""
-        matrix = self.weights.pack(linear, self.formats.body.fit(linear.inputs))
+        matrix = self.weights.pack(linear, self.formats.of(linear))
         y = matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
         return self._branch(linear, x, y) if self.branches else y
 

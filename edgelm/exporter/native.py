@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from edgelm.exporter.decoder import Decoder, Linear
 from edgelm.exporter.formats import Blocked, Format, Matrix
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
-from edgelm.exporter.store import DataFile
+from edgelm.exporter.store import DataFile, SizedFile
 from edgelm.exporter.weights import WeightReader
 from edgelm.target import RecipeSpec, Target
 
@@ -66,21 +67,13 @@ def write_graph(
         graph.build(builder, decoder, formats, weights, context, branches=lora_ready)
         builder.save(writer.path(MODEL), {"family": decoder.family})
     progress.finish()
-    attention = decoder.attentions[0]
     return GraphResult(
-        graph={
-            "cache": "shared",
-            "layers": len(decoder.layers),
-            "heads": attention.heads,
-            "kv_heads": attention.kv_heads,
-            "head_dim": cache_head_dim(attention),
-            "hidden": decoder.hidden,
-            "vocab": decoder.vocab,
-            "activations": dtype.name,
-            "tied": tied,
-            **({"lora_places": len(decoder.linears)} if lora_ready else {}),
+        graph=graph_facts(decoder, spec, target, lora_ready=lora_ready),
+        recipe={
+            **recipe.used(formats, tied),
+            "kv": {"op": "none", "bits": 8 * dtype.itemsize},
+            **recipe.used_matrices(spec, decoder),
         },
-        recipe={**recipe.used(formats, tied), "kv": {"op": "none", "bits": 8 * dtype.itemsize}},
         parameters=decoder.parameters,
         weight_bytes_per_token=taken.read,
         kv_bytes_per_token=taken.kv_per_token,
@@ -88,6 +81,50 @@ def write_graph(
         errors=packer.errors,
         places=[place(linear) for linear in decoder.linears] if lora_ready else None,
     )
+
+
+def graph_facts(decoder: Decoder, spec: RecipeSpec, target: Target, *, lora_ready: bool = False) -> dict[str, Any]:
+    """What the Engine must know of a graph."""
+    attention = decoder.attentions[0]
+    return {
+        "cache": "shared",
+        "layers": len(decoder.layers),
+        "heads": attention.heads,
+        "kv_heads": attention.kv_heads,
+        "head_dim": cache_head_dim(attention),
+        "hidden": decoder.hidden,
+        "vocab": decoder.vocab,
+        "activations": recipe.activations(spec, target).name,
+        "tied": graph.shares_table(decoder, recipe.formats(spec, decoder.hidden)),
+        **({"lora_places": len(decoder.linears)} if lora_ready else {}),
+    }
+
+
+def weigh(
+    reader: WeightReader,
+    decoder: Decoder,
+    target: Target,
+    spec: RecipeSpec,
+    context: int,
+    folder: Path,
+    *,
+    lora_ready: bool = False,
+) -> int:
+    """Bytes of the graph and its weights in a recipe, exactly; no matrix is read. `folder` holds the graph meanwhile."""
+    formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
+
+    def pack(linear: Linear, format: Format) -> Matrix:
+        return format.pack(builder, linear.name, linear.outputs, linear.inputs, ())
+
+    with SizedFile() as data:
+        builder = Builder(data, dtype.name)
+        weights = graph.Weights(pack, reader.vector, reader.table, reader.array)
+        graph.build(builder, decoder, formats, weights, context, branches=lora_ready)
+        path = folder / f"weighed.{MODEL}"
+        builder.save(path, {"family": decoder.family})
+    size = data.size + path.stat().st_size
+    path.unlink()
+    return size
 
 
 def _expect_tensors(checkpoint: Checkpoint, decoder: Decoder, progress: Progress) -> None:

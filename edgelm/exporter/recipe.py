@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.formats import Format, make_format
 from edgelm.exporter.graph import Formats
 from edgelm.target import RecipeSpec, Target
@@ -17,6 +18,7 @@ def formats(recipe: RecipeSpec, hidden: int) -> Formats:
         body=make_format(recipe.body),
         head=make_format(recipe.head).fit(hidden),
         embedding=make_format(recipe.embedding).fit(hidden),
+        matrices={name: make_format(spec) for name, spec in recipe.matrices.items()},
     )
 
 
@@ -33,4 +35,17 @@ def used(chosen: Formats, tied: bool) -> dict[str, dict[str, Any]]:
         "body": chosen.body.spec.to_dict(),
         "head": chosen.head.spec.to_dict(),
         "embedding": {**embedding.spec.to_dict(), **({"shared_with": "head"} if tied else {})},
+    }
+
+
+def used_matrices(recipe: RecipeSpec, decoder: Decoder) -> dict[str, Any]:
+    """For the manifest of a mixed recipe: ``matrices``, name → format and shape [n, k]; empty for one of roles alone."""
+    if not recipe.matrices:
+        return {}
+    chosen = formats(recipe, decoder.hidden)
+    return {
+        "matrices": {
+            linear.name: {**chosen.of(linear).spec.to_dict(), "shape": [linear.outputs, linear.inputs]}
+            for linear in decoder.linears
+        }
     }

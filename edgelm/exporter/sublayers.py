@@ -29,6 +29,9 @@ _FLOAT = np.dtype(np.float32)
 Run = Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
 """(hidden states or ids [1, S, …], matrices by name) → what the part gives, float32 [S, width]."""
 
+Pack = Callable[[Builder], Matrix]
+"""Puts a matrix into the data file of a graph."""
+
 
 def embedding(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path) -> Run:
     """Ids int64 [1, S] → the hidden states before the first layer, from a table rounded as `formats` say."""
@@ -48,16 +51,24 @@ def embedding(decoder: Decoder, formats: Formats, reader: WeightReader, folder: 
 
 
 def layer(
-    decoder: Decoder, formats: Formats, index: int, until: int | None, reader: WeightReader, context: int, folder: Path
+    decoder: Decoder,
+    formats: Formats,
+    index: int,
+    until: int | None,
+    reader: WeightReader,
+    context: int,
+    folder: Path,
+    packed: Mapping[str, Pack] | None = None,
 ) -> Run:
     """Hidden states [1, S, hidden] → the inputs of the layer's matrix number `until`; None: the next layer's.
 
-    Matrices before that one are read from what the run is given.
+    Matrices before that one are read from what the run is given, but for those `packed`, by name, which are multiplied
+    by the operator of their format.
     """
     part = decoder.layers[index]
 
     def build(b: Builder) -> ir.Value:
-        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until)
+        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until, packed or {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
         mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
         past = [b.input(kept.name, kept.dtype, kept.shape) for kept in kept_by(index, part, _FLOAT)]
@@ -83,6 +94,20 @@ def final(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path
     return _open(build, decoder.hidden, {}, folder)
 
 
+def head(decoder: Decoder, formats: Formats, reader: WeightReader, positions: int, folder: Path) -> Run:
+    """Hidden states after the last layer [1, S, hidden] → logits of the last `positions`, by the head as `formats` say."""
+
+    def build(b: Builder) -> ir.Value:
+        graph = GraphBuilder(b, decoder, formats, _weights(reader, _no_matrix))
+        x = b.input("x", "float32", [1, "sequence_length", decoder.hidden])
+        _mask(b)
+        linear = decoder.head
+        matrix = formats.head.pack(b, linear.name, linear.outputs, linear.inputs, reader.rows(linear))
+        return graph.logits(Stream(x), b.integers([positions]), matrix)
+
+    return _open(build, decoder.vocab, {}, folder)
+
+
 class _Reached(Exception):
     """The matrix whose inputs are wanted has come: nothing after it is built."""
 
@@ -94,9 +119,18 @@ class _Reached(Exception):
 class _OpenGraph(GraphBuilder):
     """Body matrices are graph inputs; ends at the matrix number `until`, in graph order."""
 
-    def __init__(self, b: Builder, decoder: Decoder, formats: Formats, weights: Weights, until: int | None) -> None:
+    def __init__(
+        self,
+        b: Builder,
+        decoder: Decoder,
+        formats: Formats,
+        weights: Weights,
+        until: int | None,
+        packed: Mapping[str, Pack],
+    ) -> None:
         super().__init__(b, decoder, formats, weights)
         self._left = until
+        self._packed = packed
 
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
         """A product with a matrix that comes from outside."""
@@ -104,6 +138,9 @@ class _OpenGraph(GraphBuilder):
             if self._left == 0:
                 raise _Reached(x)
             self._left -= 1
+        if linear.name in self._packed:
+            matrix = self._packed[linear.name](self.b)
+            return matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
         weight = self.b.input(linear.name, "float32", [linear.outputs, linear.inputs])
         y = self.b.op("FusedMatMul", [x, weight], f"{linear.name}/product", domain=MICROSOFT, transB=1)
         bias = self._bias(linear)
