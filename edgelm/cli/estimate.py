@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     "--target", metavar="NAME|FILE", help="The board.  [default: rpi5, or the one that the bundle was made for]"
 )
 @click.option("--quant", metavar="NAME", help="Recipe for a MODEL.  [default: the target's]")
+@click.option("--kv", type=click.Choice(["float", "int8"]), help="Keys and values of a MODEL.  [default: the recipe's]")
 @click.option(
     "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: room for 4k and 512]"
 )
@@ -37,6 +38,7 @@ def command(
     model: str | None,
     target: str | None,
     quant: str | None,
+    kv: str | None,
     context: int | None,
     revision: str | None,
     threads: int | None,
@@ -57,7 +59,7 @@ def command(
     from edgelm.estimate import of_bundle
 
     if model is not None and (Path(model) / MANIFEST).exists():
-        given = {"--quant": quant, "--context": context, "--revision": revision}
+        given = {"--quant": quant, "--kv": kv, "--context": context, "--revision": revision}
         if fixed := next((name for name, value in given.items() if value is not None), None):
             raise OptionError(
                 f"{fixed} is for a MODEL: {model} is a bundle, whose recipe and context are fixed",
@@ -71,7 +73,7 @@ def command(
         load_export()
         from edgelm.exporter.estimate import of_model
 
-        found = of_model(model, board, quant, context=context, threads=threads, revision=revision)
+        found = of_model(model, board, quant, context=context, threads=threads, revision=revision, kv=kv)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:

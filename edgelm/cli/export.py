@@ -45,6 +45,11 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     help="native: model families edgelm knows; optimum: all others (needs edgelm[optimum]).",
 )
 @click.option(
+    "--kv",
+    type=click.Choice(["float", "int8"]),
+    help="How keys and values are kept; int8 takes a quarter of the memory.  [default: the recipe's]",
+)
+@click.option(
     "--calibrate",
     metavar="TEXT|builtin|none",
     default="none",
@@ -75,6 +80,7 @@ def command(model: str | None, target: str | None, quant: str | None, as_json: b
       edgelm export Qwen/Qwen2.5-0.5B-Instruct --target ./myboard.toml --context 4096
       edgelm export path/to/checkpoint --adapter path/to/lora --target rpi5
       edgelm export path/to/checkpoint --target rpi5 --calibrate builtin
+      edgelm export path/to/checkpoint --target rpi5 --context 8192 --kv int8
     """
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
@@ -116,11 +122,17 @@ def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
     return int(bundle.manifest["memory"]["total_bytes"]), target.memory.usable_mb << 20
 
 
-def recipe_lines(recipe: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """(role, its format in words) of a manifest's recipe."""
+def recipe_lines(
+    recipe: dict[str, dict[str, Any]], kv_calibration: dict[str, Any] | None = None
+) -> Iterator[tuple[str, str]]:
+    """(role, its format in words) of a manifest's recipe, and on what the steps of keys and values were found."""
     for role, spec in recipe.items():
         if spec["op"] == "none":
             yield role, f"{spec['bits']}-bit floats"
+            continue
+        if role == "kv":
+            found = f", found on {kv_calibration['text']['name']}" if kv_calibration else ""
+            yield role, f"{spec['bits']}-bit integers, a step a channel{found}"
             continue
         shared = f", the same bytes as the {spec['shared_with']}" if "shared_with" in spec else ""
         yield (
@@ -137,7 +149,7 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
     if adapter := manifest["model"].get("adapter"):
         yield fact("adapter", f"{adapter['id']}, rank {adapter['rank']}")
     yield fact("target", f"{manifest['target']}, {manifest['quant']}")
-    for role, text in recipe_lines(manifest["recipe"]):
+    for role, text in recipe_lines(manifest["recipe"], manifest.get("kv_calibration")):
         yield fact(f"  {role}", text)
     if card := bundle.quality:
         yield fact("quality", quality_summary(card))

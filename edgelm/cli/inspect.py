@@ -34,8 +34,9 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
     help="For which to tell what a checkpoint needs.",
 )
 @click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
+@click.option("--kv", type=click.Choice(["float", "int8"]), help="Keys and values of a MODEL.  [default: the recipe's]")
 @json_option
-def command(path: str, target: str, context: int | None, as_json: bool) -> None:
+def command(path: str, target: str, context: int | None, kv: str | None, as_json: bool) -> None:
     """Show what is in a bundle, or in a checkpoint that could become one.
 
     MODEL is a folder, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells, for each of a
@@ -50,7 +51,7 @@ def command(path: str, target: str, context: int | None, as_json: bool) -> None:
     """
     folder = Path(path)
     if _is_checkpoint(folder):
-        facts = _checkpoint(path, target, context)
+        facts = _checkpoint(path, target, context, kv)
         lines = _checkpoint_lines(facts)
     else:
         bundle = Bundle.open(folder)
@@ -92,7 +93,7 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
             f"{graph['layers']} layers, hidden size {graph['hidden']:,}, vocabulary {graph['vocab']:,}, {cache}",
         )
     yield fact("target", f"{manifest['target']}, {manifest['quant']}, {manifest.get('provider', 'cpu')}")
-    for role, text in recipe_lines(manifest["recipe"]):
+    for role, text in recipe_lines(manifest["recipe"], manifest.get("kv_calibration")):
         yield fact(f"  {role}", text)
     yield fact("context", f"{bundle.context:,} tokens")
     yield from _memory_lines(memory, bundle.context)
@@ -135,7 +136,7 @@ def _id(token: int | None) -> str:
     return "none" if token is None else str(token)
 
 
-def _checkpoint(model: str, target_name: str, context: int | None) -> dict[str, Any]:
+def _checkpoint(model: str, target_name: str, context: int | None, kv: str | None) -> dict[str, Any]:
     """What a checkpoint is, and what its exports take, for JSON; its weights are not read."""
     board = load_target(target_name)
     load_export()
@@ -170,7 +171,7 @@ def _checkpoint(model: str, target_name: str, context: int | None) -> dict[str, 
         facts |= {"context": limit}
     else:
         limit = decoder.context_limit
-        plan = Plan(source.id, board, lambda spec: footprint.of_decoder(decoder, spec, board, checkpoint.scheme))
+        plan = Plan(source.id, board, lambda spec: footprint.of_decoder(decoder, spec, board, checkpoint.scheme), kv)
         facts |= {"parameters": decoder.parameters, "context": decoder.context, "shape": _shape(decoder)}
     return facts | {"needs": _needs(plan, choose_context(context, board, limit))}
 

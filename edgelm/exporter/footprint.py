@@ -160,17 +160,18 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     read = sum(format.nbytes(n, k) for format, n, k in products)
     small = sum(math.prod(shape) for shape in decoder.tensors.values() if len(shape) != 2)
     positions = decoder.positions.rows * decoder.hidden if decoder.positions is not None else 0
-    heads = (2 * x.kv_heads * cache_head_dim(x) for x in decoder.attentions)
+    values = sum(2 * x.kv_heads * cache_head_dim(x) for x in decoder.attentions)
+    scales = 4 * values if recipe.quantised_kv(spec) else 0
     states = [state for x in decoder.recurrences for state in x.states]
     return Footprint(
         parameters=decoder.parameters,
         vocab=decoder.vocab,
-        stored=read + table + (small + positions) * dtype.itemsize,
+        stored=read + table + (small + positions) * dtype.itemsize + scales,
         trace=0,
         read=read,
         packed=sum(held(format, n, k, target, dtype.itemsize) for format, n, k in products),
         table=table + positions * dtype.itemsize,
-        kv_per_token=sum(heads) * dtype.itemsize,
+        kv_per_token=values * recipe.cache_type(spec, target).itemsize,
         copies=1,
         state=2 * sum(math.prod(s.shape) * (4 if s.full else dtype.itemsize) for s in states),
         width=dtype.itemsize * sum(n + k for _, n, k in body) // max(1, len(decoder.layers)),

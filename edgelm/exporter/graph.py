@@ -7,14 +7,14 @@ Out: ``logits [1, num_logits, V]`` and the cache. Past and present are one buffe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.attention import AttentionBuilder, cache_shape
+from edgelm.exporter.attention import AttentionBuilder, KVScales, cache_shape
 from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.decoder import (
     Activation,
@@ -54,12 +54,14 @@ class Weights:
         vector: rows of a vector → float32 [rows].
         table: (tensor name, shape, first row, rows) → float32 [rows, columns].
         array: (tensor name, shape) → float32 of that shape; for small ones.
+        kv: layer name → the steps of its keys and values; empty where they are kept as floats.
     """
 
     pack: Callable[[Linear, Format], Matrix]
     vector: Callable[[Source], np.ndarray]
     table: Callable[[str, tuple[int, int], int, int], np.ndarray]
     array: Callable[[str, tuple[int, ...]], np.ndarray]
+    kv: Mapping[str, KVScales] = field(default_factory=dict)
 
 
 class Mixer(Protocol):
@@ -87,7 +89,7 @@ def build(b: Builder, decoder: Decoder, formats: Formats, weights: Weights, cont
     stream, head = graph.embed(ids, count, context)
     presents: list[tuple[ir.Value, Kept]] = []
     for index, layer in enumerate(decoder.layers):
-        kept = kept_by(index, layer, b.float)
+        kept = kept_by(index, layer, b.float, quantised=layer.name in weights.kv)
         past = [b.input(k.name, k.dtype, k.shape) for k in kept]
         stream, present = graph.layer(layer, stream, mixers[type(layer.attention)], past)
         presents += zip(present, kept, strict=True)
@@ -102,7 +104,7 @@ def mixers_of(graph: GraphBuilder, mask: ir.Value, count: ir.Value, context: int
     """What emits each kind of a layer's first part, by the type that describes it."""
     b, linear, norm, array = graph.b, graph.linear, graph.plain_norm, graph.weights.array
     return {
-        Attention: AttentionBuilder(b, linear, norm, mask, count, context),
+        Attention: AttentionBuilder(b, linear, norm, mask, count, context, graph.weights.kv),
         ShortConv: ShortConvBuilder(b, linear, array),
         GatedDeltaNet: DeltaNetBuilder(b, linear, norm, array),
     }
@@ -117,14 +119,15 @@ class Kept:
     dtype: str
 
 
-def kept_by(index: int, layer: Layer, activations: np.dtype[Any]) -> list[Kept]:
+def kept_by(index: int, layer: Layer, activations: np.dtype[Any], *, quantised: bool = False) -> list[Kept]:
     """Keys and values of attention, whose third axis grows; states, whose axes are all fixed, of what stands in its place.
 
-    The names are those that onnxruntime-genai knows.
+    Keys and values are int8 where they are `quantised`. The names are those that onnxruntime-genai knows.
     """
     name, mixer = f"past_key_values.{index}", layer.attention
     if isinstance(mixer, Attention):
-        return [Kept(f"{name}.{kind}", cache_shape(mixer), activations.name) for kind in ("key", "value")]
+        dtype = "int8" if quantised else activations.name
+        return [Kept(f"{name}.{kind}", cache_shape(mixer), dtype) for kind in ("key", "value")]
     return [
         Kept(f"{name}.{state.kind}", list(state.shape), "float32" if state.full else activations.name)
         for state in mixer.states

@@ -59,7 +59,9 @@ def write_graph(
     with DataFile(writer.path(DATA)) as data:
         builder = Builder(data, dtype.name)
         packer.builder = builder
-        weights = graph.Weights(packer.pack, reader.vector, reader.table, reader.array)
+        weights = graph.Weights(
+            packer.pack, reader.vector, reader.table, reader.array, {} if prepared.kv is None else prepared.kv.scales
+        )
         graph.build(builder, decoder, formats, weights, context)
         builder.save(writer.path(MODEL), {"family": decoder.family})
     progress.finish()
@@ -76,11 +78,12 @@ def write_graph(
             "activations": dtype.name,
             "tied": tied,
         },
-        recipe={**recipe.used(formats, tied), "kv": {"op": "none", "bits": 8 * dtype.itemsize}},
+        recipe={**recipe.used(formats, tied), "kv": recipe.used_kv(spec, target)},
         parameters=decoder.parameters,
         weight_bytes_per_token=taken.read,
         kv_bytes_per_token=taken.kv_per_token,
         calibration=prepared.facts,
+        kv_calibration=None if prepared.kv is None else prepared.kv.facts,
         errors=packer.errors,
     )
 

@@ -22,7 +22,8 @@ from edgelm.exporter.hub import name_of, resolve
 from edgelm.exporter.lora import MERGE, Adapter
 from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.quality import Wishes, measured, prepared
+from edgelm.exporter.quality import Wishes, measured, prepared, with_kv_scales
+from edgelm.exporter.recipe import quantised_kv, with_kv
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.tokenizer import TextFiles, write_text_files
 from edgelm.exporter.weights import WeightReader
@@ -41,6 +42,7 @@ def export(
     context: int | None = None,
     output: str | os.PathLike[str] | None = None,
     exporter: Exporter = "auto",
+    kv: Literal["float", "int8"] | None = None,
     calibrate: str | os.PathLike[str] | None = None,
     card: str | os.PathLike[str] | None = None,
     max_size: int | str | None = None,
@@ -60,6 +62,8 @@ def export(
         context: longest prompt plus answer in tokens; None is the target's choice, at most what the model was made for.
         output: folder of the bundle; None is ``./bundles/<model>-<target>-<quant>``.
         exporter: ``native`` for families edgelm knows, ``optimum`` for the others, ``auto`` chooses.
+        kv: how keys and values are kept: ``float``, or ``int8``, which takes a quarter of the memory; None is the
+            recipe's choice. Steps are found on the text of `calibrate`, or on edgelm's own.
         calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and even
             activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data. Minutes for models of hundreds of millions of parameters.
         card: a text file, or ``builtin``, on which the bundle is compared with the model in fp32 for its quality.json;
@@ -77,17 +81,23 @@ def export(
     progress = progress or Progress()
     board = target if isinstance(target, Target) else load_target(target)
     quant = quant or board.default
-    recipe = board.recipe(quant)
+    recipe = with_kv(board.recipe(quant), kv, board)
     model, adapter = (None if name is None else os.fspath(name) for name in (model, adapter))
-    folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant)
+    folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant, kv)
     check_output(folder, overwrite=overwrite)  # before anything is downloaded
     wishes = Wishes.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
     budget = Budget.of(max_size, max_kld)
     source = resolve(model, revision, progress)
     checkpoint = Checkpoint(source.path, None if adapter is None else _open_adapter(adapter, progress))
     road = _choose_road(checkpoint, exporter, board, progress)
+    if kv == "int8" and road.name != "native":
+        raise UnsupportedModelError(
+            f"{checkpoint.path}: model type {checkpoint.config.model_type!r} goes through Optimum, whose graphs keep keys "
+            "and values as floats",
+            hint="leave out --kv int8",
+        )
     length = choose_context(context, board, road.context_limit)
-    plan = preflight.Plan(source.id, board, road.footprint)
+    plan = preflight.Plan(source.id, board, road.footprint, kv)
     budget.check_size(plan, quant, length)
     taken = preflight.check(plan, quant, length, folder, force=force)
     with writing(folder, overwrite=overwrite) as writer:
@@ -196,6 +206,9 @@ def _native_road(checkpoint: Checkpoint, decoder: Decoder, target: Target, progr
         with prepared(
             job.calibrate, reader, decoder, job.recipe, job.context, job.text, job.writer, progress
         ) as weights:
+            weights = with_kv_scales(
+                weights, job.calibrate, decoder, job.recipe, job.context, job.text, job.writer, progress
+            )
             result = native.write_graph(
                 checkpoint, decoder, target, job.recipe, job.context, job.writer, progress, weights, errors=job.errors
             )
@@ -226,6 +239,8 @@ def _optimum_road(
     def write(job: _Job) -> GraphResult:
         if job.calibrate is not None:
             progress.say("only native families are calibrated: scales are searched without data")
+        if quantised_kv(job.recipe):
+            progress.say("only native families keep keys and values as int8: here they are floats")
         try:
             return optimum.write_graph(checkpoint, target, job.recipe, job.writer, progress)
         except ExportError as error:
@@ -243,10 +258,10 @@ def _open_adapter(adapter: str, progress: Progress) -> Adapter:
     return Adapter.open(source.path, source.id, source.revision)
 
 
-def _folder(model: str | None, adapter: str | None, target: Target, quant: str) -> str:
+def _folder(model: str | None, adapter: str | None, target: Target, quant: str, kv: str | None) -> str:
     """The default name of a bundle's folder."""
     names = [name_of(model), *([] if adapter is None else [name_of(adapter)])]
-    return "-".join([*map(_slug, names), target.name, quant])
+    return "-".join([*map(_slug, names), target.name, quant, *([] if kv is None else ["kv", kv])])
 
 
 def _slug(name: str) -> str:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from edgelm.bundle import TOKENIZER, BundleWriter
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
-from edgelm.exporter import calibrate, recipe, smooth
+from edgelm.exporter import calibrate, kvscales, recipe, smooth
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer import TextFiles
@@ -71,7 +71,7 @@ class Wishes:
         """The text to measure a model on, or None; ``auto`` measures small ones, as others take time and memory."""
         if self.card != "auto":
             return self.card
-        exact = spec.body.op == "MatMul" and spec.body.bits == 32
+        exact = spec.body.op == "MatMul" and spec.body.bits == 32 and not recipe.quantised_kv(spec)
         return None if exact or parameters > SMALL else self.own
 
 
@@ -103,7 +103,7 @@ def prepared(
         yield calibrate.Prepared(reader)
         return
     passages = load_passages(wanted, "calibration")
-    chunks = _chunks(passages, decoder, context, text, writer, progress)
+    chunks = _chunks(passages, decoder, context, text, writer, progress, TOKENS)
     facts: dict[str, Any] = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
     needed, there = calibrate.memory(decoder, facts["tokens"]), read_memory().usable
     if there is not None and needed > there:
@@ -121,13 +121,47 @@ def prepared(
         yield calibrate.Prepared(reader, found, {"method": "gptq", "matrices": len(found.matrices), **facts})
 
 
+def with_kv_scales(
+    weights: calibrate.Prepared,
+    wanted: str | None,
+    decoder: Decoder,
+    spec: RecipeSpec,
+    context: int,
+    text: TextFiles,
+    writer: BundleWriter,
+    progress: Progress,
+) -> calibrate.Prepared:
+    """The weights, and the steps of keys and values where the recipe keeps those as int8; without a text `wanted` they
+    are found on edgelm's own.
+
+    Raises:
+        OptionError: the text is shorter than a chunk.
+    """
+    if not recipe.quantised_kv(spec):
+        return weights
+    passages = load_passages(wanted or BUILTIN, "calibration")
+    chunks = _chunks(passages, decoder, context, text, writer, progress, kvscales.TOKENS)
+    with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.ranges-", dir=writer.output.parent) as folder:
+        scales = kvscales.find_scales(
+            weights.reader, decoder, recipe.formats(spec, decoder.hidden), chunks, context, Path(folder), progress
+        )
+    facts = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
+    return replace(weights, kv=kvscales.KVRanges(scales, facts))
+
+
 def _chunks(
-    passages: Passages, decoder: Decoder, context: int, text: TextFiles, writer: BundleWriter, progress: Progress
+    passages: Passages,
+    decoder: Decoder,
+    context: int,
+    text: TextFiles,
+    writer: BundleWriter,
+    progress: Progress,
+    most: int,
 ) -> list[np.ndarray]:
     """The calibration text as ids, int64 [S] a chunk."""
     tokenizer, template = text_tools(writer.draft({"tokenizer": text.tokenizer, "special_tokens": text.special_tokens}))
     ids = [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
-    chunks = spread_chunks(ids, min(CHUNK, context), TOKENS, starting_token(tokenizer))
+    chunks = spread_chunks(ids, min(CHUNK, context), most, starting_token(tokenizer))
     if (tokens := sum(map(len, chunks))) < _FEW:
         progress.say(f"the calibration text has only {tokens:,} usable tokens: {_FEW:,} or more serve better")
     return chunks

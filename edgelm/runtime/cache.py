@@ -19,7 +19,7 @@ from edgelm.runtime.ort import Runner, Values, ort
 _SMALLEST = 256  # tokens of the first allocation
 _STATES = 16  # places whose states are kept
 _STATES_BYTES = 32 << 20  # and in all: those of linear attention are large
-_NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_NUMPY: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 _ONE = np.array([1], np.int64)
 
 
