@@ -292,7 +292,13 @@ def from_manifest(manifest: Mapping[str, Any]) -> Workload:
     return Workload(
         body=(Matrices(specs["body"], body, int(packed * (1 - share))),),
         head=Matrices(specs["head"], head, int(packed * share)),
-        attention=(Heads(int(kv / cached * queries), kv),),
+        attention=(
+            Heads(int(kv / cached * queries), kv),
+            *(
+                Heads(int(w["bytes_per_token"] / cached * queries), int(w["bytes_per_token"]), int(w["window"]))
+                for w in graph.get("windows", {}).values()
+            ),
+        ),
         nodes=_LAYER_NODES * layers + _OTHER_NODES,
         activation_bytes=int(_WIDTH * itemsize * body / hidden),
         file_bytes=stored,

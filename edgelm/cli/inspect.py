@@ -120,6 +120,8 @@ def _memory_lines(memory: dict[str, Any], context: int) -> Iterator[str]:
         yield fact("  weights", f"{size(memory['packed_bytes'] + memory['table_bytes'])} as packed by onnxruntime")
     yield fact("  per token", f"{size(memory['weights_bytes'])} of weights are read")
     yield fact("  KV cache", f"{size(per_token * 1000)} per 1,000 tokens, {size(memory['kv_bytes'])} when full")
+    if memory.get("window_bytes"):
+        yield fact("  windows", f"{size(memory['window_bytes'])}, of layers that keep their last tokens alone")
     if memory.get("state_bytes"):
         yield fact("  states", f"{size(memory['state_bytes'])}, of layers that keep no keys and values")
     rest = sum(int(memory.get(f"{part}_bytes", 0)) for part in ("runtime", "logits", "activations"))

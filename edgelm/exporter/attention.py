@@ -17,6 +17,8 @@ from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.decoder import Attention, Linear, Norm
 from edgelm.exporter.rope import Rope
 
+SLACK = 256  # tokens that a window's cache has room for beyond the window
+
 _MULTIPLE = 16
 _SCALES = 5  # inputs from the tables to the scales: positions, bias and sinks stand between
 
@@ -53,9 +55,19 @@ def cache_head_dim(attention: Attention) -> int:
     return len(head_layout(attention.head_dim, attention.rope))
 
 
-def cache_shape(attention: Attention) -> list[int | str]:
+def window_capacity(attention: Attention, context: int) -> int | None:
+    """Tokens that a layer's cache has room for where it keeps its window alone; None where it keeps the whole context.
+
+    The operator moves the window to the front of its buffer when that is full: with room for more it does so less often,
+    and as many tokens can be taken back at no cost in between.
+    """
+    capacity = None if attention.window is None else attention.window + SLACK
+    return capacity if capacity is not None and capacity < context else None
+
+
+def cache_shape(attention: Attention, *, windowed: bool = False) -> list[int | str]:
     """Shape of a layer's keys, and of its values."""
-    return [1, attention.kv_heads, "capacity", cache_head_dim(attention)]
+    return [1, attention.kv_heads, "window_capacity" if windowed else "capacity", cache_head_dim(attention)]
 
 
 def rope_tables(rope: Rope, context: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,9 +89,12 @@ class AttentionBuilder:
         count: ir.Value,
         context: int,
         scales: Mapping[str, KVScales] | None = None,
+        *,
+        keeps_windows: bool = False,
     ) -> None:
         self.b = b
         self.scales = scales or {}
+        self.keeps_windows = keeps_windows
         self.linear = linear
         self.norm = norm
         self.context = context
@@ -108,6 +123,8 @@ class AttentionBuilder:
         }
         qkv, gate = self._project(name, attention, x, layout)
         tables: list[ir.Value | None] = [*self._tables(attention)]
+        if self.keeps_windows and window_capacity(attention, self.context) is not None:
+            attributes["sliding_window_cache"] = 1
         if (scales := self.scales.get(layer)) is not None:
             attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
             steps: list[ir.Value | None] = [

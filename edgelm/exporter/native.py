@@ -10,11 +10,11 @@ import numpy as np
 from edgelm.bundle import DATA, MODEL, BundleWriter
 from edgelm.errors import CheckpointError
 from edgelm.exporter import footprint, graph, recipe
-from edgelm.exporter.attention import cache_head_dim
+from edgelm.exporter.attention import cache_head_dim, window_capacity
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint import Checkpoint, spellings
-from edgelm.exporter.decoder import Decoder, Linear
+from edgelm.exporter.decoder import Attention, Decoder, Linear
 from edgelm.exporter.formats import Blocked, Format, Matrix
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
@@ -62,10 +62,12 @@ def write_graph(
         weights = graph.Weights(
             packer.pack, reader.vector, reader.table, reader.array, {} if prepared.kv is None else prepared.kv.scales
         )
-        graph.build(builder, decoder, formats, weights, context)
+        graph.build(builder, decoder, formats, weights, context, keeps_windows=footprint.keeps_windows(target))
         builder.save(writer.path(MODEL), {"family": decoder.family})
     progress.finish()
     attention = decoder.attentions[0]
+    itemsize = recipe.cache_type(spec, target).itemsize
+    windows = _windows(decoder, context, itemsize) if footprint.keeps_windows(target) else {}
     return GraphResult(
         graph={
             "cache": "shared",
@@ -77,6 +79,7 @@ def write_graph(
             "vocab": decoder.vocab,
             "activations": dtype.name,
             "tied": tied,
+            **({"windows": windows} if windows else {}),
         },
         recipe={**recipe.used(formats, tied), "kv": recipe.used_kv(spec, target)},
         parameters=decoder.parameters,
@@ -86,6 +89,21 @@ def write_graph(
         kv_calibration=None if prepared.kv is None else prepared.kv.facts,
         errors=packer.errors,
     )
+
+
+def _windows(decoder: Decoder, context: int, itemsize: int) -> dict[str, dict[str, int]]:
+    """Layers whose cache holds a window alone, by number: how long it is, what there is room for, bytes of a token."""
+    return {
+        str(index): {
+            "window": mixer.window,
+            "capacity": capacity,
+            "bytes_per_token": 2 * mixer.kv_heads * cache_head_dim(mixer) * itemsize,
+        }
+        for index, layer in enumerate(decoder.layers)
+        if isinstance(mixer := layer.attention, Attention)
+        and mixer.window is not None
+        and (capacity := window_capacity(mixer, context)) is not None
+    }
 
 
 def _expect_tensors(checkpoint: Checkpoint, decoder: Decoder, progress: Progress) -> None:

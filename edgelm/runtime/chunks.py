@@ -31,7 +31,7 @@ def generate_chunks(
     healing = request.healing
     writer = _Writer(tokenizer, request.config.stop, "" if healing is None else healing.text)
     # Where going back means reading again, a wrong guess costs more than a right one saves.
-    lookup = PromptLookup(cost) if request.speculate and engine.rewinds else None
+    lookup = PromptLookup(cost) if request.speculate and engine.room_after(0) != 0 else None
     records: list[TokenLogprob] = []
     sampler, drafter, follow = _guided(request.guide, make_sampler(request.config, len(request.ids)), lookup)
     sampler = sampler if healing is None else healing.sampler(sampler, len(request.ids))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
@@ -17,7 +17,9 @@ from edgelm.fallback import find_fallback
 from edgelm.machine import read_cpu, recommended_threads
 from edgelm.runtime.cache import Cache, GrowingCache, Kept, SharedCache
 from edgelm.runtime.ceiling import fit
+from edgelm.runtime.generate import PREFILL_CHUNK
 from edgelm.runtime.ort import open_or_fall_back
+from edgelm.runtime.windows import Window, read_windows
 
 
 @dataclass(eq=False)
@@ -49,13 +51,14 @@ class Engine:
         threads: int,
         load_seconds: float = 0.0,
         kv_limit: int | None = None,
+        windows: Mapping[int, Window] | None = None,
     ) -> None:
         self.context = context
         self.vocab_size = vocab
         self.threads = threads
         self.provider = str(session.get_providers()[0])
         self.load_seconds = load_seconds
-        self._session, self._kind, self._kv_limit = session, cache, kv_limit
+        self._session, self._kind, self._kv_limit, self._windows = session, cache, kv_limit, windows
         self._states: WeakSet[KVState] = WeakSet()
         self._state = self.new_state()
 
@@ -96,8 +99,9 @@ class Engine:
                 threads=count,
                 load_seconds=time.perf_counter() - start,
                 kv_limit=kv_limit,
+                windows=read_windows(manifest["graph"]),
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise BundleError(
                 f"{bundle.path}: manifest.json does not describe the graph ({error})", hint="export the bundle again"
             ) from None
@@ -117,6 +121,10 @@ class Engine:
         """Whether `rewind` costs nothing; otherwise it may have to read tokens again."""
         return self._open().rewinds
 
+    def room_after(self, position: int) -> int | None:
+        """How many tokens after `position` can be read, and forgotten again at no cost; None for any number."""
+        return self._open().room(position)
+
     @property
     def cache_bytes(self) -> int:
         """Bytes held for keys and values."""
@@ -128,7 +136,7 @@ class Engine:
             raise EdgeLMError("the engine is closed")
         shared = self._kind == "shared"
         cache: Cache = (
-            SharedCache(self._session, self.context, self.vocab_size)
+            SharedCache(self._session, self.context, self.vocab_size, self._windows)
             if shared
             else GrowingCache(self._session, self.vocab_size)
         )
@@ -224,7 +232,7 @@ class Engine:
             )
 
     def rewind(self, position: int) -> None:
-        """Forget the tokens from `position` on; a model with states reads the tokens before it again."""
+        """Forget the tokens from `position` on; a model with states or windows may read tokens before it again."""
         if not 0 <= position <= self.position:
             raise OptionError(f"cannot rewind to {position}: the engine holds {self.position} tokens")
         if position == self.position:
@@ -232,8 +240,8 @@ class Engine:
         reached = self._open().truncate(position)
         again = self._state.tokens[reached:position]
         del self._state.tokens[reached:]
-        if again:
-            self.forward(again)
+        for start in range(0, len(again), PREFILL_CHUNK):
+            self.forward(again[start : start + PREFILL_CHUNK])
 
     def reset(self) -> None:
         """Forget all tokens."""

@@ -73,6 +73,16 @@ def test_same_greedy_tokens(tiny_checkpoint: Callable[..., Path], tmp_path: Path
     _same_greedy_tokens(export(tiny_checkpoint(**SHAPES[shape]), "rpi5", quant, output=tmp_path / "b"))
 
 
+@pytest.mark.parametrize("shape", ["window", "phi3", "gemma3"])
+def test_same_greedy_tokens_with_windows_alone(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str
+) -> None:
+    checkpoint = tiny_checkpoint(**{**SHAPES[shape], "max_position_embeddings": 1024})
+    bundle = export(checkpoint, "rpi5", "int4", output=tmp_path / "b")
+    assert bundle.manifest["graph"]["windows"]
+    _same_greedy_tokens(bundle)
+
+
 @pytest.mark.parametrize("shape", ["grouped-query", "head-dim-8", "phi3", "gemma3", "lfm2"])
 def test_same_greedy_tokens_with_an_int8_cache(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str

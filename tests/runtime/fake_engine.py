@@ -37,6 +37,9 @@ class FakeEngine:
 
     rewinds = True
 
+    def room_after(self, position: int) -> int | None:
+        return None
+
     @property
     def tokens(self) -> list[int]:
         return self.ids
