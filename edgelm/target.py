@@ -33,7 +33,7 @@ FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # ro
     "body": _MATRIX,
     "head": _MATRIX,
     "embedding": {"Gather": ((32, 16, 8), ()), "GatherBlockQuantized": ((4, 8), _BLOCKS)},
-    "kv": {"none": ((32, 16), ())},
+    "kv": {"none": ((32, 16), ()), "GroupQueryAttention": ((8,), ())},
 }
 
 
@@ -235,14 +235,15 @@ def _target(top: Table) -> Target:
             recipe.fail(quant, "is built in and cannot be changed")
         if not _NAME.fullmatch(quant):
             recipe.fail(quant, "is no name for a recipe: letters, digits, '.', '_' and '-'")
-    recipes = {quant: _recipe(recipe.table(quant)) for quant in recipe.data}
+    runtime = _runtime(top.table("runtime"))
+    recipes = {quant: _recipe(recipe.table(quant), runtime.provider) for quant in recipe.data}
     return Target(
         name=name,
         description=top.string("description"),
         default=top.string("default", choices=[*recipes, "fp32", "fp16"]),
         cpu=_cpu(top.table("cpu")),
         memory=_memory(top.table("memory")),
-        runtime=_runtime(top.table("runtime")),
+        runtime=runtime,
         recipes=MappingProxyType(recipes),
         board=top.string("board") if "board" in top.data else None,
         rates=read_rates(top.table("rates")) if "rates" in top.data else None,
@@ -282,9 +283,11 @@ def _runtime(table: Table) -> Runtime:
     )
 
 
-def _recipe(table: Table) -> RecipeSpec:
+def _recipe(table: Table, provider: str) -> RecipeSpec:
     table.only((*ROLES, "note"))
     body, head, embedding, kv = (_format(role, table.table(role)) for role in ROLES)
+    if kv.op != "none" and provider != "cpu":
+        table.table("kv").fail("op", f"must be 'none' for provider {provider!r}: 8 bits are for the CPU")
     return RecipeSpec(body, head, embedding, kv, table.string("note") if "note" in table.data else None)
 
 

@@ -81,6 +81,11 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     help="Keep only the tokens of a text (file, folder) or of languages such as en,de; may be given several times.",
 )
 @click.option(
+    "--kv",
+    type=click.Choice(["float", "int8"]),
+    help="How keys and values are kept; int8 takes a quarter of the memory.  [default: the recipe's]",
+)
+@click.option(
     "--calibrate",
     metavar="TEXT|builtin|none",
     help="Calibrate on a text (GPTQ at 4 bits): better, slower. none: search scales without data.  "
@@ -123,6 +128,7 @@ def command(
       edgelm export path/to/lora --adapter-only --base base -o lora.safetensors
       edgelm export path/to/checkpoint --target rpi5 --quant auto --max-size 350MB
       edgelm export path/to/checkpoint --target rpi5 --recipe my-bundle/manifest.json
+      edgelm export path/to/checkpoint --target rpi5 --context 8192 --kv int8
     """
     if adapter_only:
         export_file(load_export_adapter)
@@ -183,8 +189,10 @@ def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
     return int(bundle.manifest["memory"]["total_bytes"]), target.memory.usable_mb << 20
 
 
-def recipe_lines(recipe: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """(role, its format in words) of a manifest's recipe."""
+def recipe_lines(
+    recipe: dict[str, dict[str, Any]], kv_calibration: dict[str, Any] | None = None
+) -> Iterator[tuple[str, str]]:
+    """(role, its format in words) of a manifest's recipe, and on what the steps of keys and values were found."""
     for role, spec in recipe.items():
         if role == "matrices" or (role == "body" and "matrices" in recipe):
             if role == "body":
@@ -192,6 +200,10 @@ def recipe_lines(recipe: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]
             continue
         if spec["op"] == "none":
             yield role, f"{spec['bits']}-bit floats"
+            continue
+        if role == "kv":
+            found = f", found on {kv_calibration['text']['name']}" if kv_calibration else ""
+            yield role, f"{spec['bits']}-bit integers, a step a channel{found}"
             continue
         shared = f", the same bytes as the {spec['shared_with']}" if "shared_with" in spec else ""
         yield (
@@ -212,7 +224,7 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
             "adapters", "make one with: edgelm export ADAPTER --adapter-only --base " + shlex.quote(str(bundle.path))
         )
     yield fact("target", f"{manifest['target']}, {manifest['quant']}")
-    for role, text in recipe_lines(manifest["recipe"]):
+    for role, text in recipe_lines(manifest["recipe"], manifest.get("kv_calibration")):
         yield fact(f"  {role}", text)
     if trimmed := manifest.get("vocabulary"):
         yield from vocabulary_lines(trimmed)

@@ -20,6 +20,7 @@ from edgelm.exporter.mixed import AUTO, Attempt, Menu
 from edgelm.exporter.preflight import free_disk
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import chunks_of
+from edgelm.exporter.recipe import with_kv
 from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.weights import WeightReader
 from edgelm.target import RecipeSpec, Target
@@ -82,6 +83,7 @@ def export(
     progress: Progress,
     *,
     card: bool,
+    kv: str | None = None,
     lora_ready: bool = False,
 ) -> Written:
     """Write the bundle whose recipe serves the budget best.
@@ -93,6 +95,7 @@ def export(
         write: writes the target's recipe `AUTO`, with facts for the manifest.
         progress: hears of it.
         card: whether the bundle gets a quality card.
+        kv: how keys and values are kept; see `recipe.with_kv`.
         lora_ready: whether adapters have a place.
 
     Raises:
@@ -111,7 +114,8 @@ def export(
         rest = (_CARD + _CARD_MATRIX * (2 + len(decoder.linears)) if card else 0) + _size(writer.folder)
 
         def weigh(spec: RecipeSpec) -> int:
-            facts = native.graph_facts(decoder, spec, target, lora_ready=lora_ready)
+            spec = with_kv(spec, kv, target)
+            facts = native.graph_facts(decoder, spec, target, context, lora_ready=lora_ready)
             config = genai.config(facts, context, text, decoder)
             graph = native.weigh(reader, decoder, target, spec, context, folder, lora_ready=lora_ready)
             places = places_size(decoder, facts["activations"]) if lora_ready else 0

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from edgelm.bundle import TOKENIZER, BundleWriter
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
-from edgelm.exporter import calibrate, recipe, smooth
+from edgelm.exporter import calibrate, kvscales, recipe, smooth
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer import TextFiles
@@ -71,7 +71,7 @@ class Wishes:
         """The text to measure a model on, or None; ``auto`` measures small ones, as others take time and memory."""
         if self.card != "auto":
             return self.card
-        exact = spec.body.op == "MatMul" and spec.body.bits == 32
+        exact = spec.body.op == "MatMul" and spec.body.bits == 32 and not recipe.quantised_kv(spec)
         return None if exact or parameters > SMALL else self.own
 
 
@@ -110,9 +110,7 @@ def prepared(
     passages = load_passages(wanted, "calibration")
     chunks = chunks_of(passages, decoder, min(CHUNK, context), TOKENS, text, writer, progress)
     facts: dict[str, Any] = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
-    needed, there = calibrate.memory(decoder, facts["tokens"]), read_memory().usable
-    if there is not None and needed > there:
-        progress.say(f"calibration takes about {needed / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are free")
+    _tell_memory("calibration", calibrate.memory(decoder, facts["tokens"]), progress)
     with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.calibrating-", dir=writer.output.parent) as folder:
         smoothed: dict[str, Any] = {}
         if smooths:
@@ -129,6 +127,35 @@ def prepared(
         yield calibrate.Prepared(
             reader, found, {"method": "gptq", "matrices": len(found.matrices), **smoothed, **facts}
         )
+
+
+def with_kv_scales(
+    weights: calibrate.Prepared,
+    wanted: str | None,
+    decoder: Decoder,
+    spec: RecipeSpec,
+    context: int,
+    text: TextFiles,
+    writer: BundleWriter,
+    progress: Progress,
+) -> calibrate.Prepared:
+    """The weights, and the steps of keys and values where the recipe keeps those as int8; without a text `wanted` they
+    are found on edgelm's own.
+
+    Raises:
+        OptionError: the text is shorter than a chunk.
+    """
+    if not recipe.quantised_kv(spec):
+        return weights
+    passages = load_passages(wanted or BUILTIN, "calibration")
+    chunks = chunks_of(passages, decoder, min(CHUNK, context), kvscales.TOKENS, text, writer, progress)
+    _tell_memory("finding the steps of keys and values", kvscales.memory(decoder), progress)
+    with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.ranges-", dir=writer.output.parent) as folder:
+        scales = kvscales.find_scales(
+            weights.reader, decoder, recipe.formats(spec, decoder.hidden), chunks, context, Path(folder), progress
+        )
+    facts = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
+    return replace(weights, kv=kvscales.KVRanges(scales, facts))
 
 
 def chunks_of(
@@ -148,6 +175,13 @@ def chunks_of(
     if (tokens := sum(map(len, chunks))) < enough:
         progress.say(f"the calibration text has only {tokens:,} usable tokens: {enough:,} or more serve better")
     return chunks
+
+
+def _tell_memory(what: str, needed: int, progress: Progress) -> None:
+    """A word where less memory is free than this takes."""
+    there = read_memory().usable
+    if there is not None and needed > there:
+        progress.say(f"{what} takes about {needed / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are free")
 
 
 Card = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], dict[str, Any]]

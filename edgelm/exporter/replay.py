@@ -38,7 +38,7 @@ class Replay:
         quant: what the recipe is called.
         spec: the formats.
         shapes: of the matrices [n, k], where the file has them.
-        calibration, mixed: as in the manifest, or None.
+        calibration, kv_calibration, mixed: as in the manifest, or None.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class Replay:
     spec: RecipeSpec
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
+    kv_calibration: Mapping[str, Any] | None = None
     mixed: Mapping[str, Any] | None = None
 
     @property
@@ -88,12 +89,16 @@ class Replay:
         Raises:
             ExportError: that text is a file, which has to be given.
         """
-        known = self.calibration.get("text") if self.calibration is not None else None
+        texts = [facts.get("text") for facts in (self.calibration, self.kv_calibration) if facts is not None]
+        known = texts[0] if texts else None
         if not isinstance(known, Mapping):
             return wanted
         name, digest = str(known.get("name")), str(known.get("sha256"))
+        own = name == BUILTIN and load_passages(BUILTIN, "calibration").sha256 == digest
+        if self.calibration is None and own:  # steps of keys and values are found on it without being asked
+            return wanted
         if wanted is None:
-            if name != BUILTIN or load_passages(BUILTIN, "calibration").sha256 != digest:
+            if not own:
                 raise ExportError(
                     f"{self.path}: the recipe was calibrated on {name} (SHA-256 {digest[:12]})",
                     hint="give that text with --calibrate; --calibrate none does without, and gives other bytes",
@@ -125,7 +130,10 @@ def read_replay(path: str | os.PathLike[str]) -> Replay:
         quant,
         RecipeSpec(body, head, embedding, kv, matrices={name: matrices.format(name, "body") for name in matrices.data}),
         shapes,
-        *(value if isinstance(value := top.data.get(key), dict) else None for key in ("calibration", "mixed")),
+        *(
+            value if isinstance(value := top.data.get(key), dict) else None
+            for key in ("calibration", "kv_calibration", "mixed")
+        ),
     )
 
 

@@ -16,7 +16,8 @@ from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.footprint import Footprint
 from edgelm.exporter.lora import MERGE
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.quality import prepared
+from edgelm.exporter.quality import prepared, with_kv_scales
+from edgelm.exporter.recipe import quantised_kv
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.vocabulary import Trim
@@ -71,6 +72,15 @@ class Road:
     checkpoint: Checkpoint
     decoder: Decoder | None = None
 
+    def expect_int8_kv(self) -> None:
+        """UnsupportedModelError where keys and values cannot be kept as int8: on Optimum's road."""
+        if self.name != "native":
+            raise UnsupportedModelError(
+                f"{self.checkpoint.path}: model type {self.checkpoint.config.model_type!r} goes through Optimum, whose "
+                "graphs keep keys and values as floats",
+                hint="leave out --kv int8",
+            )
+
 
 def choose_road(
     checkpoint: Checkpoint, exporter: Exporter, target: Target, progress: Progress, cut: Trim | None
@@ -111,6 +121,9 @@ def _native_road(checkpoint: Checkpoint, whole: Decoder, target: Target, progres
             progress,
             smoothing=not job.lora_ready,
         ) as weights:
+            weights = with_kv_scales(
+                weights, job.calibrate, decoder, job.recipe, job.context, job.text, job.writer, progress
+            )
             result = native.write_graph(
                 checkpoint,
                 decoder,
@@ -157,6 +170,8 @@ def _optimum_road(
     def write(job: Job) -> GraphResult:
         if job.calibrate is not None:
             progress.say("only native families are calibrated: scales are searched without data")
+        if quantised_kv(job.recipe):
+            progress.say("only native families keep keys and values as int8: here they are floats")
         try:
             return optimum.write_graph(checkpoint, target, job.recipe, job.writer, progress, rows)
         except ExportError as error:

@@ -76,10 +76,29 @@ def layer(
             stream, _ = graph.layer(part, Stream(x), mixer, past)
         except _Reached as reached:
             return reached.value
-        return stream.residual if stream.addend is None else b.op("Add", [stream.addend, stream.residual], "sum")
+        return _sum(b, stream)
 
     width = decoder.hidden if until is None else part.linears[until].inputs
     return _open(build, width, _empty_past(index, part), folder)
+
+
+def layer_and_cache(
+    decoder: Decoder, formats: Formats, index: int, reader: WeightReader, context: int, folder: Path
+) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], list[np.ndarray]]:
+    """Hidden states [1, S, hidden] → the next layer's, and what this one keeps: keys and values [1, heads, S, head_dim]."""
+    part = decoder.layers[index]
+
+    def build(b: Builder) -> list[ir.Value]:
+        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), None, {})
+        x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
+        mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in kept_by(index, part, _FLOAT)]
+        stream, presents = graph.layer(part, Stream(x), mixer, past)
+        return [_sum(b, stream), *presents]
+
+    shapes: list[list[int | str]] = [[1, "sequence_length", decoder.hidden]]
+    shapes += [kept.shape for kept in kept_by(index, part, _FLOAT)]
+    return _open_all(build, shapes, _empty_past(index, part), folder)
 
 
 def final(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path) -> Run:
@@ -147,6 +166,11 @@ class _OpenGraph(GraphBuilder):
         return y if bias is None else self.b.op("Add", [y, bias], f"{linear.name}/add_bias")
 
 
+def _sum(b: Builder, stream: Stream) -> ir.Value:
+    """The stream with what has yet to be added."""
+    return stream.residual if stream.addend is None else b.op("Add", [stream.addend, stream.residual], "sum")
+
+
 def _weights(reader: WeightReader, pack: Callable[[Linear, Format], Matrix]) -> Weights:
     return Weights(pack, reader.vector, reader.table, reader.array)
 
@@ -170,14 +194,27 @@ def _empty_past(index: int, part: Layer) -> dict[str, np.ndarray]:
 
 
 def _open(build: Callable[[Builder], ir.Value], width: int, past: Mapping[str, np.ndarray], folder: Path) -> Run:
-    """Build a graph of one output in a folder of its own, load it, and let the folder go."""
+    """Build a graph of one output [1, S, width], and load it."""
+    run_all = _open_all(lambda b: [build(b)], [[1, "sequence_length", width]], past, folder)
+    return lambda x, matrices: run_all(x, matrices)[0][0]
+
+
+def _open_all(
+    build: Callable[[Builder], list[ir.Value]],
+    shapes: list[list[int | str]],
+    past: Mapping[str, np.ndarray],
+    folder: Path,
+) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], list[np.ndarray]]:
+    """Build a graph in a folder of its own, load it, and let the folder go."""
     from edgelm.machine import recommended_threads
     from edgelm.runtime.ort import open_session  # here: it loads onnxruntime, which other exports do without
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         with DataFile(Path(place, DATA)) as data:
             b = Builder(data)
-            b.output(b.op("Identity", [build(b)], "out/as_is"), "out", "float32", [1, "sequence_length", width])
+            for number, (value, shape) in enumerate(zip(build(b), shapes, strict=True)):
+                name = f"out_{number}"
+                b.output(b.op("Identity", [value], f"{name}/as_is"), name, "float32", shape)
             b.save(Path(place, MODEL), {})
         # Loaded weights stay mapped without the file's name.
         session: Any = open_session(
@@ -185,9 +222,9 @@ def _open(build: Callable[[Builder], ir.Value], width: int, past: Mapping[str, n
         )
     names = [value.name for value in session.get_inputs()]
 
-    def run(x: np.ndarray, matrices: Mapping[str, np.ndarray]) -> np.ndarray:
+    def run(x: np.ndarray, matrices: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         given = {"x": x, "attention_mask": np.ones((1, x.shape[1]), np.int64), **past, **matrices}
-        out: np.ndarray = session.run(["out"], {name: given[name] for name in names})[0][0]
+        out: list[np.ndarray] = session.run(None, {name: given[name] for name in names})
         return out
 
     return run

@@ -35,7 +35,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     for attention in decoder.attentions:
         size, window = cache_head_dim(attention), (attention.window,)
         heads[window] += 2 * attention.heads * size
-        kv[window] += 2 * attention.kv_heads * size * dtype.itemsize
+        kv[window] += 2 * attention.kv_heads * size * recipe.cache_type(spec, target).itemsize
     head = formats.head
     return Workload(
         body=tuple(Matrices(kind, weights[kind], nbytes[kind]) for kind in weights),
