@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_lora import SHAPES, write_adapter
@@ -70,9 +71,17 @@ def test_it_generates_and_takes_adapters(made: Bundle, tmp_path: Path) -> None:
     assert max(plain) < made.manifest["graph"]["vocab"]
 
 
-def test_it_is_near_the_model_in_fp32(made: Bundle, checkpoint: Path, text: Path, tmp_path: Path) -> None:
+def test_it_loses_what_its_weights_lose(made: Bundle, checkpoint: Path, text: Path, tmp_path: Path) -> None:
+    """Against fp32 no more than the target's int4, and int8 keys and values hardly anything beside it."""
+    options: dict[str, Any] = {"trim_vocab": text, "calibrate": text, "card": "none"}
     base = export(checkpoint, "rpi5", "fp32", trim_vocab=text, output=tmp_path / "fp32")
-    assert compare(base, made, load_passages(text, "evaluation"), chunks=4).mean < 0.1
+    int4 = export(checkpoint, "rpi5", "int4", output=tmp_path / "int4", **options)
+    floats = export(checkpoint, "rpi5", recipe=made.path, kv="float", output=tmp_path / "floats", **options)
+    passages = load_passages(text, "evaluation")
+    assert floats.manifest["recipe"]["kv"]["op"] == "none"
+    lost, lost_in_int4 = (compare(base, bundle, passages, chunks=4).mean for bundle in (made, int4))
+    assert lost < 1.05 * lost_in_int4
+    assert compare(floats, made, passages, chunks=4).mean < 0.05 * lost
 
 
 def test_a_replay_gives_the_same_bytes(made: Bundle, checkpoint: Path, text: Path, tmp_path: Path) -> None:
