@@ -1,6 +1,6 @@
-"""What speculation, the prompt cache and structured output are worth on a bundle, and what they cost.
+"""What speculation, the prompt cache, structured output and an int8 KV cache are worth on a bundle, and what they cost.
 
-    python benchmarks/features.py [BUNDLE] [-r 5] [-t THREADS] [-n 192] [--prompt 1000] [--json]
+    python benchmarks/features.py [BUNDLE [--int8-kv BUNDLE]] [-r 5] [-t THREADS] [-n 192] [--prompt 1000] [--json]
 
 Without BUNDLE the embedded model is exported; a bundle of a shape-true checkpoint (tools/make_checkpoint.py) does as well
 as a real one, for what is said is scripted: the engine's passes, the guesses and the checks are the real ones, only the
@@ -12,6 +12,9 @@ medians, in brackets the smallest and largest ratio of a pair.
 * prompt cache: time to first token behind a system prompt, computed, and from a file; its size, and what writing takes.
 * structured output: time per sampled token of JSON that the schema leaves free, over that of free text; and tokens per
   second where keys need not be sampled.
+* int8 KV cache: against the bundle that `--int8-kv` names, the same model exported with `--kv int8`: decode at a depth of
+  2,048 tokens, or the most that the context has room for, a prompt of 512 tokens on top of that depth, and the bytes that
+  both hold then.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from typing import Any
 import click
 import numpy as np
 
+from edgelm.runtime.engine import Engine
 from edgelm.runtime.generate import generate_step
 from edgelm.runtime.lm import LM, load
 from edgelm.runtime.speculation import PassCost, PromptLookup
@@ -168,19 +172,65 @@ def structured(lm: LM, tokens: int, repetitions: int) -> list[dict[str, Any]]:
     ]
 
 
+def int8_kv(lm: LM, other: LM, depth: int, repetitions: int) -> list[dict[str, Any]]:
+    """Decode, and a further prompt, at a depth; off is a float cache, on an int8 one."""
+    context = min(lm.context, other.context)
+    chance, steps, piece = np.random.default_rng(0), 32, min(512, context // 4)
+    depth = min(depth, context - piece)
+    ids = chance.integers(0, lm.engine.vocab_size, depth + piece)
+    for each in (lm, other):
+        each.engine.reset()
+        for start in range(0, depth, 512):
+            each.engine.forward(ids[start : min(start + 512, depth)])
+
+    def seconds(engine: Engine, pieces: Sequence[np.ndarray]) -> float:
+        started = time.perf_counter()
+        for part in pieces:
+            engine.forward(part)
+        took = (time.perf_counter() - started) / len(pieces)
+        engine.rewind(depth)
+        return took
+
+    singles, whole = np.split(ids[depth : depth + steps], steps), [ids[depth:]]
+    rows = []
+    for name, pieces in ((f"decode at {depth}, int8 KV", singles), (f"prompt of {piece} at {depth}, int8 KV", whole)):
+
+        def off(pieces: Sequence[np.ndarray] = pieces) -> float:
+            return seconds(lm.engine, pieces)
+
+        def on(pieces: Sequence[np.ndarray] = pieces) -> float:
+            return seconds(other.engine, pieces)
+
+        rows.append({"what": name, **compare(off, on, repetitions)})
+    held = [each.engine.cache_bytes / 1e6 for each in (lm, other)]
+    return [{**row, "kv_mb": held} for row in rows]
+
+
 @click.command(help=__doc__)
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--int8-kv", "small", type=click.Path(exists=True, path_type=Path), help="BUNDLE with --kv int8.")
+@click.option("--depth", default=2048, show_default=True, help="Tokens in the KV cache that is measured.")
 @click.option("-r", "--repetitions", default=5, show_default=True)
 @click.option("-t", "--threads", type=int)
 @click.option("-n", "--tokens", default=192, show_default=True, help="Tokens generated.")
 @click.option("--prompt", default=1000, show_default=True, help="Tokens of the system prompt.")
 @click.option("--json", "as_json", is_flag=True)
-def main(bundle: Path | None, repetitions: int, threads: int | None, tokens: int, prompt: int, as_json: bool) -> None:
+def main(
+    bundle: Path | None,
+    small: Path | None,
+    depth: int,
+    repetitions: int,
+    threads: int | None,
+    tokens: int,
+    prompt: int,
+    as_json: bool,
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if bundle is None:
             from edgelm.exporter.pipeline import export
 
             bundle = export(None, "x86-64", output=Path(folder) / "bundle").path
+            small = export(None, "x86-64", kv="int8", output=Path(folder) / "small").path
         with load(bundle, threads=threads) as lm:
             results = {
                 "model": lm.bundle.manifest["model"]["id"],
@@ -188,19 +238,25 @@ def main(bundle: Path | None, repetitions: int, threads: int | None, tokens: int
                 "speculation": speculation(lm, tokens, repetitions) if lm.engine.rewinds else [],
                 "prompt_cache": prompt_cache(lm, prompt, repetitions, Path(folder)),
                 "structured": structured(lm, tokens, repetitions),
+                "int8_kv": [],
             }
+            if small is not None:
+                with load(small, threads=threads) as other:
+                    results["int8_kv"] = int8_kv(lm, other, depth, repetitions)
     click.echo(json.dumps(results) if as_json else _table(results))
 
 
 def _table(results: dict[str, Any]) -> str:
     lines = ["| what | off ms | on ms | times as fast | |", "|---|---:|---:|---:|---|"]
-    for row in [*results["speculation"], results["prompt_cache"], *results["structured"]]:
+    for row in [*results["speculation"], results["prompt_cache"], *results["structured"], *results["int8_kv"]]:
         if "skipped" in row:
             lines.append(f"| {row['what']} | – | – | – | does not fit: {row['skipped']} |")
             continue
         note = f"{row['right']} of {row['tokens']} tokens guessed" if "right" in row else ""
         if "mb" in row:
             note = f"file {row['mb']:.1f} MB ({row['mb_on_disk']:.1f} on disk), written in {1e3 * row['save']:.0f} ms"
+        if "kv_mb" in row:
+            note = f"KV cache {row['kv_mb'][0]:.1f} MB, and {row['kv_mb'][1]:.1f} MB in int8"
         low, high = row["range"]
         lines.append(
             f"| {row['what']} | {1e3 * row['off']:.2f} | {1e3 * row['on']:.2f} "

@@ -261,6 +261,11 @@ def _check_file_table(path: Path, files: Any) -> None:
             raise BundleError(f"{path}: 'files.{name}' needs 'bytes' and 'sha256'", hint="export the bundle again")
 
 
+def json_text(value: Mapping[str, Any]) -> str:
+    """JSON as a bundle's files hold it, the keys in the order given."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 class BundleWriter:
     """The unfinished bundle: a hidden sibling folder that becomes the bundle when `commit` is called."""
 
@@ -278,7 +283,7 @@ class BundleWriter:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file, the keys in the order given."""
-        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        self.write_text(name, json_text(value))
 
     def draft(self, manifest: Mapping[str, Any]) -> Bundle:
         """The unfinished bundle as one that can be run, for measuring it before anybody else sees it."""

@@ -43,7 +43,9 @@ def bits(manifest: Mapping[str, Any], op: str) -> int | None:
 
 def operators(manifest: Mapping[str, Any]) -> set[str]:
     """The operators of a manifest's recipe."""
-    specs = [spec for spec in table(manifest, "recipe").values() if isinstance(spec, Mapping)]
+    recipe = table(manifest, "recipe")
+    parts = [*recipe.values(), *table(recipe, "matrices").values()]
+    specs = [spec for spec in parts if isinstance(spec, Mapping)]
     return {op for spec in specs if (op := text(spec, "op")) not in (None, "none") and op is not None}
 
 

@@ -287,15 +287,40 @@ def from_manifest(manifest: Mapping[str, Any]) -> Workload:
     share = head * bits["head"] / (head * bits["head"] + body * bits["body"])
     packed, stored = int(memory["packed_bytes"]), int(memory["weights_bytes"]) + int(memory["table_bytes"])
     kv, itemsize = int(memory["kv_bytes_per_token"]), 2 if graph.get("activations") == "float16" else 4
+    cached = kv_bytes(recipe, itemsize)
     queries = int(graph.get("heads", graph["kv_heads"])) / int(graph["kv_heads"])
     return Workload(
-        body=(Matrices(specs["body"], body, int(packed * (1 - share))),),
+        body=_mixed(recipe["matrices"], int(packed * (1 - share)))
+        if "matrices" in recipe
+        else (Matrices(specs["body"], body, int(packed * (1 - share))),),
         head=Matrices(specs["head"], head, int(packed * share)),
-        attention=(Heads(int(kv / itemsize * queries), kv),),
+        attention=(
+            Heads(int(kv / cached * queries), kv),
+            *(
+                Heads(int(w["bytes_per_token"] / cached * queries), int(w["bytes_per_token"]), int(w["window"]))
+                for w in graph.get("windows", {}).values()
+            ),
+        ),
         nodes=_LAYER_NODES * layers + _OTHER_NODES + _PLACE_NODES * int(graph.get("lora_places", 0)),
         activation_bytes=int(_WIDTH * itemsize * body / hidden),
         file_bytes=stored,
     )
+
+
+def _mixed(matrices: Mapping[str, Any], packed: int) -> tuple[Matrices, ...]:
+    """The layers' matrices by format; `packed` bytes of memory, shared out by their bits."""
+    weights: dict[FormatSpec, int] = {}
+    for facts in matrices.values():
+        spec = FormatSpec(facts["op"], int(facts["bits"]), facts.get("block"))
+        weights[spec] = weights.get(spec, 0) + int(facts["shape"][0]) * int(facts["shape"][1])
+    bits = {spec: count * (spec.bits + (32 / spec.block if spec.block else 0)) for spec, count in weights.items()}
+    return tuple(Matrices(spec, weights[spec], int(packed * bits[spec] / sum(bits.values()))) for spec in weights)
+
+
+def kv_bytes(recipe: Mapping[str, Any], activations: int) -> int:
+    """Bytes of a value in the cache, by a manifest's recipe; without an operator of its own as many as `activations`."""
+    kv = recipe.get("kv", {})
+    return activations if kv.get("op", "none") == "none" else int(kv["bits"]) // 8
 
 
 _ROLES = ("body", "head")

@@ -29,23 +29,27 @@ _MATRIX: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "MatMulNBits": ((4, 8), _BLOCKS),
     "DynamicQuantizeMatMul": ((8,), ()),  # one scale per output channel: the block is the whole row
 }
-_FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # role -> operator -> (bits, blocks)
+FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # role -> operator -> (bits, blocks)
     "body": _MATRIX,
     "head": _MATRIX,
     "embedding": {"Gather": ((32, 16, 8), ()), "GatherBlockQuantized": ((4, 8), _BLOCKS)},
-    "kv": {"none": ((32, 16), ())},
+    "kv": {"none": ((32, 16), ()), "GroupQueryAttention": ((8,), ())},
 }
 
 
 @dataclass(frozen=True)
 class RecipeSpec:
-    """The format of each role: `body` (the layers' matrices), `head` (lm_head), `embedding`, `kv` (the cache)."""
+    """The format of each role: `body` (the layers' matrices), `head` (lm_head), `embedding`, `kv` (the cache).
+
+    `matrices` has those of body matrices that differ from `body`, by the matrix' name.
+    """
 
     body: FormatSpec
     head: FormatSpec
     embedding: FormatSpec
     kv: FormatSpec
     note: str | None = None
+    matrices: Mapping[str, FormatSpec] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Role -> format, as in a manifest; with the note where there is one."""
@@ -231,14 +235,15 @@ def _target(top: Table) -> Target:
             recipe.fail(quant, "is built in and cannot be changed")
         if not _NAME.fullmatch(quant):
             recipe.fail(quant, "is no name for a recipe: letters, digits, '.', '_' and '-'")
-    recipes = {quant: _recipe(recipe.table(quant)) for quant in recipe.data}
+    runtime = _runtime(top.table("runtime"))
+    recipes = {quant: _recipe(recipe.table(quant), runtime.provider) for quant in recipe.data}
     return Target(
         name=name,
         description=top.string("description"),
         default=top.string("default", choices=[*recipes, "fp32", "fp16"]),
         cpu=_cpu(top.table("cpu")),
         memory=_memory(top.table("memory")),
-        runtime=_runtime(top.table("runtime")),
+        runtime=runtime,
         recipes=MappingProxyType(recipes),
         board=top.string("board") if "board" in top.data else None,
         rates=read_rates(top.table("rates")) if "rates" in top.data else None,
@@ -278,16 +283,18 @@ def _runtime(table: Table) -> Runtime:
     )
 
 
-def _recipe(table: Table) -> RecipeSpec:
+def _recipe(table: Table, provider: str) -> RecipeSpec:
     table.only((*ROLES, "note"))
-    formats = {role: _format(role, table.table(role)) for role in ROLES}
-    return RecipeSpec(**formats, note=table.string("note") if "note" in table.data else None)
+    body, head, embedding, kv = (_format(role, table.table(role)) for role in ROLES)
+    if kv.op != "none" and provider != "cpu":
+        table.table("kv").fail("op", f"must be 'none' for provider {provider!r}: 8 bits are for the CPU")
+    return RecipeSpec(body, head, embedding, kv, table.string("note") if "note" in table.data else None)
 
 
 def _format(role: str, table: Table) -> FormatSpec:
     table.only(("op", "bits", "block"))
-    op = table.string("op", choices=_FORMATS[role])
-    all_bits, blocks = _FORMATS[role][op]
+    op = table.string("op", choices=FORMATS[role])
+    all_bits, blocks = FORMATS[role][op]
     bits = table.choice("bits", all_bits, f" for {op}")
     if blocks:
         return FormatSpec(op, bits, table.choice("block", blocks, f" for {op}"))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     "--target", metavar="NAME|FILE", help="The board.  [default: rpi5, or the one that the bundle was made for]"
 )
 @click.option("--quant", metavar="NAME", help="Recipe for a MODEL.  [default: the target's]")
+@click.option("--kv", type=click.Choice(["float", "int8"]), help="Keys and values of a MODEL.  [default: the recipe's]")
 @click.option(
     "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: room for 4k and 512]"
 )
@@ -40,6 +41,7 @@ def command(
     model: str | None,
     target: str | None,
     quant: str | None,
+    kv: str | None,
     context: int | None,
     revision: str | None,
     vocab: int | None,
@@ -61,7 +63,7 @@ def command(
     from edgelm.estimate import of_bundle
 
     if model is not None and (Path(model) / MANIFEST).exists():
-        given = {"--quant": quant, "--context": context, "--revision": revision, "--vocab": vocab}
+        given = {"--quant": quant, "--kv": kv, "--context": context, "--revision": revision, "--vocab": vocab}
         if fixed := next((name for name, value in given.items() if value is not None), None):
             raise OptionError(
                 f"{fixed} is for a MODEL: {model} is a bundle, whose recipe and context are fixed",
@@ -75,7 +77,7 @@ def command(
         load_export()
         from edgelm.exporter.estimate import of_model
 
-        found = of_model(model, board, quant, context=context, threads=threads, revision=revision, vocab=vocab)
+        found = of_model(model, board, quant, context=context, threads=threads, revision=revision, vocab=vocab, kv=kv)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:

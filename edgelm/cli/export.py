@@ -14,6 +14,7 @@ import click
 
 from edgelm.bundle import Bundle
 from edgelm.cli.adapter_file import export_file
+from edgelm.cli.mixed import mixed_body, mixed_lines
 from edgelm.cli.options import json_option
 from edgelm.cli.quality import quality_summary
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
@@ -21,6 +22,7 @@ from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.errors import DependencyError
 from edgelm.target import Target, load_target, target_names
 
+AUTO = "auto"  # as in edgelm.exporter.mixed
 _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edgelm[export]` brings
 
 
@@ -29,7 +31,18 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
 @click.option(
     "--target", metavar="NAME|FILE", help="The board: see `edgelm targets`, or your own .toml file.  [required]"
 )
-@click.option("--quant", metavar="NAME", help="int4, int8, fp16, fp32 or the target's own.  [default: the target's]")
+@click.option(
+    "--quant",
+    metavar="NAME",
+    help="int4, int8, fp16, fp32 or the target's own; auto: a format for each matrix, by --max-size and --max-kld.  "
+    "[default: the target's]",
+)
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Replay the recipe of a bundle, or of its manifest.json, instead of --quant.",
+)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
 @click.option("--adapter", metavar="DIR", help="A LoRA adapter (PEFT) to merge into the weights: a folder or hub id.")
 @click.option(
@@ -68,11 +81,15 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     help="Keep only the tokens of a text (file, folder) or of languages such as en,de; may be given several times.",
 )
 @click.option(
+    "--kv",
+    type=click.Choice(["float", "int8"]),
+    help="How keys and values are kept; int8 takes a quarter of the memory.  [default: the recipe's]",
+)
+@click.option(
     "--calibrate",
     metavar="TEXT|builtin|none",
-    default="none",
-    show_default=True,
-    help="Calibrate on a text (GPTQ at 4 bits): better, slower. none: search scales without data.",
+    help="Calibrate on a text (GPTQ at 4 bits): better, slower. none: search scales without data.  "
+    "[default: none; with --recipe: as it was made]",
 )
 @click.option(
     "--card",
@@ -81,8 +98,8 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     show_default=True,
     help="Measure the bundle against the model in fp32, for its quality.json. auto: small models.",
 )
-@click.option("--max-size", metavar="SIZE", help="Fail where the bundle would take more, such as 350MB.")
-@click.option("--max-kld", type=float, metavar="X", help="Measure, and fail where the mean KL divergence is more.")
+@click.option("--max-size", metavar="SIZE", help="What the bundle may take, such as 350MB; more fails.")
+@click.option("--max-kld", type=float, metavar="X", help="What it may lose (mean KL divergence); more fails.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--force", is_flag=True, help="Export even where memory or disk seem too small.")
 @json_option
@@ -109,6 +126,9 @@ def command(
       edgelm export path/to/checkpoint --target rpi5 --trim-vocab prompts-and-answers.jsonl
       edgelm export path/to/checkpoint --target rpi5 --lora-ready -o base
       edgelm export path/to/lora --adapter-only --base base -o lora.safetensors
+      edgelm export path/to/checkpoint --target rpi5 --quant auto --max-size 350MB
+      edgelm export path/to/checkpoint --target rpi5 --recipe my-bundle/manifest.json
+      edgelm export path/to/checkpoint --target rpi5 --context 8192 --kv int8
     """
     if adapter_only:
         export_file(load_export_adapter)
@@ -118,7 +138,8 @@ def command(
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
     board = load_target(target)
-    board.recipe(quant)  # a typing error is told before the libraries are loaded
+    if quant != AUTO:
+        board.recipe(quant)  # a typing error is told before the libraries are loaded
     export = load_export()
     started = time.perf_counter()
     with Bar(silent=as_json) as bar:
@@ -168,11 +189,21 @@ def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
     return int(bundle.manifest["memory"]["total_bytes"]), target.memory.usable_mb << 20
 
 
-def recipe_lines(recipe: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """(role, its format in words) of a manifest's recipe."""
+def recipe_lines(
+    recipe: dict[str, dict[str, Any]], kv_calibration: dict[str, Any] | None = None
+) -> Iterator[tuple[str, str]]:
+    """(role, its format in words) of a manifest's recipe, and on what the steps of keys and values were found."""
     for role, spec in recipe.items():
+        if role == "matrices" or (role == "body" and "matrices" in recipe):
+            if role == "body":
+                yield role, mixed_body(recipe["matrices"])
+            continue
         if spec["op"] == "none":
             yield role, f"{spec['bits']}-bit floats"
+            continue
+        if role == "kv":
+            found = f", found on {kv_calibration['text']['name']}" if kv_calibration else ""
+            yield role, f"{spec['bits']}-bit integers, a step a channel{found}"
             continue
         shared = f", the same bytes as the {spec['shared_with']}" if "shared_with" in spec else ""
         yield (
@@ -193,10 +224,11 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
             "adapters", "make one with: edgelm export ADAPTER --adapter-only --base " + shlex.quote(str(bundle.path))
         )
     yield fact("target", f"{manifest['target']}, {manifest['quant']}")
-    for role, text in recipe_lines(manifest["recipe"]):
+    for role, text in recipe_lines(manifest["recipe"], manifest.get("kv_calibration")):
         yield fact(f"  {role}", text)
     if trimmed := manifest.get("vocabulary"):
         yield from vocabulary_lines(trimmed)
+    yield from mixed_lines(manifest)
     if card := bundle.quality:
         yield fact("quality", quality_summary(card))
     yield fact("context", f"{bundle.context:,} tokens")

@@ -13,6 +13,7 @@ import click
 from edgelm.bundle import MANIFEST, Bundle
 from edgelm.cli.adapter_file import adapter_facts, adapter_lines
 from edgelm.cli.export import load_export, recipe_lines
+from edgelm.cli.mixed import mixed_lines
 from edgelm.cli.options import json_option
 from edgelm.cli.quality import calibration_line, card_lines
 from edgelm.cli.show import fact, parameters, print_lines, size, table
@@ -36,8 +37,9 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
     help="For which to tell what a checkpoint needs.",
 )
 @click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
+@click.option("--kv", type=click.Choice(["float", "int8"]), help="Keys and values of a MODEL.  [default: the recipe's]")
 @json_option
-def command(path: str, target: str, context: int | None, as_json: bool) -> None:
+def command(path: str, target: str, context: int | None, kv: str | None, as_json: bool) -> None:
     """Show what is in a bundle, in a checkpoint that could become one, or in an adapter's file.
 
     MODEL is a folder, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells, for each of a
@@ -54,7 +56,7 @@ def command(path: str, target: str, context: int | None, as_json: bool) -> None:
     if folder.is_file():
         facts, lines = adapter_facts(folder), adapter_lines(folder)
     elif _is_checkpoint(folder):
-        facts = _checkpoint(path, target, context)
+        facts = _checkpoint(path, target, context, kv)
         lines = _checkpoint_lines(facts)
     else:
         bundle = Bundle.open(folder)
@@ -100,8 +102,9 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
     if (lora := bundle.lora) is not None:
         yield fact("adapters", f"LoRA at run time, beside {len(lora['places'])} matrices; base {lora['base'][:12]}…")
     yield fact("target", f"{manifest['target']}, {manifest['quant']}, {manifest.get('provider', 'cpu')}")
-    for role, text in recipe_lines(manifest["recipe"]):
+    for role, text in recipe_lines(manifest["recipe"], manifest.get("kv_calibration")):
         yield fact(f"  {role}", text)
+    yield from mixed_lines(manifest)
     yield fact("context", f"{bundle.context:,} tokens")
     yield from _memory_lines(memory, bundle.context)
     yield fact(
@@ -127,6 +130,8 @@ def _memory_lines(memory: dict[str, Any], context: int) -> Iterator[str]:
         yield fact("  weights", f"{size(memory['packed_bytes'] + memory['table_bytes'])} as packed by onnxruntime")
     yield fact("  per token", f"{size(memory['weights_bytes'])} of weights are read")
     yield fact("  KV cache", f"{size(per_token * 1000)} per 1,000 tokens, {size(memory['kv_bytes'])} when full")
+    if memory.get("window_bytes"):
+        yield fact("  windows", f"{size(memory['window_bytes'])}, of layers that keep their last tokens alone")
     if memory.get("state_bytes"):
         yield fact("  states", f"{size(memory['state_bytes'])}, of layers that keep no keys and values")
     rest = sum(int(memory.get(f"{part}_bytes", 0)) for part in ("runtime", "logits", "activations"))
@@ -143,7 +148,7 @@ def _id(token: int | None) -> str:
     return "none" if token is None else str(token)
 
 
-def _checkpoint(model: str, target_name: str, context: int | None) -> dict[str, Any]:
+def _checkpoint(model: str, target_name: str, context: int | None, kv: str | None) -> dict[str, Any]:
     """What a checkpoint is, and what its exports take, for JSON; its weights are not read."""
     board = load_target(target_name)
     load_export()
@@ -178,7 +183,7 @@ def _checkpoint(model: str, target_name: str, context: int | None) -> dict[str, 
         facts |= {"context": limit}
     else:
         limit = decoder.context_limit
-        plan = Plan(source.id, board, lambda spec: footprint.of_decoder(decoder, spec, board, checkpoint.scheme))
+        plan = Plan(source.id, board, lambda spec: footprint.of_decoder(decoder, spec, board, checkpoint.scheme), kv)
         facts |= {"parameters": decoder.parameters, "context": decoder.context, "shape": _shape(decoder)}
     return facts | {"needs": _needs(plan, choose_context(context, board, limit))}
 

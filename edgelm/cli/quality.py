@@ -50,8 +50,9 @@ def card_lines(card: Mapping[str, Any]) -> Iterator[str]:
 def calibration_line(calibration: Mapping[str, Any]) -> str:
     """How matrices were calibrated."""
     text, method = calibration["text"], _METHODS.get(calibration["method"], calibration["method"])
+    smoothed = f", {calibration['smoothed']} smoothed" if calibration.get("smoothed") else ""
     return (
-        f"{method}, {calibration['matrices']} matrices, {calibration['tokens']:,} tokens of "
+        f"{method}, {calibration['matrices']} matrices{smoothed}, {calibration['tokens']:,} tokens of "
         f"{text['name']} (SHA-256 {text['sha256'][:12]})"
     )
 

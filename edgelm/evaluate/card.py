@@ -109,7 +109,7 @@ def quality_card(
         "format": FORMAT,
         "base": dict(base),
         "quant": manifest["quant"],
-        "recipe": manifest["recipe"],
+        "recipe": {role: spec for role, spec in manifest["recipe"].items() if role != "matrices"},
         **({"calibration": manifest["calibration"]} if manifest.get("calibration") else {}),
         "text": passages.facts(),
         **found.to_dict(),

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from edgelm.bundle import Bundle, lora_inputs, umask
+from edgelm.bundle import Bundle, json_text, lora_inputs, umask
 from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
 from edgelm.exporter import smooth
 from edgelm.exporter.checkpoint import spellings
-from edgelm.exporter.decoder import Linear, Source
+from edgelm.exporter.decoder import Decoder, Linear, Source
 from edgelm.exporter.formats import make_format
 from edgelm.exporter.hub import resolve, slug
 from edgelm.exporter.lora import Adapter, LowRank
@@ -50,12 +50,16 @@ def place(linear: Linear) -> dict[str, Any]:
     }
 
 
-def expect_places(road: str, calibrate: str | None, recipe: RecipeSpec) -> None:
-    """UnsupportedModelError where adapters cannot have places: on Optimum's road, and beside smoothed matrices."""
+def expect_places(road: str, calibrate: str | None, recipe: RecipeSpec | None) -> None:
+    """UnsupportedModelError where adapters cannot have places: on Optimum's road, and where all that calibration could do
+    is to smooth. A recipe of single matrices, None while it is yet to be chosen, is calibrated without smoothing.
+    """
     if road != "native":
         raise UnsupportedModelError(
             "this model goes through Optimum, where an adapter has no place at run time", hint="leave out --lora-ready"
         )
+    if recipe is None or recipe.matrices:
+        return
     if calibrate is not None and smooth.smooths(make_format(recipe.body)):
         raise UnsupportedModelError(
             "calibration of this recipe scales the inputs of matrices, which an adapter would not know of",
@@ -70,6 +74,12 @@ def places_file(manifest: Mapping[str, Any], places: Sequence[Mapping[str, Any]]
     known = [manifest["model"]["sources"], None if merged is None else merged["sources"], activations, list(places)]
     base = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     return {"base": base, "activations": activations, "places": list(places)}
+
+
+def places_size(decoder: Decoder, activations: str) -> int:
+    """Bytes of lora.json for a model."""
+    places = [place(linear) for linear in decoder.linears]
+    return len(json_text({"base": "0" * 64, "activations": activations, "places": places}).encode())
 
 
 def open_adapter(adapter: str, progress: Progress) -> Adapter:

@@ -6,7 +6,8 @@ are laid out anew: dimensions are moved, and zeros added, so that the same produ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,21 @@ from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.decoder import Attention, Linear, Norm
 from edgelm.exporter.rope import Rope
 
+SLACK = 256  # tokens that a window's cache has room for beyond the window
+
 _MULTIPLE = 16
+_SCALES = 5  # inputs from the tables to the scales: positions, bias and sinks stand between
+
+
+@dataclass(frozen=True)
+class KVScales:
+    """The steps in which a layer's keys and values are kept as int8: float32 [1, kv_heads, 1, head_dim] each.
+
+    Of keys as they are after the rotary embedding, with the dimensions of the operator's head.
+    """
+
+    key: np.ndarray
+    value: np.ndarray
 
 
 def head_layout(head_dim: int, rope: Rope | None) -> tuple[int, ...]:
@@ -40,9 +55,26 @@ def cache_head_dim(attention: Attention) -> int:
     return len(head_layout(attention.head_dim, attention.rope))
 
 
-def cache_shape(attention: Attention) -> list[int | str]:
+def window_capacity(attention: Attention, context: int) -> int | None:
+    """Tokens that a layer's cache has room for where it keeps its window alone; None where it keeps the whole context.
+
+    The operator moves the window to the front of its buffer when that is full: with room for more it does so less often,
+    and as many tokens can be taken back at no cost in between.
+    """
+    capacity = None if attention.window is None else attention.window + SLACK
+    return capacity if capacity is not None and capacity < context else None
+
+
+def cache_shape(attention: Attention, *, windowed: bool = False) -> list[int | str]:
     """Shape of a layer's keys, and of its values."""
-    return [1, attention.kv_heads, "capacity", cache_head_dim(attention)]
+    return [1, attention.kv_heads, "window_capacity" if windowed else "capacity", cache_head_dim(attention)]
+
+
+def rope_tables(rope: Rope, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines [context, rotated dimensions / 2]; what was added to the head is not rotated."""
+    cos, sin = rope.tables(context)
+    fill = ((0, 0), (0, (_round_up(rope.dim) - rope.dim) // 2))
+    return np.pad(cos, fill, constant_values=1), np.pad(sin, fill)
 
 
 class AttentionBuilder:
@@ -56,8 +88,13 @@ class AttentionBuilder:
         mask: ir.Value,
         count: ir.Value,
         context: int,
+        scales: Mapping[str, KVScales] | None = None,
+        *,
+        keeps_windows: bool = False,
     ) -> None:
         self.b = b
+        self.scales = scales or {}
+        self.keeps_windows = keeps_windows
         self.linear = linear
         self.norm = norm
         self.context = context
@@ -72,7 +109,7 @@ class AttentionBuilder:
         self, layer: str, attention: Attention, x: ir.Value, past: list[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
         """Attention on x [1, S, hidden]: (output [1, S, hidden], the layer's new cache)."""
-        name = f"{layer}.self_attn"
+        b, name = self.b, f"{layer}.self_attn"
         layout = head_layout(attention.head_dim, attention.rope)
         attributes: dict[str, Any] = {
             "num_heads": attention.heads,
@@ -85,9 +122,18 @@ class AttentionBuilder:
             "rotary_interleaved": int(attention.rope is not None and attention.rope.interleaved),
         }
         qkv, gate = self._project(name, attention, x, layout)
+        tables: list[ir.Value | None] = [*self._tables(attention)]
+        if self.keeps_windows and window_capacity(attention, self.context) is not None:
+            attributes["sliding_window_cache"] = 1
+        if (scales := self.scales.get(layer)) is not None:
+            attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+            steps: list[ir.Value | None] = [
+                b.constant(f"{name}.{n}_scale", s) for n, s in (("k", scales.key), ("v", scales.value))
+            ]
+            tables = [*tables, *[None] * (_SCALES - len(tables)), *steps]
         context, key, value = self.b.ops(
             "GroupQueryAttention",
-            [*qkv, *past, self.seqlens, self.total, *self._tables(attention)],
+            [*qkv, *past, self.seqlens, self.total, *tables],
             name,
             domain=MICROSOFT,
             outputs=3,
@@ -141,10 +187,8 @@ class AttentionBuilder:
         return self._ropes[rope]
 
     def _make_tables(self, rope: Rope) -> list[ir.Value]:
-        width = _round_up(rope.dim) // 2
-        cos, sin = rope.tables(self.context)
-        fill = ((0, 0), (0, width - rope.dim // 2))
-        tables = {"cos": np.pad(cos, fill, constant_values=1), "sin": np.pad(sin, fill)}
+        cos, sin = rope_tables(rope, self.context)
+        tables = {"cos": cos, "sin": sin}
         return [self.b.constant(f"{_label(rope)}.{k}", t.astype(self.b.float)) for k, t in tables.items()]
 
     def _move(self, x: ir.Value, heads: int, size: int, layout: tuple[int, ...], name: str) -> ir.Value:

@@ -49,11 +49,24 @@ class Budget:
         best = min(sizes, key=lambda name: sizes[name])
         fitting = max((name for name in sizes if sizes[name] <= self.size), key=lambda name: sizes[name], default=None)
         hint = (
-            f"--quant {fitting} takes {_mb(sizes[fitting])}"
+            f"--quant {fitting} takes {shown(sizes[fitting])}"
             if fitting is not None
-            else f"the smallest recipe of {plan.target.name}, {best}, takes {_mb(sizes[best])}"
+            else f"the smallest recipe of {plan.target.name}, {best}, takes {shown(sizes[best])}"
         )
-        raise ExportError(f"{quant} takes {_mb(sizes[quant])}, more than --max-size {_mb(self.size)}", hint=hint)
+        hint += "; or --quant auto, which chooses a format for each matrix"
+        raise ExportError(f"{quant} takes {shown(sizes[quant])}, more than --max-size {shown(self.size)}", hint=hint)
+
+    def check_bundle(self, quant: str, size: int) -> None:
+        """Once the bundle is written, of so many bytes.
+
+        Raises:
+            ExportError: it takes more.
+        """
+        if self.size is not None and size > self.size:
+            raise ExportError(
+                f"{quant} takes {shown(size)}, more than --max-size {shown(self.size)}; nothing was written",
+                hint="choose anew what keeps it: --quant auto",
+            )
 
     def check_quality(self, card: Mapping[str, Any]) -> None:
         """Once the bundle is measured.
@@ -68,7 +81,8 @@ class Budget:
         raise ExportError(
             f"KLD {found:.4g} of {card['quant']} on {card['text']['name']} is more than --max-kld {self.kld:g}; "
             "nothing was written",
-            hint="choose more bits (--quant)" + ("" if calibrated else ", or calibrate: --calibrate TEXT"),
+            hint="choose more bits (--quant), or --quant auto, which chooses a format for each matrix"
+            + ("" if calibrated else ", or calibrate: --calibrate TEXT"),
         )
 
 
@@ -80,5 +94,6 @@ def _bytes(size: str) -> int:
     return count
 
 
-def _mb(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def shown(size: int) -> str:
+    """A size in MB, of small ones with more digits."""
+    return f"{size / 1e6:,.{1 if size >= 10e6 else 3 if size < 1e6 else 2}f} MB"

@@ -16,6 +16,7 @@ from edgelm.exporter import sublayers
 from edgelm.exporter.decoder import Decoder, Linear
 from edgelm.exporter.formats import Blocked, Format
 from edgelm.exporter.graph import Formats
+from edgelm.exporter.kvscales import KVRanges
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quantize.gptq import Factor, Hessian, factor, gptq_blocks
 from edgelm.exporter.weights import WeightReader
@@ -89,11 +90,13 @@ class Prepared:
         reader: of the weights, smoothed where that was found to help.
         calibrated: matrices that are rounded already, or None.
         facts: for the manifest; None for an export without calibration.
+        kv: the steps of keys and values, where they are kept as int8.
     """
 
     reader: WeightReader
     calibrated: Calibrated | None = None
     facts: dict[str, Any] | None = None
+    kv: KVRanges | None = None
 
 
 def calibrate(
@@ -125,7 +128,7 @@ def calibrate(
     for index, layer in enumerate(decoder.layers):
         matrices: dict[str, np.ndarray] = {}
         for number, linear in enumerate(layer.linears):
-            format = formats.body.fit(linear.inputs)
+            format = formats.of(linear)
             weight = reader.matrix(linear)
             if calibrates(format) and not reader.codes(linear):
                 run = sublayers.layer(decoder, formats, index, number, reader, context, folder)
@@ -153,8 +156,7 @@ def memory(decoder: Decoder, tokens: int) -> int:
 
 def worthwhile(decoder: Decoder, formats: Formats) -> bool:
     """Whether any matrix would be calibrated."""
-    body = (formats.body.fit(linear.inputs) for linear in decoder.linears)
-    return any(calibrates(format) for format in body)
+    return any(calibrates(formats.of(linear)) for linear in decoder.linears)
 
 
 def calibrates(format: Format) -> TypeGuard[Blocked]:

@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from edgelm.exporter import graph, recipe
-from edgelm.exporter.attention import cache_head_dim
+from edgelm.exporter.attention import SLACK, cache_head_dim
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.formats import Blocked, Dense, Format, PerChannel
 from edgelm.exporter.prequantized import Scheme
 from edgelm.exporter.result import GraphResult
+from edgelm.runtime.windows import windows_bytes
 from edgelm.target import RecipeSpec, Target
 
 # Bits that a block of MatMulNBits takes in memory beyond its codes. x86-64: three floats (the scale as stored, as
@@ -59,7 +60,8 @@ class DeviceMemory:
         table_bytes: the embedding's own table, mapped from the file and looked up. One that is tied to the head is
             not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
             shows all until memory is short.
-        kv_bytes_per_token, kv_bytes: keys and values.
+        kv_bytes_per_token, kv_bytes: keys and values of layers that keep the whole context.
+        window_bytes: of layers that keep a window alone, and the copies of it that are kept to go back to.
         state_bytes: what layers without keys and values keep, read from one buffer and written to another.
         activations_bytes: between the layers, for the longest piece of a prompt that is read at once.
         logits_bytes: of one position.
@@ -72,6 +74,7 @@ class DeviceMemory:
     table_bytes: int
     kv_bytes_per_token: int
     kv_bytes: int
+    window_bytes: int
     state_bytes: int
     activations_bytes: int
     logits_bytes: int
@@ -95,7 +98,8 @@ class Footprint:
         read: weights read for every token.
         packed: the same in the device's memory.
         table: the embedding's table where it is one of its own.
-        kv_per_token: keys and values of a token of context.
+        kv_per_token: keys and values of a token of context, of all layers.
+        windows: of layers that look back over a window: (tokens, bytes of a token).
         copies: of keys and values that are held at once: 2 where a step returns a longer copy.
         state: of one size whatever the number of tokens; both buffers.
         width: what a layer's matrices read and write for one token.
@@ -112,6 +116,7 @@ class Footprint:
     packed: int
     table: int
     kv_per_token: int
+    windows: tuple[tuple[int, int], ...]
     copies: int
     state: int
     width: int
@@ -130,13 +135,26 @@ class Footprint:
 
     def device(self, context: int) -> DeviceMemory:
         """What a device needs for a context of so many tokens."""
-        kv = self.kv_per_token * context
+        kept = [(window, size) for window, size in self.windows if window + SLACK < context]
+        per_token = self.kv_per_token - sum(size for _, size in kept)
+        kv = per_token * context
+        windows = windows_bytes([(window + SLACK, size) for window, size in kept], context)
         chunk = min(_CHUNK, context)
         activations = int(_ACTIVATIONS * self.width * chunk) + self.scores * chunk * context
         logits, runtime = 4 * self.vocab, _RUNTIME + _TOKEN * self.vocab
-        total = self.packed + self.table + self.copies * kv + self.state + activations + logits + runtime
+        total = self.packed + self.table + self.copies * kv + windows + self.state + activations + logits + runtime
         return DeviceMemory(
-            self.read, self.packed, self.table, self.kv_per_token, kv, self.state, activations, logits, runtime, total
+            self.read,
+            self.packed,
+            self.table,
+            per_token,
+            kv,
+            windows,
+            self.state,
+            activations,
+            logits,
+            runtime,
+            total,
         )
 
     def corrected(self, result: GraphResult) -> Footprint:
@@ -153,24 +171,31 @@ class Footprint:
 def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Footprint:
     """Of a model on the native road; `scheme` is how the checkpoint is quantised already."""
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
-    body = [(kept(formats.body.fit(m.inputs), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
+    body = [(kept(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
     products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
     tied = graph.shares_table(decoder, formats)
     table = 0 if tied else graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)
     read = sum(format.nbytes(n, k) for format, n, k in products)
     small = sum(math.prod(shape) for shape in decoder.tensors.values() if len(shape) != 2)
     positions = decoder.positions.rows * decoder.hidden if decoder.positions is not None else 0
-    heads = (2 * x.kv_heads * cache_head_dim(x) for x in decoder.attentions)
+    values = sum(2 * x.kv_heads * cache_head_dim(x) for x in decoder.attentions)
+    itemsize = recipe.cache_type(spec, target).itemsize
+    scales = 4 * values if recipe.quantised_kv(spec) else 0
     states = [state for x in decoder.recurrences for state in x.states]
     return Footprint(
         parameters=decoder.parameters,
         vocab=decoder.vocab,
-        stored=read + table + (small + positions) * dtype.itemsize,
+        stored=read + table + (small + positions) * dtype.itemsize + scales,
         trace=0,
         read=read,
         packed=sum(held(format, n, k, target, dtype.itemsize) for format, n, k in products),
         table=table + positions * dtype.itemsize,
-        kv_per_token=sum(heads) * dtype.itemsize,
+        kv_per_token=values * itemsize,
+        windows=tuple(
+            (x.window, 2 * x.kv_heads * cache_head_dim(x) * itemsize)
+            for x in decoder.attentions
+            if x.window is not None and keeps_windows(target)
+        ),
         copies=1,
         state=2 * sum(math.prod(s.shape) * (4 if s.full else dtype.itemsize) for s in states),
         width=dtype.itemsize * sum(n + k for _, n, k in body) // max(1, len(decoder.layers)),
@@ -217,12 +242,18 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target, toke
         packed=sum(held(format, n, k, target, 4) for format, n, k in products) + rest,
         table=table,
         kv_per_token=_kv_per_token(config, layers, heads, hidden),
+        windows=(),
         copies=2,
         state=0,
         width=4 * sum(n + k for n, k in bodies) // layers,
         scores=4 * heads,
         host=_TRACER + int(_TRACED * fp32),
     )
+
+
+def keeps_windows(target: Target) -> bool:
+    """Whether layers may keep a window alone: on CUDA the operator has no room beyond the window."""
+    return target.runtime.provider == "cpu"
 
 
 def kept(format: Format, k: int, scheme: Scheme | None) -> Format:

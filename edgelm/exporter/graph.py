@@ -7,15 +7,15 @@ Out: ``logits [1, num_logits, V]`` and the cache. Past and present are one buffe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from edgelm.bundle import lora_inputs
-from edgelm.exporter.attention import AttentionBuilder, cache_shape
+from edgelm.exporter.attention import AttentionBuilder, KVScales, cache_shape, window_capacity
 from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.decoder import (
     Activation,
@@ -39,11 +39,19 @@ _TO_THE_END = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Formats:
-    """The format of each role; the embedding's counts only where it is not tied to the head."""
+    """The format of each role; the embedding's counts only where it is not tied to the head.
+
+    `matrices` has those of body matrices that differ from `body`, by name.
+    """
 
     body: Format
     head: Format
     embedding: Format
+    matrices: Mapping[str, Format] = field(default_factory=dict)
+
+    def of(self, linear: Linear) -> Format:
+        """The format of a body matrix, its block made to suit it."""
+        return self.matrices.get(linear.name, self.body).fit(linear.inputs)
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,14 @@ class Weights:
         vector: rows of a vector → float32 [rows].
         table: (tensor name, shape, first row, rows) → float32 [rows, columns].
         array: (tensor name, shape) → float32 of that shape; for small ones.
+        kv: layer name → the steps of its keys and values; empty where they are kept as floats.
     """
 
     pack: Callable[[Linear, Format], Matrix]
     vector: Callable[[Source], np.ndarray]
     table: Callable[[str, tuple[int, int], int, int], np.ndarray]
     array: Callable[[str, tuple[int, ...]], np.ndarray]
+    kv: Mapping[str, KVScales] = field(default_factory=dict)
 
 
 class Mixer(Protocol):
@@ -79,18 +89,27 @@ class Stream:
 
 
 def build(
-    b: Builder, decoder: Decoder, formats: Formats, weights: Weights, context: int, *, branches: bool = False
+    b: Builder,
+    decoder: Decoder,
+    formats: Formats,
+    weights: Weights,
+    context: int,
+    *,
+    branches: bool = False,
+    keeps_windows: bool = True,
 ) -> None:
-    """Add the whole decoder to `b`; with `branches` every body matrix has a place for a LoRA adapter's."""
+    """Add the whole decoder to `b`; with `branches` every body matrix has a place for a LoRA adapter's; `keeps_windows`
+    as in `mixers_of`.
+    """
     graph = GraphBuilder(b, decoder, formats, weights, branches=branches)
     ids = b.input("input_ids", "int64", [1, "sequence_length"])
     mask = b.input("attention_mask", "int64", [1, "total_sequence_length"])
     count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [1]: tokens after this step
-    mixers = mixers_of(graph, mask, count, context)
+    mixers = mixers_of(graph, mask, count, context, keeps_windows=keeps_windows)
     stream, head = graph.embed(ids, count, context)
     presents: list[tuple[ir.Value, Kept]] = []
     for index, layer in enumerate(decoder.layers):
-        kept = kept_by(index, layer, b.float)
+        kept = kept_by(index, layer, b.float, context if keeps_windows else None, quantised=layer.name in weights.kv)
         past = [b.input(k.name, k.dtype, k.shape) for k in kept]
         stream, present = graph.layer(layer, stream, mixers[type(layer.attention)], past)
         presents += zip(present, kept, strict=True)
@@ -101,11 +120,18 @@ def build(
         b.output(value, k.name.replace("past_key_values", "present"), k.dtype, k.shape)
 
 
-def mixers_of(graph: GraphBuilder, mask: ir.Value, count: ir.Value, context: int) -> dict[type, Mixer]:
-    """What emits each kind of a layer's first part, by the type that describes it."""
+def mixers_of(
+    graph: GraphBuilder, mask: ir.Value, count: ir.Value, context: int, *, keeps_windows: bool = False
+) -> dict[type, Mixer]:
+    """What emits each kind of a layer's first part, by the type that describes it.
+
+    Layers that look back over less than the context keep their windows alone where `keeps_windows`.
+    """
     b, linear, norm, array = graph.b, graph.linear, graph.plain_norm, graph.weights.array
     return {
-        Attention: AttentionBuilder(b, linear, norm, mask, count, context),
+        Attention: AttentionBuilder(
+            b, linear, norm, mask, count, context, graph.weights.kv, keeps_windows=keeps_windows
+        ),
         ShortConv: ShortConvBuilder(b, linear, array),
         GatedDeltaNet: DeltaNetBuilder(b, linear, norm, array),
     }
@@ -120,14 +146,18 @@ class Kept:
     dtype: str
 
 
-def kept_by(index: int, layer: Layer, activations: np.dtype[Any]) -> list[Kept]:
+def kept_by(
+    index: int, layer: Layer, activations: np.dtype[Any], context: int | None = None, *, quantised: bool = False
+) -> list[Kept]:
     """Keys and values of attention, whose third axis grows; states, whose axes are all fixed, of what stands in its place.
 
-    The names are those that onnxruntime-genai knows.
+    Keys and values are int8 where they are `quantised`; in a bundle with a `context` they may be those of a window. The names are those that onnxruntime-genai knows.
     """
     name, mixer = f"past_key_values.{index}", layer.attention
     if isinstance(mixer, Attention):
-        return [Kept(f"{name}.{kind}", cache_shape(mixer), activations.name) for kind in ("key", "value")]
+        dtype = "int8" if quantised else activations.name
+        shape = cache_shape(mixer, windowed=context is not None and window_capacity(mixer, context) is not None)
+        return [Kept(f"{name}.{kind}", shape, dtype) for kind in ("key", "value")]
     return [
         Kept(f"{name}.{state.kind}", list(state.shape), "float32" if state.full else activations.name)
         for state in mixer.states
@@ -228,7 +258,7 @@ class GraphBuilder:
 
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
         """A body matrix, with its bias where it has one."""
-        matrix = self.weights.pack(linear, self.formats.body.fit(linear.inputs))
+        matrix = self.weights.pack(linear, self.formats.of(linear))
         y = matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
         return self._branch(linear, x, y) if self.branches else y
 

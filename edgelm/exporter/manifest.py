@@ -56,6 +56,7 @@ def manifest(
         "quant": quant,
         "recipe": result.recipe,
         **({"calibration": result.calibration} if result.calibration else {}),
+        **({"kv_calibration": result.kv_calibration} if result.kv_calibration else {}),
         "context": context,
         "special_tokens": text.special_tokens,
         "tokenizer": text.tokenizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,15 @@ from edgelm.bundle import DATA, MODEL, BundleWriter
 from edgelm.errors import CheckpointError
 from edgelm.exporter import footprint, graph, recipe
 from edgelm.exporter.adapter import place
-from edgelm.exporter.attention import cache_head_dim
+from edgelm.exporter.attention import KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint import Checkpoint, spellings
-from edgelm.exporter.decoder import Decoder, Linear
+from edgelm.exporter.decoder import Attention, Decoder, Linear
 from edgelm.exporter.formats import Blocked, Format, Matrix
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
-from edgelm.exporter.store import DataFile
+from edgelm.exporter.store import DataFile, SizedFile
 from edgelm.exporter.weights import WeightReader
 from edgelm.target import RecipeSpec, Target
 
@@ -62,32 +63,102 @@ def write_graph(
     with DataFile(writer.path(DATA)) as data:
         builder = Builder(data, dtype.name)
         packer.builder = builder
-        weights = graph.Weights(packer.pack, reader.vector, reader.table, reader.array)
-        graph.build(builder, decoder, formats, weights, context, branches=lora_ready)
+        kv = {} if prepared.kv is None else prepared.kv.scales
+        weights = graph.Weights(packer.pack, reader.vector, reader.table, reader.array, kv)
+        keeps_windows = footprint.keeps_windows(target)
+        graph.build(builder, decoder, formats, weights, context, branches=lora_ready, keeps_windows=keeps_windows)
         builder.save(writer.path(MODEL), {"family": decoder.family})
     progress.finish()
-    attention = decoder.attentions[0]
     return GraphResult(
-        graph={
-            "cache": "shared",
-            "layers": len(decoder.layers),
-            "heads": attention.heads,
-            "kv_heads": attention.kv_heads,
-            "head_dim": cache_head_dim(attention),
-            "hidden": decoder.hidden,
-            "vocab": decoder.vocab,
-            "activations": dtype.name,
-            "tied": tied,
-            **({"lora_places": len(decoder.linears)} if lora_ready else {}),
+        graph=graph_facts(decoder, spec, target, context, lora_ready=lora_ready),
+        recipe={
+            **recipe.used(formats, tied),
+            "kv": recipe.used_kv(spec, target),
+            **recipe.used_matrices(spec, decoder),
         },
-        recipe={**recipe.used(formats, tied), "kv": {"op": "none", "bits": 8 * dtype.itemsize}},
         parameters=decoder.parameters,
         weight_bytes_per_token=taken.read,
         kv_bytes_per_token=taken.kv_per_token,
         calibration=prepared.facts,
+        kv_calibration=None if prepared.kv is None else prepared.kv.facts,
         errors=packer.errors,
         places=[place(linear) for linear in decoder.linears] if lora_ready else None,
     )
+
+
+def graph_facts(
+    decoder: Decoder, spec: RecipeSpec, target: Target, context: int, *, lora_ready: bool = False
+) -> dict[str, Any]:
+    """What the Engine must know of a graph."""
+    attention, itemsize = decoder.attentions[0], recipe.cache_type(spec, target).itemsize
+    windows = _windows(decoder, context, itemsize) if footprint.keeps_windows(target) else {}
+    return {
+        "cache": "shared",
+        "layers": len(decoder.layers),
+        "heads": attention.heads,
+        "kv_heads": attention.kv_heads,
+        "head_dim": cache_head_dim(attention),
+        "hidden": decoder.hidden,
+        "vocab": decoder.vocab,
+        "activations": recipe.activations(spec, target).name,
+        "tied": graph.shares_table(decoder, recipe.formats(spec, decoder.hidden)),
+        **({"lora_places": len(decoder.linears)} if lora_ready else {}),
+        **({"windows": windows} if windows else {}),
+    }
+
+
+def weigh(
+    reader: WeightReader,
+    decoder: Decoder,
+    target: Target,
+    spec: RecipeSpec,
+    context: int,
+    folder: Path,
+    *,
+    lora_ready: bool = False,
+) -> int:
+    """Bytes of the graph and its weights in a recipe, exactly; no matrix is read. `folder` holds the graph meanwhile."""
+    formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
+
+    def pack(linear: Linear, format: Format) -> Matrix:
+        return format.pack(builder, linear.name, linear.outputs, linear.inputs, ())
+
+    with SizedFile() as data:
+        builder = Builder(data, dtype.name)
+        kv = _blank_steps(decoder) if recipe.quantised_kv(spec) else {}
+        weights = graph.Weights(pack, reader.vector, reader.table, reader.array, kv)
+        keeps_windows = footprint.keeps_windows(target)
+        graph.build(builder, decoder, formats, weights, context, branches=lora_ready, keeps_windows=keeps_windows)
+        path = folder / f"weighed.{MODEL}"
+        builder.save(path, {"family": decoder.family})
+    size = data.size + path.stat().st_size
+    path.unlink()
+    return size
+
+
+def _windows(decoder: Decoder, context: int, itemsize: int) -> dict[str, dict[str, int]]:
+    """Layers whose cache holds a window alone, by number: how long it is, what there is room for, bytes of a token."""
+    return {
+        str(index): {
+            "window": mixer.window,
+            "capacity": capacity,
+            "bytes_per_token": 2 * mixer.kv_heads * cache_head_dim(mixer) * itemsize,
+        }
+        for index, layer in enumerate(decoder.layers)
+        if isinstance(mixer := layer.attention, Attention)
+        and mixer.window is not None
+        and (capacity := window_capacity(mixer, context)) is not None
+    }
+
+
+def _blank_steps(decoder: Decoder) -> dict[str, KVScales]:
+    """What takes as many bytes as the steps of keys and values that are yet to be found."""
+    shapes = {
+        layer.name: (1, mixer.kv_heads, 1, cache_head_dim(mixer))
+        for layer in decoder.layers
+        if isinstance(mixer := layer.attention, Attention)
+    }
+    return {name: KVScales(*(np.ones(shape, np.float32) for _ in range(2))) for name, shape in shapes.items()}
 
 
 def _expect_tensors(checkpoint: Checkpoint, decoder: Decoder, progress: Progress) -> None:

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from edgelm import demo
 from edgelm.bundle import LORA, QUALITY, Bundle, BundleWriter, check_output, writing
-from edgelm.errors import CheckpointError, EdgeLMError, ExportError, OptionError, UnsupportedModelError
-from edgelm.exporter import families, footprint, genai, native, preflight
+from edgelm.errors import EdgeLMError, ExportError, OptionError
+from edgelm.exporter import auto, mixed, preflight
 from edgelm.exporter.adapter import expect_places, open_adapter, places_file
 from edgelm.exporter.budget import Budget
 from edgelm.exporter.checkpoint import Checkpoint
-from edgelm.exporter.decoder import Decoder
-from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.footprint import Footprint
 from edgelm.exporter.hub import name_of, resolve, slug
-from edgelm.exporter.lora import MERGE
 from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.quality import Wishes, measured, prepared
-from edgelm.exporter.result import GraphResult
-from edgelm.exporter.tokenizer import TextFiles, read_text, write_text
-from edgelm.exporter.vocabulary import Domain, Trim, Wanted, trim
-from edgelm.exporter.weights import WeightReader
+from edgelm.exporter.quality import Wishes, measuring
+from edgelm.exporter.recipe import with_kv
+from edgelm.exporter.replay import read_replay
+from edgelm.exporter.roads import Exporter, Job, Road, choose_road
+from edgelm.exporter.tokenizer import read_text, write_text
+from edgelm.exporter.vocabulary import Domain, Wanted, trim
 from edgelm.target import RecipeSpec, Target, load_target
-
-Exporter = Literal["auto", "native", "optimum"]
 
 
 def export(
@@ -44,10 +39,12 @@ def export(
     output: str | os.PathLike[str] | None = None,
     exporter: Exporter = "auto",
     trim_vocab: Wanted = None,
+    kv: Literal["float", "int8"] | None = None,
     calibrate: str | os.PathLike[str] | None = None,
     card: str | os.PathLike[str] | None = None,
     max_size: int | str | None = None,
     max_kld: float | None = None,
+    recipe: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     force: bool = False,
     lora_ready: bool = False,
@@ -58,7 +55,9 @@ def export(
     Args:
         model: a folder, a hub id, or None for the embedded default.
         target: a name, a TOML file, or a `Target`.
-        quant: ``int4``, ``int8``, ``fp16``, ``fp32`` or another recipe of the target; None is its default.
+        quant: ``int4``, ``int8``, ``fp16``, ``fp32`` or another recipe of the target; None is its default. ``auto``
+            chooses a format for every matrix, so that the bundle keeps `max_size` with the least KL divergence, or
+            `max_kld` with the fewest bytes; without either it takes no more than the target's default.
         revision: branch, tag or commit of a model from the hub; None is its main branch.
         adapter: a LoRA adapter in PEFT's layout to merge into the weights: a folder, or a hub id.
         context: longest prompt plus answer in tokens; None is the target's choice, at most what the model was made for.
@@ -66,13 +65,18 @@ def export(
         exporter: ``native`` for families edgelm knows, ``optimum`` for the others, ``auto`` chooses.
         trim_vocab: what the vocabulary is cut to: text files, folders of them, or codes of languages such as ``en,de``;
             one or several of these, and what any of them needs stays. None keeps all of it.
+        kv: how keys and values are kept: ``float``, or ``int8``, which takes a quarter of the memory; None is the
+            recipe's choice. Steps are found on the text of `calibrate`, or on edgelm's own.
         calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and even
-            activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data. Minutes for models of hundreds of millions of parameters.
+            activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data (None with a
+            `recipe`: as it was made). Minutes for models of hundreds of millions of parameters.
         card: a text file, or ``builtin``, on which the bundle is compared with the model in fp32 for its quality.json;
             ``auto`` does so for small models, None or ``none`` does not. It writes the model in fp32 beside the bundle
             meanwhile, and runs both.
         max_size: what the bundle may take at most: bytes, or ``350MB``.
         max_kld: mean KL divergence from the model in fp32 that it may have at most, in nats; it is measured, then.
+        recipe: instead of `quant`: a bundle, its manifest.json, or a JSON file with the ``recipe`` of one, whose formats
+            are taken matrix by matrix.
         overwrite: whether a bundle already there is replaced.
         force: whether to go on where the bundle does not fit the target, or memory or disk here seem too small.
         lora_ready: whether LoRA adapters can be switched at run time (see `export_adapter`); it costs three nodes of
@@ -84,10 +88,17 @@ def export(
     """
     progress = progress or Progress()
     board = target if isinstance(target, Target) else load_target(target)
-    quant = quant or board.default
-    recipe = board.recipe(quant)
+    if quant is not None and recipe is not None:
+        raise OptionError("--quant and --recipe exclude each other: a recipe says how matrices are stored")
+    replay = None if recipe is None else read_replay(recipe)
+    quant = quant or (board.default if replay is None else replay.quant)
+    automatic = replay is None and auto.is_auto(board, quant)
+    if replay is not None:
+        board = auto.with_recipe(board, quant, replay.spec)
+        calibrate = replay.text(None if calibrate is None else os.fspath(calibrate), progress)
+    with_kv(board.recipe("fp32" if automatic else quant), kv, board)  # what cannot be is told before any work
     model, adapter = (None if name is None else os.fspath(name) for name in (model, adapter))
-    folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant)
+    folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant, kv)
     check_output(folder, overwrite=overwrite)  # before anything is downloaded
     wishes = Wishes.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
     budget, domain = Budget.of(max_size, max_kld), Domain.of(trim_vocab)
@@ -96,42 +107,81 @@ def export(
     cut = (
         None if domain is None else trim(read_text(source.path, checkpoint.config), checkpoint.config, domain, progress)
     )
-    road = _choose_road(checkpoint, exporter, board, progress, cut)
+    road = choose_road(checkpoint, exporter, board, progress, cut)
+    if kv == "int8":
+        road.expect_int8_kv()
     if lora_ready:
-        expect_places(road.name, wishes.calibrate, recipe)
+        expect_places(road.name, wishes.calibrate, None if automatic else board.recipe(quant))
     length = choose_context(context, board, road.context_limit)
-    plan = preflight.Plan(source.id, board, road.footprint)
-    budget.check_size(plan, quant, length)
-    taken = preflight.check(plan, quant, length, folder, force=force)
-    with writing(folder, overwrite=overwrite) as writer:
+    if replay is not None:
+        replay.check(road.decoder)
+        if "MatMulNBits" in replay.operators and not mixed.runs_blocks(board):
+            progress.say(f"the recipe's MatMulNBits falls back to slow kernels on {board.name} (docs/targets.md)")
+    planned = board
+    if automatic:
+        decoder = auto.expect_mixable(road.checkpoint, road.decoder)
+        planned = auto.with_recipe(board, quant, auto.smallest(decoder, board))
+
+    def checked(board: Target) -> Footprint:
+        return preflight.check(preflight.Plan(source.id, board, road.footprint, kv), quant, length, folder, force=force)
+
+    if not automatic and replay is None:  # what these take is told exactly, once they are written
+        budget.check_size(preflight.Plan(source.id, board, road.footprint, kv), quant, length)
+    taken = checked(planned)
+    with writing(folder, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
         text = write_text(read_text(source.path, checkpoint.config) if cut is None else cut.text, writer)
-        measure = _text_to_measure_on(wishes, budget, road, taken, recipe)
-        result = road.write(_Job(recipe, length, text, writer, wishes.calibrate, measure is not None, lora_ready))
         hashes = source_hashes(checkpoint, progress)
-        facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
-        if cut is not None:
-            facts["vocabulary"] = {**cut.facts, "saved_bytes": road.whole(recipe).stored - taken.stored}
-        if result.places is not None:
-            writer.write_json(LORA, places_file(facts, result.places))
-        if measure is not None:
+        measure = _text_to_measure_on(wishes, budget, road, taken, with_kv(planned.recipe(quant), kv, board))
 
-            def write_base(aside: BundleWriter) -> dict[str, Any]:
-                return {"graph": road.write(_Job(board.recipe("fp32"), length, text, aside)).graph}
+        def write_base(aside: BundleWriter) -> dict[str, Any]:
+            return {"graph": road.write(Job(board.recipe("fp32"), length, text, aside)).graph}
 
+        card_of = None if measure is None else stack.enter_context(measuring(measure, write_base, writer, progress))
+
+        def write(board: Target, more: Mapping[str, Any]) -> auto.Written:
+            taken = checked(board)
+            spec = with_kv(board.recipe(quant), kv, board)
+            result = road.write(Job(spec, length, text, writer, wishes.calibrate, card_of is not None, lora_ready))
+            facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
+            facts |= more
+            if cut is not None:
+                facts["vocabulary"] = {**cut.facts, "saved_bytes": road.whole(spec).stored - taken.stored}
+            if result.places is not None:
+                writer.write_json(LORA, places_file(facts, result.places))
             try:
-                found = measured(measure, write_base, facts, writer, result.errors, progress)
-                budget.check_quality(found)
-                writer.write_json(QUALITY, found)
+                return facts, None if card_of is None else card_of(facts, result.errors)
             except EdgeLMError as reason:
                 if card != "auto" or budget.kld is not None:
                     raise
                 progress.say(f"the bundle has no quality card: {reason}")
+                return facts, None
+
+        if automatic:
+            facts, found = auto.export(
+                road.checkpoint,
+                decoder,
+                board,
+                budget,
+                wishes.calibrate or wishes.own,
+                length,
+                text,
+                writer,
+                write,
+                progress,
+                card=card_of is not None,
+                kv=kv,
+                lora_ready=lora_ready,
+            )
+        else:
+            facts, found = write(board, {} if replay is None or replay.mixed is None else {"mixed": replay.mixed})
+        if found is not None:
+            budget.check_quality(found)
+            writer.write_json(QUALITY, found)
+        budget.check_bundle(quant, sum(entry.stat().st_size for entry in writer.folder.iterdir()))
         return writer.commit(facts, overwrite=overwrite)
 
 
-def _text_to_measure_on(
-    wishes: Wishes, budget: Budget, road: _Road, taken: Footprint, recipe: RecipeSpec
-) -> str | None:
+def _text_to_measure_on(wishes: Wishes, budget: Budget, road: Road, taken: Footprint, recipe: RecipeSpec) -> str | None:
     """The text of the quality card, or None for a bundle without one."""
     if wishes.card == "auto" and road.name != "native":  # it would be traced twice
         return None if budget.kld is None else wishes.own
@@ -155,139 +205,7 @@ def choose_context(wanted: int | None, target: Target, limit: int) -> int:
     return wanted or min(target.runtime.context, limit)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What to write.
-
-    Attributes:
-        recipe: how weights are stored.
-        context: in tokens.
-        text: what was written of tokenizer and template.
-        writer: of the bundle.
-        calibrate: a text to calibrate on, or None.
-        errors: whether to tell how far each matrix is from what it was.
-        lora_ready: whether adapters have a place.
-    """
-
-    recipe: RecipeSpec
-    context: int
-    text: TextFiles
-    writer: BundleWriter
-    calibrate: str | None = None
-    errors: bool = False
-    lora_ready: bool = False
-
-
-@dataclass(frozen=True)
-class _Road:
-    """How a checkpoint becomes a graph.
-
-    Attributes:
-        name: ``native`` or ``optimum``.
-        context_limit: the longest context in tokens.
-        footprint: what the model takes in a recipe.
-        whole: the same with its whole vocabulary, where that is trimmed.
-        write: write model.onnx and what belongs to it; what was written.
-    """
-
-    name: str
-    context_limit: int
-    footprint: Callable[[RecipeSpec], Footprint]
-    whole: Callable[[RecipeSpec], Footprint]
-    write: Callable[[_Job], GraphResult]
-
-
-def _choose_road(
-    checkpoint: Checkpoint, exporter: Exporter, target: Target, progress: Progress, cut: Trim | None
-) -> _Road:
-    """The native road where a family can describe this model, else Optimum's."""
-    if exporter not in ("auto", "native", "optimum"):
-        raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
-    if exporter == "optimum":
-        return _optimum_road(checkpoint, target, progress, cut, None)
-    try:
-        return _native_road(checkpoint, families.describe(checkpoint.config), target, progress, cut)
-    except UnsupportedModelError as reason:
-        if exporter == "native":
-            raise
-        return _optimum_road(checkpoint, target, progress, cut, reason)
-
-
-def _native_road(checkpoint: Checkpoint, whole: Decoder, target: Target, progress: Progress, cut: Trim | None) -> _Road:
-    decoder = whole
-    if cut is not None:
-        if whole.vocab != cut.vocab:
-            raise CheckpointError(
-                f"{checkpoint.path}: config.json says {cut.vocab:,} and {whole.vocab:,} for vocab_size"
-            )
-        checkpoint = checkpoint.picking(whole.vocab_tensors, cut.rows)
-        decoder = whole.with_vocab(len(cut.rows))
-
-    def write(job: _Job) -> GraphResult:
-        reader = WeightReader(checkpoint)
-        with prepared(
-            job.calibrate, reader, decoder, job.recipe, job.context, job.text, job.writer, progress
-        ) as weights:
-            result = native.write_graph(
-                checkpoint,
-                decoder,
-                target,
-                job.recipe,
-                job.context,
-                job.writer,
-                progress,
-                weights,
-                errors=job.errors,
-                lora_ready=job.lora_ready,
-            )
-        job.writer.write_json(genai.CONFIG, genai.config(result.graph, job.context, job.text, decoder))
-        return result
-
-    def taken(model: Decoder, spec: RecipeSpec) -> Footprint:
-        return footprint.of_decoder(model, spec, target, checkpoint.scheme)
-
-    return _Road("native", decoder.context_limit, partial(taken, decoder), partial(taken, whole), write)
-
-
-def _optimum_road(
-    checkpoint: Checkpoint,
-    target: Target,
-    progress: Progress,
-    cut: Trim | None,
-    reason: UnsupportedModelError | None,
-) -> _Road:
-    """Optimum's; `reason` is why the native road could not be taken, None where it was not asked for."""
-    if checkpoint.adapter is not None:
-        raise UnsupportedModelError(
-            f"{checkpoint.path}: model type {checkpoint.config.model_type!r} goes through Optimum, "
-            "where an adapter cannot be merged",
-            hint=MERGE,
-        )
-    from edgelm.exporter import optimum  # here, so that the native road stands without it
-
-    progress.say(f"exporting through Optimum: {reason or 'as asked'}")
-    optimum.require()
-    rows = None if cut is None else cut.rows
-
-    def write(job: _Job) -> GraphResult:
-        if job.calibrate is not None:
-            progress.say("only native families are calibrated: scales are searched without data")
-        try:
-            return optimum.write_graph(checkpoint, target, job.recipe, job.writer, progress, rows)
-        except ExportError as error:
-            if reason is None:
-                raise
-            hint = (reason.hint or "").removeprefix(TRY_OPTIMUM).removeprefix(", or ")  # which was tried just now
-            raise ExportError(f"{error}; and {reason}", hint=hint or error.hint) from None
-
-    def taken(tokens: int | None, spec: RecipeSpec) -> Footprint:
-        return footprint.of_checkpoint(checkpoint, spec, target, tokens)
-
-    limit, tokens = optimum.context_limit(checkpoint.config), None if rows is None else len(rows)
-    return _Road("optimum", limit, partial(taken, tokens), partial(taken, None), write)
-
-
-def _folder(model: str | None, adapter: str | None, target: Target, quant: str) -> str:
+def _folder(model: str | None, adapter: str | None, target: Target, quant: str, kv: str | None) -> str:
     """The default name of a bundle's folder."""
     names = [name_of(model), *([] if adapter is None else [name_of(adapter)])]
-    return "-".join([*map(slug, names), target.name, quant])
+    return "-".join([*map(slug, names), target.name, quant, *([] if kv is None else ["kv", kv])])

@@ -6,12 +6,13 @@ import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgelm.errors import ExportError
 from edgelm.exporter.footprint import DeviceMemory, Footprint
+from edgelm.exporter.recipe import with_kv
 from edgelm.machine import read_memory
 from edgelm.target import RecipeSpec, Target
 
@@ -61,15 +62,17 @@ class Plan:
         name: the model's.
         target: the board.
         footprint: what the model takes in a recipe.
+        kv: how keys and values are kept, where the recipe does not say: see `with_kv`.
     """
 
     name: str
     target: Target
     footprint: Callable[[RecipeSpec], Footprint]
+    kv: str | None = None
 
     def need(self, quant: str, context: int) -> Need:
         """What this recipe of the target takes."""
-        taken = self.footprint(self.target.recipe(quant))
+        taken = self.footprint(with_kv(self.target.recipe(quant), self.kv, self.target))
         return Need(quant, context, taken, taken.device(context), self.target.memory.usable_mb << 20)
 
     def needs(self, context: int) -> list[Need]:
@@ -162,6 +165,8 @@ def _changes(plan: Plan, need: Need) -> Iterator[str]:
     context = _longest(need)
     if context:
         yield f"--context {context}"
+    if _fits_with_int8_kv(plan, need):
+        yield "--kv int8"
     if fitting:
         yield f"--quant {' or '.join(fitting)}"
     elif not context:
@@ -169,6 +174,13 @@ def _changes(plan: Plan, need: Need) -> Iterator[str]:
         if best is not None and _longest(best):
             yield f"--quant {best.quant} --context {_longest(best)}"
     yield _smaller_model(min([need, *others], key=lambda other: other.device.total_bytes))
+
+
+def _fits_with_int8_kv(plan: Plan, need: Need) -> bool:
+    """Whether it is keys and values alone that are too large; graphs whose cache grows keep them as floats."""
+    if plan.kv is not None or plan.target.runtime.provider != "cpu" or need.footprint.copies > 1:
+        return False
+    return replace(plan, kv="int8").need(need.quant, need.context).fits
 
 
 def _longest(need: Need) -> int:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from edgelm.bundle import TOKENIZER, BundleWriter
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
-from edgelm.exporter import calibrate, recipe, smooth
+from edgelm.exporter import calibrate, kvscales, recipe, smooth
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer import TextFiles
@@ -71,7 +71,7 @@ class Wishes:
         """The text to measure a model on, or None; ``auto`` measures small ones, as others take time and memory."""
         if self.card != "auto":
             return self.card
-        exact = spec.body.op == "MatMul" and spec.body.bits == 32
+        exact = spec.body.op == "MatMul" and spec.body.bits == 32 and not recipe.quantised_kv(spec)
         return None if exact or parameters > SMALL else self.own
 
 
@@ -85,10 +85,12 @@ def prepared(
     text: TextFiles,
     writer: BundleWriter,
     progress: Progress,
+    *,
+    smoothing: bool = True,
 ) -> Iterator[calibrate.Prepared]:
     """The weights to export, calibrated on the text `wanted` as far as the recipe gains from it.
 
-    Matrices rounded already wait in a folder beside the bundle, which is gone when the context is left.
+    Without `smoothing` no inputs of matrices are scaled: adapters at run time would not know of it. Matrices rounded already wait in a folder beside the bundle, which is gone when the context is left.
 
     Raises:
         OptionError: the text is shorter than a chunk.
@@ -97,58 +99,107 @@ def prepared(
         yield calibrate.Prepared(reader)
         return
     formats = recipe.formats(spec, decoder.hidden)
-    rounds, smooths = calibrate.worthwhile(decoder, formats), smooth.smooths(formats.body)
+    rounds, smooths = calibrate.worthwhile(decoder, formats), smooth.worthwhile(decoder, formats)
+    if smooths and not smoothing:
+        progress.say("activations of DynamicQuantizeMatMul stay uneven: adapters would not know of what evens them")
+        smooths = False
     if not (rounds or smooths):
         progress.say("calibration serves 4-bit matrices and DynamicQuantizeMatMul, and this recipe has neither")
         yield calibrate.Prepared(reader)
         return
     passages = load_passages(wanted, "calibration")
-    chunks = _chunks(passages, decoder, context, text, writer, progress)
+    chunks = chunks_of(passages, decoder, min(CHUNK, context), TOKENS, text, writer, progress)
     facts: dict[str, Any] = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
-    needed, there = calibrate.memory(decoder, facts["tokens"]), read_memory().usable
-    if there is not None and needed > there:
-        progress.say(f"calibration takes about {needed / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are free")
+    _tell_memory("calibration", calibrate.memory(decoder, facts["tokens"]), progress)
     with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.calibrating-", dir=writer.output.parent) as folder:
+        smoothed: dict[str, Any] = {}
         if smooths:
             even = smooth.smooth(reader, decoder, formats, chunks, Path(folder), progress)
-            facts = {"method": "smoothquant", "matrices": len(even.after), **facts}
-            yield calibrate.Prepared(WeightReader(reader.checkpoint, even.smoothing), None, facts)
-            return
+            reader = WeightReader(reader.checkpoint, even.smoothing)
+            if not rounds:
+                yield calibrate.Prepared(reader, None, {"method": "smoothquant", "matrices": len(even.after), **facts})
+                return
+            smoothed = {"smoothed": len(even.after)}
         found = calibrate.calibrate(reader, decoder, formats, chunks, Path(folder), progress)
         if found.left:
             more = f" and {len(found.left) - 1} more" if len(found.left) > 1 else ""
             progress.say(f"the text says nothing about {found.left[0]}{more}: scales searched without data instead")
-        yield calibrate.Prepared(reader, found, {"method": "gptq", "matrices": len(found.matrices), **facts})
+        yield calibrate.Prepared(
+            reader, found, {"method": "gptq", "matrices": len(found.matrices), **smoothed, **facts}
+        )
 
 
-def _chunks(
-    passages: Passages, decoder: Decoder, context: int, text: TextFiles, writer: BundleWriter, progress: Progress
+def with_kv_scales(
+    weights: calibrate.Prepared,
+    wanted: str | None,
+    decoder: Decoder,
+    spec: RecipeSpec,
+    context: int,
+    text: TextFiles,
+    writer: BundleWriter,
+    progress: Progress,
+) -> calibrate.Prepared:
+    """The weights, and the steps of keys and values where the recipe keeps those as int8; without a text `wanted` they
+    are found on edgelm's own.
+
+    Raises:
+        OptionError: the text is shorter than a chunk.
+    """
+    if not recipe.quantised_kv(spec):
+        return weights
+    passages = load_passages(wanted or BUILTIN, "calibration")
+    chunks = chunks_of(passages, decoder, min(CHUNK, context), kvscales.TOKENS, text, writer, progress)
+    _tell_memory("finding the steps of keys and values", kvscales.memory(decoder), progress)
+    with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.ranges-", dir=writer.output.parent) as folder:
+        scales = kvscales.find_scales(
+            weights.reader, decoder, recipe.formats(spec, decoder.hidden), chunks, context, Path(folder), progress
+        )
+    facts = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
+    return replace(weights, kv=kvscales.KVRanges(scales, facts))
+
+
+def chunks_of(
+    passages: Passages,
+    decoder: Decoder,
+    chunk: int,
+    most: int,
+    text: TextFiles,
+    writer: BundleWriter,
+    progress: Progress,
 ) -> list[np.ndarray]:
-    """The calibration text as ids, int64 [S] a chunk."""
+    """The calibration text as ids, int64 [chunk] each, `most` in all."""
     tokenizer, template = text_tools(writer.draft({"tokenizer": text.tokenizer, "special_tokens": text.special_tokens}))
     ids = [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
-    chunks = spread_chunks(ids, min(CHUNK, context), TOKENS, starting_token(tokenizer))
-    if (tokens := sum(map(len, chunks))) < _FEW:
-        progress.say(f"the calibration text has only {tokens:,} usable tokens: {_FEW:,} or more serve better")
+    chunks = spread_chunks(ids, chunk, most, starting_token(tokenizer))
+    enough = min(_FEW, most)
+    if (tokens := sum(map(len, chunks))) < enough:
+        progress.say(f"the calibration text has only {tokens:,} usable tokens: {enough:,} or more serve better")
     return chunks
 
 
-def measured(
-    wanted: str,
-    write_base: Callable[[BundleWriter], Mapping[str, Any]],
-    facts: Mapping[str, Any],
-    writer: BundleWriter,
-    errors: Mapping[str, Mapping[str, Any]],
-    progress: Progress,
-) -> dict[str, Any]:
-    """The quality card of an unfinished bundle, on the text `wanted`.
+def _tell_memory(what: str, needed: int, progress: Progress) -> None:
+    """A word where less memory is free than this takes."""
+    there = read_memory().usable
+    if there is not None and needed > there:
+        progress.say(f"{what} takes about {needed / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are free")
+
+
+Card = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], dict[str, Any]]
+"""(the manifest of an unfinished bundle, the errors of its matrices) → its quality card."""
+
+
+@contextmanager
+def measuring(
+    wanted: str, write_base: Callable[[BundleWriter], Mapping[str, Any]], writer: BundleWriter, progress: Progress
+) -> Iterator[Card]:
+    """What measures an unfinished bundle, as often as it is written, on the text `wanted`.
+
+    The model in fp32 is written beside it when it is first needed, and gone when the context is left.
 
     Args:
         wanted: the text.
         write_base: writes the model in fp32; what differs of its manifest.
-        facts: the bundle's manifest.
         writer: of the bundle.
-        errors: of its matrices.
         progress: hears of every chunk.
     """
     from edgelm.evaluate.card import compare, quality_card
@@ -156,12 +207,20 @@ def measured(
     passages = load_passages(wanted, "evaluation")
     with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.base-", dir=writer.output.parent) as folder:
         aside = BundleWriter(Path(folder), Path(folder))
-        shutil.copyfile(writer.path(TOKENIZER), aside.path(TOKENIZER))
-        here = {**facts, "provider": "cpu"}  # this is not the target
-        base = aside.draft({**here, **write_base(aside)})
-        found = compare(base, writer.draft(here), passages, chunks=CARD_CHUNKS, on_chunk=_told(progress))
-        progress.finish()
-    return quality_card(facts, {"id": facts["model"]["id"], "quant": "fp32"}, passages, found, errors)
+        differs: Mapping[str, Any] = {}
+
+        def card(facts: Mapping[str, Any], errors: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+            nonlocal differs
+            if not differs:
+                shutil.copyfile(writer.path(TOKENIZER), aside.path(TOKENIZER))
+                differs = write_base(aside)
+            here = {**facts, "provider": "cpu"}  # this is not the target
+            base, bundle = aside.draft({**here, **differs}), writer.draft(here)
+            found = compare(base, bundle, passages, chunks=CARD_CHUNKS, on_chunk=_told(progress))
+            progress.finish()
+            return quality_card(facts, {"id": facts["model"]["id"], "quant": "fp32"}, passages, found, errors)
+
+        yield card
 
 
 def _told(progress: Progress) -> Callable[[int, int], None]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from edgelm.errors import ExportError, OptionError
+from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.formats import Format, make_format
 from edgelm.exporter.graph import Formats
-from edgelm.target import RecipeSpec, Target
+from edgelm.target import FormatSpec, RecipeSpec, Target
+
+INT8_KV = FormatSpec("GroupQueryAttention", 8)
 
 
 def formats(recipe: RecipeSpec, hidden: int) -> Formats:
@@ -17,6 +22,7 @@ def formats(recipe: RecipeSpec, hidden: int) -> Formats:
         body=make_format(recipe.body),
         head=make_format(recipe.head).fit(hidden),
         embedding=make_format(recipe.embedding).fit(hidden),
+        matrices={name: make_format(spec) for name, spec in recipe.matrices.items()},
     )
 
 
@@ -26,6 +32,45 @@ def activations(recipe: RecipeSpec, target: Target) -> np.dtype[Any]:
     return np.dtype("float16" if target.runtime.activations == "fp16" and not full else "float32")
 
 
+def with_kv(recipe: RecipeSpec, kv: str | None, target: Target) -> RecipeSpec:
+    """The recipe with keys and values kept as ``int8`` or ``float``, the type of the activations; None is its own choice.
+
+    Raises:
+        OptionError: neither of them.
+        ExportError: int8, and the target's provider is not the CPU, for which alone it was checked.
+    """
+    if kv not in (None, "float", "int8"):
+        raise OptionError(f"kv must be float or int8, not {kv!r}")
+    if kv == "float":
+        return replace(recipe, kv=FormatSpec("none", 8 * activations(recipe, target).itemsize))
+    chosen = recipe if kv is None else replace(recipe, kv=INT8_KV)
+    if quantised_kv(chosen) and target.runtime.provider != "cpu":
+        raise ExportError(
+            f"{'a recipe with int8 keys and values' if kv is None else '--kv int8'} is for targets that compute on the "
+            f"CPU, and {target.name} has provider {target.runtime.provider!r}",
+            hint="--kv float keeps them in 16 bits"
+            if kv is None
+            else "leave it out: keys and values are kept in 16 bits there",
+        )
+    return chosen
+
+
+def quantised_kv(recipe: RecipeSpec) -> bool:
+    """Whether keys and values are kept in 8 bits."""
+    return recipe.kv.op == INT8_KV.op
+
+
+def cache_type(recipe: RecipeSpec, target: Target) -> np.dtype[Any]:
+    """The numpy type of keys and values as they are kept."""
+    return np.dtype(np.int8) if quantised_kv(recipe) else activations(recipe, target)
+
+
+def used_kv(recipe: RecipeSpec, target: Target) -> dict[str, Any]:
+    """How keys and values are kept, for the manifest."""
+    spec = INT8_KV if quantised_kv(recipe) else FormatSpec("none", 8 * activations(recipe, target).itemsize)
+    return spec.to_dict()
+
+
 def used(chosen: Formats, tied: bool) -> dict[str, dict[str, Any]]:
     """The recipe as it was used, for the manifest; a tied embedding is read from the head's bytes."""
     embedding: Format = chosen.head if tied else chosen.embedding
@@ -33,4 +78,17 @@ def used(chosen: Formats, tied: bool) -> dict[str, dict[str, Any]]:
         "body": chosen.body.spec.to_dict(),
         "head": chosen.head.spec.to_dict(),
         "embedding": {**embedding.spec.to_dict(), **({"shared_with": "head"} if tied else {})},
+    }
+
+
+def used_matrices(recipe: RecipeSpec, decoder: Decoder) -> dict[str, Any]:
+    """For the manifest of a mixed recipe: ``matrices``, name → format and shape [n, k]; empty for one of roles alone."""
+    if not recipe.matrices:
+        return {}
+    chosen = formats(recipe, decoder.hidden)
+    return {
+        "matrices": {
+            linear.name: {**chosen.of(linear).spec.to_dict(), "shape": [linear.outputs, linear.inputs]}
+            for linear in decoder.linears
+        }
     }

@@ -17,6 +17,7 @@ class GraphResult:
         weight_bytes_per_token: read for every decoded token.
         kv_bytes_per_token: kept for every token of context.
         calibration: on what, for the manifest; None without.
+        kv_calibration: on what the steps of keys and values were found; None where they are kept as floats.
         errors: of each rounded matrix by name, where asked for: ``{"format", "weight"}`` and, where it is calibrated,
             ``"output"``: what rounding adds to its weights, and to its products, as a share of their sum of squares.
         places: the matrices beside which an adapter has a place, for lora.json; None where it has none.
@@ -28,5 +29,6 @@ class GraphResult:
     weight_bytes_per_token: int
     kv_bytes_per_token: int
     calibration: dict[str, Any] | None = None
+    kv_calibration: dict[str, Any] | None = None
     errors: dict[str, dict[str, Any]] = field(default_factory=dict)
     places: list[dict[str, Any]] | None = None

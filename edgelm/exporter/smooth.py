@@ -36,6 +36,11 @@ def smooths(format: Format) -> bool:
     return isinstance(format, PerChannel)
 
 
+def worthwhile(decoder: Decoder, formats: Formats) -> bool:
+    """Whether any matrix would be smoothed."""
+    return any(smooths(formats.of(linear)) for linear in decoder.linears)
+
+
 @dataclass
 class Found:
     """What was found.
@@ -67,6 +72,8 @@ def smooth(
         matrices = {linear.name: reader.matrix(linear) for linear in layer.linears}
         for number, origin in _places(layer):
             linear = layer.linears[number]
+            if not smooths(formats.of(linear)):
+                continue
             if reader.codes(linear) or (isinstance(origin, Linear) and reader.codes(origin)):
                 continue
             run = sublayers.layer(decoder, formats, index, number, reader, context, folder)

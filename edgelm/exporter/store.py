@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,7 @@ class DataFile:
         self._file = path.open("wb")
         self._end = 0
 
-    def __enter__(self) -> DataFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,3 +72,29 @@ class DataFile:
         padding = -self._end % boundary
         self._file.write(bytes(padding))
         self._end += padding
+
+
+class SizedFile(DataFile):
+    """Counts what would be written, and writes nothing."""
+
+    def __init__(self) -> None:
+        self._end = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._end
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def append_rows(self, pieces: Iterable[np.ndarray], shape: tuple[int, ...], dtype: npt.DTypeLike) -> Stored:
+        """Where the tensor would lie; its slices are not asked for."""
+        dtype = np.dtype(dtype)
+        length = int(np.prod(shape)) * dtype.itemsize
+        self._align(_PAGE if length >= _PAGE else _LINE)
+        self._end += length
+        return Stored(dtype.name, tuple(shape), self._end - length, length)
+
+    def _align(self, boundary: int) -> None:
+        self._end += -self._end % boundary

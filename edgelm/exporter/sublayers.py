@@ -29,6 +29,9 @@ _FLOAT = np.dtype(np.float32)
 Run = Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
 """(hidden states or ids [1, S, …], matrices by name) → what the part gives, float32 [S, width]."""
 
+Pack = Callable[[Builder], Matrix]
+"""Puts a matrix into the data file of a graph."""
+
 
 def embedding(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path) -> Run:
     """Ids int64 [1, S] → the hidden states before the first layer, from a table rounded as `formats` say."""
@@ -48,16 +51,24 @@ def embedding(decoder: Decoder, formats: Formats, reader: WeightReader, folder: 
 
 
 def layer(
-    decoder: Decoder, formats: Formats, index: int, until: int | None, reader: WeightReader, context: int, folder: Path
+    decoder: Decoder,
+    formats: Formats,
+    index: int,
+    until: int | None,
+    reader: WeightReader,
+    context: int,
+    folder: Path,
+    packed: Mapping[str, Pack] | None = None,
 ) -> Run:
     """Hidden states [1, S, hidden] → the inputs of the layer's matrix number `until`; None: the next layer's.
 
-    Matrices before that one are read from what the run is given.
+    Matrices before that one are read from what the run is given, but for those `packed`, by name, which are multiplied
+    by the operator of their format.
     """
     part = decoder.layers[index]
 
     def build(b: Builder) -> ir.Value:
-        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until)
+        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until, packed or {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
         mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
         past = [b.input(kept.name, kept.dtype, kept.shape) for kept in kept_by(index, part, _FLOAT)]
@@ -65,10 +76,29 @@ def layer(
             stream, _ = graph.layer(part, Stream(x), mixer, past)
         except _Reached as reached:
             return reached.value
-        return stream.residual if stream.addend is None else b.op("Add", [stream.addend, stream.residual], "sum")
+        return _sum(b, stream)
 
     width = decoder.hidden if until is None else part.linears[until].inputs
     return _open(build, width, _empty_past(index, part), folder)
+
+
+def layer_and_cache(
+    decoder: Decoder, formats: Formats, index: int, reader: WeightReader, context: int, folder: Path
+) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], list[np.ndarray]]:
+    """Hidden states [1, S, hidden] → the next layer's, and what this one keeps: keys and values [1, heads, S, head_dim]."""
+    part = decoder.layers[index]
+
+    def build(b: Builder) -> list[ir.Value]:
+        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), None, {})
+        x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
+        mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in kept_by(index, part, _FLOAT)]
+        stream, presents = graph.layer(part, Stream(x), mixer, past)
+        return [_sum(b, stream), *presents]
+
+    shapes: list[list[int | str]] = [[1, "sequence_length", decoder.hidden]]
+    shapes += [kept.shape for kept in kept_by(index, part, _FLOAT)]
+    return _open_all(build, shapes, _empty_past(index, part), folder)
 
 
 def final(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path) -> Run:
@@ -83,6 +113,20 @@ def final(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path
     return _open(build, decoder.hidden, {}, folder)
 
 
+def head(decoder: Decoder, formats: Formats, reader: WeightReader, positions: int, folder: Path) -> Run:
+    """Hidden states after the last layer [1, S, hidden] → logits of the last `positions`, by the head as `formats` say."""
+
+    def build(b: Builder) -> ir.Value:
+        graph = GraphBuilder(b, decoder, formats, _weights(reader, _no_matrix))
+        x = b.input("x", "float32", [1, "sequence_length", decoder.hidden])
+        _mask(b)
+        linear = decoder.head
+        matrix = formats.head.pack(b, linear.name, linear.outputs, linear.inputs, reader.rows(linear))
+        return graph.logits(Stream(x), b.integers([positions]), matrix)
+
+    return _open(build, decoder.vocab, {}, folder)
+
+
 class _Reached(Exception):
     """The matrix whose inputs are wanted has come: nothing after it is built."""
 
@@ -94,9 +138,18 @@ class _Reached(Exception):
 class _OpenGraph(GraphBuilder):
     """Body matrices are graph inputs; ends at the matrix number `until`, in graph order."""
 
-    def __init__(self, b: Builder, decoder: Decoder, formats: Formats, weights: Weights, until: int | None) -> None:
+    def __init__(
+        self,
+        b: Builder,
+        decoder: Decoder,
+        formats: Formats,
+        weights: Weights,
+        until: int | None,
+        packed: Mapping[str, Pack],
+    ) -> None:
         super().__init__(b, decoder, formats, weights)
         self._left = until
+        self._packed = packed
 
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
         """A product with a matrix that comes from outside."""
@@ -104,10 +157,18 @@ class _OpenGraph(GraphBuilder):
             if self._left == 0:
                 raise _Reached(x)
             self._left -= 1
+        if linear.name in self._packed:
+            matrix = self._packed[linear.name](self.b)
+            return matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
         weight = self.b.input(linear.name, "float32", [linear.outputs, linear.inputs])
         y = self.b.op("FusedMatMul", [x, weight], f"{linear.name}/product", domain=MICROSOFT, transB=1)
         bias = self._bias(linear)
         return y if bias is None else self.b.op("Add", [y, bias], f"{linear.name}/add_bias")
+
+
+def _sum(b: Builder, stream: Stream) -> ir.Value:
+    """The stream with what has yet to be added."""
+    return stream.residual if stream.addend is None else b.op("Add", [stream.addend, stream.residual], "sum")
 
 
 def _weights(reader: WeightReader, pack: Callable[[Linear, Format], Matrix]) -> Weights:
@@ -133,14 +194,27 @@ def _empty_past(index: int, part: Layer) -> dict[str, np.ndarray]:
 
 
 def _open(build: Callable[[Builder], ir.Value], width: int, past: Mapping[str, np.ndarray], folder: Path) -> Run:
-    """Build a graph of one output in a folder of its own, load it, and let the folder go."""
+    """Build a graph of one output [1, S, width], and load it."""
+    run_all = _open_all(lambda b: [build(b)], [[1, "sequence_length", width]], past, folder)
+    return lambda x, matrices: run_all(x, matrices)[0][0]
+
+
+def _open_all(
+    build: Callable[[Builder], list[ir.Value]],
+    shapes: list[list[int | str]],
+    past: Mapping[str, np.ndarray],
+    folder: Path,
+) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], list[np.ndarray]]:
+    """Build a graph in a folder of its own, load it, and let the folder go."""
     from edgelm.machine import recommended_threads
     from edgelm.runtime.ort import open_session  # here: it loads onnxruntime, which other exports do without
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         with DataFile(Path(place, DATA)) as data:
             b = Builder(data)
-            b.output(b.op("Identity", [build(b)], "out/as_is"), "out", "float32", [1, "sequence_length", width])
+            for number, (value, shape) in enumerate(zip(build(b), shapes, strict=True)):
+                name = f"out_{number}"
+                b.output(b.op("Identity", [value], f"{name}/as_is"), name, "float32", shape)
             b.save(Path(place, MODEL), {})
         # Loaded weights stay mapped without the file's name.
         session: Any = open_session(
@@ -148,9 +222,9 @@ def _open(build: Callable[[Builder], ir.Value], width: int, past: Mapping[str, n
         )
     names = [value.name for value in session.get_inputs()]
 
-    def run(x: np.ndarray, matrices: Mapping[str, np.ndarray]) -> np.ndarray:
+    def run(x: np.ndarray, matrices: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         given = {"x": x, "attention_mask": np.ones((1, x.shape[1]), np.int64), **past, **matrices}
-        out: np.ndarray = session.run(["out"], {name: given[name] for name in names})[0][0]
+        out: list[np.ndarray] = session.run(None, {name: given[name] for name in names})
         return out
 
     return run

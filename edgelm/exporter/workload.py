@@ -27,7 +27,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     weights: Counter[FormatSpec] = Counter()
     nbytes: Counter[FormatSpec] = Counter()
     for m in decoder.linears:
-        kept = footprint.kept(formats.body.fit(m.inputs), m.inputs, scheme)
+        kept = footprint.kept(formats.of(m), m.inputs, scheme)
         weights[kept.spec] += m.outputs * m.inputs
         nbytes[kept.spec] += footprint.held(kept, m.outputs, m.inputs, target, dtype.itemsize)
     heads: Counter[tuple[int | None]] = Counter()
@@ -35,7 +35,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     for attention in decoder.attentions:
         size, window = cache_head_dim(attention), (attention.window,)
         heads[window] += 2 * attention.heads * size
-        kv[window] += 2 * attention.kv_heads * size * dtype.itemsize
+        kv[window] += 2 * attention.kv_heads * size * recipe.cache_type(spec, target).itemsize
     head = formats.head
     return Workload(
         body=tuple(Matrices(kind, weights[kind], nbytes[kind]) for kind in weights),

@@ -15,11 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgelm.runtime.ort import PROMPT, Runner, Values, give_back, ort
+from edgelm.runtime.windows import Window, state_copies, window_copies
 
 _SMALLEST = 256  # tokens of the first allocation
-_STATES = 16  # places whose states are kept
-_STATES_BYTES = 32 << 20  # and in all: those of linear attention are large
-_NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_NUMPY: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 _ONE = np.array([1], np.int64)
 _PROMPT = 32  # tokens from which a pass is a prompt's; fewer are guesses, which decode checks
 
@@ -31,7 +30,8 @@ class Kept:
     Attributes:
         position: the number of tokens.
         layers: name → keys or values [1, heads, n, head_dim], n >= `position`; what is beyond it has no meaning.
-        states: place → name → the state after the tokens before that place; empty for models without states.
+        states: place → name → the state after the tokens before that place, or the window of keys or values
+            [1, heads, n, head_dim] before it; empty for models without either.
     """
 
     position: int
@@ -55,6 +55,9 @@ class Cache(Protocol):
     @property
     def rewinds(self) -> bool:
         """Whether `truncate` always goes to the place it is asked for."""
+
+    def room(self, position: int) -> int | None:
+        """How many tokens after `position` can be read and then forgotten at no cost; None for any number."""
 
     @property
     def nbytes(self) -> int:
@@ -82,22 +85,43 @@ class SharedCache:
     A layer may keep states instead, of one size whatever the number of tokens (a convolution's last inputs, the matrix
     of linear attention): inputs without an axis that grows. A state is read from one buffer and written to another,
     which then change places; it is no record of the past. So the states after each pass of several tokens are kept,
-    the last few of them: to go back means to begin from there.
+    the last few of them: to go back means to begin from there. Layers that keep a window alone have a buffer of its size,
+    and what fell out of it is gone: going back further than that is the same.
     """
 
-    def __init__(self, session: Any, context: int, vocab: int, prompts: Any = None) -> None:
-        """`session` runs every pass, but those of prompts where there is another session for them."""
+    def __init__(
+        self,
+        session: Any,
+        context: int,
+        vocab: int,
+        prompts: Any = None,
+        windows: Mapping[int, Window] | None = None,
+    ) -> None:
+        """`session` runs every pass, but those of prompts where there is another session for them; `windows` are those
+        of layers that keep no more, by number.
+        """
         inputs = session.get_inputs()
         self._context = context
         past = {i.name: i for i in inputs if i.name.startswith("past_key_values.")}
         fixed = {name for name, i in past.items() if all(isinstance(size, int) for size in i.shape)}
-        self._past = {n: (i.shape[1], i.shape[3], _NUMPY[i.type]) for n, i in past.items() if n not in fixed}
+        named = {n: (windows or {}).get(int(n.split(".")[1])) for n in past if n not in fixed}
+        self._windows = {n: window for n, window in named.items() if window is not None}
+        whole = {n: i for n, i in past.items() if n in named and n not in self._windows}
+        self._past = {n: (i.shape[1], i.shape[3], _NUMPY[i.type]) for n, i in whole.items()}
+        shapes = {n: (1, past[n].shape[1], w.capacity, past[n].shape[3]) for n, w in self._windows.items()}
+        self._kinds = set(self._windows.values())
+        self._window_buffers = [_mapped(shape, _NUMPY[past[n].type]) for n, shape in shapes.items()]
+        size = sum(buffer.nbytes for buffer in self._window_buffers)
+        self._copies = window_copies(size, max((w.capacity for w in self._kinds), default=1), context)
+        self._reached = 0  # tokens that the windows stand after
+        self._touched = 0  # the most they ever stood after: pages beyond were never taken
         states = {n: np.zeros(i.shape, _NUMPY[i.type]) for n, i in past.items() if n in fixed}
         self._state_names = list(states)
-        self._kept: dict[int, list[np.ndarray]] = {}  # states after that many tokens
+        self._kept_names = [*states, *self._windows]
+        self._kept: dict[int, list[np.ndarray]] = {}  # states and windows after that many tokens
         self._states = (list(states.values()), [np.zeros_like(state) for state in states.values()])
         self._turn = 0  # which of both is read
-        names = [*self._past, *states]
+        names = [*self._past, *self._windows, *states]
         self._inputs = ["input_ids", "attention_mask", "num_logits", *names]
         presents = [n.replace("past_key_values", "present") for n in names]
         self._runner = Runner(session, ["logits", *presents])
@@ -110,31 +134,43 @@ class SharedCache:
 
     @property
     def rewinds(self) -> bool:
-        """Whether `truncate` goes anywhere; states go back to the places that were kept."""
-        return not self._states[0]
+        """Whether `truncate` goes anywhere; states and windows go back to the places that were kept."""
+        return not self._kept_names
+
+    def room(self, position: int) -> int | None:
+        """Until the first window lets go of a token; none at all with states."""
+        if self._state_names:
+            return 0
+        return min((window.room(position) for window in self._kinds), default=None)
 
     @property
     def nbytes(self) -> int:
         """Bytes held for keys, values and states."""
         states = (*self._states, *self._kept.values())
-        return sum(array.nbytes for array in (*self._buffers, *(array for arrays in states for array in arrays)))
+        held = sum(array.nbytes for array in (*self._buffers, *(array for arrays in states for array in arrays)))
+        return held + self._window_bytes(self._touched)
 
     def run(self, ids: np.ndarray, position: int, num_logits: int) -> np.ndarray:
         """One step, in place."""
         total = position + len(ids)
         if total > self._capacity:
             self._grow(total, position)
+        if position and self._moves(position, total):
+            self._keep(position)
+        self._reached = -1
         read, write = self._states[self._turn], self._states[1 - self._turn]
         if len(ids) == 1 and num_logits == 1:
             logits = self._decode(int(ids[0]), position)
         else:
             mask, wanted = np.ones((1, total), np.int64), np.array([num_logits], np.int64)
-            feeds = Values([np.ascontiguousarray(ids).reshape(1, -1), mask, wanted, *self._buffers, *read])
+            kept = [*self._buffers, *self._window_buffers]
+            feeds = Values([np.ascontiguousarray(ids).reshape(1, -1), mask, wanted, *kept, *read])
             prompt = len(ids) >= _PROMPT
             runner = self._prompts if prompt else self._runner
-            logits = runner.run_first(self._inputs, feeds, Values([*self._buffers, *write]), prompt=prompt)
+            logits = runner.run_first(self._inputs, feeds, Values([*kept, *write]), prompt=prompt)
             self._seen = -1
         self._turn = 1 - self._turn
+        self._reached, self._touched = total, max(total, self._touched)
         if write and len(ids) > 1:
             self._keep(total)
         result: np.ndarray = logits[0]
@@ -145,41 +181,76 @@ class SharedCache:
         self._runner.always(arrays)
 
     def truncate(self, position: int) -> int:
-        """Keys and values beyond the mask are not seen, and will be written over; states begin at a kept place."""
+        """Keys and values beyond the mask are not seen, and will be written over; states begin at a kept place, and so do
+        windows that have let go of what would be seen there.
+        """
         if self.rewinds:
             return position
-        self._kept = {place: states for place, states in self._kept.items() if place <= position}
-        place = max(self._kept, default=0)
-        for index, state in enumerate(self._states[self._turn]):
-            state[...] = self._kept[place][index] if place else 0
-        return place
+        windows_stand = self._stand(self._reached, position)
+        usable = [place for place in self._kept if place <= position or self._stand(place, position)]
+        place = position if windows_stand else max(usable, default=0)
+        kept = self._kept.get(place, [])
+        self._kept = {place: arrays for place, arrays in self._kept.items() if place <= position}
+        if not windows_stand:
+            for index, state in enumerate(self._states[self._turn]):
+                state[...] = kept[index] if place else 0
+            for buffer, rows in zip(self._window_buffers, kept[len(self._state_names) :], strict=False):
+                buffer[:, :, : rows.shape[2]] = rows
+        self._reached = min(place, position)
+        return self._reached
 
     def save(self, position: int) -> Kept:
-        """Views of the buffers, and copies of the states."""
+        """Views of the buffers, and copies of states and windows."""
         states = {place: arrays for place, arrays in self._kept.items() if place <= position}
+        if self._stand(self._reached, position):
+            states = {position: self._copy(position)}
         place = position if self.rewinds else max(states, default=0)
-        named = {place: dict(zip(self._state_names, arrays, strict=True)) for place, arrays in states.items()}
+        named = {place: dict(zip(self._kept_names, arrays, strict=True)) for place, arrays in states.items()}
         layers = {n: buffer[:, :, :place] for n, buffer in zip(self._past, self._buffers, strict=False)}
         return Kept(place, layers, named)
 
     def keep(self, position: int) -> None:
         """Keep the states after all `position` tokens, so that `save` and `truncate` find them."""
-        if not self.rewinds and position:
+        if self._state_names and position:
             self._keep(position)
 
     def load(self, kept: Kept) -> None:
         """The arrays become the buffers, as they are."""
-        self._kept = {place: [states[n].copy() for n in self._state_names] for place, states in kept.states.items()}
+        self._kept = {place: [states[n].copy() for n in self._kept_names] for place, states in kept.states.items()}
+        self._reached = -1  # what the windows hold is of another text
+        self._touched = max(self._touched, kept.position)
         buffers = [kept.layers[name] for name in self._past]
         self._bind(buffers, min((buffer.shape[2] for buffer in buffers), default=self._context))
         self.truncate(kept.position)
 
+    def _copy(self, position: int) -> list[np.ndarray]:
+        """States, and windows as they stand after `position` tokens."""
+        windows = zip(self._window_buffers, self._windows.values(), strict=True)
+        rows = (buffer[:, :, : window.held(position)] for buffer, window in windows)
+        return [array.copy() for array in (*self._states[self._turn], *rows)]
+
     def _keep(self, position: int) -> None:
         self._kept.pop(position, None)
-        self._kept[position] = [state.copy() for state in self._states[self._turn]]
-        size = sum(state.nbytes for state in self._kept[position])
-        while len(self._kept) > max(1, min(_STATES, _STATES_BYTES // size)):
+        self._kept[position] = self._copy(position)
+        size = sum(array.nbytes for array in self._kept[position])
+        while len(self._kept) > (state_copies(size) if self._state_names else self._copies):
             del self._kept[next(iter(self._kept))]
+
+    def _moves(self, position: int, total: int) -> bool:
+        """Whether a pass makes windows let go of tokens that one may go back to; not where a copy would be too large."""
+        return self._copies > 0 and not self._state_names and not self._stand(total, position)
+
+    def _stand(self, reached: int, position: int) -> bool:
+        """Whether windows after `reached` tokens hold all that is seen after `position` of them; never with states, which
+        are no record.
+        """
+        if self._state_names or not self._windows or reached < position:
+            return False
+        return all(window.gone(position) == window.gone(reached) for window in self._kinds)
+
+    def _window_bytes(self, tokens: int) -> int:
+        """Bytes of windows after so many tokens: what was never written takes no memory."""
+        return sum(buffer.nbytes // buffer.shape[2] * min(tokens, buffer.shape[2]) for buffer in self._window_buffers)
 
     def _decode(self, token: int, position: int) -> np.ndarray:
         """A step of one token, everything bound once and changed in place.
@@ -201,7 +272,11 @@ class SharedCache:
         """Bytes of buffers with room for so many tokens, and of states."""
         capacity = self._capacity if tokens <= self._capacity else self._room(tokens)
         per_token = sum(heads * size * np.dtype(dtype).itemsize for heads, size, dtype in self._past.values())
-        return int(capacity * per_token) + sum(state.nbytes for states in self._states for state in states)
+        states = sum(state.nbytes for states in self._states for state in states)
+        windows = self._window_bytes(max(tokens, self._touched))
+        if self._windows:
+            windows += sum(array.nbytes for arrays in self._kept.values() for array in arrays)
+        return int(capacity * per_token) + states + windows
 
     def _room(self, needed: int) -> int:
         """The capacity to grow to: doubled until it is enough, the context at most."""
@@ -226,7 +301,8 @@ class SharedCache:
         self._buffers, self._capacity = buffers, capacity
         self._mask = np.zeros((1, capacity), np.int64)
         self._seen = -1  # how many ones the mask holds; -1 when that is not known
-        inputs, outputs = [self._token, self._mask, _ONE, *self._buffers], [self._logits, *self._buffers]
+        kept = [*self._buffers, *self._window_buffers]
+        inputs, outputs = [self._token, self._mask, _ONE, *kept], [self._logits, *kept]
         turns = (self._states, self._states[::-1])
         self._bound = [(Values([*inputs, *read]), Values([*outputs, *write])) for read, write in turns]
 
@@ -258,6 +334,10 @@ class GrowingCache:
     def rewinds(self) -> bool:
         """Always."""
         return True
+
+    def room(self, position: int) -> int | None:
+        """Any number."""
+        return None
 
     @property
     def nbytes(self) -> int:

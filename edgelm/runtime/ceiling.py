@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgelm.errors import BundleError, DeviceError, OptionError
+from edgelm.runtime.windows import windows_bytes
 
 SHORTEST = 64  # tokens of a context that is still of use
 
@@ -47,33 +49,43 @@ def fit(manifest: Mapping[str, Any], max_memory_mb: float) -> Room:
 def fit_both(manifest: Mapping[str, Any], draft: Mapping[str, Any], max_memory_mb: float) -> tuple[Room, Room]:
     """What fits of a bundle and of a draft bundle beside it, in one process; the arguments and errors are those of `fit`."""
     large, small = _Needs.of(manifest), _Needs.of(draft)
-    both = _Needs(large.context, large.fixed + small.fixed - small.runtime, large.per_token + small.per_token, 0)
+    per_token, windows = large.per_token + small.per_token, (*large.windows, *small.windows)
+    both = _Needs(large.context, large.fixed + small.fixed - small.runtime, per_token, 0, windows)
     room = _fit("this bundle with its draft", both, max_memory_mb)
-    share = room.kv_bytes * small.per_token // both.per_token
+    share = room.kv_bytes * small.taken(room.context) // max(1, both.taken(room.context))
     return Room(room.context, room.kv_bytes - share), Room(min(small.context, room.context), share)
 
 
 @dataclass(frozen=True)
 class _Needs:
-    """The context a bundle was exported for in tokens; what it takes without one, and for each token; in bytes."""
+    """The context a bundle was exported for in tokens; what it takes without one, and for each token, in bytes; and the
+    windows of its layers, by model: (room for tokens, bytes of a token) each.
+    """
 
     context: int
     fixed: int
     per_token: int
     runtime: int  # of `fixed`, what a process takes once
+    windows: tuple[Sequence[tuple[int, int]], ...] = ()
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> _Needs:
         try:
             context, memory = int(manifest["context"]), manifest["memory"]
             copies = 1 if manifest["graph"]["cache"] == "shared" else 2  # a step that returns a longer copy holds both
-            fixed = int(memory["total_bytes"]) - copies * int(memory["kv_bytes"])
-            per_token = copies * max(1, int(memory["kv_bytes_per_token"]))
-            return cls(context, fixed, per_token, int(memory.get("runtime_bytes", 0)))
+            fixed = int(memory["total_bytes"]) - copies * int(memory["kv_bytes"]) - int(memory.get("window_bytes", 0))
+            per_token = copies * int(memory["kv_bytes_per_token"])
+            windows = manifest["graph"].get("windows", {}).values()
+            sizes = [(int(w["capacity"]), int(w["bytes_per_token"])) for w in windows]
+            return cls(context, fixed, per_token, int(memory.get("runtime_bytes", 0)), (sizes,))
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
                 f"manifest.json does not say what memory it needs ({error})", hint="export the bundle again"
             ) from None
+
+    def taken(self, tokens: int) -> int:
+        """Bytes of keys and values, windows and their copies included, in a context of so many tokens."""
+        return self.per_token * tokens + sum(windows_bytes(sizes, tokens) for sizes in self.windows)
 
 
 def _fit(what: str, needs: _Needs, max_memory_mb: float) -> Room:
@@ -84,10 +96,10 @@ def _fit(what: str, needs: _Needs, max_memory_mb: float) -> Room:
     ):
         raise OptionError(f"max_memory_mb must be a number above 0, not {max_memory_mb!r}")
     room = int(max_memory_mb * 1e6) - needs.fixed
-    fits, least = min(needs.context, room // needs.per_token), min(needs.context, SHORTEST)
+    fits, least = bisect_right(range(1, needs.context + 1), room, key=needs.taken), min(needs.context, SHORTEST)
     if fits < least:
         raise DeviceError(
-            f"{max_memory_mb:,.0f} MB are too little: {what} needs {(needs.fixed + least * needs.per_token) / 1e6:,.0f} MB "
+            f"{max_memory_mb:,.0f} MB are too little: {what} needs {(needs.fixed + needs.taken(least)) / 1e6:,.0f} MB "
             f"with a context of {least} tokens",
             hint="allow for more memory, or export a smaller model or fewer bits",
         )

@@ -93,7 +93,7 @@ def _drafter(
     engine: Engine, request: Request, cost: PassCost, draft: DraftModel | None
 ) -> PromptLookup | ModelDrafter | None:
     """What guesses tokens, or None. Where going back means reading again, a wrong guess costs more than a right one saves."""
-    if not request.speculate or not engine.rewinds:
+    if not request.speculate or engine.room_after(0) == 0:
         return None
     lookup = PromptLookup(cost)
     if draft is None:

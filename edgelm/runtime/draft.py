@@ -73,7 +73,7 @@ def load_both(
         rooms = fit_both(bundle.manifest, draft.manifest, max_memory_mb)
     engine = Engine.load(bundle, threads=threads, room=rooms[0], in_turn=in_turn, **options)
     try:
-        if not engine.rewinds:
+        if engine.room_after(0) == 0:
             raise OptionError(
                 f"{bundle.path} cannot take back a wrong guess without reading again, so that guesses do not pay",
                 hint="leave the draft out",

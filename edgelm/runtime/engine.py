@@ -19,10 +19,12 @@ from edgelm.machine import CpuInfo, read_cpu, recommended_threads
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.cache import Cache, GrowingCache, Kept, SharedCache
 from edgelm.runtime.ceiling import Room, fit
+from edgelm.runtime.generate import PREFILL_CHUNK
 from edgelm.runtime.ort import open_or_fall_back
 from edgelm.runtime.packing import OnBytes
 from edgelm.runtime.prepared import open_prepared
 from edgelm.runtime.weightcache import WeightCache
+from edgelm.runtime.windows import Window, read_windows
 
 
 @dataclass(eq=False)
@@ -63,6 +65,7 @@ class Engine:
         prompts: Any = None,
         prefill_threads: int | None = None,
         packed: Path | None = None,
+        windows: Mapping[int, Window] | None = None,
     ) -> None:
         self.context = context
         self.vocab_size = vocab
@@ -70,7 +73,8 @@ class Engine:
         self.packed = packed
         self.provider = str(session.get_providers()[0])
         self.load_seconds = load_seconds
-        self._session, self._prompts, self._kind, self._kv_limit = session, prompts, cache, kv_limit
+        self._session, self._prompts, self._kind = session, prompts, cache
+        self._kv_limit, self._windows = kv_limit, windows
         self._states: WeakSet[KVState] = WeakSet()
         self._state = self.new_state()
 
@@ -150,8 +154,9 @@ class Engine:
                 prompts=sessions[1] if len(sessions) > 1 else None,
                 prefill_threads=counts[1],
                 packed=prepared.folder if prepared is not None else None,
+                windows=read_windows(manifest["graph"]),
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise BundleError(
                 f"{bundle.path}: manifest.json does not describe the graph ({error})", hint="export the bundle again"
             ) from None
@@ -171,6 +176,10 @@ class Engine:
         """Whether `rewind` costs nothing; otherwise it may have to read tokens again."""
         return self._open().rewinds
 
+    def room_after(self, position: int) -> int | None:
+        """How many tokens after `position` can be read, and forgotten again at no cost; None for any number."""
+        return self._open().room(position)
+
     @property
     def cache_bytes(self) -> int:
         """Bytes held for keys and values."""
@@ -182,7 +191,7 @@ class Engine:
             raise EdgeLMError("the engine is closed")
         shared = self._kind == "shared"
         cache: Cache = (
-            SharedCache(self._session, self.context, self.vocab_size, self._prompts)
+            SharedCache(self._session, self.context, self.vocab_size, self._prompts, self._windows)
             if shared
             else GrowingCache(self._session, self.vocab_size, self._prompts)
         )
@@ -297,7 +306,7 @@ class Engine:
             )
 
     def rewind(self, position: int) -> None:
-        """Forget the tokens from `position` on; a model with states reads the tokens before it again."""
+        """Forget the tokens from `position` on; a model with states or windows may read tokens before it again."""
         if not 0 <= position <= self.position:
             raise OptionError(f"cannot rewind to {position}: the engine holds {self.position} tokens")
         if position == self.position:
@@ -305,8 +314,8 @@ class Engine:
         reached = self._open().truncate(position)
         again = self._state.tokens[reached:position]
         del self._state.tokens[reached:]
-        if again:
-            self.forward(again)
+        for start in range(0, len(again), PREFILL_CHUNK):
+            self.forward(again[start : start + PREFILL_CHUNK])
 
     def reset(self) -> None:
         """Forget all tokens."""

@@ -162,6 +162,8 @@ class _Text:
         self.settle()
         engine, history = self._engine, self.history
         limit = min(left - 1, engine.context - len(history))
+        if self._drafter is not None and (room := engine.room_after(len(history))) is not None:
+            limit = min(limit, room)
         self._draft = self._drafter.draft(history, limit) if self._drafter is not None and limit > 0 else []
         new = history[engine.position :]
         self._start = len(history)

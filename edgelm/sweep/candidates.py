@@ -14,6 +14,7 @@ from edgelm.errors import OptionError, near
 from edgelm.target import RecipeSpec, Target
 
 BASE = "fp32"  # the candidate that all others are compared with
+AUTO = "auto"  # as in edgelm.exporter.mixed
 BLOCKS = (32, 64, 128)  # of 4-bit weights: those whose work on every core is known (docs/targets.md)
 
 _MATRICES = ("body", "head", "embedding")
@@ -42,11 +43,14 @@ def candidates(target: Target) -> list[Candidate]:
     """What there is to try for a board: fp32, and all that its own recipes say.
 
     Of a recipe with 4-bit blocks, each block size rounded to the nearest step, with searched scales, and by GPTQ; of one
-    with products by DynamicQuantizeMatMul, also with smoothed activations.
+    with products by DynamicQuantizeMatMul, also with smoothed activations. Last a format for each matrix, in no more
+    bytes than the default recipe takes; models that go through Optimum have none, and are told so.
     """
     found = [Candidate(BASE, target, BASE)]
     for quant, recipe in sorted(target.recipes.items(), key=lambda entry: -entry[1].body.bits):
         found += _of_recipe(target, quant, recipe)
+    if AUTO not in target.recipes and any(recipe.body.bits < 16 for recipe in target.recipes.values()):
+        found.append(Candidate(AUTO, target, AUTO, calibrated=True))
     return found
 
 

@@ -122,3 +122,30 @@ def test_without_the_extra_it_says_what_to_install(edgelm, without_extra, checkp
 def test_without_the_extra_a_mistyped_bundle_is_told_as_one(edgelm, without_extra, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert edgelm("inspect", "bundles/nope").err.startswith("error: bundle bundles/nope does not exist\n")
+
+
+def test_a_mixed_recipe_is_shown_as_a_table_and_replayed(edgelm, checkpoint, tmp_path):
+    options = ["--target", "rpi5", "--card", "none"]
+    ended = edgelm("export", checkpoint, *options, "--quant", "auto", "--max-size", "90kB", "-o", tmp_path / "a")
+    assert (ended.code, ended.err) == (0, "")
+    facts = ended.out.splitlines()
+    assert "  target       rpi5, auto" in facts
+    assert any(line.startswith("    body       mixed: 4 matrices in ") for line in facts)
+    head = next(number for number, line in enumerate(facts) if line.startswith("    layers' matrices"))
+    assert facts[head].split() == ["layers'", "matrices", "matrices", "weights", "size"]
+    assert "  chosen for   at most 90.0 kB" in facts
+    table = facts[head : facts.index("  chosen for   at most 90.0 kB") + 1]
+    assert set(table) <= set(edgelm("inspect", tmp_path / "a").out.splitlines())
+    recipe = ["--recipe", tmp_path / "a" / "manifest.json", "-o", tmp_path / "b", "--json"]
+    again = json.loads(edgelm("export", checkpoint, *options, *recipe).out)
+    assert again["manifest"] == Bundle.open(tmp_path / "a").manifest
+
+
+def test_a_budget_that_no_recipe_keeps(edgelm, checkpoint, tmp_path):
+    ended = edgelm(
+        "export", checkpoint, "--target", "rpi5", "--quant", "auto", "--max-size", "1kB", "-o", tmp_path / "b"
+    )
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("error: no recipe of rpi5 keeps --max-size 0.001 MB: the smallest takes 0.")
+    assert ended.err.count("\n") == 2
+    assert list(tmp_path.iterdir()) == []

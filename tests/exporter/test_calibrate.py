@@ -17,6 +17,7 @@ from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages
 from edgelm.exporter import families, quality, recipe, smooth, sublayers
 from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.formats import PerChannel
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quantize.rtn import quantize_blocks
@@ -163,7 +164,8 @@ def test_smoothing_changes_nothing_in_fp32(kind: str, tiny_checkpoint: Callable[
     decoder, reader = families.describe(checkpoint.config), WeightReader(checkpoint)
     formats = recipe.formats(load_target("x86-64").recipe("fp32"), decoder.hidden)
     chunk = np.random.default_rng(0).integers(3, 300, 48)
-    found = smooth.smooth(reader, decoder, formats, [chunk], tmp_path, Progress())
+    int8 = dataclasses.replace(formats, body=PerChannel())
+    found = smooth.smooth(reader, decoder, int8, [chunk], tmp_path, Progress())
     assert found.after
     assert all(found.after[name] < found.before[name] for name in found.after)
     even = WeightReader(checkpoint, found.smoothing)
@@ -271,7 +273,7 @@ def test_models_of_other_tokenizers_are_not_compared(
     ("options", "said", "hint"),
     [
         ({"max_kld": 0.001}, r"KLD 0\.\d+ of int4 on end\.txt is more than --max-kld 0\.001", "--calibrate TEXT"),
-        ({"max_size": "1kB"}, r"int4 takes .* MB, more than --max-size 0\.0 MB", "the smallest recipe of rpi5, int4"),
+        ({"max_size": "1kB"}, r"int4 takes .* MB, more than --max-size 0\.001 MB", "the smallest recipe of rpi5, int4"),
         ({"max_size": 1_450_000, "quant": "fp32"}, "fp32 takes", "--quant int8 takes"),
         ({"max_size": "much"}, "--max-size must be a size such as 350MB, not 'much'", ""),
         ({"max_kld": 0.0}, "--max-kld must be above 0", ""),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgelm.bundle import Bundle
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 
@@ -70,10 +71,30 @@ SHAPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("quant", ["fp32", "int8", "int4"])
 def test_same_greedy_tokens(tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str, quant: str) -> None:
-    genai = pytest.importorskip("onnxruntime_genai")
     config = dict(SHAPES[shape])
     ready = config.pop("lora_ready", False)
-    bundle = export(tiny_checkpoint(**config), "rpi5", quant, lora_ready=ready, output=tmp_path / "b")
+    _same_greedy_tokens(export(tiny_checkpoint(**config), "rpi5", quant, lora_ready=ready, output=tmp_path / "b"))
+
+
+@pytest.mark.parametrize("shape", ["window", "phi3", "gemma3"])
+def test_same_greedy_tokens_with_windows_alone(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str
+) -> None:
+    checkpoint = tiny_checkpoint(**{**SHAPES[shape], "max_position_embeddings": 1024})
+    bundle = export(checkpoint, "rpi5", "int4", output=tmp_path / "b")
+    assert bundle.manifest["graph"]["windows"]
+    _same_greedy_tokens(bundle)
+
+
+@pytest.mark.parametrize("shape", ["grouped-query", "head-dim-8", "phi3", "gemma3", "lfm2"])
+def test_same_greedy_tokens_with_an_int8_cache(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str
+) -> None:
+    _same_greedy_tokens(export(tiny_checkpoint(**SHAPES[shape]), "rpi5", "int4", kv="int8", output=tmp_path / "b"))
+
+
+def _same_greedy_tokens(bundle: Bundle) -> None:
+    genai = pytest.importorskip("onnxruntime_genai")
     prompt, wanted = np.random.default_rng(0).integers(3, 300, 30), 40
     engine = Engine.load(bundle, threads=1)
     logits, expected = engine.forward(prompt), []

@@ -41,6 +41,9 @@ class FakeEngine:
     def adapt(self, adapter: object) -> None:
         assert adapter is None
 
+    def room_after(self, position: int) -> int | None:
+        return None
+
     @property
     def tokens(self) -> list[int]:
         return self.ids

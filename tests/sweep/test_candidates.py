@@ -13,14 +13,15 @@ from edgelm.sweep.candidates import candidates, chosen
 from edgelm.target import load_target
 
 INT4 = [f"int4-b{block}-{method}" for block in (32, 64, 128) for method in ("nearest", "search", "gptq")]
+FAST = [name.replace("int4", "int4-fast") for name in INT4]
 
 
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("rpi5", ["fp32", "int8", "int8-smooth", *INT4]),
-        ("x86-64", ["fp32", "int8", *INT4]),  # 8-bit blocks gain nothing from calibration
-        ("jetson-orin-nano", ["fp32", "int8", *INT4]),
+        ("rpi5", ["fp32", "int8", "int8-smooth", *INT4, "auto"]),
+        ("x86-64", ["fp32", "int8", *INT4, *FAST, "auto"]),  # 8-bit blocks gain nothing from calibration
+        ("jetson-orin-nano", ["fp32", "int8", *INT4, "auto"]),
     ],
 )
 def test_what_a_boards_recipes_allow(target, expected):
@@ -40,6 +41,7 @@ def test_a_candidates_recipe():
         "int4-b32-gptq",
         "int4-b64-gptq",
         "int4-b128-gptq",
+        "auto",
     ]
 
 

@@ -1,0 +1,276 @@
+"""Mixed precision: for each matrix the format that serves a budget best, of those that the target's core runs well.
+
+A matrix is a matrix of the graph: query, key and value are one, and so are gate and up. So are the embedding and the
+head where they are tied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from edgelm.errors import ExportError
+from edgelm.exporter import recipe
+from edgelm.exporter.assignment import Frontier, frontier
+from edgelm.exporter.budget import Budget, shown
+from edgelm.exporter.builder import Builder
+from edgelm.exporter.decoder import Decoder, Linear
+from edgelm.exporter.formats import Format, Rows, make_format
+from edgelm.exporter.sensitivity import Choices, Losses
+from edgelm.exporter.store import SizedFile
+from edgelm.target import FormatSpec, RecipeSpec, Target
+
+AUTO = "auto"
+DEFAULT = -1  # in place of a point: the target's default recipe
+
+_BLOCKED = (
+    FormatSpec("MatMulNBits", 4, 128),
+    FormatSpec("MatMulNBits", 4, 64),
+    FormatSpec("MatMulNBits", 4, 32),
+    FormatSpec("MatMulNBits", 8, 128),
+    FormatSpec("MatMulNBits", 8, 32),
+)
+_TRIES = 6  # exports at most, until a limit of KLD is met
+_AIM = 0.95  # of a limit of KLD: what is predicted is not quite what is measured
+_CLOSE = 0.85  # of it: nearer need not be tried
+_WORTH = 0.95  # of the default recipe's loss: losing hardly less is no reason for a mixture
+_PAGE, _LINE = 4096, 64  # as the data file aligns large and small tensors
+
+
+def formats_of(target: Target, *, floats: bool = False) -> tuple[FormatSpec, ...]:
+    """The formats of matrices that a target's core runs without a fallback (docs/targets.md).
+
+    Blocks of 4 and 8 bits wherever onnxruntime has kernels for them (ARM without dot products unpacks every weight at
+    every call); DynamicQuantizeMatMul where one of the target's own recipes uses it; with `floats`, weights as they are.
+    """
+    dynamic = FormatSpec("DynamicQuantizeMatMul", 8)
+    own = {spec for of in target.recipes.values() for spec in (of.body, of.head)}
+    return (
+        *(_BLOCKED if runs_blocks(target) else ()),
+        *((dynamic,) if dynamic in own else ()),
+        *((FormatSpec("MatMul", 16 if target.runtime.activations == "fp16" else 32),) if floats else ()),
+    )
+
+
+def runs_blocks(target: Target) -> bool:
+    """Whether its core has kernels for MatMulNBits, and need not unpack all weights at every call."""
+    return target.cpu.arch != "aarch64" or target.has_dotprod or target.runtime.provider != "cpu"
+
+
+def choices(decoder: Decoder, target: Target, *, floats: bool = False) -> Choices:
+    """What each matrix of a decoder may be stored in, those of fewest bytes first.
+
+    Raises:
+        ExportError: none of the formats runs well on this target.
+    """
+    specs = formats_of(target, floats=floats)
+    if not any(spec.bits < 16 for spec in specs):
+        raise ExportError(
+            f"{target.name} has no quantised format that its core runs without a fallback", hint="choose a --quant"
+        )
+    made, hidden = [make_format(spec) for spec in specs], decoder.hidden
+
+    def fitted(linear: Linear, every: Iterable[Format]) -> list[Format]:
+        distinct = dict.fromkeys(format.fit(linear.inputs) for format in every)
+        return sorted(distinct, key=lambda format: format.nbytes(linear.outputs, linear.inputs))
+
+    heads = fitted(decoder.head, made)
+    shared = [format for format in heads if format.can_gather(hidden)] if decoder.tied else []
+    tables = [Rows() if spec.op == "DynamicQuantizeMatMul" else make_format(spec) for spec in specs]
+    return Choices(
+        body={linear.name: fitted(linear, made) for linear in decoder.linears},
+        head=shared or heads,
+        embedding=()
+        if shared
+        else fitted(decoder.embedding, (t for t in tables if t.fit(hidden).can_gather(hidden))) or [Rows()],
+    )
+
+
+class Menu:
+    """All recipes of a model that are worth having, from the smallest to the best.
+
+    Attributes:
+        frontier: their bytes of weights and predicted losses.
+    """
+
+    def __init__(self, decoder: Decoder, target: Target, choices: Choices, losses: Losses) -> None:
+        self.decoder, self.target, self.choices, self.losses = decoder, target, choices, losses
+        self._formats: list[Sequence[Format]] = [*choices.body.values(), choices.head]
+        self._linears = [*decoder.linears, decoder.head]
+        if choices.embedding:
+            self._formats.append(choices.embedding)
+            self._linears.append(decoder.embedding)
+        self._default = self._options(target.recipe())
+        activations = "float16" if target.runtime.activations == "fp16" else "float32"
+        self.frontier: Frontier = frontier(
+            [
+                [
+                    (_stored(format, linear, activations), loss)
+                    for format, loss in zip(formats, losses[linear.name], strict=True)
+                ]
+                for linear, formats in zip(self._linears, self._formats, strict=True)
+            ]
+        )
+
+    @property
+    def last(self) -> int:
+        """The point of the best recipe."""
+        return len(self.frontier.nbytes) - 1
+
+    @property
+    def default_loss(self) -> float | None:
+        """The predicted loss of the target's default recipe; None where its formats are not on offer."""
+        if self._default is None:
+            return None
+        return sum(self.losses[m.name][option] for m, option in zip(self._linears, self._default, strict=True))
+
+    def recipe(self, point: int) -> RecipeSpec:
+        """The recipe at a point of the frontier, or `DEFAULT`; the cache is that of the target's default."""
+        picked = self._picked(point)
+        chosen = {m.name: f[i].spec for m, f, i in zip(self._linears, self._formats, picked, strict=True)}
+        return of_matrices(
+            {linear.name: chosen[linear.name] for linear in self.decoder.linears},
+            self.decoder,
+            head=chosen[self.decoder.head.name],
+            embedding=chosen.get(self.decoder.embedding.name) if self.choices.embedding else None,
+            kv=self.target.recipe().kv,
+        )
+
+    def sensitivity(self, point: int) -> dict[str, float]:
+        """Matrix → the predicted loss in its format, for the manifest: four digits."""
+        picked = self._picked(point)
+        return {
+            linear.name: float(f"{self.losses[linear.name][option]:.4g}")
+            for linear, option in zip(self._linears, picked, strict=True)
+        }
+
+    def _picked(self, point: int) -> list[int]:
+        return self._default if point == DEFAULT and self._default is not None else self.frontier.choice(point)
+
+    def _options(self, spec: RecipeSpec) -> list[int] | None:
+        """The options that make up a recipe, None where one is not on offer."""
+        chosen = recipe.formats(spec, self.decoder.hidden)
+        own = [*(chosen.of(linear) for linear in self.decoder.linears), chosen.head]
+        own += [chosen.embedding] if self.choices.embedding else []
+        pairs = list(zip(self._formats, own, strict=True))
+        return [options.index(format) for options, format in pairs] if all(f in o for o, f in pairs) else None
+
+
+def of_matrices(
+    matrices: dict[str, FormatSpec], decoder: Decoder, *, head: FormatSpec, embedding: FormatSpec | None, kv: FormatSpec
+) -> RecipeSpec:
+    """A recipe of formats by matrix; `body` is the one that holds most weights, and a tied embedding the head's."""
+    weights: dict[FormatSpec, int] = {}
+    for linear in decoder.linears:
+        spec = matrices[linear.name]
+        weights[spec] = weights.get(spec, 0) + linear.outputs * linear.inputs
+    body = max(weights, key=lambda spec: weights[spec])
+    return RecipeSpec(body, head, embedding or head, kv, matrices=matrices)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A written bundle: the point it stands for, its KLD where that is measured, its bytes."""
+
+    point: int
+    size: int
+    kld: float | None
+
+
+def search(menu: Menu, budget: Budget, weigh: Callable[[RecipeSpec], int], write: Callable[[int], Attempt]) -> Attempt:
+    """Write the recipe that serves a budget: the least KLD within its bytes, or the fewest bytes within its KLD.
+
+    Args:
+        menu: the recipes.
+        budget: without limits the bundle takes no more than one of the target's default recipe.
+        weigh: exactly what a bundle of a recipe takes.
+        write: writes one, and measures it where KLD is limited; the last one written stays.
+
+    Raises:
+        ExportError: no recipe keeps the budget; it says what the best one reaches.
+    """
+    if budget.kld is not None:
+        return _within_kld(menu, budget, _largest(menu, budget, weigh), write)
+    if budget.size is None:
+        budget = replace(budget, size=max(weigh(menu.target.recipe()), weigh(menu.recipe(0))))
+    assert budget.size is not None
+    point, default = _largest(menu, budget, weigh), menu.default_loss
+    if default is not None and float(menu.frontier.loss[point]) > _WORTH * default:
+        point = DEFAULT if weigh(menu.recipe(DEFAULT)) <= budget.size else point
+    return write(point)
+
+
+def _largest(menu: Menu, budget: Budget, weigh: Callable[[RecipeSpec], int]) -> int:
+    """The best point whose bundle keeps the limit of bytes."""
+    if budget.size is None:
+        return menu.last
+    smallest = weigh(menu.recipe(0))
+    if smallest > budget.size:
+        loss = float(menu.frontier.loss[0])
+        raise ExportError(
+            f"no recipe of {menu.target.name} keeps --max-size {shown(budget.size)}: the smallest takes "
+            f"{shown(smallest)}, with a KLD of about {loss:.2g}",
+            hint=_smaller(menu),
+        )
+    fits, highest = 0, menu.last
+    while fits < highest:
+        point = (fits + highest + 1) // 2
+        if weigh(menu.recipe(point)) <= budget.size:
+            fits = point
+        else:
+            highest = point - 1
+    return fits
+
+
+def _smaller(menu: Menu) -> str:
+    """What to do where even the smallest recipe is too large."""
+    cores = [name for name, spec in menu.target.recipes.items() if spec.note]
+    slow = f"--quant {cores[0]} is smaller, but slow on this core; or " if cores else ""
+    return f"{slow}take a smaller model, or a larger --max-size"
+
+
+def _within_kld(menu: Menu, budget: Budget, largest: int, write: Callable[[int], Attempt]) -> Attempt:
+    """Bracket the limit of KLD: what was measured corrects what is predicted, from try to try."""
+    assert budget.kld is not None
+    aim, too_coarse, good = _AIM * budget.kld, -1, None
+    made = None
+    for _ in range(_TRIES):
+        wanted = menu.frontier.within_loss(aim)
+        highest = largest if good is None else good.point - 1
+        point = min(max(menu.last if wanted is None else wanted, too_coarse + 1), highest)
+        made = write(point)
+        assert made.kld is not None
+        if made.kld > budget.kld:
+            if point == largest:
+                raise _unreached(menu, budget, made)
+            too_coarse = point
+        else:
+            good = made
+            if made.kld >= _CLOSE * budget.kld:
+                break
+        if good is not None and good.point == too_coarse + 1:
+            break
+        predicted = float(menu.frontier.loss[point])
+        aim = _AIM * budget.kld * (predicted / made.kld if made.kld > 0 and predicted > 0 else 2.0)
+    if good is None:  # what is predicted is no guide here: the best there is
+        good = write(largest)
+        if good.kld is not None and good.kld > budget.kld:
+            raise _unreached(menu, budget, good)
+    return good if made is good else write(good.point)
+
+
+def _unreached(menu: Menu, budget: Budget, best: Attempt) -> ExportError:
+    within = f" within --max-size {shown(budget.size)}" if budget.size is not None else ""
+    return ExportError(
+        f"no recipe of {menu.target.name} reaches --max-kld {budget.kld:g}{within}: the best, "
+        f"{shown(best.size)}, has a KLD of {best.kld:.3g}",
+        hint="calibrate (--calibrate TEXT), or allow more",
+    )
+
+
+def _stored(format: Format, linear: Linear, activations: str) -> int:
+    """Bytes of a packed matrix in the data file, up to where the next tensor begins."""
+    with SizedFile() as data:
+        format.pack(Builder(data, activations), linear.name, linear.outputs, linear.inputs, ())
+        boundary = _PAGE if data.size >= _PAGE else _LINE
+        return -(-data.size // boundary) * boundary

@@ -1,0 +1,193 @@
+"""A recipe from a file: the manifest of a bundle, or what is left of one, replayed on the model it was made for.
+
+    {"quant": "auto", "recipe": {"body": {"op": …, "bits": …, "block": …}, "head": …, "embedding": …, "kv": …,
+     "matrices": {"model.layers.0.mlp.down_proj": {"op": …, "bits": …, "block": …, "shape": [n, k]}, …}}}
+
+``matrices`` may be left out: then `body` holds for all. ``calibration`` and ``mixed`` are taken over where they are
+there, so that the same model, target and text give the same bundle, byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edgelm.bundle import MANIFEST
+from edgelm.errors import ExportError
+from edgelm.evaluate.passages import BUILTIN, load_passages
+from edgelm.exporter.decoder import Decoder
+from edgelm.exporter.progress import Progress
+from edgelm.target import FORMATS, ROLES, FormatSpec, RecipeSpec
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TABLES = {"MatMul": "Gather", "MatMulNBits": "GatherBlockQuantized", "DynamicQuantizeMatMul": "Gather"}
+_HINT = "a recipe is a bundle, its manifest.json, or a JSON file with the 'recipe' of one"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recipe that was read.
+
+    Attributes:
+        path: of the file.
+        quant: what the recipe is called.
+        spec: the formats.
+        shapes: of the matrices [n, k], where the file has them.
+        calibration, kv_calibration, mixed: as in the manifest, or None.
+    """
+
+    path: Path
+    quant: str
+    spec: RecipeSpec
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    calibration: Mapping[str, Any] | None = None
+    kv_calibration: Mapping[str, Any] | None = None
+    mixed: Mapping[str, Any] | None = None
+
+    @property
+    def operators(self) -> set[str]:
+        """Those that multiply."""
+        return {spec.op for spec in (self.spec.body, self.spec.head, *self.spec.matrices.values())}
+
+    def check(self, decoder: Decoder | None) -> None:
+        """Whether it suits a model; None is one without a native family.
+
+        Raises:
+            ExportError: it is for another one; it names the matrix.
+        """
+        if not self.spec.matrices:
+            return
+        if decoder is None:
+            raise ExportError(
+                f"{self.path}: a recipe of single matrices is for models with a native family",
+                hint="see: edgelm families",
+            )
+        hint = "replay a recipe on the model it was made for, or choose anew: --quant auto"
+        linears = {linear.name: linear for linear in decoder.linears}
+        if strange := [name for name in self.spec.matrices if name not in linears]:
+            raise ExportError(
+                f"{self.path} is a recipe for another model: this one has no matrix {strange[0]!r}", hint=hint
+            )
+        if missing := [name for name in linears if name not in self.spec.matrices]:
+            raise ExportError(f"{self.path} is a recipe for another model: it has no matrix {missing[0]!r}", hint=hint)
+        for name, shape in self.shapes.items():
+            here = (linears[name].outputs, linears[name].inputs)
+            if shape != here:
+                raise ExportError(
+                    f"{self.path} is a recipe for another model: {name} is {list(shape)} there, and {list(here)} here",
+                    hint=hint,
+                )
+
+    def text(self, wanted: str | None, progress: Progress) -> str | None:
+        """The text to calibrate on: the one `wanted`, else the one that the recipe was made with.
+
+        Raises:
+            ExportError: that text is a file, which has to be given.
+        """
+        texts = [facts.get("text") for facts in (self.calibration, self.kv_calibration) if facts is not None]
+        known = texts[0] if texts else None
+        if not isinstance(known, Mapping):
+            return wanted
+        name, digest = str(known.get("name")), str(known.get("sha256"))
+        own = name == BUILTIN and load_passages(BUILTIN, "calibration").sha256 == digest
+        if self.calibration is None and own:  # steps of keys and values are found on it without being asked
+            return wanted
+        if wanted is None:
+            if not own:
+                raise ExportError(
+                    f"{self.path}: the recipe was calibrated on {name} (SHA-256 {digest[:12]})",
+                    hint="give that text with --calibrate; --calibrate none does without, and gives other bytes",
+                )
+            return name
+        if wanted == "none" or load_passages(wanted, "calibration").sha256 != digest:
+            progress.say(f"the recipe was calibrated on {name} (SHA-256 {digest[:12]}): the bytes will be others")
+        return wanted
+
+
+def read_replay(path: str | os.PathLike[str]) -> Replay:
+    """The recipe of a bundle, of its manifest.json, or of a file with such a ``recipe``.
+
+    Raises:
+        ExportError: there is none; it names the file and the key.
+    """
+    place = Path(path)
+    file = place / MANIFEST if place.is_dir() else place
+    top = _Part(file, "", _read(file))
+    recipe = top.part("recipe")
+    body, head, embedding, kv = (recipe.format(role, role) for role in ROLES)
+    quant = top.data.get("quant", "recipe")
+    if not isinstance(quant, str) or not _NAME.fullmatch(quant):
+        top.fail("quant", f"is no name for a recipe: {quant!r}")
+    matrices = recipe.part("matrices") if "matrices" in recipe.data else _Part(file, "", {})
+    shapes = {name: matrices.part(name).shape() for name in matrices.data if "shape" in matrices.part(name).data}
+    return Replay(
+        file,
+        quant,
+        RecipeSpec(body, head, embedding, kv, matrices={name: matrices.format(name, "body") for name in matrices.data}),
+        shapes,
+        *(
+            value if isinstance(value := top.data.get(key), dict) else None
+            for key in ("calibration", "kv_calibration", "mixed")
+        ),
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExportError(f"recipe {file} cannot be read: {error.strerror}", hint=_HINT) from None
+    except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError, too
+        raise ExportError(f"recipe {file} is not valid JSON: {error}", hint=_HINT) from None
+    if not isinstance(value, dict):
+        raise ExportError(f"recipe {file} holds {type(value).__name__}, expected a JSON object", hint=_HINT)
+    return value
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An object inside the file, and its dotted key."""
+
+    file: Path
+    key: str
+    data: Mapping[str, Any]
+
+    def fail(self, key: str, problem: str) -> NoReturn:
+        raise ExportError(f"{self.file}: {self._dotted(key)} {problem}", hint=_HINT)
+
+    def part(self, key: str) -> _Part:
+        value = self.data.get(key)
+        if not isinstance(value, dict):
+            self.fail(key, "is missing" if key not in self.data else "must be an object")
+        return _Part(self.file, self._dotted(key), value)
+
+    def format(self, key: str, role: str) -> FormatSpec:
+        """The format under `key`, one of those that a `role` may have."""
+        part = self.part(key)
+        op, bits, block = (part.data.get(name) for name in ("op", "bits", "block"))
+        if role == "embedding" and isinstance(op, str):  # manifests name it by the head's operator
+            op = _TABLES.get(op, op)
+        known = FORMATS[role]
+        if not isinstance(op, str) or op not in known:
+            part.fail("op", f"must be one of {', '.join(known)}, not {op!r}")
+        all_bits, blocks = known[op]
+        if isinstance(bits, bool) or bits not in all_bits:
+            part.fail("bits", f"must be one of {', '.join(map(str, all_bits))} for {op}, not {bits!r}")
+        if isinstance(block, bool) or block not in (blocks or (None,)):
+            part.fail("block", f"must be one of {', '.join(map(str, blocks)) or 'none'} for {op}, not {block!r}")
+        return FormatSpec(op, int(bits), None if block is None else int(block))
+
+    def shape(self) -> tuple[int, int]:
+        """[n, k]."""
+        value = self.data["shape"]
+        if not (isinstance(value, list) and len(value) == 2 and all(type(size) is int for size in value)):
+            self.fail("shape", f"must be two whole numbers, not {value!r}")
+        return value[0], value[1]
+
+    def _dotted(self, key: str) -> str:
+        return f"{self.key}.{key}" if self.key else key

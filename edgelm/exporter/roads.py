@@ -1,0 +1,187 @@
+"""How a checkpoint becomes a graph: the native road of families that are known, or Optimum's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from edgelm.bundle import BundleWriter
+from edgelm.errors import CheckpointError, ExportError, OptionError, UnsupportedModelError
+from edgelm.exporter import families, footprint, genai, native
+from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.decoder import Decoder
+from edgelm.exporter.families.common import TRY_OPTIMUM
+from edgelm.exporter.footprint import Footprint
+from edgelm.exporter.lora import MERGE
+from edgelm.exporter.progress import Progress
+from edgelm.exporter.quality import prepared, with_kv_scales
+from edgelm.exporter.recipe import quantised_kv
+from edgelm.exporter.result import GraphResult
+from edgelm.exporter.tokenizer import TextFiles
+from edgelm.exporter.vocabulary import Trim
+from edgelm.exporter.weights import WeightReader
+from edgelm.target import RecipeSpec, Target
+
+Exporter = Literal["auto", "native", "optimum"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to write.
+
+    Attributes:
+        recipe: how weights are stored.
+        context: in tokens.
+        text: what was written of tokenizer and template.
+        writer: of the bundle.
+        calibrate: a text to calibrate on, or None.
+        errors: whether to tell how far each matrix is from what it was.
+        lora_ready: whether adapters have a place.
+    """
+
+    recipe: RecipeSpec
+    context: int
+    text: TextFiles
+    writer: BundleWriter
+    calibrate: str | None = None
+    errors: bool = False
+    lora_ready: bool = False
+
+
+@dataclass(frozen=True)
+class Road:
+    """How a checkpoint becomes a graph.
+
+    Attributes:
+        name: ``native`` or ``optimum``.
+        context_limit: the longest context in tokens.
+        footprint: what the model takes in a recipe.
+        whole: the same with its whole vocabulary, where that is trimmed.
+        write: write model.onnx and what belongs to it; what was written.
+        checkpoint: what its weights are read from, the rows that stay where the vocabulary is trimmed.
+        decoder: what the model is then, on the native road.
+    """
+
+    name: str
+    context_limit: int
+    footprint: Callable[[RecipeSpec], Footprint]
+    whole: Callable[[RecipeSpec], Footprint]
+    write: Callable[[Job], GraphResult]
+    checkpoint: Checkpoint
+    decoder: Decoder | None = None
+
+    def expect_int8_kv(self) -> None:
+        """UnsupportedModelError where keys and values cannot be kept as int8: on Optimum's road."""
+        if self.name != "native":
+            raise UnsupportedModelError(
+                f"{self.checkpoint.path}: model type {self.checkpoint.config.model_type!r} goes through Optimum, whose "
+                "graphs keep keys and values as floats",
+                hint="leave out --kv int8",
+            )
+
+
+def choose_road(
+    checkpoint: Checkpoint, exporter: Exporter, target: Target, progress: Progress, cut: Trim | None
+) -> Road:
+    """The native road where a family can describe this model, else Optimum's."""
+    if exporter not in ("auto", "native", "optimum"):
+        raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
+    if exporter == "optimum":
+        return _optimum_road(checkpoint, target, progress, cut, None)
+    try:
+        return _native_road(checkpoint, families.describe(checkpoint.config), target, progress, cut)
+    except UnsupportedModelError as reason:
+        if exporter == "native":
+            raise
+        return _optimum_road(checkpoint, target, progress, cut, reason)
+
+
+def _native_road(checkpoint: Checkpoint, whole: Decoder, target: Target, progress: Progress, cut: Trim | None) -> Road:
+    decoder = whole
+    if cut is not None:
+        if whole.vocab != cut.vocab:
+            raise CheckpointError(
+                f"{checkpoint.path}: config.json says {cut.vocab:,} and {whole.vocab:,} for vocab_size"
+            )
+        checkpoint = checkpoint.picking(whole.vocab_tensors, cut.rows)
+        decoder = whole.with_vocab(len(cut.rows))
+
+    def write(job: Job) -> GraphResult:
+        reader = WeightReader(checkpoint)
+        with prepared(
+            job.calibrate,
+            reader,
+            decoder,
+            job.recipe,
+            job.context,
+            job.text,
+            job.writer,
+            progress,
+            smoothing=not job.lora_ready,
+        ) as weights:
+            weights = with_kv_scales(
+                weights, job.calibrate, decoder, job.recipe, job.context, job.text, job.writer, progress
+            )
+            result = native.write_graph(
+                checkpoint,
+                decoder,
+                target,
+                job.recipe,
+                job.context,
+                job.writer,
+                progress,
+                weights,
+                errors=job.errors,
+                lora_ready=job.lora_ready,
+            )
+        job.writer.write_json(genai.CONFIG, genai.config(result.graph, job.context, job.text, decoder))
+        return result
+
+    def taken(model: Decoder, spec: RecipeSpec) -> Footprint:
+        return footprint.of_decoder(model, spec, target, checkpoint.scheme)
+
+    return Road(
+        "native", decoder.context_limit, partial(taken, decoder), partial(taken, whole), write, checkpoint, decoder
+    )
+
+
+def _optimum_road(
+    checkpoint: Checkpoint,
+    target: Target,
+    progress: Progress,
+    cut: Trim | None,
+    reason: UnsupportedModelError | None,
+) -> Road:
+    """Optimum's; `reason` is why the native road could not be taken, None where it was not asked for."""
+    if checkpoint.adapter is not None:
+        raise UnsupportedModelError(
+            f"{checkpoint.path}: model type {checkpoint.config.model_type!r} goes through Optimum, "
+            "where an adapter cannot be merged",
+            hint=MERGE,
+        )
+    from edgelm.exporter import optimum  # here, so that the native road stands without it
+
+    progress.say(f"exporting through Optimum: {reason or 'as asked'}")
+    optimum.require()
+    rows = None if cut is None else cut.rows
+
+    def write(job: Job) -> GraphResult:
+        if job.calibrate is not None:
+            progress.say("only native families are calibrated: scales are searched without data")
+        if quantised_kv(job.recipe):
+            progress.say("only native families keep keys and values as int8: here they are floats")
+        try:
+            return optimum.write_graph(checkpoint, target, job.recipe, job.writer, progress, rows)
+        except ExportError as error:
+            if reason is None:
+                raise
+            hint = (reason.hint or "").removeprefix(TRY_OPTIMUM).removeprefix(", or ")  # which was tried just now
+            raise ExportError(f"{error}; and {reason}", hint=hint or error.hint) from None
+
+    def taken(tokens: int | None, spec: RecipeSpec) -> Footprint:
+        return footprint.of_checkpoint(checkpoint, spec, target, tokens)
+
+    limit, tokens = optimum.context_limit(checkpoint.config), None if rows is None else len(rows)
+    return Road("optimum", limit, partial(taken, tokens), partial(taken, None), write, checkpoint)
