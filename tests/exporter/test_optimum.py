@@ -329,7 +329,7 @@ def test_it_is_silent_and_needs_no_network(
         models.checkpoint("opt"), "rpi5", "int4", output=tmp_path / "bundle", exporter="optimum", progress=Listener()
     )
     assert capfd.readouterr() == ("", "")
-    assert heard[0] == "tracing with Optimum"
+    assert "tracing with Optimum" in heard
     assert "weights" in heard
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle"]
     assert set(bundle.files) == {p.name for p in bundle.path.iterdir()} - {"manifest.json"}
