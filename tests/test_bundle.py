@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgelm.bundle import FORMAT, MANIFEST, Bundle, writing
+from edgelm.bundle import FORMAT, MANIFEST, Bundle
+from edgelm.bundle_writer import writing
 from edgelm.errors import BundleError, EdgeLMError, ExportError
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelm.bundle import MANIFEST, Bundle
+from edgelm.bundle_writer import save_quality
 from edgelm.cli.export import load_export
 from edgelm.cli.loading import loaded
 from edgelm.cli.options import bundle_argument, json_option, threads_option
@@ -158,7 +159,7 @@ class _Measure:
         before = self.bundle.quality or {}
         card = quality_card(self.bundle.manifest, _identity(self.base), passages, found, before.get("matrices"))
         if save:
-            self.bundle.save_quality(card)
+            save_quality(self.bundle, card)
         return card
 
     def _load(self, bundle: Bundle) -> AbstractContextManager[LM]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.bundle import DATA, MODEL, BundleWriter
+from edgelm.bundle import DATA, MODEL
+from edgelm.bundle_writer import BundleWriter
 from edgelm.errors import CheckpointError
 from edgelm.exporter import footprint, graph, recipe
 from edgelm.exporter.adapter import place

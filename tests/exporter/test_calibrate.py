@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgelm.bundle import Bundle
+from edgelm.bundle_writer import save_quality
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages
@@ -237,7 +238,7 @@ def test_small_models_are_measured_unasked() -> None:
 
 def test_a_saved_card_belongs_to_the_bundle(stories: dict[str, Path], tmp_path: Path) -> None:
     made = export(stories["model"], "rpi5", "int4", output=tmp_path / "b")
-    saved = made.save_quality({"format": 1, "kld": {"mean": 0.5}})
+    saved = save_quality(made, {"format": 1, "kld": {"mean": 0.5}})
     assert saved.quality == Bundle.open(made.path).quality == {"format": 1, "kld": {"mean": 0.5}}
     assert Bundle.open(made.path).verify() == []
     assert {**saved.files, "quality.json": None} == {**made.files, "quality.json": None}
@@ -256,7 +257,7 @@ def test_a_damaged_bundle_is_not_blessed_by_a_new_card(stories: dict[str, Path],
     content[0] ^= 1
     data.write_bytes(content)
     with pytest.raises(EdgeLMError, match=r"model\.onnx\.data was changed"):
-        made.save_quality({"format": 1})
+        save_quality(made, {"format": 1})
     assert not (made.path / "quality.json").exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
 

@@ -1,0 +1,194 @@
+"""Writing a bundle: aside in a hidden folder, to disk, then renamed, so that a half-written one is never visible."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgelm.bundle import FORMAT, MANIFEST, QUALITY, Bundle, sha256
+from edgelm.disk import locked, to_disk
+from edgelm.errors import ExportError
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """JSON as a bundle's files hold it, the keys in the order given."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+class BundleWriter:
+    """The unfinished bundle: a hidden sibling folder that becomes the bundle when `commit` is called."""
+
+    def __init__(self, folder: Path, output: Path) -> None:
+        self.folder = folder
+        self.output = output
+
+    def path(self, name: str) -> Path:
+        """Where to write the file `name`."""
+        return self.folder / name
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        self.path(name).write_bytes(text.encode("utf-8"))
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file, the keys in the order given."""
+        self.write_text(name, json_text(value))
+
+    def draft(self, manifest: Mapping[str, Any]) -> Bundle:
+        """The unfinished bundle as one that can be run, for measuring it before anybody else sees it."""
+        files = {entry.name: {"bytes": entry.stat().st_size, "sha256": ""} for entry in self.folder.iterdir()}
+        return Bundle(self.folder, {"format": FORMAT, **manifest, "files": files})
+
+    def commit(self, manifest: Mapping[str, Any], *, overwrite: bool = False) -> Bundle:
+        """Write the manifest with every file's size and hash, force all to disk, and make the bundle visible."""
+        names = sorted(entry.name for entry in self.folder.iterdir())
+        files = {n: {"bytes": self.path(n).stat().st_size, "sha256": sha256(self.path(n))} for n in names}
+        full = {"format": FORMAT, **manifest, "files": files}
+        self.write_json(MANIFEST, full)
+        for name in [*names, MANIFEST]:
+            to_disk(self.path(name))
+        to_disk(self.folder)
+        os.chmod(self.folder, 0o777 & ~umask())  # mkdtemp made it private
+        self._rename(overwrite)
+        to_disk(self.output.parent)
+        return Bundle(self.output, full)
+
+    def _rename(self, overwrite: bool) -> None:
+        if overwrite and self.output.exists():
+            # A folder cannot replace a full folder in one step: the old one steps aside, and back if that fails.
+            aside = Path(tempfile.mkdtemp(prefix=f".{self.output.name}.old-", dir=self.output.parent)) / "bundle"
+            self.output.rename(aside)
+            try:
+                self.folder.rename(self.output)
+            except OSError:
+                aside.rename(self.output)
+                raise
+            finally:
+                shutil.rmtree(aside.parent, ignore_errors=True)
+            return
+        try:
+            self.folder.rename(self.output)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise output_exists(self.output) from None
+            raise
+
+
+@contextlib.contextmanager
+def writing(output: Path, *, overwrite: bool = False) -> Iterator[BundleWriter]:
+    """A `BundleWriter` for the folder `output`; whatever goes wrong, nothing half-written stays.
+
+    Raises:
+        ExportError: `output` exists (and is not to be overwritten), cannot be written, or the disk is full.
+    """
+    check_output(output, overwrite=overwrite)
+    folder: Path | None = None
+    made: list[Path] = []
+    lock = contextlib.ExitStack()
+    try:
+        made = _make_parents(output.parent)
+        _sweep(output)
+        folder = Path(tempfile.mkdtemp(prefix=_partial(output), dir=output.parent))
+        lock.enter_context(locked(folder))
+        yield BundleWriter(folder, output)
+    except OSError as error:
+        raise _write_error(output, error) from error
+    finally:
+        lock.close()
+        if folder is not None and folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        for parent in reversed(made):  # only those made here, and only while they are empty
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def save_quality(bundle: Bundle, card: Mapping[str, Any]) -> Bundle:
+    """A bundle with another quality card, in the same folder.
+
+    It is written anew, its other files by hard link where the disk knows such, and takes the old one's place as a whole:
+    it is never seen with a card that its manifest does not know.
+
+    Raises:
+        BundleError: a file differs from the manifest; a new one must not bless it.
+        ExportError: the folder cannot be written.
+    """
+    with writing(bundle.path, overwrite=True) as writer:
+        for name in bundle.files:
+            bundle.check_file(name, whole=True)
+            if name != QUALITY:
+                _link(bundle.path / name, writer.path(name))
+        writer.write_json(QUALITY, card)
+        facts = {key: value for key, value in bundle.manifest.items() if key not in ("format", "files")}
+        return writer.commit(facts, overwrite=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # FAT, as on a boot partition, knows no hard links
+        shutil.copyfile(source, target)
+
+
+def _partial(output: Path) -> str:
+    """How the hidden folders of unfinished bundles begin."""
+    return f".{output.name}.partial-"
+
+
+def _sweep(output: Path) -> None:
+    """Remove what exports to `output` left behind that were killed; one that is at work holds its folder."""
+    for folder in output.parent.iterdir():
+        if folder.name.startswith(_partial(output)):
+            with contextlib.suppress(OSError), locked(folder) as free:
+                if free:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_output(output: Path, *, overwrite: bool = False) -> None:
+    """Raise ExportError where `output` cannot become a bundle, before any work is done."""
+    if os.path.lexists(output):
+        if not overwrite:
+            raise output_exists(output)
+        if not (output / MANIFEST).is_file():
+            raise ExportError(f"{output} is not a bundle and is left alone", hint="choose another folder with -o")
+    parent = next(p for p in [output.parent.absolute(), *output.absolute().parents] if p.exists())
+    if not parent.is_dir():
+        raise ExportError(f"cannot write {output}: {parent} is not a folder", hint="choose another folder with -o")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ExportError(f"cannot write {output}: no permission in {parent}", hint="choose another folder with -o")
+
+
+def output_exists(output: Path) -> ExportError:
+    """The error for an output folder that is there already."""
+    return ExportError(f"output {output} exists already", hint="choose another folder with -o, or pass --overwrite")
+
+
+def _write_error(output: Path, error: OSError) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(next(p for p in output.absolute().parents if p.exists())).free
+        return ExportError(
+            f"disk full while writing {output} ({free / 1e6:,.0f} MB free); nothing was left behind",
+            hint="free some space, or choose another disk with -o",
+        )
+    where = error.filename or output
+    return ExportError(f"cannot write {where}: {error.strerror or error}", hint="choose another folder with -o")
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    missing = [p for p in [folder, *folder.parents] if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return list(reversed(missing))
+
+
+def umask() -> int:
+    """The bits that new files lack."""
+    # The only portable way to read it is to set it.
+    value = os.umask(0)
+    os.umask(value)
+    return value
