@@ -1,7 +1,7 @@
 """The keys and values of the tokens so far, and the buffers a step reads and writes.
 
-Two kinds, told apart by the manifest. *Shared*: past and present are one buffer with room to spare, and a
-step writes into it in place. *Growing*: a step returns a longer copy, as graphs traced from transformers do.
+Two kinds, told apart by the manifest. *Shared*, here: past and present are one buffer with room to spare, and a
+step writes into it in place. *Growing*, in `growing`: a step returns a longer copy, as graphs traced from transformers do.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgelm.runtime.ort import PROMPT, Runner, Values, give_back, ort
+from edgelm.runtime.ort import Runner, Values
 from edgelm.runtime.windows import Window, state_copies, window_copies
 
 _SMALLEST = 256  # tokens of the first allocation
-_NUMPY: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+NUMPY: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 _ONE = np.array([1], np.int64)
-_PROMPT = 32  # tokens from which a pass is a prompt's; fewer are guesses, which decode checks
+PROMPT_PASS = 32  # tokens from which a pass is a prompt's; fewer are guesses, which decode checks
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,15 @@ class SharedCache:
         named = {n: (windows or {}).get(int(n.split(".")[1])) for n in past if n not in fixed}
         self._windows = {n: window for n, window in named.items() if window is not None}
         whole = {n: i for n, i in past.items() if n in named and n not in self._windows}
-        self._past = {n: (i.shape[1], i.shape[3], _NUMPY[i.type]) for n, i in whole.items()}
+        self._past = {n: (i.shape[1], i.shape[3], NUMPY[i.type]) for n, i in whole.items()}
         shapes = {n: (1, past[n].shape[1], w.capacity, past[n].shape[3]) for n, w in self._windows.items()}
         self._kinds = set(self._windows.values())
-        self._window_buffers = [_mapped(shape, _NUMPY[past[n].type]) for n, shape in shapes.items()]
+        self._window_buffers = [_mapped(shape, NUMPY[past[n].type]) for n, shape in shapes.items()]
         size = sum(buffer.nbytes for buffer in self._window_buffers)
         self._copies = window_copies(size, max((w.capacity for w in self._kinds), default=1), context)
         self._reached = 0  # tokens that the windows stand after
         self._touched = 0  # the most they ever stood after: pages beyond were never taken
-        states = {n: np.zeros(i.shape, _NUMPY[i.type]) for n, i in past.items() if n in fixed}
+        states = {n: np.zeros(i.shape, NUMPY[i.type]) for n, i in past.items() if n in fixed}
         self._state_names = list(states)
         self._kept_names = [*states, *self._windows]
         self._kept: dict[int, list[np.ndarray]] = {}  # states and windows after that many tokens
@@ -165,7 +165,7 @@ class SharedCache:
             mask, wanted = np.ones((1, total), np.int64), np.array([num_logits], np.int64)
             kept = [*self._buffers, *self._window_buffers]
             feeds = Values([np.ascontiguousarray(ids).reshape(1, -1), mask, wanted, *kept, *read])
-            prompt = len(ids) >= _PROMPT
+            prompt = len(ids) >= PROMPT_PASS
             runner = self._prompts if prompt else self._runner
             logits = runner.run_first(self._inputs, feeds, Values([*kept, *write]), prompt=prompt)
             self._seen = -1
@@ -178,7 +178,8 @@ class SharedCache:
 
     def feed(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Beside what a step reads anyway."""
-        self._runner.always(arrays)
+        for runner in {self._runner, self._prompts}:
+            runner.always(arrays)
 
     def truncate(self, position: int) -> int:
         """Keys and values beyond the mask are not seen, and will be written over; states begin at a kept place, and so do
@@ -314,89 +315,3 @@ def _mapped(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """
     count = math.prod(shape)
     return np.frombuffer(mmap.mmap(-1, count * np.dtype(dtype).itemsize), dtype, count).reshape(shape)
-
-
-class GrowingCache:
-    """Every step takes the past as it is and returns it longer."""
-
-    def __init__(self, session: Any, vocab: int, prompts: Any = None) -> None:
-        """As that of a `SharedCache`."""
-        inputs = {i.name: i for i in session.get_inputs()}
-        self._session, self._prompts = session, prompts or session
-        self._vocab = vocab
-        self._past = [i for name, i in inputs.items() if name.startswith("past_")]
-        self._positions = "position_ids" in inputs
-        self._mask = "attention_mask" in inputs
-        self._outputs = ["logits", *(i.name.replace("past_key_values", "present") for i in self._past)]
-        self._values = self._empty()
-
-    @property
-    def rewinds(self) -> bool:
-        """Always."""
-        return True
-
-    def room(self, position: int) -> int | None:
-        """Any number."""
-        return None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held for keys and values."""
-        return sum(int(value.tensor_size_in_bytes()) for value in self._values)
-
-    def run(self, ids: np.ndarray, position: int, num_logits: int) -> np.ndarray:
-        """One step; the past is exchanged for the longer one."""
-        total = position + len(ids)
-        feeds = {"input_ids": ids.reshape(1, -1), "num_logits": np.array([num_logits], np.int64)}
-        if self._mask:
-            feeds["attention_mask"] = np.ones((1, total), np.int64)
-        if self._positions:
-            feeds["position_ids"] = np.arange(position, total, dtype=np.int64).reshape(1, -1)
-        values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
-        values |= {i.name: value for i, value in zip(self._past, self._values, strict=True)}
-        prompt = len(ids) >= _PROMPT
-        session, options = (self._prompts, PROMPT) if prompt else (self._session, None)
-        logits, *self._values = session.run_with_ort_values(self._outputs, values, options)
-        if prompt:
-            give_back()
-        result: np.ndarray = logits.numpy()[0]
-        return result
-
-    def truncate(self, position: int) -> int:
-        """Cut the past after `position` tokens."""
-        if position == 0:
-            self._values = self._empty()
-        else:
-            cut = (np.ascontiguousarray(value.numpy()[:, :, :position]) for value in self._values)
-            self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in cut]
-        return position
-
-    def save(self, position: int) -> Kept:
-        """Views of the past."""
-        return Kept(
-            position, {i.name: v.numpy()[:, :, :position] for i, v in zip(self._past, self._values, strict=True)}
-        )
-
-    def needs(self, tokens: int) -> int:
-        """Bytes of the past and the longer copy that a step returns."""
-        per_token = sum(i.shape[1] * i.shape[3] * np.dtype(_NUMPY[i.type]).itemsize for i in self._past)
-        return int(2 * tokens * per_token)
-
-    def feed(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Traced graphs have no such inputs."""
-        assert not arrays
-
-    def keep(self, position: int) -> None:
-        """Nothing to do: `truncate` goes anywhere."""
-
-    def load(self, kept: Kept) -> None:
-        """Copies of the arrays become the past."""
-        arrays = (np.ascontiguousarray(kept.layers[i.name][:, :, : kept.position]) for i in self._past)
-        self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
-
-    def _empty(self) -> list[Any]:
-        shapes = [(1, i.shape[1], 0, i.shape[3]) for i in self._past]
-        return [
-            ort.OrtValue.ortvalue_from_numpy(np.zeros(s, _NUMPY[i.type]))
-            for s, i in zip(shapes, self._past, strict=True)
-        ]

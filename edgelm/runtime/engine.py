@@ -17,9 +17,10 @@ from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, 
 from edgelm.fallback import find_fallback
 from edgelm.machine import CpuInfo, read_cpu, recommended_threads
 from edgelm.runtime.adapter import RuntimeAdapter
-from edgelm.runtime.cache import Cache, GrowingCache, Kept, SharedCache
+from edgelm.runtime.cache import Cache, Kept, SharedCache
 from edgelm.runtime.ceiling import Room, fit
 from edgelm.runtime.generate import PREFILL_CHUNK
+from edgelm.runtime.growing import GrowingCache
 from edgelm.runtime.ort import open_or_fall_back
 from edgelm.runtime.packing import OnBytes
 from edgelm.runtime.prepared import open_prepared

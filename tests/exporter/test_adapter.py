@@ -239,6 +239,15 @@ def test_beside_a_draft_and_with_speculation(made: Made, tiny_bundle: Bundle) ->
             assert found.tokens == expected(made, name, "abc abc abc")
 
 
+def test_a_session_of_its_own_for_prompts_has_the_adapter_too(made: Made) -> None:
+    found = []
+    for prefill_threads in (1, 2):
+        engine = Engine.load(made.base, threads=1, prefill_threads=prefill_threads)
+        engine.adapt(RuntimeAdapter.open(made.files["lamps"]))
+        found.append(engine.forward(IDS[:40], 40).copy())
+    close(found[1], found[0], 1e-5)
+
+
 def test_one_file_serves_every_bundle_of_the_same_weights(made: Made, tmp_path: Path) -> None:
     exact, change = logits(made.base), logits(made.base, made.files["lamps"])
     for target, quant in (("x86-64", "int8"), ("x86-64", "int4"), ("rpi4", "int8")):
