@@ -22,7 +22,7 @@ from edgelm.format_spec import FormatSpec
 from edgelm.rates import Rates
 from edgelm.target import Target, load_all
 
-PROMPT = 512  # tokens of the prompt whose prefill and first token are told; the runtime reads as many at once
+PROMPT = 512  # tokens of the prompt whose prefill and first token are told
 DEPTHS = (0, 1024, 4096)
 Bound = Literal["bandwidth", "compute", "overhead"]
 

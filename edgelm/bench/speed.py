@@ -2,7 +2,8 @@
 
 The tests and figures are llama-bench's (llama.cpp, tools/llama-bench), so that they compare:
 
-* ``pp512``: 512 random ids in one forward pass on an empty cache, BOS first where the vocabulary uses it.
+* ``pp512``: 512 random ids on an empty cache, in passes of `PREFILL_CHUNK` as any prompt is read; BOS first where the
+  vocabulary uses it.
 * ``tg128``: 128 passes of one random id each; no sampling, no tokenising.
 * ``@ d1024``: the same on top of 1,024 tokens, which are not timed.
 
@@ -205,17 +206,20 @@ class _Ids:
         return ids
 
 
-def _fill(engine: Runs, ids: np.ndarray) -> None:
+def _fill(engine: Runs, ids: np.ndarray) -> np.ndarray:
+    """Read `ids` as a prompt; the logits of the last one, [1, V]."""
+    logits = np.empty((0, 0), np.float32)
     for start in range(0, len(ids), PREFILL_CHUNK):
-        engine.forward(ids[start : start + PREFILL_CHUNK])
+        logits = engine.forward(ids[start : start + PREFILL_CHUNK])
+    return logits
 
 
 def _prefill(engine: Runs, ids: np.ndarray, clock: Clock) -> tuple[float, float]:
-    """Seconds of the forward pass, and of the pass and the first sample."""
+    """Seconds of the prompt, and of the prompt and the first sample."""
     sample = make_sampler(GenerationConfig(temperature=0))
     history = ids.tolist()
     start = clock()
-    logits = engine.forward(ids)
+    logits = _fill(engine, ids)
     computed = clock()
     sample(logits[-1], history)
     return computed - start, clock() - start

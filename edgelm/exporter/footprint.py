@@ -30,7 +30,7 @@ _UNPACKED_BLOCK_BITS = 32
 
 _RUNTIME = 60 << 20  # Python, numpy, onnxruntime, tokenizers and a session; measured
 _TOKEN = 400  # a token of the vocabulary in `tokenizers`; measured on three tokenizers of 32,000 to 50,000
-_CHUNK = 512  # tokens the runtime reads of a prompt at once
+_CHUNK = 256  # tokens the runtime reads of a prompt at once
 _ACTIVATIONS = 1.9  # of all that a layer's matrices read and write for a chunk, the arena's peak; measured
 
 _EXPORTER = 90 << 20  # Python and the libraries of the native road; measured, as are the next four

@@ -194,10 +194,12 @@ class Graph:
         # One that is an input too is a default value, and no constant.
         self.tensors = {tensor.name: tensor for tensor in found if tensor is not None and tensor.name not in inputs}
 
-    def with_tensors(self, tensors: dict[str, Tensor]) -> bytes:
-        """The model with other initializers, by name."""
-        graph = Fields()
+    def with_tensors(self, tensors: dict[str, Tensor], first: Node | None = None) -> bytes:
+        """The model with other initializers, by name, and with the node `first` written before all others."""
+        graph = Fields() if first is None else [(_GRAPH_NODE, _BYTES, first.data)]
         for number, wire, value in self._graph:
+            if number == _GRAPH_NODE and first is not None and value == first.data:
+                continue
             if number == _GRAPH_INITIALIZER:
                 tensor = Tensor.read(value)
                 if tensor is not None and tensor.name in tensors:

@@ -63,7 +63,7 @@ def test_a_depth_is_filled_without_being_timed(test, timed):
     [rates] = run(engine, test, repetitions=1)
     assert rates.mean == pytest.approx(100.0)
     sizes = [len(ids) for _, ids in engine.passes]
-    assert sizes[-len(timed) - 2 :] == [512, 188, *timed]
+    assert sizes[-len(timed) - 2 :] == [256, 188, *timed]
 
 
 def test_mean_and_sample_deviation_are_of_the_rates():

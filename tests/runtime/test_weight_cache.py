@@ -450,6 +450,26 @@ def test_a_graph_is_written_as_it_was_read(bundle: Bundle) -> None:
     assert {node.op for node in graph.nodes} >= {"MatMulNBits", "GroupQueryAttention"}
 
 
+def test_a_node_can_be_written_first(bundle: Bundle) -> None:
+    graph = Graph(bundle.model_path.read_bytes())
+    last = graph.nodes[-1]
+    moved = Graph(graph.with_tensors({}, last))
+    assert moved.nodes == [last, *graph.nodes[:-1]]
+    assert moved.tensors == graph.tensors
+
+
+def test_the_largest_matrix_is_packed_first(bundle: Bundle, cache: WeightCache) -> None:
+    packed = Engine.load(bundle, weight_cache=cache).packed
+    assert packed is not None
+    graph = Graph((packed / "graph.onnx").read_bytes())
+    sizes = [
+        max((graph.tensors[n].nbytes for n in node.inputs if n in graph.tensors), default=0) for node in graph.nodes
+    ]
+    products = [size for node, size in zip(graph.nodes, sizes, strict=True) if node.op == "MatMulNBits"]
+    assert graph.nodes[0].op == "MatMulNBits"
+    assert products[0] == max(products)
+
+
 @pytest.mark.parametrize("data", [b"\x08", b"\x0a\x05abc", b"\xff" * 12, b"\x0b"])
 def test_what_is_no_message(data: bytes) -> None:
     with pytest.raises(ValueError, match="no protobuf message"):
