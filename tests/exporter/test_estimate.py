@@ -72,7 +72,7 @@ def test_what_does_not_fit_and_what_would(tmp_path: Path) -> None:
     found = of_model(str(tmp_path), load_target("rpi-zero2w"), "int8")
     assert found.context == 4608
     assert found.misfit is not None
-    assert "needs 463 MB, rpi-zero2w has 304 MB" in found.misfit[0]
+    assert "needs 447 MB, rpi-zero2w has 304 MB" in found.misfit[0]
     assert "would fit: --context" in found.misfit[1]
     assert of_model(str(tmp_path), load_target("rpi-zero2w"), "int8", context=512).misfit is None
 
