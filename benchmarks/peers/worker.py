@@ -6,7 +6,7 @@ The first line it writes says that the engine's library is imported. Then, one a
 
     {"do": "load", "path": …, "threads": 2, "context": 2304}   → seconds until the first logits, opened_seconds without them,
                                                                   files it has made for itself
-    {"do": "prefill", "ids": […]}                              → seconds of one pass, ttft_seconds with the greedy choice, token
+    {"do": "prefill", "ids": […]}                              → seconds of the prompt, ttft_seconds with the greedy choice, token
     {"do": "decode", "before": […], "ids": […]}                → seconds of one pass an id, after the untimed ones before; token
     {"do": "greedy", "ids": […], "count": 16}                  → tokens
     {"do": "logits", "ids": […], "file": "logits.npy"}         → token; the last position's logits in the file

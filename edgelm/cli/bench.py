@@ -85,7 +85,7 @@ def command(
 ) -> None:
     """Measure a bundle's speed and memory on this machine, by llama-bench's definitions.
 
-    pp512 is a prompt of 512 tokens in one pass, tg128 are 128 tokens decoded one by one; t/s are tokens per second,
+    pp512 is a prompt of 512 tokens, read as any prompt is, tg128 are 128 tokens decoded one by one; t/s are tokens per second,
     mean and standard deviation. TTFT is the time to the first token, GB/s the rate at which decode read the weights.
 
     With --draft a text is decoded, too, with the draft bundle's guesses and without.

@@ -19,6 +19,7 @@ from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.formats import Blocked, Dense, Format, PerChannel
 from edgelm.exporter.prequantized import Scheme
 from edgelm.exporter.result import GraphResult
+from edgelm.runtime.generate import PREFILL_CHUNK
 from edgelm.runtime.windows import windows_bytes
 from edgelm.target import RecipeSpec, Target
 
@@ -30,7 +31,6 @@ _UNPACKED_BLOCK_BITS = 32
 
 _RUNTIME = 60 << 20  # Python, numpy, onnxruntime, tokenizers and a session; measured
 _TOKEN = 400  # a token of the vocabulary in `tokenizers`; measured on three tokenizers of 32,000 to 50,000
-_CHUNK = 256  # tokens the runtime reads of a prompt at once
 _ACTIVATIONS = 1.9  # of all that a layer's matrices read and write for a chunk, the arena's peak; measured
 
 _EXPORTER = 90 << 20  # Python and the libraries of the native road; measured, as are the next four
@@ -139,7 +139,7 @@ class Footprint:
         per_token = self.kv_per_token - sum(size for _, size in kept)
         kv = per_token * context
         windows = windows_bytes([(window + SLACK, size) for window, size in kept], context)
-        chunk = min(_CHUNK, context)
+        chunk = min(PREFILL_CHUNK, context)
         activations = int(_ACTIVATIONS * self.width * chunk) + self.scores * chunk * context
         logits, runtime = 4 * self.vocab, _RUNTIME + _TOKEN * self.vocab
         total = self.packed + self.table + self.copies * kv + windows + self.state + activations + logits + runtime

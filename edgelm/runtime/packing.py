@@ -84,8 +84,8 @@ def pack(model: Path, folder: Path, final: Path, on_bytes: OnBytes | None = None
             on_bytes(done, total)
         shutil.rmtree(folder / "node", ignore_errors=True)
         tensors = _place(graph, out, model.parent, final, blobs)
-    # A load packs the nodes as they are written, and holds the packed copies that it has compared already: the largest
-    # matrix, which is there three times for a moment, comes while there is nothing else. Nodes run in another order.
+    # A load packs nodes in the order of the file, and keeps the mapped copies that it has compared. The largest matrix,
+    # which is there three times while that is done, comes before all others. What order nodes run in is another matter.
     largest = max(nodes, key=lambda node: _weight(graph, node), default=None)
     (folder / GRAPH).write_bytes(graph.with_tensors(tensors, largest))
     return Packed(len(blobs), out.end, out.crc32)

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgelm.bundle import Bundle
 from edgelm.runtime.engine import Engine as Runs
-from edgelm.runtime.generate import PREFILL_CHUNK
+from edgelm.runtime.generate import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.ort import version as onnxruntime_version
 from edgelm.version import __version__
 
@@ -25,8 +25,8 @@ class Engine:
         self.files = [] if packed is None else [str(file) for file in sorted(packed.iterdir())]  # beside the bundle's
 
     def forward(self, ids: list[int]) -> None:
-        for start in range(0, len(ids), PREFILL_CHUNK):  # as `generate_step` reads a prompt
-            self._logits = self._runs.forward(ids[start : start + PREFILL_CHUNK])
+        for piece in prefill_pieces(ids, PREFILL_CHUNK, self._runs.rewinds):  # as a prompt is read
+            self._logits = self._runs.forward(piece)
 
     def logits(self) -> np.ndarray:
         return self._logits[-1]
