@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ import click
 import numpy as np
 
 from edgelm.bundle import Bundle, lora_inputs
+from edgelm.cli.failures import guard
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.engine import Engine
 
@@ -110,4 +112,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guard(lambda: main(standalone_mode=False) or 0))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ import click
 
 from benchmarks.features import compare
 from edgelm.bundle import Bundle
+from edgelm.cli.failures import guard
 from edgelm.runtime.draft import DraftModel, ModelDrafter, load_both
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.generate import generate_step
@@ -119,4 +121,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guard(lambda: main(standalone_mode=False) or 0))

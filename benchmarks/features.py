@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from typing import Any
 import click
 import numpy as np
 
+from edgelm.cli.failures import guard
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.generate import generate_step
 from edgelm.runtime.lm import LM, load
@@ -266,4 +268,4 @@ def _table(results: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guard(lambda: main(standalone_mode=False) or 0))

@@ -25,6 +25,7 @@ from typing import Any
 import click
 
 from edgelm.bench.memory import memory_use
+from edgelm.cli.failures import guard
 from edgelm.runtime.lm import LM, load
 
 LIMIT_MB = 8.0
@@ -149,4 +150,4 @@ def main(bundle: Path | None, generations: int, seed: int, as_json: bool) -> Non
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guard(lambda: main(standalone_mode=False) or 0))
