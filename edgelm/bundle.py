@@ -3,6 +3,7 @@
     manifest.json            what is inside, for which target, and the size and SHA-256 of every other file
     model.onnx               the graph
     model.onnx.data          its weights, memory-mapped at load
+    prefill.onnx, prefill.onnx.data   a second graph, for prompts, in bundles exported so
     tokenizer.json           as `tokenizers` reads it
     chat_template.jinja      where the model has one
     tokenizer_config.json    its settings, for other programs
@@ -33,6 +34,8 @@ FORMAT = 1  # of the manifest; raised when an older edgelm could misread a bundl
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 DATA = "model.onnx.data"
+PREFILL = "prefill.onnx"
+PREFILL_DATA = "prefill.onnx.data"
 TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
@@ -114,6 +117,11 @@ class Bundle:
     def model_path(self) -> Path:
         """The graph."""
         return self.path / MODEL
+
+    @property
+    def prefill_path(self) -> Path | None:
+        """The graph that reads prompts, in a bundle with one for that."""
+        return self.path / PREFILL if PREFILL in self.files else None
 
     @property
     def tokenizer_path(self) -> Path:

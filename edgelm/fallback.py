@@ -34,6 +34,15 @@ def find_fallback(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo 
     return None
 
 
+def exact_int8(cpu: CpuInfo) -> bool:
+    """Whether int8 products are exact on this core, so that prompts may be read by them.
+
+    On x86-64 without VNNI onnxruntime adds pairs of products in 16 bits, which large values overflow (VPMADDUBSW
+    saturates); what features a core has is not known everywhere, and then it is taken to be one of those.
+    """
+    return cpu.arch != "x86_64" or bool((cpu.features or frozenset()) & {"avx512_vnni", "avx_vnni"})
+
+
 def bits(manifest: Mapping[str, Any], op: str) -> int | None:
     """Bits a weight of the layers' matrices, where they are `op`'s."""
     body = table(table(manifest, "recipe"), "body")

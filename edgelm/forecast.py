@@ -14,7 +14,7 @@ bandwidth and its `Rates`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from edgelm.errors import OptionError
@@ -76,6 +76,7 @@ class Workload:
         nodes: of the graph.
         activation_bytes: that the layers read and write for a token, between the products.
         file_bytes: of the weights as stored.
+        prefill: the matrices that read prompts, where these are not the body's.
     """
 
     body: tuple[Matrices, ...]
@@ -84,6 +85,7 @@ class Workload:
     nodes: int
     activation_bytes: int
     file_bytes: int
+    prefill: tuple[Matrices, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,13 +189,13 @@ def forecast(
     rates, notes = rates_of(target)
     notes += [
         f"{target.name} has no rate for {matrices.spec}: that of {other} is taken"
-        for matrices in dict.fromkeys([*work.body, work.head])
+        for matrices in dict.fromkeys([*work.body, work.head, *work.prefill])
         if (other := rates.product(matrices.spec)[1]) is not None
     ]
     decode = Clock(target, rates, threads or target.cpu.threads)
     prefill = Clock(target, rates, threads or target.cpu.prefill_threads)
     prompt = min(PROMPT, context)
-    first = prefill.step(work, prompt, 0)
+    first = prefill.prompt(work, prompt)
     speeds = []
     for depth in depths:
         if depth < context:
@@ -242,6 +244,26 @@ class Clock:
         if nodes > products + attention + activations:
             bound = "overhead"
         return Step(products, attention, activations, nodes, bound)
+
+    def prompt(self, work: Workload, tokens: int) -> Step:
+        """A whole prompt on an empty cache, its last token's logits included."""
+        if not work.prefill:
+            return self.step(work, tokens, 0)
+        # Read as the file has them, and activations brought to one range and back; the last token is decoded.
+        own = replace(
+            work,
+            body=tuple(replace(m, weights=int(m.weights / _UNPACKED)) for m in work.prefill),
+            head=replace(work.head, weights=0, nbytes=0),
+            activation_bytes=int(_EVENED * work.activation_bytes),
+        )
+        read, decoded = self.step(own, tokens, 0), self.step(work, 1, tokens)
+        return Step(
+            read.products + decoded.products,
+            read.attention + decoded.attention,
+            read.activations + decoded.activations,
+            read.nodes + decoded.nodes,
+            read.bound,
+        )
 
     def _attention(self, work: Workload, tokens: int, depth: int) -> float:
         rate = self.rates.attention_decode if tokens == 1 else self.rates.attention_prefill
@@ -304,7 +326,14 @@ def from_manifest(manifest: Mapping[str, Any]) -> Workload:
         nodes=_LAYER_NODES * layers + _OTHER_NODES + _PLACE_NODES * int(graph.get("lora_places", 0)),
         activation_bytes=int(_WIDTH * itemsize * body / hidden),
         file_bytes=stored,
+        prefill=_prompts(recipe, body, int(memory.get("prefill_bytes", 0))),
     )
+
+
+def _prompts(recipe: Mapping[str, Any], weights: int, nbytes: int) -> tuple[Matrices, ...]:
+    """The matrices that read prompts; none where those of decode do."""
+    spec = recipe.get("prefill")
+    return () if spec is None else (Matrices(FormatSpec(spec["op"], int(spec["bits"])), weights, nbytes),)
 
 
 def _mixed(matrices: Mapping[str, Any], packed: int) -> tuple[Matrices, ...]:
@@ -326,4 +355,6 @@ def kv_bytes(recipe: Mapping[str, Any], activations: int) -> int:
 _ROLES = ("body", "head")
 _LAYER_NODES, _OTHER_NODES = 10, 11  # of a native graph without extras
 _PLACE_NODES = 3  # of a matrix beside which an adapter has a place
+_UNPACKED = 0.8  # of the rate of packed int8 matrices, what unpacked ones reach; measured on x86-64, 0.76 to 0.87
+_EVENED = 3.0  # of what is read and written between products, with the two passes before and the one behind each
 _WIDTH = 1.4  # what matrices read and write for a token, as a multiple of their weights over the hidden size

@@ -34,6 +34,7 @@ FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # ro
     "head": _MATRIX,
     "embedding": {"Gather": ((32, 16, 8), ()), "GatherBlockQuantized": ((4, 8), _BLOCKS)},
     "kv": {"none": ((32, 16), ()), "GroupQueryAttention": ((8,), ())},
+    "prefill": {"DynamicQuantizeMatMul": ((8,), ())},
 }
 
 
@@ -41,7 +42,8 @@ FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # ro
 class RecipeSpec:
     """The format of each role: `body` (the layers' matrices), `head` (lm_head), `embedding`, `kv` (the cache).
 
-    `matrices` has those of body matrices that differ from `body`, by the matrix' name.
+    `matrices` has those of body matrices that differ from `body`, by the matrix' name; `prefill` is the format of the
+    layers' matrices in a graph of its own for prompts, or None.
     """
 
     body: FormatSpec
@@ -50,10 +52,12 @@ class RecipeSpec:
     kv: FormatSpec
     note: str | None = None
     matrices: Mapping[str, FormatSpec] = field(default_factory=dict, hash=False)
+    prefill: FormatSpec | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Role -> format, as in a manifest; with the note where there is one."""
+        """Role -> format, as in a manifest; with the format of prompts and the note where there are such."""
         roles: dict[str, Any] = {role: getattr(self, role).to_dict() for role in ROLES}
+        roles |= {} if self.prefill is None else {"prefill": self.prefill.to_dict()}
         return roles | ({"note": self.note} if self.note else {})
 
 
@@ -236,7 +240,7 @@ def _target(top: Table) -> Target:
         if not _NAME.fullmatch(quant):
             recipe.fail(quant, "is no name for a recipe: letters, digits, '.', '_' and '-'")
     runtime = _runtime(top.table("runtime"))
-    recipes = {quant: _recipe(recipe.table(quant), runtime.provider) for quant in recipe.data}
+    recipes = {quant: _recipe(recipe.table(quant), runtime) for quant in recipe.data}
     return Target(
         name=name,
         description=top.string("description"),
@@ -283,12 +287,16 @@ def _runtime(table: Table) -> Runtime:
     )
 
 
-def _recipe(table: Table, provider: str) -> RecipeSpec:
-    table.only((*ROLES, "note"))
+def _recipe(table: Table, runtime: Runtime) -> RecipeSpec:
+    table.only((*ROLES, "prefill", "note"))
     body, head, embedding, kv = (_format(role, table.table(role)) for role in ROLES)
-    if kv.op != "none" and provider != "cpu":
-        table.table("kv").fail("op", f"must be 'none' for provider {provider!r}: 8 bits are for the CPU")
-    return RecipeSpec(body, head, embedding, kv, table.string("note") if "note" in table.data else None)
+    if kv.op != "none" and runtime.provider != "cpu":
+        table.table("kv").fail("op", f"must be 'none' for provider {runtime.provider!r}: 8 bits are for the CPU")
+    prefill = _format("prefill", table.table("prefill")) if "prefill" in table.data else None
+    if prefill is not None and (runtime.provider, runtime.activations) != ("cpu", "fp32"):
+        table.fail("prefill", "is for provider 'cpu' and activations 'fp32'")
+    note = table.string("note") if "note" in table.data else None
+    return RecipeSpec(body, head, embedding, kv, note, prefill=prefill)
 
 
 def _format(role: str, table: Table) -> FormatSpec:

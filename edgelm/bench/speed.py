@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from edgelm.errors import OptionError
-from edgelm.runtime.generate import PREFILL_CHUNK
+from edgelm.runtime.generate import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.sampling import GenerationConfig, make_sampler
 
 PROMPT, GENERATION = 512, 128  # tokens of the tests that are run unless others are asked for
@@ -209,8 +209,8 @@ class _Ids:
 def _fill(engine: Runs, ids: np.ndarray) -> np.ndarray:
     """Read `ids` as a prompt; the logits of the last one, [1, V]."""
     logits = np.empty((0, 0), np.float32)
-    for start in range(0, len(ids), PREFILL_CHUNK):
-        logits = engine.forward(ids[start : start + PREFILL_CHUNK])
+    for piece, wanted in prefill_pieces(ids.tolist(), PREFILL_CHUNK, rewinds=True):
+        logits = engine.forward(piece, wanted)
     return logits
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 @click.option("--quant", metavar="NAME", help="Recipe for a MODEL.  [default: the target's]")
 @click.option("--kv", type=click.Choice(["float", "int8"]), help="Keys and values of a MODEL.  [default: the recipe's]")
 @click.option(
+    "--prefill", type=click.Choice(["same", "int8"]), help="What reads a MODEL's prompts.  [default: the recipe's]"
+)
+@click.option(
     "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: room for 4k and 512]"
 )
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
@@ -42,6 +45,7 @@ def command(
     target: str | None,
     quant: str | None,
     kv: str | None,
+    prefill: str | None,
     context: int | None,
     revision: str | None,
     vocab: int | None,
@@ -63,7 +67,8 @@ def command(
     from edgelm.estimate import of_bundle
 
     if model is not None and (Path(model) / MANIFEST).exists():
-        given = {"--quant": quant, "--kv": kv, "--context": context, "--revision": revision, "--vocab": vocab}
+        given = {"--quant": quant, "--kv": kv, "--prefill": prefill, "--context": context}
+        given |= {"--revision": revision, "--vocab": vocab}
         if fixed := next((name for name, value in given.items() if value is not None), None):
             raise OptionError(
                 f"{fixed} is for a MODEL: {model} is a bundle, whose recipe and context are fixed",
@@ -77,7 +82,17 @@ def command(
         load_export()
         from edgelm.exporter.estimate import of_model
 
-        found = of_model(model, board, quant, context=context, threads=threads, revision=revision, vocab=vocab, kv=kv)
+        found = of_model(
+            model,
+            board,
+            quant,
+            context=context,
+            threads=threads,
+            revision=revision,
+            vocab=vocab,
+            kv=kv,
+            prefill=prefill,
+        )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:

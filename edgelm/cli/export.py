@@ -86,6 +86,12 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     help="How keys and values are kept; int8 takes a quarter of the memory.  [default: the recipe's]",
 )
 @click.option(
+    "--prefill",
+    type=click.Choice(["same", "int8"]),
+    help="What reads prompts: int8 is faster and takes a byte a weight more; same is what decode reads.  "
+    "[default: the recipe's]",
+)
+@click.option(
     "--calibrate",
     metavar="TEXT|builtin|none",
     help="Calibrate on a text (GPTQ at 4 bits): better, slower. none: search scales without data.  "
@@ -129,6 +135,7 @@ def command(
       edgelm export path/to/checkpoint --target rpi5 --quant auto --max-size 350MB
       edgelm export path/to/checkpoint --target rpi5 --recipe my-bundle/manifest.json
       edgelm export path/to/checkpoint --target rpi5 --context 8192 --kv int8
+      edgelm export path/to/checkpoint --target rpi5 --prefill int8
     """
     if adapter_only:
         export_file(load_export_adapter)
@@ -200,6 +207,9 @@ def recipe_lines(
             continue
         if spec["op"] == "none":
             yield role, f"{spec['bits']}-bit floats"
+            continue
+        if role == "prefill":
+            yield role, f"{spec['op']} {spec['bits']}-bit, a second set of the layers' matrices"
             continue
         if role == "kv":
             found = f", found on {kv_calibration['text']['name']}" if kv_calibration else ""

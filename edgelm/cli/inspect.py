@@ -38,8 +38,11 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
 )
 @click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
 @click.option("--kv", type=click.Choice(["float", "int8"]), help="Keys and values of a MODEL.  [default: the recipe's]")
+@click.option(
+    "--prefill", type=click.Choice(["same", "int8"]), help="What reads a MODEL's prompts.  [default: the recipe's]"
+)
 @json_option
-def command(path: str, target: str, context: int | None, kv: str | None, as_json: bool) -> None:
+def command(path: str, target: str, context: int | None, kv: str | None, prefill: str | None, as_json: bool) -> None:
     """Show what is in a bundle, in a checkpoint that could become one, or in an adapter's file.
 
     MODEL is a folder, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells, for each of a
@@ -56,7 +59,7 @@ def command(path: str, target: str, context: int | None, kv: str | None, as_json
     if folder.is_file():
         facts, lines = adapter_facts(folder), adapter_lines(folder)
     elif _is_checkpoint(folder):
-        facts = _checkpoint(path, target, context, kv)
+        facts = _checkpoint(path, target, context, kv, prefill)
         lines = _checkpoint_lines(facts)
     else:
         bundle = Bundle.open(folder)
@@ -128,6 +131,8 @@ def _memory_lines(memory: dict[str, Any], context: int) -> Iterator[str]:
     yield fact("memory", f"{size(memory['total_bytes'])} in all with the context full")
     if "packed_bytes" in memory:
         yield fact("  weights", f"{size(memory['packed_bytes'] + memory['table_bytes'])} as packed by onnxruntime")
+    if memory.get("prefill_bytes"):
+        yield fact("  prompts", f"{size(memory['prefill_bytes'])} of matrices that read prompts, mapped from the file")
     yield fact("  per token", f"{size(memory['weights_bytes'])} of weights are read")
     yield fact("  KV cache", f"{size(per_token * 1000)} per 1,000 tokens, {size(memory['kv_bytes'])} when full")
     if memory.get("window_bytes"):
@@ -148,7 +153,9 @@ def _id(token: int | None) -> str:
     return "none" if token is None else str(token)
 
 
-def _checkpoint(model: str, target_name: str, context: int | None, kv: str | None) -> dict[str, Any]:
+def _checkpoint(
+    model: str, target_name: str, context: int | None, kv: str | None, prefill: str | None
+) -> dict[str, Any]:
     """What a checkpoint is, and what its exports take, for JSON; its weights are not read."""
     board = load_target(target_name)
     load_export()
@@ -157,6 +164,7 @@ def _checkpoint(model: str, target_name: str, context: int | None, kv: str | Non
     from edgelm.exporter.hub import resolve
     from edgelm.exporter.pipeline import choose_context
     from edgelm.exporter.preflight import Plan
+    from edgelm.exporter.recipe import Choices
     from edgelm.exporter.tokenizer import licence
 
     source = resolve(model)
@@ -183,7 +191,10 @@ def _checkpoint(model: str, target_name: str, context: int | None, kv: str | Non
         facts |= {"context": limit}
     else:
         limit = decoder.context_limit
-        plan = Plan(source.id, board, lambda spec: footprint.of_decoder(decoder, spec, board, checkpoint.scheme), kv)
+        choices = Choices(kv, prefill)
+        plan = Plan(
+            source.id, board, lambda spec: footprint.of_decoder(decoder, spec, board, checkpoint.scheme), choices
+        )
         facts |= {"parameters": decoder.parameters, "context": decoder.context, "shape": _shape(decoder)}
     return facts | {"needs": _needs(plan, choose_context(context, board, limit))}
 
@@ -250,7 +261,7 @@ def _needs_lines(needs: dict[str, Any], *, exact: bool) -> Iterator[str]:
 
 def _need_row(quant: str, need: dict[str, Any], default: str) -> tuple[str, ...]:
     memory = need["memory"]
-    weights, total = memory["packed_bytes"] + memory["table_bytes"], memory["total_bytes"]
+    weights, total = sum(memory[f"{part}_bytes"] for part in ("packed", "table", "prefill")), memory["total_bytes"]
     other = memory["activations_bytes"] + memory["logits_bytes"] + memory["runtime_bytes"]
     figures = (need["bundle_bytes"], weights, total - weights - other, other, total)
     fits = "yes" if need["fits"] else "no"

@@ -133,11 +133,11 @@ def _read(engine: Rewinds, ids: Ids, targets: Ids, first: int) -> _Stem:
     losses, greedy, last = [np.zeros(0)], [np.zeros(0, bool)], None
     start = first - first % PREFILL_CHUNK
     for place in range(0, start, PREFILL_CHUNK):
-        engine.forward(ids[place : place + PREFILL_CHUNK])
+        engine.forward(ids[place : place + PREFILL_CHUNK], 0)
     rest = ids[start:]
     if first == len(ids):  # nothing of it is scored
         if rest:
-            engine.forward(rest)
+            engine.forward(rest, 0)
         return _Stem(first, losses[0], greedy[0], None)
     for end, logits in logits_from(engine, rest, first - start):
         wanted = np.asarray(targets[start + end - len(logits) : start + end], np.int64)

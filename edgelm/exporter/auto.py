@@ -20,7 +20,7 @@ from edgelm.exporter.mixed import AUTO, Attempt, Menu
 from edgelm.exporter.preflight import free_disk
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import chunks_of
-from edgelm.exporter.recipe import with_kv
+from edgelm.exporter.recipe import AS_IT_IS, Choices
 from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.weights import WeightReader
 from edgelm.target import RecipeSpec, Target
@@ -83,7 +83,7 @@ def export(
     progress: Progress,
     *,
     card: bool,
-    kv: str | None = None,
+    choices: Choices = AS_IT_IS,
     lora_ready: bool = False,
 ) -> Written:
     """Write the bundle whose recipe serves the budget best.
@@ -95,14 +95,14 @@ def export(
         write: writes the target's recipe `AUTO`, with facts for the manifest.
         progress: hears of it.
         card: whether the bundle gets a quality card.
-        kv: how keys and values are kept; see `recipe.with_kv`.
+        choices: made whatever the recipe.
         lora_ready: whether adapters have a place.
 
     Raises:
         ExportError: no recipe keeps the budget.
     """
     reader = WeightReader(checkpoint)
-    choices = mixed.choices(decoder, target, floats=budget.kld is not None)
+    offer = mixed.choices(decoder, target, floats=budget.kld is not None)
     passages = load_passages(wanted, "calibration")
     chunk, most = sensitivity.text_size(decoder, context)
     chunks = chunks_of(passages, decoder, chunk, most, text, writer, progress)
@@ -110,11 +110,11 @@ def export(
     _expect_room(sensitivity.disk(decoder, tokens), writer)
     with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.trying-", dir=writer.output.parent) as name:
         folder = Path(name)
-        menu = Menu(decoder, target, choices, sensitivity.measure(reader, decoder, choices, chunks, folder, progress))
+        menu = Menu(decoder, target, offer, sensitivity.measure(reader, decoder, offer, chunks, folder, progress))
         rest = (_CARD + _CARD_MATRIX * (2 + len(decoder.linears)) if card else 0) + _size(writer.folder)
 
         def weigh(spec: RecipeSpec) -> int:
-            spec = with_kv(spec, kv, target)
+            spec = choices.of(spec, target)
             facts = native.graph_facts(decoder, spec, target, context, lora_ready=lora_ready)
             config = genai.config(facts, context, text, decoder)
             graph = native.weigh(reader, decoder, target, spec, context, folder, lora_ready=lora_ready)

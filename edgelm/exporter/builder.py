@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.bundle import DATA
 from edgelm.exporter.store import DataFile, Stored
 from edgelm.version import __version__
 
@@ -27,9 +26,11 @@ class Builder:
         float: the numpy type of activations, norms and scales.
     """
 
-    def __init__(self, data: DataFile, activations: str = "float32") -> None:
+    def __init__(self, data: DataFile, activations: str = "float32", beside: Builder | None = None) -> None:
+        """Large constants that a graph in the same folder, `beside`, has under the same name are read from its file."""
         self.data = data
         self.float = np.dtype(activations)
+        self._constants: dict[str, Stored] = {} if beside is None else dict(beside._constants)
         self._nodes: list[ir.Node] = []
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
@@ -77,18 +78,20 @@ class Builder:
         if name not in self._initializers:
             array = np.asarray(array)
             if array.nbytes > _INLINE_BYTES:
-                return self.stored(name, self.data.append(array))
+                if name not in self._constants:
+                    self._constants[name] = self.data.append(array)
+                return self.stored(name, self._constants[name])
             value = _typed(name, array.dtype.name, array.shape)
             value.const_value = ir.tensor(array, name=name)
             self._initializers[name] = value
         return self._initializers[name]
 
     def stored(self, name: str, tensor: Stored) -> ir.Value:
-        """An initializer whose bytes are in the data file already."""
+        """An initializer whose bytes are in a data file already."""
         if name not in self._initializers:
             value = _typed(name, tensor.dtype, tensor.shape)
             value.const_value = ir.ExternalTensor(
-                DATA, tensor.offset, tensor.length, _dtype(tensor.dtype), shape=ir.Shape(tensor.shape), name=name
+                tensor.file, tensor.offset, tensor.length, _dtype(tensor.dtype), shape=ir.Shape(tensor.shape), name=name
             )
             self._initializers[name] = value
         return self._initializers[name]
@@ -101,7 +104,7 @@ class Builder:
         )
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
-        """Write model.onnx; the same graph gives the same bytes."""
+        """Write the graph; the same one gives the same bytes."""
         graph = ir.Graph(
             self._inputs,
             self._outputs,

@@ -10,7 +10,7 @@ from edgelm.exporter.hub import fetch_config, name_of
 from edgelm.exporter.pipeline import choose_context
 from edgelm.exporter.preflight import Plan, misfit
 from edgelm.exporter.prequantized import read_scheme
-from edgelm.exporter.recipe import with_kv
+from edgelm.exporter.recipe import Choices
 from edgelm.forecast import forecast
 from edgelm.target import Target
 
@@ -25,6 +25,7 @@ def of_model(
     revision: str | None = None,
     vocab: int | None = None,
     kv: str | None = None,
+    prefill: str | None = None,
 ) -> Estimate:
     """What to expect of a model in one of the target's recipes; no weights are read, or fetched.
 
@@ -38,6 +39,7 @@ def of_model(
         revision: branch, tag or commit on the hub.
         vocab: how many tokens are left where the vocabulary is trimmed; None for all.
         kv: how keys and values are kept, ``float`` or ``int8``; None is the recipe's choice.
+        prefill: what reads prompts, ``same`` or ``int8``; None is the recipe's choice.
 
     Raises:
         CheckpointError: config.json is missing or wrong, or the hub cannot give it.
@@ -61,8 +63,9 @@ def of_model(
     quant = quant or target.default
     limit = decoder.context_limit
     length = choose_context(context, target, limit) if context is not None else default_context(target, limit)
-    plan = Plan(name_of(model), target, lambda spec: footprint.of_decoder(decoder, spec, target, scheme), kv)
-    work = workload.of_decoder(decoder, with_kv(target.recipe(quant), kv, target), target, scheme)
+    choices = Choices(kv, prefill)
+    plan = Plan(name_of(model), target, lambda spec: footprint.of_decoder(decoder, spec, target, scheme), choices)
+    work = workload.of_decoder(decoder, choices.of(target.recipe(quant), target), target, scheme)
     need = plan.need(quant, length)
     return Estimate(
         model=plan.name,

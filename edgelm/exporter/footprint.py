@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
-from edgelm.exporter import graph, recipe
+from edgelm.exporter import graph, prefill, recipe
 from edgelm.exporter.attention import SLACK, cache_head_dim
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.config import Config
@@ -60,6 +60,7 @@ class DeviceMemory:
         table_bytes: the embedding's own table, mapped from the file and looked up. One that is tied to the head is
             not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
             shows all until memory is short.
+        prefill_bytes: of the matrices that read prompts alone, mapped from the file; 0 where decode's read them.
         kv_bytes_per_token, kv_bytes: keys and values of layers that keep the whole context.
         window_bytes: of layers that keep a window alone, and the copies of it that are kept to go back to.
         state_bytes: what layers without keys and values keep, read from one buffer and written to another.
@@ -72,6 +73,7 @@ class DeviceMemory:
     weights_bytes: int
     packed_bytes: int
     table_bytes: int
+    prefill_bytes: int
     kv_bytes_per_token: int
     kv_bytes: int
     window_bytes: int
@@ -98,6 +100,7 @@ class Footprint:
         read: weights read for every token.
         packed: the same in the device's memory.
         table: the embedding's table where it is one of its own.
+        prefill: of prefill.onnx.data, which is mapped as it is.
         kv_per_token: keys and values of a token of context, of all layers.
         windows: of layers that look back over a window: (tokens, bytes of a token).
         copies: of keys and values that are held at once: 2 where a step returns a longer copy.
@@ -115,6 +118,7 @@ class Footprint:
     read: int
     packed: int
     table: int
+    prefill: int
     kv_per_token: int
     windows: tuple[tuple[int, int], ...]
     copies: int
@@ -126,7 +130,7 @@ class Footprint:
     @property
     def bundle(self) -> int:
         """Of the whole bundle, about."""
-        return self.stored + _GRAPH
+        return self.stored + self.prefill + _GRAPH
 
     @property
     def disk(self) -> int:
@@ -142,11 +146,13 @@ class Footprint:
         chunk = min(PREFILL_CHUNK, context)
         activations = int(_ACTIVATIONS * self.width * chunk) + self.scores * chunk * context
         logits, runtime = 4 * self.vocab, _RUNTIME + _TOKEN * self.vocab
-        total = self.packed + self.table + self.copies * kv + windows + self.state + activations + logits + runtime
+        weights = self.packed + self.table + self.prefill
+        total = weights + self.copies * kv + windows + self.state + activations + logits + runtime
         return DeviceMemory(
             self.read,
             self.packed,
             self.table,
+            self.prefill,
             per_token,
             kv,
             windows,
@@ -173,6 +179,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
     body = [(kept(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
     products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
+    prompts = [(prefill.FORMAT, m.outputs, m.inputs) for m in prefill.linears(decoder)]
     tied = graph.shares_table(decoder, formats)
     table = 0 if tied else graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)
     read = sum(format.nbytes(n, k) for format, n, k in products)
@@ -190,6 +197,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         read=read,
         packed=sum(held(format, n, k, target, dtype.itemsize) for format, n, k in products),
         table=table + positions * dtype.itemsize,
+        prefill=0 if spec.prefill is None else prefill.nbytes(decoder),
         kv_per_token=values * itemsize,
         windows=tuple(
             (x.window, 2 * x.kv_heads * cache_head_dim(x) * itemsize)
@@ -202,7 +210,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         scores=0,
         host=_EXPORTER
         + _SLICE * (len(os.sched_getaffinity(0)) + 1)
-        + max(_whole(format, n, k) for format, n, k in products)
+        + max(_whole(format, n, k) for format, n, k in (products if spec.prefill is None else [*products, *prompts]))
         + (max(_UNPACKING * n * k for _, n, k in body) if scheme is not None else 0)
         + max((8 * m.outputs * m.inputs for m in decoder.linears if any(s.transposed for s in m.sources)), default=0),
     )
@@ -241,6 +249,7 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target, toke
         read=read,
         packed=sum(held(format, n, k, target, 4) for format, n, k in products) + rest,
         table=table,
+        prefill=0,
         kv_per_token=_kv_per_token(config, layers, heads, hidden),
         windows=(),
         copies=2,

@@ -254,8 +254,15 @@ class Blocked:
 class PerChannel:
     """int8 with a scale an output channel, activations quantised on the fly (DynamicQuantizeMatMul).
 
-    The fast path on cores without dot-product instructions. The operator wants W transposed, [k, n].
+    The fast path on cores without dot-product instructions, and for prompts. The operator wants W transposed, [k, n].
+
+    Attributes:
+        by_token: each token's activations have a scale of their own. The operator takes one for all of them, so that one
+            token's outliers cost all others their precision; for it to be each token's own, these are brought to the
+            same range before and back after. It takes five more nodes a matrix, which only many tokens are worth.
     """
+
+    by_token: bool = False
 
     @property
     def spec(self) -> FormatSpec:
@@ -295,6 +302,14 @@ class PerChannel:
                 "DynamicQuantizeMatMul needs float32 activations", hint="choose another format in the target's recipe"
             )
         inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), m.value(b, "scales")]
+        if self.by_token:
+            largest = b.op("ReduceMax", [b.op("Abs", [x], f"{name}/abs"), b.integers([-1])], f"{name}/max", keepdims=1)
+            tiny = b.constant("tiny", np.array(np.finfo(np.float32).tiny, np.float32))  # a token of zeros stays zeros
+            scale = b.op("Max", [largest, tiny], f"{name}/scale")
+            inputs[0] = b.op("Div", [x, scale], f"{name}/even")
+            y = b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
+            y = b.op("Mul", [y, scale], f"{name}/scaled")
+            return y if bias is None else b.op("Add", [y, bias], f"{name}/bias")
         if bias is not None:
             inputs += [None, bias]  # no zero points
         return b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)

@@ -3,6 +3,8 @@
 One graph for prefill and decode. In: ``input_ids [1, S]``, ``attention_mask [1, T]``, the cache of every
 layer, and ``num_logits`` (default 1): for how many of the last positions logits are wanted.
 Out: ``logits [1, num_logits, V]`` and the cache. Past and present are one buffer of a capacity >= T.
+
+A bundle may have a second graph, for prompts: it has the cache alone, and no logits.
 """
 
 from __future__ import annotations
@@ -97,9 +99,10 @@ def build(
     *,
     branches: bool = False,
     keeps_windows: bool = True,
+    cache_alone: bool = False,
 ) -> None:
     """Add the whole decoder to `b`; with `branches` every body matrix has a place for a LoRA adapter's; `keeps_windows`
-    as in `mixers_of`.
+    as in `mixers_of`; with `cache_alone` there are no logits, nor what only they need.
     """
     graph = GraphBuilder(b, decoder, formats, weights, branches=branches)
     ids = b.input("input_ids", "int64", [1, "sequence_length"])
@@ -111,11 +114,16 @@ def build(
     for index, layer in enumerate(decoder.layers):
         kept = kept_by(index, layer, b.float, context if keeps_windows else None, quantised=layer.name in weights.kv)
         past = [b.input(k.name, k.dtype, k.shape) for k in kept]
-        stream, present = graph.layer(layer, stream, mixers[type(layer.attention)], past)
+        mixer, last = mixers[type(layer.attention)], layer is decoder.layers[-1]
+        if cache_alone and last:
+            present = graph.mix(layer, stream, mixer, past)[-1]
+        else:
+            stream, present = graph.layer(layer, stream, mixer, past)
         presents += zip(present, kept, strict=True)
-    num_logits = b.input("num_logits", "int64", [1], default=np.array([1], np.int64))
-    # A declared length of one position tells onnxruntime-genai that the prompt's other logits are left out.
-    b.output(graph.logits(stream, num_logits, head), "logits", "float32", [1, 1, decoder.vocab])
+    if not cache_alone:
+        num_logits = b.input("num_logits", "int64", [1], default=np.array([1], np.int64))
+        # A declared length of one position tells onnxruntime-genai that the prompt's other logits are left out.
+        b.output(graph.logits(stream, num_logits, head), "logits", "float32", [1, 1, decoder.vocab])
     for value, k in presents:
         b.output(value, k.name.replace("past_key_values", "present"), k.dtype, k.shape)
 
@@ -207,8 +215,7 @@ class GraphBuilder:
 
     def layer(self, layer: Layer, stream: Stream, mixer: Mixer, past: list[ir.Value]) -> tuple[Stream, list[ir.Value]]:
         """One block: (the stream after it, the layer's new cache)."""
-        normed, stream = self.norm(stream, layer.attention_norm, f"{layer.name}.attention")
-        attended, present = mixer.build(layer.name, layer.attention, normed, past)
+        normed, attended, stream, present = self.mix(layer, stream, mixer, past)
         if layer.attention_post_norm is not None:
             attended = self.plain_norm(attended, layer.attention_post_norm)
         if layer.parallel:
@@ -221,6 +228,14 @@ class GraphBuilder:
         if layer.mlp_post_norm is not None:
             out = self.plain_norm(out, layer.mlp_post_norm)
         return Stream(stream.residual, out), present
+
+    def mix(
+        self, layer: Layer, stream: Stream, mixer: Mixer, past: list[ir.Value]
+    ) -> tuple[ir.Value, ir.Value, Stream, list[ir.Value]]:
+        """A block's first part: (what it reads, its output, the stream without that, the layer's new cache)."""
+        normed, stream = self.norm(stream, layer.attention_norm, f"{layer.name}.attention")
+        attended, present = mixer.build(layer.name, layer.attention, normed, past)
+        return normed, attended, stream, present
 
     def norm(self, stream: Stream, norm: Norm | None, name: str) -> tuple[ir.Value, Stream]:
         """Add what has yet to be added, and norm the sum: (normed, the stream with nothing left to add)."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgelm.bundle import DATA, MODEL
+from edgelm.bundle import DATA, MODEL, PREFILL, PREFILL_DATA
 from edgelm.bundle_writer import BundleWriter
 from edgelm.errors import CheckpointError
-from edgelm.exporter import footprint, graph, recipe
+from edgelm.exporter import footprint, graph, prefill, recipe
 from edgelm.exporter.adapter import place
 from edgelm.exporter.attention import KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.builder import Builder
@@ -44,7 +46,8 @@ def write_graph(
     errors: bool = False,
     lora_ready: bool = False,
 ) -> GraphResult:
-    """Write model.onnx and model.onnx.data into the bundle, from the weights as they are or as they were `prepared`.
+    """Write model.onnx and model.onnx.data into the bundle, from the weights as they are or as they were `prepared`; and
+    prefill.onnx with its data where the recipe has one.
 
     With `errors` the result tells how far each matrix is from what it was; that takes as long again. With `lora_ready`
     every body matrix has a place for an adapter's.
@@ -57,24 +60,31 @@ def write_graph(
     tied = graph.shares_table(decoder, formats)
     taken = footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
     _expect_tensors(checkpoint, decoder, progress)  # before the first byte is written
-    progress.start("weights", decoder.parameters)
+    again = sum(m.outputs * m.inputs for m in prefill.linears(decoder)) if spec.prefill is not None else 0
+    progress.start("weights", decoder.parameters + again)
     prepared = prepared or Prepared(WeightReader(checkpoint))
     reader = prepared.reader
     packer = _Packer(reader, prepared.calibrated, progress, errors=errors)
+    kv = {} if prepared.kv is None else prepared.kv.scales
+    weights = graph.Weights(packer.pack, reader.vector, reader.table, reader.array, kv)
+    build = partial(graph.build, context=context, branches=lora_ready, keeps_windows=footprint.keeps_windows(target))
     with DataFile(writer.path(DATA)) as data:
-        builder = Builder(data, dtype.name)
-        packer.builder = builder
-        kv = {} if prepared.kv is None else prepared.kv.scales
-        weights = graph.Weights(packer.pack, reader.vector, reader.table, reader.array, kv)
-        keeps_windows = footprint.keeps_windows(target)
-        graph.build(builder, decoder, formats, weights, context, branches=lora_ready, keeps_windows=keeps_windows)
+        packer.builder = builder = Builder(data, dtype.name)
+        build(builder, decoder, formats, weights)
         builder.save(writer.path(MODEL), {"family": decoder.family})
+    if spec.prefill is not None:
+        with DataFile(writer.path(PREFILL_DATA)) as data:
+            prompts = Builder(data, dtype.name, builder)
+            pack = prefill.packing(packer.packed, lambda m, format: packer.pack_again(prompts, m, format))
+            build(prompts, decoder, prefill.formats(spec, formats), replace(weights, pack=pack), cache_alone=True)
+            prompts.save(writer.path(PREFILL), {"family": decoder.family})
     progress.finish()
     return GraphResult(
         graph=graph_facts(decoder, spec, target, context, lora_ready=lora_ready),
         recipe={
             **recipe.used(formats, tied),
             "kv": recipe.used_kv(spec, target),
+            **({} if spec.prefill is None else {"prefill": spec.prefill.to_dict()}),
             **recipe.used_matrices(spec, decoder),
         },
         parameters=decoder.parameters,
@@ -118,23 +128,35 @@ def weigh(
     *,
     lora_ready: bool = False,
 ) -> int:
-    """Bytes of the graph and its weights in a recipe, exactly; no matrix is read. `folder` holds the graph meanwhile."""
+    """Bytes of the graphs and their weights in a recipe, exactly; no matrix is read. `folder` holds a graph meanwhile."""
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
+    packed: dict[str, Matrix] = {}
 
-    def pack(linear: Linear, format: Format) -> Matrix:
-        return format.pack(builder, linear.name, linear.outputs, linear.inputs, ())
+    def pack(b: Builder, linear: Linear, format: Format) -> Matrix:
+        packed[linear.name] = format.pack(b, linear.name, linear.outputs, linear.inputs, ())
+        return packed[linear.name]
 
-    with SizedFile() as data:
-        builder = Builder(data, dtype.name)
-        kv = _blank_steps(decoder) if recipe.quantised_kv(spec) else {}
-        weights = graph.Weights(pack, reader.vector, reader.table, reader.array, kv)
-        keeps_windows = footprint.keeps_windows(target)
-        graph.build(builder, decoder, formats, weights, context, branches=lora_ready, keeps_windows=keeps_windows)
+    def size(b: Builder, data: SizedFile) -> int:
         path = folder / f"weighed.{MODEL}"
-        builder.save(path, {"family": decoder.family})
-    size = data.size + path.stat().st_size
-    path.unlink()
-    return size
+        b.save(path, {"family": decoder.family})
+        graph_size = path.stat().st_size
+        path.unlink()
+        return data.size + graph_size
+
+    kv = _blank_steps(decoder) if recipe.quantised_kv(spec) else {}
+    build = partial(graph.build, context=context, branches=lora_ready, keeps_windows=footprint.keeps_windows(target))
+    data = SizedFile()
+    builder = Builder(data, dtype.name)
+    weights = graph.Weights(partial(pack, builder), reader.vector, reader.table, reader.array, kv)
+    build(builder, decoder, formats, weights)
+    total = size(builder, data)
+    if spec.prefill is not None:
+        data = SizedFile(PREFILL_DATA)
+        prompts = Builder(data, dtype.name, builder)
+        again = prefill.packing(dict(packed), partial(pack, prompts))
+        build(prompts, decoder, prefill.formats(spec, formats), replace(weights, pack=again), cache_alone=True)
+        total += size(prompts, data)
+    return total
 
 
 def _windows(decoder: Decoder, context: int, itemsize: int) -> dict[str, dict[str, int]]:
@@ -195,10 +217,25 @@ class _Packer:
         self.calibrated = calibrated
         self.progress = progress
         self.errors: dict[str, dict[str, Any]] = {}
+        self.packed: dict[str, Matrix] = {}
         self._wanted = errors
 
     def pack(self, linear: Linear, format: Format) -> Matrix:
         """The packed matrix; one that is quantised already keeps its codes where the format has the same operator."""
+        self.packed[linear.name] = matrix = self._pack(linear, format)
+        return matrix
+
+    def pack_again(self, b: Builder, linear: Linear, format: Format) -> Matrix:
+        """The matrix as the checkpoint has it, packed for a second graph."""
+        rows = self._told(linear, self.reader.rows(linear))
+        return format.pack(b, linear.name, linear.outputs, linear.inputs, rows)
+
+    def _told(self, linear: Linear, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for piece in pieces:
+            yield piece
+            self.progress.advance(piece.size, linear.name)
+
+    def _pack(self, linear: Linear, format: Format) -> Matrix:
         if isinstance(format, Blocked) and (codes := self.reader.codes(linear)):
             self.progress.advance(linear.outputs * linear.inputs, linear.name)
             return Blocked(codes[0].bits, codes[0].block).pack_codes(self.builder, linear.name, codes)
@@ -211,11 +248,10 @@ class _Packer:
 
     def _rows(self, linear: Linear, format: Format) -> Iterator[np.ndarray]:
         lost = whole = 0.0
-        for piece in self.reader.rows(linear):
+        for piece in self._told(linear, self.reader.rows(linear)):
             if self._wanted:
                 lost += squares(format.rounded(piece) - piece)
                 whole += squares(piece)
             yield piece
-            self.progress.advance(piece.size, linear.name)
         if self._wanted:
             self.errors[linear.name] = {"format": str(format.spec), "weight": lost / whole if whole else 0.0}

@@ -21,7 +21,7 @@ from edgelm.exporter.hub import name_of, resolve, slug
 from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import Wishes, measuring
-from edgelm.exporter.recipe import with_kv
+from edgelm.exporter.recipe import Choices
 from edgelm.exporter.replay import read_replay
 from edgelm.exporter.roads import Exporter, Job, Road, choose_road
 from edgelm.exporter.tokenizer import read_text, write_text
@@ -41,6 +41,7 @@ def export(
     exporter: Exporter = "auto",
     trim_vocab: Wanted = None,
     kv: Literal["float", "int8"] | None = None,
+    prefill: Literal["same", "int8"] | None = None,
     calibrate: str | os.PathLike[str] | None = None,
     card: str | os.PathLike[str] | None = None,
     max_size: int | str | None = None,
@@ -68,6 +69,8 @@ def export(
             one or several of these, and what any of them needs stays. None keeps all of it.
         kv: how keys and values are kept: ``float``, or ``int8``, which takes a quarter of the memory; None is the
             recipe's choice. Steps are found on the text of `calibrate`, or on edgelm's own.
+        prefill: what reads prompts: the ``same`` matrices as decode, or ``int8``, a second set of them, which is faster
+            and takes a byte a weight more on disk and in memory. None is the recipe's choice.
         calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and even
             activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data (None with a
             `recipe`: as it was made). Minutes for models of hundreds of millions of parameters.
@@ -97,9 +100,10 @@ def export(
     if replay is not None:
         board = auto.with_recipe(board, quant, replay.spec)
         calibrate = replay.text(None if calibrate is None else os.fspath(calibrate), progress)
-    with_kv(board.recipe("fp32" if automatic else quant), kv, board)  # what cannot be is told before any work
+    choices = Choices(kv, prefill)
+    choices.of(board.recipe("fp32" if automatic else quant), board)  # what cannot be is told before any work
     model, adapter = (None if name is None else os.fspath(name) for name in (model, adapter))
-    folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant, kv)
+    folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant, choices)
     check_output(folder, overwrite=overwrite)  # before anything is downloaded
     wishes = Wishes.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
     budget, domain = Budget.of(max_size, max_kld), Domain.of(trim_vocab)
@@ -109,8 +113,7 @@ def export(
         None if domain is None else trim(read_text(source.path, checkpoint.config), checkpoint.config, domain, progress)
     )
     road = choose_road(checkpoint, exporter, board, progress, cut)
-    if kv == "int8":
-        road.expect_int8_kv()
+    road.expect(choices)
     if lora_ready:
         expect_places(road.name, wishes.calibrate, None if automatic else board.recipe(quant))
     length = choose_context(context, board, road.context_limit)
@@ -124,15 +127,17 @@ def export(
         planned = auto.with_recipe(board, quant, auto.smallest(decoder, board))
 
     def checked(board: Target) -> Footprint:
-        return preflight.check(preflight.Plan(source.id, board, road.footprint, kv), quant, length, folder, force=force)
+        return preflight.check(
+            preflight.Plan(source.id, board, road.footprint, choices), quant, length, folder, force=force
+        )
 
     if not automatic and replay is None:  # what these take is told exactly, once they are written
-        budget.check_size(preflight.Plan(source.id, board, road.footprint, kv), quant, length)
+        budget.check_size(preflight.Plan(source.id, board, road.footprint, choices), quant, length)
     taken = checked(planned)
     with writing(folder, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
         text = write_text(read_text(source.path, checkpoint.config) if cut is None else cut.text, writer)
         hashes = source_hashes(checkpoint, progress)
-        measure = _text_to_measure_on(wishes, budget, road, taken, with_kv(planned.recipe(quant), kv, board))
+        measure = _text_to_measure_on(wishes, budget, road, taken, choices.of(planned.recipe(quant), board))
 
         def write_base(aside: BundleWriter) -> dict[str, Any]:
             return {"graph": road.write(Job(board.recipe("fp32"), length, text, aside)).graph}
@@ -141,7 +146,7 @@ def export(
 
         def write(board: Target, more: Mapping[str, Any]) -> auto.Written:
             taken = checked(board)
-            spec = with_kv(board.recipe(quant), kv, board)
+            spec = choices.of(board.recipe(quant), board)
             result = road.write(Job(spec, length, text, writer, wishes.calibrate, card_of is not None, lora_ready))
             facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
             facts |= more
@@ -170,7 +175,7 @@ def export(
                 write,
                 progress,
                 card=card_of is not None,
-                kv=kv,
+                choices=choices,
                 lora_ready=lora_ready,
             )
         else:
@@ -206,7 +211,7 @@ def choose_context(wanted: int | None, target: Target, limit: int) -> int:
     return wanted or min(target.runtime.context, limit)
 
 
-def _folder(model: str | None, adapter: str | None, target: Target, quant: str, kv: str | None) -> str:
+def _folder(model: str | None, adapter: str | None, target: Target, quant: str, choices: Choices) -> str:
     """The default name of a bundle's folder."""
     names = [name_of(model), *([] if adapter is None else [name_of(adapter)])]
-    return "-".join([*map(slug, names), target.name, quant, *([] if kv is None else ["kv", kv])])
+    return "-".join([*map(slug, names), target.name, quant, *choices.names])

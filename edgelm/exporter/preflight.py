@@ -12,7 +12,7 @@ from typing import Any
 
 from edgelm.errors import ExportError
 from edgelm.exporter.footprint import DeviceMemory, Footprint
-from edgelm.exporter.recipe import with_kv
+from edgelm.exporter.recipe import AS_IT_IS, Choices
 from edgelm.machine import read_memory
 from edgelm.target import RecipeSpec, Target
 
@@ -62,17 +62,17 @@ class Plan:
         name: the model's.
         target: the board.
         footprint: what the model takes in a recipe.
-        kv: how keys and values are kept, where the recipe does not say: see `with_kv`.
+        choices: made whatever the recipe.
     """
 
     name: str
     target: Target
     footprint: Callable[[RecipeSpec], Footprint]
-    kv: str | None = None
+    choices: Choices = AS_IT_IS
 
     def need(self, quant: str, context: int) -> Need:
         """What this recipe of the target takes."""
-        taken = self.footprint(with_kv(self.target.recipe(quant), self.kv, self.target))
+        taken = self.footprint(self.choices.of(self.target.recipe(quant), self.target))
         return Need(quant, context, taken, taken.device(context), self.target.memory.usable_mb << 20)
 
     def needs(self, context: int) -> list[Need]:
@@ -137,10 +137,11 @@ def _problems(plan: Plan, need: Need, output: Path) -> Iterator[tuple[str, str]]
 def _told(plan: Plan, need: Need) -> str:
     device = need.device
     rest = device.activations_bytes + device.logits_bytes + device.runtime_bytes
-    kv = device.total_bytes - rest - device.packed_bytes - device.table_bytes
+    weights = device.packed_bytes + device.table_bytes + device.prefill_bytes
+    kv = device.total_bytes - rest - weights
     return (
         f"{plan.name} as {need.quant} with a context of {need.context:,} tokens needs {_mb(device.total_bytes)}, "
-        f"{plan.target.name} has {_mb(need.usable)} for a model (weights {_mb(device.packed_bytes + device.table_bytes)}, "
+        f"{plan.target.name} has {_mb(need.usable)} for a model (weights {_mb(weights)}, "
         f"KV cache {_mb(kv)}, activations and runtime {_mb(rest)})"
     )
 
@@ -167,6 +168,8 @@ def _changes(plan: Plan, need: Need) -> Iterator[str]:
         yield f"--context {context}"
     if _fits_with_int8_kv(plan, need):
         yield "--kv int8"
+    if _fits_without_prefill(plan, need):
+        yield "--prefill same"
     if fitting:
         yield f"--quant {' or '.join(fitting)}"
     elif not context:
@@ -178,9 +181,16 @@ def _changes(plan: Plan, need: Need) -> Iterator[str]:
 
 def _fits_with_int8_kv(plan: Plan, need: Need) -> bool:
     """Whether it is keys and values alone that are too large; graphs whose cache grows keep them as floats."""
-    if plan.kv is not None or plan.target.runtime.provider != "cpu" or need.footprint.copies > 1:
+    if plan.choices.kv is not None or plan.target.runtime.provider != "cpu" or need.footprint.copies > 1:
         return False
-    return replace(plan, kv="int8").need(need.quant, need.context).fits
+    return replace(plan, choices=replace(plan.choices, kv="int8")).need(need.quant, need.context).fits
+
+
+def _fits_without_prefill(plan: Plan, need: Need) -> bool:
+    """Whether it is the prompts' own matrices alone that are too many."""
+    if not need.device.prefill_bytes:
+        return False
+    return replace(plan, choices=replace(plan.choices, prefill="same")).need(need.quant, need.context).fits
 
 
 def _longest(need: Need) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,32 @@ from edgelm.exporter.graph import Formats
 from edgelm.target import FormatSpec, RecipeSpec, Target
 
 INT8_KV = FormatSpec("GroupQueryAttention", 8)
+INT8_PREFILL = FormatSpec("DynamicQuantizeMatMul", 8)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What an export may choose whatever the recipe; None leaves it to the recipe.
+
+    Attributes:
+        kv: how keys and values are kept; see `with_kv`.
+        prefill: what reads prompts; see `with_prefill`.
+    """
+
+    kv: str | None = None
+    prefill: str | None = None
+
+    def of(self, recipe: RecipeSpec, target: Target) -> RecipeSpec:
+        """The recipe with them; raises as `with_kv` and `with_prefill` do."""
+        return with_prefill(with_kv(recipe, self.kv, target), self.prefill, target)
+
+    @property
+    def names(self) -> list[str]:
+        """For a folder's name."""
+        return [text for key, value in asdict(self).items() if value is not None for text in (key, value)]
+
+
+AS_IT_IS = Choices()
 
 
 def formats(recipe: RecipeSpec, hidden: int) -> Formats:
@@ -51,6 +77,25 @@ def with_kv(recipe: RecipeSpec, kv: str | None, target: Target) -> RecipeSpec:
             hint="--kv float keeps them in 16 bits"
             if kv is None
             else "leave it out: keys and values are kept in 16 bits there",
+        )
+    return chosen
+
+
+def with_prefill(recipe: RecipeSpec, prefill: str | None, target: Target) -> RecipeSpec:
+    """The recipe with prompts read by ``int8`` matrices of their own, or by the ``same`` as decode; None is its own choice.
+
+    Raises:
+        OptionError: neither of them.
+        ExportError: int8, and the target computes elsewhere than on the CPU, or in fp16.
+    """
+    if prefill not in (None, "same", "int8"):
+        raise OptionError(f"prefill must be same or int8, not {prefill!r}")
+    chosen = recipe if prefill is None else replace(recipe, prefill=INT8_PREFILL if prefill == "int8" else None)
+    if chosen.prefill is not None and (target.runtime.provider != "cpu" or activations(recipe, target) != np.float32):
+        raise ExportError(
+            f"--prefill int8 is for targets that compute in fp32 on the CPU, and {target.name} has provider "
+            f"{target.runtime.provider!r} and activations in {target.runtime.activations}",
+            hint="leave it out: prompts are read by the matrices that decode reads",
         )
     return chosen
 

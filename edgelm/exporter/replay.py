@@ -123,12 +123,20 @@ def read_replay(path: str | os.PathLike[str]) -> Replay:
     quant = top.data.get("quant", "recipe")
     if not isinstance(quant, str) or not _NAME.fullmatch(quant):
         top.fail("quant", f"is no name for a recipe: {quant!r}")
+    prefill = recipe.format("prefill", "prefill") if "prefill" in recipe.data else None
     matrices = recipe.part("matrices") if "matrices" in recipe.data else _Part(file, "", {})
     shapes = {name: matrices.part(name).shape() for name in matrices.data if "shape" in matrices.part(name).data}
     return Replay(
         file,
         quant,
-        RecipeSpec(body, head, embedding, kv, matrices={name: matrices.format(name, "body") for name in matrices.data}),
+        RecipeSpec(
+            body,
+            head,
+            embedding,
+            kv,
+            matrices={name: matrices.format(name, "body") for name in matrices.data},
+            prefill=prefill,
+        ),
         shapes,
         *(
             value if isinstance(value := top.data.get(key), dict) else None

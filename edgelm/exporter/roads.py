@@ -17,7 +17,7 @@ from edgelm.exporter.footprint import Footprint
 from edgelm.exporter.lora import MERGE
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import prepared, with_kv_scales
-from edgelm.exporter.recipe import quantised_kv
+from edgelm.exporter.recipe import Choices, quantised_kv
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.vocabulary import Trim
@@ -72,14 +72,19 @@ class Road:
     checkpoint: Checkpoint
     decoder: Decoder | None = None
 
-    def expect_int8_kv(self) -> None:
-        """UnsupportedModelError where keys and values cannot be kept as int8: on Optimum's road."""
-        if self.name != "native":
-            raise UnsupportedModelError(
-                f"{self.checkpoint.path}: model type {self.checkpoint.config.model_type!r} goes through Optimum, whose "
-                "graphs keep keys and values as floats",
-                hint="leave out --kv int8",
-            )
+    def expect(self, choices: Choices) -> None:
+        """UnsupportedModelError where what is chosen cannot be: on Optimum's road."""
+        kinds = (
+            ("kv", choices.kv, "keep keys and values as floats"),
+            ("prefill", choices.prefill, "read prompts as they decode"),
+        )
+        for name, chosen, instead in kinds:
+            if chosen == "int8" and self.name != "native":
+                raise UnsupportedModelError(
+                    f"{self.checkpoint.path}: model type {self.checkpoint.config.model_type!r} goes through Optimum, "
+                    f"whose graphs {instead}",
+                    hint=f"leave out --{name} int8",
+                )
 
 
 def choose_road(
@@ -172,6 +177,8 @@ def _optimum_road(
             progress.say("only native families are calibrated: scales are searched without data")
         if quantised_kv(job.recipe):
             progress.say("only native families keep keys and values as int8: here they are floats")
+        if job.recipe.prefill is not None:
+            progress.say("only native families have a graph of their own for prompts: here decode's reads them")
         try:
             return optimum.write_graph(checkpoint, target, job.recipe, job.writer, progress, rows)
         except ExportError as error:

@@ -1,14 +1,16 @@
-"""model.onnx.data: tensors appended one after another, and where each one lies."""
+"""A data file, such as model.onnx.data: tensors appended one after another, and where each one lies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+
+from edgelm.bundle import DATA
 
 _PAGE = 4096  # large tensors start on a page, so that each can be mapped by itself
 _LINE = 64  # small ones on a cache line
@@ -22,18 +24,20 @@ class Stored:
         dtype: numpy name of the element type.
         shape: as the graph sees it.
         offset, length: bytes in the file.
+        file: its name.
     """
 
     dtype: str
     shape: tuple[int, ...]
     offset: int
     length: int
+    file: str = DATA
 
     def viewed(self, *shape: int) -> Stored:
         """The same bytes under another shape."""
         if np.prod(shape) != np.prod(self.shape):
             raise ValueError(f"cannot view {self.shape} as {shape}")
-        return Stored(self.dtype, shape, self.offset, self.length)
+        return replace(self, shape=shape)
 
 
 class DataFile:
@@ -41,6 +45,7 @@ class DataFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = path.name
         self._file = path.open("wb")
         self._end = 0
 
@@ -66,7 +71,7 @@ class DataFile:
             self._end += data.nbytes
         if self._end - start != length:
             raise ValueError(f"tensor of shape {shape} came with {self._end - start} bytes, expected {length}")
-        return Stored(dtype.name, tuple(shape), start, length)
+        return Stored(dtype.name, tuple(shape), start, length, self.name)
 
     def _align(self, boundary: int) -> None:
         padding = -self._end % boundary
@@ -77,7 +82,8 @@ class DataFile:
 class SizedFile(DataFile):
     """Counts what would be written, and writes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = DATA) -> None:
+        self.name = name
         self._end = 0
 
     @property
@@ -94,7 +100,7 @@ class SizedFile(DataFile):
         length = int(np.prod(shape)) * dtype.itemsize
         self._align(_PAGE if length >= _PAGE else _LINE)
         self._end += length
-        return Stored(dtype.name, tuple(shape), self._end - length, length)
+        return Stored(dtype.name, tuple(shape), self._end - length, length, self.name)
 
     def _align(self, boundary: int) -> None:
         self._end += -self._end % boundary

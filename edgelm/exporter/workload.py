@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from edgelm.exporter import footprint, graph, recipe
+from edgelm.exporter import footprint, graph, prefill, recipe
 from edgelm.exporter.attention import cache_head_dim
 from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.formats import Format
@@ -48,7 +48,14 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         nodes=nodes(decoder, formats.head),
         activation_bytes=taken.width * len(decoder.layers),
         file_bytes=taken.stored,
+        prefill=_prompts(decoder) if spec.prefill is not None else (),
     )
+
+
+def _prompts(decoder: Decoder) -> tuple[Matrices, ...]:
+    """The matrices of a graph for prompts."""
+    weights = sum(m.outputs * m.inputs for m in prefill.linears(decoder))
+    return (Matrices(prefill.FORMAT.spec, weights, prefill.nbytes(decoder)),)
 
 
 def nodes(decoder: Decoder, head: Format) -> int:

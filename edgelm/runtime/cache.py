@@ -45,6 +45,13 @@ class Cache(Protocol):
     def run(self, ids: np.ndarray, position: int, num_logits: int) -> np.ndarray:
         """One step: int64 ids [n] at `position` → float32 logits [num_logits, vocab], valid until the next step."""
 
+    def fill(self, ids: np.ndarray, position: int) -> None:
+        """A step whose logits nobody wants, where `fills` says so."""
+
+    @property
+    def fills(self) -> bool:
+        """Whether there is a graph for `fill`."""
+
     def truncate(self, position: int) -> int:
         """Forget the tokens from `position` on.
 
@@ -97,8 +104,8 @@ class SharedCache:
         prompts: Any = None,
         windows: Mapping[int, Window] | None = None,
     ) -> None:
-        """`session` runs every pass, but those of prompts where there is another session for them; `windows` are those
-        of layers that keep no more, by number.
+        """`session` runs every pass, but those of prompts where there is another session for them, of the same graph or of
+        one without logits; `windows` are those of layers that keep no more, by number.
         """
         inputs = session.get_inputs()
         self._context = context
@@ -124,8 +131,12 @@ class SharedCache:
         names = [*self._past, *self._windows, *states]
         self._inputs = ["input_ids", "attention_mask", "num_logits", *names]
         presents = [n.replace("past_key_values", "present") for n in names]
-        self._runner = Runner(session, ["logits", *presents])
-        self._prompts = self._runner if prompts is None else Runner(prompts, ["logits", *presents])
+        self._runner = self._prompts = Runner(session, ["logits", *presents])
+        self._filler: Runner | None = None
+        if prompts is not None and any(output.name == "logits" for output in prompts.get_outputs()):
+            self._prompts = Runner(prompts, ["logits", *presents])
+        elif prompts is not None:
+            self._filler = Runner(prompts, presents)
         self._capacity = 0
         self._bound: list[tuple[Values, Values]] = []  # what a step of one token reads and writes, in either turn
         self._buffers: list[np.ndarray] = []
@@ -152,34 +163,65 @@ class SharedCache:
 
     def run(self, ids: np.ndarray, position: int, num_logits: int) -> np.ndarray:
         """One step, in place."""
-        total = position + len(ids)
+        self._begin(len(ids), position)
+        if len(ids) == 1 and num_logits == 1:
+            logits = self._decode(int(ids[0]), position)
+        else:
+            token_ids, mask, read, write = self._pass(ids, position)
+            feeds = Values([token_ids, mask, np.array([num_logits], np.int64), *read])
+            prompt = len(ids) >= PROMPT_PASS
+            runner = self._prompts if prompt else self._runner
+            logits = runner.run_first(self._inputs, feeds, Values(write), prompt=prompt)
+        self._end(len(ids), position)
+        result: np.ndarray = logits[0]
+        return result
+
+    def fill(self, ids: np.ndarray, position: int) -> None:
+        """One step of the prompts' graph, in place."""
+        assert self._filler is not None
+        self._begin(len(ids), position)
+        token_ids, mask, read, write = self._pass(ids, position)
+        names = [name for name in self._inputs if name != "num_logits"]
+        self._filler.run(names, Values([token_ids, mask, *read]), Values(write), prompt=True)
+        self._end(len(ids), position)
+
+    @property
+    def fills(self) -> bool:
+        """With a graph for prompts that has no logits."""
+        return self._filler is not None
+
+    def _begin(self, count: int, position: int) -> None:
+        """Make room for a step of `count` tokens."""
+        total = position + count
         if total > self._capacity:
             self._grow(total, position)
         if position and self._moves(position, total):
             self._keep(position)
         self._reached = -1
-        read, write = self._states[self._turn], self._states[1 - self._turn]
-        if len(ids) == 1 and num_logits == 1:
-            logits = self._decode(int(ids[0]), position)
-        else:
-            mask, wanted = np.ones((1, total), np.int64), np.array([num_logits], np.int64)
-            kept = [*self._buffers, *self._window_buffers]
-            feeds = Values([np.ascontiguousarray(ids).reshape(1, -1), mask, wanted, *kept, *read])
-            prompt = len(ids) >= PROMPT_PASS
-            runner = self._prompts if prompt else self._runner
-            logits = runner.run_first(self._inputs, feeds, Values([*kept, *write]), prompt=prompt)
-            self._seen = -1
+
+    def _pass(
+        self, ids: np.ndarray, position: int
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]:
+        """Of a step of several tokens: ids, mask, what is read of the cache, what is written."""
+        self._seen = -1
+        kept, turn = [*self._buffers, *self._window_buffers], self._turn
+        mask = np.ones((1, position + len(ids)), np.int64)
+        read, write = [*kept, *self._states[turn]], [*kept, *self._states[1 - turn]]
+        return np.ascontiguousarray(ids).reshape(1, -1), mask, read, write
+
+    def _end(self, count: int, position: int) -> None:
+        """A step of `count` tokens is done."""
+        total = position + count
         self._turn = 1 - self._turn
         self._reached, self._touched = total, max(total, self._touched)
-        if write and len(ids) > 1:
+        if self._state_names and count > 1:
             self._keep(total)
-        result: np.ndarray = logits[0]
-        return result
 
     def feed(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Beside what a step reads anyway."""
-        for runner in {self._runner, self._prompts}:
-            runner.always(arrays)
+        for runner in {self._runner, self._prompts, self._filler}:
+            if runner is not None:
+                runner.always(arrays)
 
     def truncate(self, position: int) -> int:
         """Keys and values beyond the mask are not seen, and will be written over; states begin at a kept place, and so do

@@ -185,17 +185,17 @@ class DraftModel:
         guess: list[int] = []
         pieces = prefill_pieces(history[self.engine.position :], PREFILL_CHUNK, self.engine.rewinds)
         while pieces:
-            for piece in pieces:
+            for piece, wanted in pieces:
                 if interrupt():
                     return []
                 started = time.perf_counter()
-                logits = self.engine.forward(piece)
+                logits = self.engine.forward(piece, wanted)
                 self.pace.saw(len(piece), time.perf_counter() - started)
             token = self._choose(logits[-1, : self._known])
             if token in self._eos:
                 break
             guess.append(token)
-            pieces = [[token]] if len(guess) < count else []
+            pieces = [([token], 1)] if len(guess) < count else []
         return guess
 
     def _choose(self, logits: Floats) -> int:

@@ -14,14 +14,14 @@ import numpy as np
 
 from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
-from edgelm.fallback import find_fallback
+from edgelm.fallback import exact_int8, find_fallback
 from edgelm.machine import CpuInfo, read_cpu, recommended_threads
 from edgelm.runtime.adapter import RuntimeAdapter
-from edgelm.runtime.cache import Cache, Kept, SharedCache
+from edgelm.runtime.cache import PROMPT_PASS, Cache, Kept, SharedCache
 from edgelm.runtime.ceiling import Room, fit
 from edgelm.runtime.generate import PREFILL_CHUNK
 from edgelm.runtime.growing import GrowingCache
-from edgelm.runtime.ort import open_or_fall_back
+from edgelm.runtime.ort import open_mapped, open_or_fall_back
 from edgelm.runtime.packing import OnBytes
 from edgelm.runtime.prepared import open_prepared
 from edgelm.runtime.weightcache import WeightCache
@@ -123,12 +123,14 @@ class Engine:
         if slow := find_fallback(manifest, cpu):
             warnings.warn(f"{slow.detail}; better: {slow.todo}", EdgeLMWarning, stacklevel=2)
         counts = _threads(manifest, cpu, threads, prefill_threads)
+        prefill = bundle.prefill_path if exact_int8(cpu) else None
+        apart = prefill is None and counts[0] != counts[1]  # prompts have a session of their own, of the same graph
         cache = WeightCache.default() if weight_cache is True else weight_cache or None
         start = time.perf_counter()
         prepared = (
             None
             if cache is None
-            else open_prepared(bundle, cache, cpu, list(dict.fromkeys(counts)), on_bytes, in_turn=in_turn)
+            else open_prepared(bundle, cache, cpu, counts if apart else counts[:1], on_bytes, in_turn=in_turn)
         )
         if prepared is not None:
             sessions = prepared.sessions
@@ -138,11 +140,13 @@ class Engine:
             if reason is not None:
                 message = f"{reason}: running on the CPU instead (see README, Jetson)"
                 warnings.warn(message, EdgeLMWarning, stacklevel=2)
-            if prefill_threads is None:  # a second session would pack the weights again
-                counts = (counts[0], counts[0])
+            if prefill_threads is None and apart:  # a second session would pack the weights again
+                counts, apart = (counts[0], counts[0]), False
             sessions = [session]
-            if counts[0] != counts[1]:
+            if apart:
                 sessions.append(open_or_fall_back(bundle.model_path, counts[1], provider, in_turn=in_turn)[0])
+        if prefill is not None:
+            sessions.append(open_mapped(prefill, counts[1], in_turn=True))
         try:
             return cls(
                 sessions[0],
@@ -254,7 +258,7 @@ class Engine:
 
         Args:
             ids: token ids [n], n >= 1.
-            num_logits: for how many of the last of them, 1 … n.
+            num_logits: for how many of the last of them, 0 … n; a piece of a prompt that others follow wants none.
 
         Returns:
             float32 [num_logits, vocab_size]; it may be overwritten by the next call.
@@ -264,8 +268,8 @@ class Engine:
             OptionError: num_logits is out of range.
         """
         tokens = np.asarray(ids, dtype=np.int64).reshape(-1)
-        if not 1 <= num_logits <= len(tokens):
-            raise OptionError(f"num_logits must be from 1 to the number of ids ({len(tokens)}), not {num_logits}")
+        if not len(tokens) or not 0 <= num_logits <= len(tokens):
+            raise OptionError(f"num_logits must be from 0 to the number of ids ({len(tokens)}), not {num_logits}")
         total = self.position + len(tokens)
         if total > self.context:
             raise PromptError(
@@ -279,7 +283,12 @@ class Engine:
         cache = self._open()
         self._check_limit(cache, total)
         try:
-            logits = cache.run(tokens, self.position, num_logits)
+            if cache.fills and (lead := len(tokens) - num_logits) >= PROMPT_PASS:
+                cache.fill(tokens[:lead], self.position)
+                self._state.tokens += tokens[:lead].tolist()
+                tokens = tokens[lead:]
+            none = np.empty((0, self.vocab_size), np.float32)
+            logits = cache.run(tokens, self.position, max(1, num_logits))[:num_logits] if len(tokens) else none
         except MemoryError:
             raise DeviceError(
                 f"not enough memory for {total:,} tokens", hint="export with a smaller --context"
@@ -316,7 +325,7 @@ class Engine:
         again = self._state.tokens[reached:position]
         del self._state.tokens[reached:]
         for start in range(0, len(again), PREFILL_CHUNK):
-            self.forward(again[start : start + PREFILL_CHUNK])
+            self.forward(again[start : start + PREFILL_CHUNK], 0)
 
     def reset(self) -> None:
         """Forget all tokens."""

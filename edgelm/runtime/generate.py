@@ -78,10 +78,10 @@ def generate_step(
     if engine.position >= len(history):
         raise PromptError("the prompt is empty" if not history else "the prompt holds nothing new to this engine")
     logits = None
-    for piece in prefill_pieces(history[engine.position :], prefill_chunk, engine.rewinds):
+    for piece, wanted in prefill_pieces(history[engine.position :], prefill_chunk, engine.rewinds):
         if reason := interrupt():
             return reason
-        logits = engine.forward(piece)
+        logits = engine.forward(piece, wanted)
         progress(engine.position, len(history))
     assert logits is not None
     text = _Text(engine, history, logits, drafter)
@@ -184,12 +184,13 @@ class _Text:
         self._draft, self._tokens = [], 0
 
 
-def prefill_pieces(ids: Sequence[int], size: int, rewinds: bool) -> list[Sequence[int]]:
-    """The passes that read `ids`, none longer than `size`.
+def prefill_pieces(ids: Sequence[int], size: int, rewinds: bool) -> list[tuple[Sequence[int], int]]:
+    """The passes that read `ids`, none longer than `size`, and how many logits each needs: one behind the last id.
 
     Where the engine does not rewind freely it keeps the states after a pass of several tokens. The last token then has
     a pass of its own: a prompt given again begins before it.
     """
     body = len(ids) if rewinds or len(ids) < 3 else len(ids) - 1
     pieces = [ids[start : min(start + size, body)] for start in range(0, body, size)]
-    return pieces if body == len(ids) else [*pieces, ids[body:]]
+    pieces += [ids[body:]] if body < len(ids) else []
+    return [(piece, int(index == len(pieces))) for index, piece in enumerate(pieces, 1)]

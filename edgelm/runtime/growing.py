@@ -57,6 +57,15 @@ class GrowingCache:
         result: np.ndarray = logits.numpy()[0]
         return result
 
+    @property
+    def fills(self) -> bool:
+        """Never: traced graphs have no other beside them."""
+        return False
+
+    def fill(self, ids: np.ndarray, position: int) -> None:
+        """Never called."""
+        raise NotImplementedError
+
     def truncate(self, position: int) -> int:
         """Cut the past after `position` tokens."""
         if position == 0:

@@ -71,8 +71,8 @@ def open_or_fall_back(model: Path, threads: int, wanted: str, *, in_turn: bool =
     return open_session(model, threads, [_PROVIDERS["cpu"]], in_turn=in_turn), reason
 
 
-def open_session(model: Path, threads: int, wanted: list[str], *, in_turn: bool = False) -> Any:
-    """An InferenceSession on `threads` threads.
+def open_session(model: Path, threads: int, wanted: list[str], *, in_turn: bool = False, **entries: str) -> Any:
+    """An InferenceSession on `threads` threads; `entries` are further settings of onnxruntime.
 
     Where several sessions run `in_turn` on the same cores, their threads sleep between runs: awake they would wait for
     their own next run on the cores that the other session needs.
@@ -82,7 +82,7 @@ def open_session(model: Path, threads: int, wanted: list[str], *, in_turn: bool 
         DeviceError: there is not enough memory.
     """
     try:
-        return _session(str(model), _options(threads, **(IN_TURN if in_turn else {})), wanted)
+        return _session(str(model), _options(threads, **(IN_TURN if in_turn else {}), **entries), wanted)
     except MemoryError:
         raise DeviceError(f"not enough memory to load {model}", hint="see: edgelm doctor") from None
     except Exception as error:  # its exceptions have no public base class
@@ -90,6 +90,15 @@ def open_session(model: Path, threads: int, wanted: list[str], *, in_turn: bool 
         raise BundleError(
             f"{model} cannot be loaded by onnxruntime {version()}: {line}", hint="see: edgelm verify, edgelm doctor"
         ) from None
+
+
+def open_mapped(model: Path, threads: int, *, in_turn: bool = False) -> Any:
+    """A session on the CPU whose kernels read the weights as the file has them, mapped: nothing is packed or copied.
+
+    Raises:
+        BundleError, DeviceError: as `open_session`.
+    """
+    return open_session(model, threads, [_PROVIDERS["cpu"]], in_turn=in_turn, **{"session.disable_prepacking": "1"})
 
 
 def save_optimized(model: Path, path: Path) -> None:
@@ -205,10 +214,16 @@ class Runner:
         """Feed these inputs, too, whatever else is fed; in place of those told before."""
         self._more_names, self._more = list(arrays), Values(arrays.values()) if arrays else None
 
-    def run(self, names: list[str], feeds: Values, fetches: Values) -> None:
-        """Read `feeds`, the inputs `names`; write `fetches`, all outputs."""
+    def run(self, names: list[str], feeds: Values, fetches: Values, *, prompt: bool = False) -> None:
+        """Read `feeds`, the inputs `names`; write `fetches`, all outputs.
+
+        After a `prompt` the memory of its activations is given back.
+        """
+        options = PROMPT if prompt else self._options
         given = feeds.joined(self._more)
-        self._run(self._options, [*names, *self._more_names], given, self._outputs, fetches.vector, self._devices)
+        self._run(options, [*names, *self._more_names], given, self._outputs, fetches.vector, self._devices)
+        if prompt:
+            give_back()
 
     def run_first(self, names: list[str], feeds: Values, others: Values, *, prompt: bool = False) -> np.ndarray:
         """Like `run`, but the first output, of a size the graph does not declare, is allocated and returned.
@@ -246,6 +261,7 @@ __all__ = [
     "Runner",
     "Values",
     "give_back",
+    "open_mapped",
     "open_optimized",
     "open_or_fall_back",
     "open_session",

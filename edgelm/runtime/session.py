@@ -67,8 +67,8 @@ class Session:
             engine = self._lm.engine
             engine.adapt(chosen)
             missing = ids[reuse(engine, ids) :]
-            for piece in prefill_pieces(missing, PREFILL_CHUNK, engine.rewinds):
-                engine.forward(piece)
+            for piece, _ in prefill_pieces(missing, PREFILL_CHUNK, engine.rewinds):
+                engine.forward(piece, 0)
         return len(missing)
 
     def save(self, path: str | PathLike[str], *, tokens: int | None = None) -> None:

@@ -25,8 +25,8 @@ class Engine:
         self.files = [] if packed is None else [str(file) for file in sorted(packed.iterdir())]  # beside the bundle's
 
     def forward(self, ids: list[int]) -> None:
-        for piece in prefill_pieces(ids, PREFILL_CHUNK, self._runs.rewinds):  # as a prompt is read
-            self._logits = self._runs.forward(piece)
+        for piece, wanted in prefill_pieces(ids, PREFILL_CHUNK, self._runs.rewinds):  # as a prompt is read
+            self._logits = self._runs.forward(piece, wanted)
 
     def logits(self) -> np.ndarray:
         return self._logits[-1]

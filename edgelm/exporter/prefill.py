@@ -1,0 +1,41 @@
+"""The graph that reads prompts, beside the one that decodes: prefill.onnx writes the cache, model.onnx makes logits.
+
+Decode is bound by the bytes that a token reads, so it wants few bits; a prompt is bound by arithmetic, which processors do
+fastest in 8 bits. Its matrices are int8 with a scale an output channel, and activations with a scale a token. All else,
+embedding, norms and tables, is read from model.onnx.data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from edgelm.exporter.decoder import Decoder, Linear
+from edgelm.exporter.formats import Format, Matrix, PerChannel
+from edgelm.exporter.graph import Formats
+from edgelm.target import RecipeSpec
+
+FORMAT = PerChannel(by_token=True)
+
+
+def formats(spec: RecipeSpec, decoding: Formats) -> Formats:
+    """The formats of the graph, from those of the one that decodes."""
+    assert spec.prefill == FORMAT.spec
+    return replace(decoding, body=FORMAT, matrices={})
+
+
+def linears(decoder: Decoder) -> tuple[Linear, ...]:
+    """The matrices it has: without the last feed-forward, whose outcome is for logits alone."""
+    return decoder.linears[:-2]
+
+
+def nbytes(decoder: Decoder) -> int:
+    """Of its matrices."""
+    return sum(FORMAT.nbytes(m.outputs, m.inputs) for m in linears(decoder))
+
+
+def packing(
+    decoding: Mapping[str, Matrix], pack: Callable[[Linear, Format], Matrix]
+) -> Callable[[Linear, Format], Matrix]:
+    """What packs its matrices: those of the body by `pack`; embedding and head are the ones that are there for `decoding`."""
+    return lambda linear, format: pack(linear, format) if format == FORMAT else decoding[linear.name]
