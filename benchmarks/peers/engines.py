@@ -30,10 +30,14 @@ class EngineSpec:
     options: tuple[str, ...] = ()
 
 
-_INT4 = ("edgelm-int4-fast", "edgelm-int4")
+_INT4 = ("edgelm-int4-fast-prefill-int8", "edgelm-int4-fast", "edgelm-int4")
 _ALL = (
     EngineSpec("edgelm-int4", "edgelm int4", "on_edgelm", "edgelm", "int4"),
     EngineSpec("edgelm-int4-fast", "edgelm int4-fast", "on_edgelm", "edgelm", "int4-fast"),
+    EngineSpec(
+        "edgelm-int4-fast-prefill-int8", "edgelm int4-fast, prefill int8", "on_edgelm", "edgelm", "int4-fast",
+        options=("--prefill", "int8"),
+    ),
     EngineSpec("edgelm-int8", "edgelm int8", "on_edgelm", "edgelm", "int8"),
     EngineSpec("edgelm-fp32", "edgelm fp32", "on_edgelm", "edgelm", "fp32"),
     EngineSpec("llama-q4_0", "llama.cpp Q4_0", "on_llama", "llama", "q4_0", _INT4),
@@ -55,6 +59,7 @@ ENGINES = {spec.name: spec for spec in _ALL}
 DEFAULT = (
     "edgelm-int4",
     "edgelm-int4-fast",
+    "edgelm-int4-fast-prefill-int8",
     "edgelm-int8",
     "llama-q4_0",
     "llama-q8_0",

@@ -115,7 +115,7 @@ def _remove(path: Path) -> None:
 
 def _edgelm(spec: EngineSpec, source: Path, output: Path, python: str, target: str, context: int) -> list[str]:
     command = [python, "-m", "edgelm", "export", str(source), "--target", target, "--quant", spec.weights]
-    return [*command, "--context", str(context), "--force", "-o", str(output)]
+    return [*command, *spec.options, "--context", str(context), "--force", "-o", str(output)]
 
 
 def _llama(spec: EngineSpec, source: Path, output: Path, python: str, target: str, context: int) -> list[str]:

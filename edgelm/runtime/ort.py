@@ -207,11 +207,13 @@ class Runner:
         binding = session.io_binding()
         binding.bind_output(outputs[0], "cpu")
         self._unallocated = binding._iobinding.get_outputs()[0]
+        self._known = {i.name for i in (*session.get_inputs(), *session.get_overridable_initializers())}
         self._more_names: list[str] = []
         self._more: Values | None = None
 
     def always(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Feed these inputs, too, whatever else is fed; in place of those told before."""
+        """Feed these inputs, too, as far as the graph has them, whatever else is fed; in place of those told before."""
+        arrays = {name: array for name, array in arrays.items() if name in self._known}
         self._more_names, self._more = list(arrays), Values(arrays.values()) if arrays else None
 
     def run(self, names: list[str], feeds: Values, fetches: Values, *, prompt: bool = False) -> None:

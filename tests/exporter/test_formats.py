@@ -29,6 +29,7 @@ FORMATS: list[Format] = [
     Blocked(8, 32),
     Blocked(8, 64),
     PerChannel(),
+    PerChannel(by_token=True),
 ]
 MATRICES = [(96, 64), (64, 172), (48, 256), (32, 40)]
 
@@ -85,6 +86,21 @@ def test_product(tmp_path: Path, format: Format, shape: tuple[int, int], rows: i
     np.testing.assert_allclose(
         run(tmp_path, format, weight, x, bias), expected, atol=tolerance * np.abs(expected).max()
     )
+
+
+def test_a_scale_a_token_keeps_outliers_to_themselves(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    weight, x = generator.standard_normal((50, 192), np.float32), generator.standard_normal((6, 192), np.float32)
+    x[2, 7] = 1000
+    x[4] = 0
+    rest = [0, 1, 3, 5]
+    expected = (x @ rounded(PerChannel(), weight).T)[rest]
+    errors = []
+    for format in (PerChannel(), PerChannel(by_token=True)):
+        found = run(tmp_path, format, weight, x)
+        assert (found[4] == 0).all()
+        errors.append(np.abs(found[rest] - expected).max() / np.abs(expected).max())
+    assert errors[1] < 0.01 < 0.5 < errors[0]
 
 
 @pytest.mark.parametrize("format", [*FORMATS, Rows()], ids=lambda f: str(f.spec))

@@ -50,7 +50,7 @@ class FakeEngine:
 
     def forward(self, ids: Sequence[int] | np.ndarray, num_logits: int = 1) -> np.ndarray:
         assert not self.closed
-        assert 1 <= num_logits <= len(ids)
+        assert 0 <= num_logits <= len(ids)
         if self.position + len(ids) > self.context:
             raise PromptError("the context is full")
         self.before_forward()
@@ -60,6 +60,8 @@ class FakeEngine:
             self.ids.append(int(token))
             if count > len(ids) - num_logits:
                 rows.append(self._logits(self.ids))
+        if not rows:
+            return np.empty((0, self._buffer.shape[1]), np.float32)
         self._buffer[:1] = rows[0]
         return self._buffer if num_logits == 1 else np.stack(rows)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from edgelm.bundle import Bundle
 from edgelm.runtime.engine import Engine as Runs
 from edgelm.runtime.generate import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.ort import version as onnxruntime_version
+from edgelm.runtime.weightcache import WeightCache
 from edgelm.version import __version__
 
 
@@ -17,7 +20,9 @@ def version() -> str:
 
 class Engine:
     def __init__(self, path: str, threads: int, context: int) -> None:
-        self._runs = Runs.load(Bundle.open(path), threads=threads)
+        # Beside the bundle, not in the user's cache, where entries of random weights would take others' place.
+        cache = WeightCache(Path(path).parent / "edgelm-weight-cache")
+        self._runs = Runs.load(Bundle.open(path), threads=threads, weight_cache=cache)
         if self._runs.context < context:
             raise ValueError(f"the bundle's context is {self._runs.context}, {context} are needed")
         self._logits = np.empty(0, np.float32)
