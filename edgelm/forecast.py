@@ -356,5 +356,5 @@ _ROLES = ("body", "head")
 _LAYER_NODES, _OTHER_NODES = 10, 11  # of a native graph without extras
 _PLACE_NODES = 3  # of a matrix beside which an adapter has a place
 _UNPACKED = 0.8  # of the rate of packed int8 matrices, what unpacked ones reach; measured on x86-64, 0.76 to 0.87
-_EVENED = 3.0  # of what is read and written between products, with the two passes before and the one behind each
+_EVENED = 1.1  # of what is read and written between products; fitted to the gain of a 0.5B shape's prompt, 1.6
 _WIDTH = 1.4  # what matrices read and write for a token, as a multiple of their weights over the hidden size

@@ -95,7 +95,7 @@ def test_ids_outside_the_vocabulary_are_refused(engine: Engine, bad: int) -> Non
     assert engine.position == 0
 
 
-@pytest.mark.parametrize(("count", "wanted"), [(0, 1), (3, 0), (3, 4), (1, -1)])
+@pytest.mark.parametrize(("count", "wanted"), [(0, 1), (0, 0), (3, 4), (1, -1)])
 def test_num_logits_out_of_range(engine: Engine, count: int, wanted: int) -> None:
     engine.reset()
     with pytest.raises(OptionError, match="num_logits"):
