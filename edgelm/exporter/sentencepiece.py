@@ -57,16 +57,17 @@ def read(path: Path) -> SentencePiece:
     try:
         data = path.read_bytes()
         pieces: list[Piece] = []
-        algorithm, unk = _UNIGRAM, "<unk>"
+        algorithm, unk, seen = _UNIGRAM, "<unk>", set[int]()
         for number, value in _fields(data):
+            seen.add(number)
             if number == 1:
                 pieces.append(_piece(_bytes(value)))
             elif number == 2:  # the trainer's settings
                 settings = dict(_fields(_bytes(value)))
                 algorithm = int(settings.get(3, _UNIGRAM))
                 unk = _bytes(settings.get(45, b"<unk>")).decode()
-        if not pieces:
-            raise ValueError("no pieces")
+        if not {1, 2, 3} <= seen:  # pieces, the trainer's settings, the normalizer's: a file may be cut between them
+            raise ValueError("not whole")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, struct.error):
