@@ -19,18 +19,18 @@ from edgelm.runtime.ort import Runner
 
 
 class Timed:
-    """A call, with the seconds of every one of its runs."""
+    """A call, with the start and end of every one of its runs."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
-        self.seconds: list[float] = []
+        self.spans: list[tuple[float, float]] = []
 
     def __call__(self, *args: Any) -> Any:
         started = time.perf_counter()
         try:
             return self.call(*args)
         finally:
-            self.seconds.append(time.perf_counter() - started)
+            self.spans.append((started, time.perf_counter()))
 
 
 @click.command()
@@ -38,7 +38,7 @@ class Timed:
 @click.option("-n", "tokens", default=128, show_default=True, help="Tokens to generate.")
 @click.option("-r", "repetitions", default=5, show_default=True)
 @click.option("--threads", type=int)
-@click.option("--temperature", default=0.8, show_default=True, help="0 is greedy.")
+@click.option("--temperature", default=0.8, show_default=True, help="0 is greedy; else top-k 40, top-p 0.95.")
 @click.option("--json", "as_json", is_flag=True)
 def main(bundle: Path, tokens: int, repetitions: int, threads: int | None, temperature: float, as_json: bool) -> None:
     """Measure it on BUNDLE, with speculation off."""
@@ -51,20 +51,26 @@ def main(bundle: Path, tokens: int, repetitions: int, threads: int | None, tempe
         runner._run = calls[-1]
 
     Runner.__init__ = observed  # type: ignore[method-assign]
-    options = {"raw": True, "max_tokens": tokens, "temperature": temperature, "top_p": 0.95}
+    options = {
+        "raw": True,
+        "max_tokens": tokens,
+        "temperature": temperature,
+        "top_k": 40,
+        "top_p": 0.95,
+        "speculate": "off",
+    }
     shares, steps = [], []
-    with edgelm.load(bundle, threads=threads, speculate="off") as lm:
+    with edgelm.load(bundle, threads=threads) as lm:
         for repetition in range(repetitions + 1):
-            stream = lm.stream("Once upon a time", **options, seed=repetition)
-            next(stream)  # the prompt, and the first token
             for call in calls:
-                call.seconds.clear()
-            started = time.perf_counter()
-            for _ in stream:
+                call.spans.clear()
+            for _ in lm.stream("Once upon a time", **options, seed=repetition):
                 pass
-            whole = time.perf_counter() - started
-            inside = sum(sum(call.seconds) for call in calls)
-            passes = sum(len(call.seconds) for call in calls)
+            ended = time.perf_counter()
+            spans = sorted(span for call in calls for span in call.spans)
+            whole = ended - spans[0][1]  # from the end of the prompt's pass
+            inside = sum(end - start for start, end in spans[1:])
+            passes = len(spans) - 1
             if repetition:  # the first warms up
                 shares.append((whole - inside) / whole)
                 steps.append(whole / passes)

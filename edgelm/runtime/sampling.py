@@ -26,6 +26,7 @@ Sampler = Callable[[Floats, Sequence[int]], int]
 """``sampler(logits [V], history) -> id``; `history` is the prompt and every token generated so far."""
 
 _HF_TOP_K = 50  # what transformers takes where a sampling model's generation_config.json names no top_k
+_GROUP = 64  # scores of which the peak is looked at first
 _HF_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop"} | {
     name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 }
@@ -181,8 +182,19 @@ def top_k(scores: Floats, k: int) -> Ids:
     """The ids of the `k` highest scores, ascending, and of those equal to the last of them; of all where k is 0."""
     if not 0 < k < scores.size:
         return np.arange(scores.size)
-    kth = np.partition(scores, scores.size - k)[scores.size - k]
-    return np.flatnonzero(scores >= kth)  # equals of the k-th stay, as in transformers
+    # The peaks of any groups of scores are scores, so that k of these are as high as the k-th peak, or higher: only they
+    # are looked at one by one. It is a third of the time of parting a large vocabulary.
+    groups = scores.size // _GROUP
+    if groups > k:
+        peaks = scores[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
+        ids = np.flatnonzero(scores >= np.partition(peaks, groups - k)[groups - k])
+    else:
+        ids = np.arange(scores.size)
+    high = scores[ids]
+    kept: Ids = ids[
+        high >= np.partition(high, high.size - k)[high.size - k]
+    ]  # equals of the k-th stay, as in transformers
+    return kept
 
 
 def _top_p(weights: Floats, p: float) -> Ids:

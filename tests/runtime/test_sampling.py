@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgelm.errors import BundleError, EdgeLMError, OptionError
-from edgelm.runtime.sampling import GenerationConfig, candidates, make_sampler
+from edgelm.runtime.sampling import GenerationConfig, candidates, make_sampler, top_k
 
 INF = float("inf")
 NAN = float("nan")
@@ -264,3 +264,17 @@ def test_the_order_of_the_options_is_that_of_transformers() -> None:
     names = ["RepetitionPenaltyLogitsProcessor", "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"]
     places = [source.index(f"{name}(") for name in [*names, "MinPLogitsWarper"]]
     assert places == sorted(places)
+
+
+@given(st.integers(1, 700), st.integers(0, 80), st.integers(0, 3), st.integers(0, 2**32 - 1))
+def test_top_k_is_a_plain_partition(size: int, k: int, kind: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.standard_normal(size).astype(np.float32)
+    if kind == 1:
+        scores = np.round(scores)  # many equals
+    elif kind == 2:
+        scores[random.random(size) < 0.9] = -np.inf
+    elif kind == 3:
+        scores[:] = 1
+    wanted = np.arange(size) if not 0 < k < size else np.flatnonzero(scores >= np.sort(scores)[size - k])
+    np.testing.assert_array_equal(top_k(scores, k), wanted)
