@@ -62,6 +62,7 @@ DEFAULT = (
     "edgelm-int4-fast-prefill-int8",
     "edgelm-int8",
     "llama-q4_0",
+    "llama-q4_0-no-fa",
     "llama-q8_0",
     "genai-int4",
     "optimum-fp32",
