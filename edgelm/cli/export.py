@@ -135,7 +135,7 @@ def command(
       edgelm export path/to/checkpoint --target rpi5 --quant auto --max-size 350MB
       edgelm export path/to/checkpoint --target rpi5 --recipe my-bundle/manifest.json
       edgelm export path/to/checkpoint --target rpi5 --context 8192 --kv int8
-      edgelm export path/to/checkpoint --target rpi5 --prefill int8
+      edgelm export path/to/checkpoint --target x86-64 --prefill int8
     """
     if adapter_only:
         export_file(load_export_adapter)
