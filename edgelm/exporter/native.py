@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def write_graph(
         CheckpointError: a tensor is missing, of another shape, or not finite.
         ExportError: a format does not go with the target's activations.
     """
-    formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
+    formats = recipe.formats(spec, decoder.hidden)
     tied = graph.shares_table(decoder, formats)
     taken = footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
     _expect_tensors(checkpoint, decoder, progress)  # before the first byte is written
@@ -66,18 +66,10 @@ def write_graph(
     reader = prepared.reader
     packer = _Packer(reader, prepared.calibrated, progress, errors=errors)
     kv = {} if prepared.kv is None else prepared.kv.scales
-    weights = graph.Weights(packer.pack, reader.vector, reader.table, reader.array, kv)
-    build = partial(graph.build, context=context, branches=lora_ready, keeps_windows=footprint.keeps_windows(target))
-    with DataFile(writer.path(DATA)) as data:
-        packer.builder = builder = Builder(data, dtype.name)
-        build(builder, decoder, formats, weights)
-        builder.save(writer.path(MODEL), {"family": decoder.family})
-    if spec.prefill is not None:
-        with DataFile(writer.path(PREFILL_DATA)) as data:
-            prompts = Builder(data, dtype.name, builder)
-            pack = prefill.packing(packer.packed, lambda m, format: packer.pack_again(prompts, m, format))
-            build(prompts, decoder, prefill.formats(spec, formats), replace(weights, pack=pack), cache_alone=True)
-            prompts.save(writer.path(PREFILL), {"family": decoder.family})
+    weights = partial(graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
+    packing = _Packing(lambda name: DataFile(writer.path(name)), packer.pack, packer.pack_again)
+    for name, builder, _ in _graphs(decoder, target, spec, context, weights, packing, lora_ready=lora_ready):
+        builder.save(writer.path(name), {"family": decoder.family})
     progress.finish()
     return GraphResult(
         graph=graph_facts(decoder, spec, target, context, lora_ready=lora_ready),
@@ -129,34 +121,64 @@ def weigh(
     lora_ready: bool = False,
 ) -> int:
     """Bytes of the graphs and their weights in a recipe, exactly; no matrix is read. `folder` holds a graph meanwhile."""
-    formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
-    packed: dict[str, Matrix] = {}
-
-    def pack(b: Builder, linear: Linear, format: Format) -> Matrix:
-        packed[linear.name] = format.pack(b, linear.name, linear.outputs, linear.inputs, ())
-        return packed[linear.name]
-
-    def size(b: Builder, data: SizedFile) -> int:
-        path = folder / f"weighed.{MODEL}"
-        b.save(path, {"family": decoder.family})
-        graph_size = path.stat().st_size
-        path.unlink()
-        return data.size + graph_size
-
     kv = _blank_steps(decoder) if recipe.quantised_kv(spec) else {}
-    build = partial(graph.build, context=context, branches=lora_ready, keeps_windows=footprint.keeps_windows(target))
-    data = SizedFile()
-    builder = Builder(data, dtype.name)
-    weights = graph.Weights(partial(pack, builder), reader.vector, reader.table, reader.array, kv)
-    build(builder, decoder, formats, weights)
-    total = size(builder, data)
-    if spec.prefill is not None:
-        data = SizedFile(PREFILL_DATA)
-        prompts = Builder(data, dtype.name, builder)
-        again = prefill.packing(dict(packed), partial(pack, prompts))
-        build(prompts, decoder, prefill.formats(spec, formats), replace(weights, pack=again), cache_alone=True)
-        total += size(prompts, data)
+    weights = partial(graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
+    packing, total = _Packing(SizedFile, _sized, _sized), 0
+    for name, builder, data in _graphs(decoder, target, spec, context, weights, packing, lora_ready=lora_ready):
+        path = folder / f"weighed.{name}"
+        builder.save(path, {"family": decoder.family})
+        total += data.size + path.stat().st_size
+        path.unlink()
     return total
+
+
+_Pack = Callable[[Builder, Linear, Format], Matrix]
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """Where matrices go, by the data file's name, and what packs those of the first graph, and of the one for prompts."""
+
+    open: Callable[[str], DataFile]
+    first: _Pack
+    again: _Pack
+
+
+def _graphs(
+    decoder: Decoder,
+    target: Target,
+    spec: RecipeSpec,
+    context: int,
+    weights: Callable[[Callable[[Linear, Format], Matrix]], graph.Weights],
+    packing: _Packing,
+    *,
+    lora_ready: bool,
+) -> Iterator[tuple[str, Builder, DataFile]]:
+    """Build the graphs of a bundle in turn: (its file's name, the graph, its data file, all of it written)."""
+    formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target).name
+    build = partial(graph.build, context=context, branches=lora_ready, keeps_windows=footprint.keeps_windows(target))
+    packed: dict[str, Matrix] = {}
+    with packing.open(DATA) as data:
+        builder = Builder(data, dtype)
+
+        def pack(linear: Linear, format: Format) -> Matrix:
+            packed[linear.name] = matrix = packing.first(builder, linear, format)
+            return matrix
+
+        build(builder, decoder, formats, weights(pack))
+        yield MODEL, builder, data
+    if spec.prefill is None:
+        return
+    with packing.open(PREFILL_DATA) as data:
+        prompts = Builder(data, dtype, builder)
+        again = prefill.packing(packed, partial(packing.again, prompts))
+        build(prompts, decoder, prefill.formats(spec, formats), weights(again), cache_alone=True)
+        yield PREFILL, prompts, data
+
+
+def _sized(b: Builder, linear: Linear, format: Format) -> Matrix:
+    """The matrix in a `SizedFile`."""
+    return format.pack(b, linear.name, linear.outputs, linear.inputs, ())
 
 
 def _windows(decoder: Decoder, context: int, itemsize: int) -> dict[str, dict[str, int]]:
@@ -208,8 +230,6 @@ def _some(names: list[str]) -> str:
 class _Packer:
     """Streams matrices from the checkpoint through their format into the data file, telling the progress."""
 
-    builder: Builder
-
     def __init__(
         self, reader: WeightReader, calibrated: Calibrated | None, progress: Progress, *, errors: bool
     ) -> None:
@@ -217,13 +237,7 @@ class _Packer:
         self.calibrated = calibrated
         self.progress = progress
         self.errors: dict[str, dict[str, Any]] = {}
-        self.packed: dict[str, Matrix] = {}
         self._wanted = errors
-
-    def pack(self, linear: Linear, format: Format) -> Matrix:
-        """The packed matrix; one that is quantised already keeps its codes where the format has the same operator."""
-        self.packed[linear.name] = matrix = self._pack(linear, format)
-        return matrix
 
     def pack_again(self, b: Builder, linear: Linear, format: Format) -> Matrix:
         """The matrix as the checkpoint has it, packed for a second graph."""
@@ -235,16 +249,17 @@ class _Packer:
             yield piece
             self.progress.advance(piece.size, linear.name)
 
-    def _pack(self, linear: Linear, format: Format) -> Matrix:
+    def pack(self, b: Builder, linear: Linear, format: Format) -> Matrix:
+        """The packed matrix; one that is quantised already keeps its codes where the format has the same operator."""
         if isinstance(format, Blocked) and (codes := self.reader.codes(linear)):
             self.progress.advance(linear.outputs * linear.inputs, linear.name)
-            return Blocked(codes[0].bits, codes[0].block).pack_codes(self.builder, linear.name, codes)
+            return Blocked(codes[0].bits, codes[0].block).pack_codes(b, linear.name, codes)
         rounded = None if self.calibrated is None else self.calibrated.get(linear.name)
         if rounded is None:
-            return format.pack(self.builder, linear.name, linear.outputs, linear.inputs, self._rows(linear, format))
+            return format.pack(b, linear.name, linear.outputs, linear.inputs, self._rows(linear, format))
         self.progress.advance(linear.outputs * linear.inputs, linear.name)
         self.errors[linear.name] = rounded.errors()
-        return rounded.format.pack_rounded(self.builder, linear.name, linear.outputs, linear.inputs, rounded.pieces())
+        return rounded.format.pack_rounded(b, linear.name, linear.outputs, linear.inputs, rounded.pieces())
 
     def _rows(self, linear: Linear, format: Format) -> Iterator[np.ndarray]:
         lost = whole = 0.0

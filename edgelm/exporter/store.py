@@ -55,6 +55,11 @@ class DataFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._end
+
     def append(self, array: np.ndarray) -> Stored:
         """Write a whole tensor."""
         return self.append_rows([array], array.shape, array.dtype)
@@ -85,11 +90,6 @@ class SizedFile(DataFile):
     def __init__(self, name: str = DATA) -> None:
         self.name = name
         self._end = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return self._end
 
     def __exit__(self, *_: object) -> None:
         pass
