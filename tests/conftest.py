@@ -104,3 +104,20 @@ def tiny_bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.T
     from edgelm.exporter.pipeline import export
 
     return export(tiny_checkpoint(), "x86-64", "fp32", output=tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def resident() -> Callable[[Path], int]:
+    """File → bytes of its mappings that stand in this process's memory. On Linux alone."""
+
+    def count(file: Path) -> int:
+        total, here = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            field, *rest = line.split(None, 1)
+            if "-" in field:
+                here = line.endswith(str(file.resolve()))
+            elif here and field == "Rss:":
+                total += 1024 * int(rest[0].split()[0])
+        return total
+
+    return count

@@ -14,9 +14,10 @@ import numpy as np
 
 from edgelm.exporter import sublayers
 from edgelm.exporter.decoder import Decoder, Linear
-from edgelm.exporter.formats import Blocked, Format
+from edgelm.exporter.formats import Blocked
 from edgelm.exporter.graph import Formats
 from edgelm.exporter.kvscales import KVRanges
+from edgelm.exporter.matrix import Format
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quantize.gptq import Factor, Hessian, factor, gptq_blocks
 from edgelm.exporter.weights import WeightReader

@@ -16,7 +16,9 @@ from edgelm.exporter.attention import SLACK, cache_head_dim
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.config import Config
 from edgelm.exporter.decoder import Decoder
-from edgelm.exporter.formats import Blocked, Dense, Format, PerChannel
+from edgelm.exporter.formats import Blocked, Dense
+from edgelm.exporter.matrix import Format
+from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.prequantized import Scheme
 from edgelm.exporter.result import GraphResult
 from edgelm.runtime.generate import PREFILL_CHUNK
@@ -32,6 +34,8 @@ _UNPACKED_BLOCK_BITS = 32
 _RUNTIME = 60 << 20  # Python, numpy, onnxruntime, tokenizers and a session; measured
 _TOKEN = 400  # a token of the vocabulary in `tokenizers`; measured on three tokenizers of 32,000 to 50,000
 _ACTIVATIONS = 1.9  # of all that a layer's matrices read and write for a chunk, the arena's peak; measured
+
+PASSING = 32 << 20  # of the matrices that read prompts, at most; measured, and some for a release that comes late
 
 _EXPORTER = 90 << 20  # Python and the libraries of the native road; measured, as are the next four
 _SLICE = 12 << 20  # a slice of rows being quantised, of which there is one a core, and one more
@@ -60,7 +64,8 @@ class DeviceMemory:
         table_bytes: the embedding's own table, mapped from the file and looked up. One that is tied to the head is
             not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
             shows all until memory is short.
-        prefill_bytes: of the matrices that read prompts alone, mapped from the file; 0 where decode's read them.
+        prefill_bytes: of the matrices that read prompts alone, mapped from the file; 0 where decode's read them. Few
+            of them stand in memory at once (`edgelm.runtime.pages`).
         kv_bytes_per_token, kv_bytes: keys and values of layers that keep the whole context.
         window_bytes: of layers that keep a window alone, and the copies of it that are kept to go back to.
         state_bytes: what layers without keys and values keep, read from one buffer and written to another.
@@ -146,7 +151,7 @@ class Footprint:
         chunk = min(PREFILL_CHUNK, context)
         activations = int(_ACTIVATIONS * self.width * chunk) + self.scores * chunk * context
         logits, runtime = 4 * self.vocab, _RUNTIME + _TOKEN * self.vocab
-        weights = self.packed + self.table + self.prefill
+        weights = self.packed + self.table + min(self.prefill, PASSING)
         total = weights + self.copies * kv + windows + self.state + activations + logits + runtime
         return DeviceMemory(
             self.read,

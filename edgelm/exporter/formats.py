@@ -1,73 +1,24 @@
-"""How a matrix is stored and multiplied: each Format packs a weight, emits its nodes and knows its bytes.
-
-A matrix W [n, k] serves as a linear layer (``x Wᵀ``), as an embedding table (``W[ids]``), or, when a model's
-embedding and head are tied, as both from one copy.
-"""
+"""How a matrix is stored and multiplied: each Format packs a weight, emits its nodes and knows its bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import ExportError
 from edgelm.exporter.builder import MICROSOFT, Builder
+from edgelm.exporter.matrix import Format, Matrix, cast
 from edgelm.exporter.parallel import ordered_map
+from edgelm.exporter.perrow import PerChannel, Rows
 from edgelm.exporter.prequantized import Codes
-from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks, quantize_rows
+from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks
 from edgelm.exporter.quantize.search import search_blocks
-from edgelm.exporter.store import Stored
 from edgelm.target import FormatSpec
 
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level; without it 8-bit weights are unpacked anew at every call
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A packed matrix [n, k] in a format: its parts in the data file, under the names the graph gives them."""
-
-    format: Format
-    name: str
-    n: int
-    k: int
-    parts: dict[str, Stored]
-
-    def value(self, b: Builder, part: str, *shape: int, suffix: str = "") -> ir.Value:
-        """A part as an initializer, under another shape where one is given."""
-        tensor = self.parts[part]
-        return b.stored(f"{self.name}.{part}{suffix}", tensor.viewed(*shape) if shape else tensor)
-
-
-class Format(Protocol):
-    """What a recipe chooses for a role."""
-
-    @property
-    def spec(self) -> FormatSpec:
-        """The format as a recipe writes it."""
-
-    def fit(self, k: int) -> Format:
-        """This format with its block made to suit rows of `k` values."""
-
-    def nbytes(self, n: int, k: int) -> int:
-        """Bytes of a packed [n, k] matrix."""
-
-    def can_gather(self, k: int) -> bool:
-        """Whether a table of rows of `k` values can be looked up from the bytes a product reads."""
-
-    def rounded(self, rows: np.ndarray) -> np.ndarray:
-        """The float32 rows [n, k] that are left of `rows` once they are packed."""
-
-    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
-        """Write the matrix, which arrives as float32 slices of rows, to the data file."""
-
-    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
-        """Nodes for ``x Wᵀ + bias``; x is [..., k], the result [..., n]."""
-
-    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
-        """Nodes for ``W[ids]``; ids is int64 [1, s], the result [1, s, k]."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +60,12 @@ class Dense:
     def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
         """A plain look-up."""
         rows = b.op("Gather", [m.value(b, "weight"), ids], name, axis=0)
-        return rows if self._as_is(b) else _cast(b, rows, f"{name}/cast")
+        return rows if self._as_is(b) else cast(b, rows, f"{name}/cast")
 
     def _weight(self, b: Builder, m: Matrix) -> ir.Value:
         weight = m.value(b, "weight")
         # Folded when the session is made: a smaller file, not less memory.
-        return weight if self._as_is(b) else _cast(b, weight, f"{m.name}/cast")
+        return weight if self._as_is(b) else cast(b, weight, f"{m.name}/cast")
 
     def _as_is(self, b: Builder) -> bool:
         return self.bits == 8 * b.float.itemsize
@@ -250,127 +201,6 @@ class Blocked:
         )
 
 
-@dataclass(frozen=True)
-class PerChannel:
-    """int8 with a scale an output channel, activations quantised on the fly (DynamicQuantizeMatMul).
-
-    The fast path on cores without dot-product instructions, and for prompts. The operator wants W transposed, [k, n].
-
-    Attributes:
-        by_token: each token's activations have a scale of their own. The operator takes one for all of them, so that one
-            token's outliers cost all others their precision; for it to be each token's own, these are brought to the
-            same range before and back after. It takes five more nodes a matrix, which only many tokens are worth.
-    """
-
-    by_token: bool = False
-
-    @property
-    def spec(self) -> FormatSpec:
-        """The format as a recipe writes it."""
-        return FormatSpec("DynamicQuantizeMatMul", 8, None)
-
-    def fit(self, k: int) -> PerChannel:
-        """Nothing to fit."""
-        return self
-
-    def nbytes(self, n: int, k: int) -> int:
-        """Codes and a float scale a row."""
-        return n * (k + 4)
-
-    def can_gather(self, k: int) -> bool:
-        """Always: a column of [k, n] is a row of W."""
-        return True
-
-    def rounded(self, rows: np.ndarray) -> np.ndarray:
-        """The steps nearest to the rows."""
-        return _rounded_rows(rows)
-
-    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
-        """Quantise slice by slice into the transposed whole, which is held in memory at a byte a weight."""
-        codes, scales = np.empty((k, n), np.int8), np.empty(n, b.float)
-        start = 0
-        for code, scale in ordered_map(quantize_rows, rows):
-            end = start + len(scale)
-            codes[:, start:end], scales[start:end] = code.T, scale
-            start = end
-        return Matrix(self, name, n, k, {"qweight": b.data.append(codes), "scales": b.data.append(scales)})
-
-    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
-        """One DynamicQuantizeMatMul, the bias inside."""
-        if b.float != np.float32:
-            raise ExportError(
-                "DynamicQuantizeMatMul needs float32 activations", hint="choose another format in the target's recipe"
-            )
-        inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), m.value(b, "scales")]
-        if self.by_token:
-            largest = b.op("ReduceMax", [b.op("Abs", [x], f"{name}/abs"), b.integers([-1])], f"{name}/max", keepdims=1)
-            tiny = b.constant("tiny", np.array(np.finfo(np.float32).tiny, np.float32))  # a token of zeros stays zeros
-            scale = b.op("Max", [largest, tiny], f"{name}/scale")
-            inputs[0] = b.op("Div", [x, scale], f"{name}/even")
-            y = b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
-            y = b.op("Mul", [y, scale], f"{name}/scaled")
-            return y if bias is None else b.op("Add", [y, bias], f"{name}/bias")
-        if bias is not None:
-            inputs += [None, bias]  # no zero points
-        return b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
-
-    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
-        """Columns of the transposed table, turned back into rows and scaled."""
-        columns = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/columns", axis=1)  # [k, 1, s]
-        codes = b.op("Transpose", [columns], f"{name}/rows", perm=[1, 2, 0])  # [1, s, k]
-        return _scaled(b, codes, m, ids, name)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """int8 rows with a scale each: an embedding that shares nothing with the head."""
-
-    @property
-    def spec(self) -> FormatSpec:
-        """The format as a recipe writes it."""
-        return FormatSpec("Gather", 8, None)
-
-    def fit(self, k: int) -> Rows:
-        """Nothing to fit."""
-        return self
-
-    def nbytes(self, n: int, k: int) -> int:
-        """Codes and a float scale a row."""
-        return n * (k + 4)
-
-    def can_gather(self, k: int) -> bool:
-        """It is what it is for."""
-        return True
-
-    def rounded(self, rows: np.ndarray) -> np.ndarray:
-        """The steps nearest to the rows."""
-        return _rounded_rows(rows)
-
-    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
-        """Quantise slice by slice; the scales follow the codes."""
-        scales: list[np.ndarray] = []
-
-        def codes() -> Iterable[np.ndarray]:
-            for code, scale in ordered_map(quantize_rows, rows):
-                scales.append(scale.astype(b.float))
-                yield code
-
-        packed = b.data.append_rows(codes(), (n, k), np.int8)
-        return Matrix(self, name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n,), b.float)})
-
-    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
-        """Not for products."""
-        raise ExportError(
-            "a Gather format stores an embedding, not a matrix to multiply",
-            hint="use it for the role 'embedding' alone",
-        )
-
-    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
-        """Look the codes up, then scale them."""
-        codes = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/rows", axis=0)
-        return _scaled(b, codes, m, ids, name)
-
-
 def make_format(spec: FormatSpec) -> Format:
     """The Format that a recipe's entry names."""
     match spec.op:
@@ -385,24 +215,5 @@ def make_format(spec: FormatSpec) -> Format:
     raise ExportError(f"no format for operator {spec.op!r} with {spec.bits} bits")
 
 
-def _rounded_rows(rows: np.ndarray) -> np.ndarray:
-    codes, scales = quantize_rows(rows)
-    values: np.ndarray = codes * scales[:, None]
-    return values
-
-
 def _halves(block: int) -> list[int]:
     return [size for size in (256, 128, 64, 32, 16) if size <= block]
-
-
-def _scaled(b: Builder, codes: ir.Value, m: Matrix, ids: ir.Value, name: str) -> ir.Value:
-    """Int8 codes [1, s, k] times the scale of their row."""
-    floats = _cast(b, codes, f"{name}/cast")
-    scale = b.op("Gather", [m.value(b, "scales"), ids], f"{name}/scale", axis=0)  # [1, s]
-    column = b.op("Unsqueeze", [scale, b.integers([2])], f"{name}/scale/column")
-    return b.op("Mul", [floats, column], name)
-
-
-def _cast(b: Builder, value: ir.Value, name: str) -> ir.Value:
-    """`value` in the type of the activations."""
-    return b.op("Cast", [value], name, to=int(ir.DataType.from_numpy(b.float)))

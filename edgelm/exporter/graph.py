@@ -33,7 +33,8 @@ from edgelm.exporter.decoder import (
     Source,
 )
 from edgelm.exporter.deltanet import DeltaNetBuilder
-from edgelm.exporter.formats import Format, Matrix, Rows
+from edgelm.exporter.matrix import Format, Matrix
+from edgelm.exporter.perrow import Rows
 from edgelm.exporter.shortconv import ShortConvBuilder
 
 _TO_THE_END = np.iinfo(np.int64).max

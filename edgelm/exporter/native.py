@@ -20,7 +20,8 @@ from edgelm.exporter.builder import Builder
 from edgelm.exporter.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint import Checkpoint, spellings
 from edgelm.exporter.decoder import Attention, Decoder, Linear
-from edgelm.exporter.formats import Blocked, Format, Matrix
+from edgelm.exporter.formats import Blocked
+from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.store import DataFile, SizedFile

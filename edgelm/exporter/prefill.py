@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from edgelm.exporter.decoder import Decoder, Linear
-from edgelm.exporter.formats import Format, Matrix, PerChannel
 from edgelm.exporter.graph import Formats
+from edgelm.exporter.matrix import Format, Matrix
+from edgelm.exporter.perrow import PerChannel
 from edgelm.target import RecipeSpec
 
 FORMAT = PerChannel(by_token=True)

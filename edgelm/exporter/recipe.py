@@ -9,8 +9,9 @@ import numpy as np
 
 from edgelm.errors import ExportError, OptionError
 from edgelm.exporter.decoder import Decoder
-from edgelm.exporter.formats import Format, make_format
+from edgelm.exporter.formats import make_format
 from edgelm.exporter.graph import Formats
+from edgelm.exporter.matrix import Format
 from edgelm.target import FormatSpec, RecipeSpec, Target
 
 INT8_KV = FormatSpec("GroupQueryAttention", 8)

@@ -23,8 +23,9 @@ from edgelm.exporter import sublayers
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.calibrate import squares
 from edgelm.exporter.decoder import Decoder, Linear
-from edgelm.exporter.formats import Dense, Format, Matrix
+from edgelm.exporter.formats import Dense
 from edgelm.exporter.graph import Formats
+from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.weights import WeightReader
 

@@ -21,8 +21,9 @@ import numpy as np
 
 from edgelm.exporter import sublayers
 from edgelm.exporter.decoder import Decoder, Layer, Linear, Norm
-from edgelm.exporter.formats import Format, PerChannel
 from edgelm.exporter.graph import Formats
+from edgelm.exporter.matrix import Format
+from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.weights import Smoothing, WeightReader
 

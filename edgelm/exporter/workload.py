@@ -7,7 +7,7 @@ from collections import Counter
 from edgelm.exporter import footprint, graph, prefill, recipe
 from edgelm.exporter.attention import cache_head_dim
 from edgelm.exporter.decoder import Attention, Decoder, Layer
-from edgelm.exporter.formats import Format
+from edgelm.exporter.matrix import Format
 from edgelm.exporter.prequantized import Scheme
 from edgelm.forecast import Heads, Matrices, Workload
 from edgelm.format_spec import FormatSpec

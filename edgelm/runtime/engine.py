@@ -6,24 +6,21 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 
 from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
-from edgelm.fallback import exact_int8, find_fallback
-from edgelm.machine import CpuInfo, read_cpu, recommended_threads
+from edgelm.fallback import find_fallback
+from edgelm.machine import read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.cache import PROMPT_PASS, Cache, Kept, SharedCache
 from edgelm.runtime.ceiling import Room, fit
 from edgelm.runtime.generate import PREFILL_CHUNK
 from edgelm.runtime.growing import GrowingCache
-from edgelm.runtime.ort import open_mapped, open_or_fall_back
 from edgelm.runtime.packing import OnBytes
-from edgelm.runtime.prepared import open_prepared
+from edgelm.runtime.sessions import Sessions, open_sessions
 from edgelm.runtime.weightcache import WeightCache
 from edgelm.runtime.windows import Window, read_windows
 
@@ -55,26 +52,23 @@ class Engine:
 
     def __init__(
         self,
-        session: Any,
+        sessions: Sessions,
         *,
         cache: str,
         context: int,
         vocab: int,
-        threads: int,
         load_seconds: float = 0.0,
         kv_limit: int | None = None,
-        prompts: Any = None,
-        prefill_threads: int | None = None,
-        packed: Path | None = None,
         windows: Mapping[int, Window] | None = None,
     ) -> None:
         self.context = context
         self.vocab_size = vocab
-        self.threads, self.prefill_threads = threads, prefill_threads or threads
-        self.packed = packed
-        self.provider = str(session.get_providers()[0])
+        self.threads, self.prefill_threads = sessions.threads, sessions.prefill_threads
+        self.packed = sessions.packed
+        self.provider = str(sessions.decode.get_providers()[0])
         self.load_seconds = load_seconds
-        self._session, self._prompts, self._kind = session, prompts, cache
+        self._sessions: Sessions | None = sessions
+        self._kind = cache
         self._kv_limit, self._windows = kv_limit, windows
         self._states: WeakSet[KVState] = WeakSet()
         self._state = self.new_state()
@@ -122,43 +116,17 @@ class Engine:
         cpu = read_cpu()
         if slow := find_fallback(manifest, cpu):
             warnings.warn(f"{slow.detail}; better: {slow.todo}", EdgeLMWarning, stacklevel=2)
-        counts = _threads(manifest, cpu, threads, prefill_threads)
-        prefill = bundle.prefill_path if exact_int8(cpu) else None
-        apart = prefill is None and counts[0] != counts[1]  # prompts have a session of their own, of the same graph
         cache = WeightCache.default() if weight_cache is True else weight_cache or None
         start = time.perf_counter()
-        prepared = (
-            None
-            if cache is None
-            else open_prepared(bundle, cache, cpu, counts if apart else counts[:1], on_bytes, in_turn=in_turn)
-        )
-        if prepared is not None:
-            sessions = prepared.sessions
-        else:
-            provider = str(manifest.get("provider", "cpu"))
-            session, reason = open_or_fall_back(bundle.model_path, counts[0], provider, in_turn=in_turn)
-            if reason is not None:
-                message = f"{reason}: running on the CPU instead (see README, Jetson)"
-                warnings.warn(message, EdgeLMWarning, stacklevel=2)
-            if prefill_threads is None and apart:  # a second session would pack the weights again
-                counts, apart = (counts[0], counts[0]), False
-            sessions = [session]
-            if apart:
-                sessions.append(open_or_fall_back(bundle.model_path, counts[1], provider, in_turn=in_turn)[0])
-        if prefill is not None:
-            sessions.append(open_mapped(prefill, counts[1], in_turn=True))
+        sessions = open_sessions(bundle, cpu, threads, prefill_threads, cache, on_bytes, in_turn=in_turn)
         try:
             return cls(
-                sessions[0],
+                sessions,
                 cache=manifest["graph"]["cache"],
                 context=bundle.context if room is None else room.context,
                 vocab=int(manifest["graph"]["vocab"]),
-                threads=counts[0],
                 load_seconds=time.perf_counter() - start,
                 kv_limit=None if room is None else room.kv_bytes,
-                prompts=sessions[1] if len(sessions) > 1 else None,
-                prefill_threads=counts[1],
-                packed=prepared.folder if prepared is not None else None,
                 windows=read_windows(manifest["graph"]),
             )
         except (KeyError, TypeError, IndexError, ValueError) as error:
@@ -192,13 +160,13 @@ class Engine:
 
     def new_state(self) -> KVState:
         """An empty state for `use`."""
-        if self._session is None:
-            raise EdgeLMError("the engine is closed")
+        opened = self._opened()
+        session, prompts = opened.decode, opened.prompts
         shared = self._kind == "shared"
         cache: Cache = (
-            SharedCache(self._session, self.context, self.vocab_size, self._prompts, self._windows)
+            SharedCache(session, self.context, self.vocab_size, prompts, self._windows)
             if shared
-            else GrowingCache(self._session, self.vocab_size, self._prompts)
+            else GrowingCache(session, self.vocab_size, prompts)
         )
         state = KVState(cache)
         self._states.add(state)
@@ -284,7 +252,7 @@ class Engine:
         self._check_limit(cache, total)
         try:
             if cache.fills and (lead := len(tokens) - num_logits) >= PROMPT_PASS:
-                cache.fill(tokens[:lead], self.position)
+                self._fill(cache, tokens[:lead])
                 self._state.tokens += tokens[:lead].tolist()
                 tokens = tokens[lead:]
             none = np.empty((0, self.vocab_size), np.float32)
@@ -302,6 +270,13 @@ class Engine:
             ) from None
         self._state.tokens += tokens.tolist()
         return logits
+
+    def _fill(self, cache: Cache, ids: np.ndarray) -> None:
+        """A piece of a prompt; of the two sets of weights only what is at work stays in memory."""
+        sessions = self._opened()
+        sessions.decode_pages.release()
+        with sessions.prompt_pages.passing():
+            cache.fill(ids, self.position)
 
     def _check_limit(self, cache: Cache, total: int) -> None:
         """DeviceError where `total` tokens, and what other states hold, are more than the memory allowed."""
@@ -333,7 +308,7 @@ class Engine:
 
     def close(self) -> None:
         """Release the session and every state; the engine cannot be used afterwards."""
-        self._session = self._prompts = None
+        self._sessions = None
         for state in self._states:
             state.cache = None
 
@@ -342,13 +317,7 @@ class Engine:
             raise EdgeLMError("the engine is closed")
         return self._state.cache
 
-
-def _threads(
-    manifest: Mapping[str, Any], cpu: CpuInfo, threads: int | None, prefill_threads: int | None
-) -> tuple[int, int]:
-    """For decode and for prompts: what is asked for; else the target's figures, as far as this machine has cores."""
-    target = manifest.get("threads", {})
-    decode = threads or recommended_threads(target.get("decode"), cpu)
-    if prefill_threads is None and threads is None:
-        prefill_threads = recommended_threads(target.get("prefill"), cpu)
-    return decode, prefill_threads or decode
+    def _opened(self) -> Sessions:
+        if self._sessions is None:
+            raise EdgeLMError("the engine is closed")
+        return self._sessions

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from edgelm.exporter.formats import Blocked, Format, make_format
+from edgelm.exporter.formats import Blocked, make_format
+from edgelm.exporter.matrix import Format
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.quantize.rtn import quantize_blocks, quantize_rows
 from edgelm.exporter.quantize.search import search_blocks
@@ -39,6 +40,22 @@ def some_ids(count: int = 100) -> np.ndarray:
 def load_pair(checkpoint: Path, output: Path, quant: str = "fp32", target: str = "x86-64") -> tuple[Engine, Any]:
     """(engine of a bundle of the checkpoint by the native road, transformers' fp32 model of it)."""
     return Engine.load(export(checkpoint, target, quant, output=output, exporter="native")), load_model(checkpoint)
+
+
+def pairs(shapes: Mapping[str, Mapping[str, Any]], **common: Any) -> Any:
+    """The fixture of a family's tests: (engine of the fp32 bundle, transformers' model) of each shape in turn.
+
+    Shapes are arguments of `tiny_checkpoint`, and `common` what all of them share.
+    """
+
+    @pytest.fixture(params=shapes, scope="module")
+    def pair(
+        request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+    ) -> tuple[Engine, Any]:
+        checkpoint = tiny_checkpoint(**{**common, **shapes[request.param]})
+        return load_pair(checkpoint, tmp_path_factory.mktemp("bundle") / "b")
+
+    return pair
 
 
 def load_model(checkpoint: Path) -> Any:

@@ -18,7 +18,7 @@ from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages
 from edgelm.exporter import families, quality, recipe, smooth, sublayers
 from edgelm.exporter.checkpoint import Checkpoint
-from edgelm.exporter.formats import PerChannel
+from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quantize.rtn import quantize_blocks

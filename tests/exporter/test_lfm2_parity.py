@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import CHECKS, agreement, load_pair, some_ids
+from parity import CHECKS, agreement, load_pair, pairs, some_ids
 
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
@@ -29,12 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 COMMON = {"block_auto_adjust_ff_dim": False, "norm_eps": 1e-5}
 
 
-@pytest.fixture(params=SHAPES, scope="module")
-def pair(
-    request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Engine, Any]:
-    checkpoint = tiny_checkpoint("lfm2", **{**COMMON, **SHAPES[request.param]})
-    return load_pair(checkpoint, tmp_path_factory.mktemp("bundle") / "b")
+pair = pairs(SHAPES, kind="lfm2", **COMMON)
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import CHECKS, close, load_pair, some_ids
+from parity import CHECKS, close, pairs, some_ids
 
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
@@ -71,12 +71,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=SHAPES, scope="module")
-def pair(
-    request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Engine, Any]:
-    """(engine of the fp32 bundle, transformers' model) of one shape."""
-    return load_pair(tiny_checkpoint(**SHAPES[request.param]), tmp_path_factory.mktemp("bundle") / "b")
+pair = pairs(SHAPES)
 
 
 @pytest.mark.parametrize("check", CHECKS)

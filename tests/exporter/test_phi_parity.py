@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parity import CHECKS, agreement, load_model, load_pair, some_ids
+from parity import CHECKS, agreement, load_model, load_pair, pairs, some_ids
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.config import Config, read_json
@@ -67,12 +67,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 QUANTISED = ("phi-normed", "phi4-mini", "stablelm-bias", "helium-bias", "nemotron-bias", "exaone4", "cohere2")
 
 
-@pytest.fixture(params=SHAPES, scope="module")
-def pair(
-    request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Engine, Any]:
-    """(engine of the fp32 bundle, transformers' model) of one shape."""
-    return load_pair(tiny_checkpoint(**SHAPES[request.param]), tmp_path_factory.mktemp("bundle") / "b")
+pair = pairs(SHAPES)
 
 
 @pytest.mark.parametrize("check", CHECKS)

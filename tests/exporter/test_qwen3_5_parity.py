@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import CHECKS, agreement, load_model, load_pair, some_ids
+from parity import CHECKS, agreement, load_model, load_pair, pairs, some_ids
 
 from edgelm.errors import UnsupportedModelError
 from edgelm.exporter import families, footprint
@@ -84,12 +84,7 @@ def qwen3_5(folder: Path, *, outer: bool) -> Path:
     return folder
 
 
-@pytest.fixture(params=SHAPES, scope="module")
-def pair(
-    request: pytest.FixtureRequest, tiny_checkpoint: Checkpoints, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Engine, Any]:
-    checkpoint = tiny_checkpoint("qwen3_next", **SHAPES[request.param])
-    return load_pair(checkpoint, tmp_path_factory.mktemp("bundle") / "b")
+pair = pairs(SHAPES, kind="qwen3_next")
 
 
 @pytest.mark.parametrize("check", CHECKS)

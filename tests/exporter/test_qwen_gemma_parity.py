@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import CHECKS, agreement, load_model, load_pair, round_weights, some_ids
+from parity import CHECKS, agreement, load_model, load_pair, pairs, round_weights, some_ids
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.config import Config, read_json
@@ -106,12 +106,7 @@ KINDS = {shape["kind"] for shape in SHAPES.values()}
 Checkpoints = Callable[..., Path]
 
 
-@pytest.fixture(params=SHAPES, scope="module")
-def pair(
-    request: pytest.FixtureRequest, tiny_checkpoint: Checkpoints, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Engine, Any]:
-    """(engine of the fp32 bundle, transformers' model) of one shape."""
-    return load_pair(tiny_checkpoint(**SHAPES[request.param]), tmp_path_factory.mktemp("bundle") / "b")
+pair = pairs(SHAPES)
 
 
 @pytest.mark.parametrize("check", CHECKS)

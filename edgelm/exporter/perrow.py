@@ -1,0 +1,151 @@
+"""int8 with one scale a row of the matrix: for products (PerChannel) and for look-ups alone (Rows)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgelm.errors import ExportError
+from edgelm.exporter.builder import MICROSOFT, Builder
+from edgelm.exporter.matrix import Matrix, cast
+from edgelm.exporter.parallel import ordered_map
+from edgelm.exporter.quantize.rtn import quantize_rows
+from edgelm.target import FormatSpec
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """int8 with a scale an output channel, activations quantised on the fly (DynamicQuantizeMatMul).
+
+    The fast path on cores without dot-product instructions, and for prompts. The operator wants W transposed, [k, n].
+
+    Attributes:
+        by_token: each token's activations have a scale of their own. The operator takes one for all of them, so that one
+            token's outliers cost all others their precision; for it to be each token's own, these are brought to the
+            same range before and back after. It takes five more nodes a matrix, which only many tokens are worth.
+    """
+
+    by_token: bool = False
+
+    @property
+    def spec(self) -> FormatSpec:
+        """The format as a recipe writes it."""
+        return FormatSpec("DynamicQuantizeMatMul", 8, None)
+
+    def fit(self, k: int) -> PerChannel:
+        """Nothing to fit."""
+        return self
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Codes and a float scale a row."""
+        return n * (k + 4)
+
+    def can_gather(self, k: int) -> bool:
+        """Always: a column of [k, n] is a row of W."""
+        return True
+
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """The steps nearest to the rows."""
+        return _rounded_rows(rows)
+
+    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
+        """Quantise slice by slice into the transposed whole, which is held in memory at a byte a weight."""
+        codes, scales = np.empty((k, n), np.int8), np.empty(n, b.float)
+        start = 0
+        for code, scale in ordered_map(quantize_rows, rows):
+            end = start + len(scale)
+            codes[:, start:end], scales[start:end] = code.T, scale
+            start = end
+        return Matrix(self, name, n, k, {"qweight": b.data.append(codes), "scales": b.data.append(scales)})
+
+    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
+        """One DynamicQuantizeMatMul, the bias inside."""
+        if b.float != np.float32:
+            raise ExportError(
+                "DynamicQuantizeMatMul needs float32 activations", hint="choose another format in the target's recipe"
+            )
+        inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), m.value(b, "scales")]
+        if self.by_token:
+            largest = b.op("ReduceMax", [b.op("Abs", [x], f"{name}/abs"), b.integers([-1])], f"{name}/max", keepdims=1)
+            tiny = b.constant("tiny", np.array(np.finfo(np.float32).tiny, np.float32))  # a token of zeros stays zeros
+            scale = b.op("Max", [largest, tiny], f"{name}/scale")
+            inputs[0] = b.op("Div", [x, scale], f"{name}/even")
+            y = b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
+            y = b.op("Mul", [y, scale], f"{name}/scaled")
+            return y if bias is None else b.op("Add", [y, bias], f"{name}/bias")
+        if bias is not None:
+            inputs += [None, bias]  # no zero points
+        return b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
+
+    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
+        """Columns of the transposed table, turned back into rows and scaled."""
+        columns = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/columns", axis=1)  # [k, 1, s]
+        codes = b.op("Transpose", [columns], f"{name}/rows", perm=[1, 2, 0])  # [1, s, k]
+        return _scaled(b, codes, m, ids, name)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """int8 rows with a scale each: an embedding that shares nothing with the head."""
+
+    @property
+    def spec(self) -> FormatSpec:
+        """The format as a recipe writes it."""
+        return FormatSpec("Gather", 8, None)
+
+    def fit(self, k: int) -> Rows:
+        """Nothing to fit."""
+        return self
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Codes and a float scale a row."""
+        return n * (k + 4)
+
+    def can_gather(self, k: int) -> bool:
+        """It is what it is for."""
+        return True
+
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """The steps nearest to the rows."""
+        return _rounded_rows(rows)
+
+    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
+        """Quantise slice by slice; the scales follow the codes."""
+        scales: list[np.ndarray] = []
+
+        def codes() -> Iterable[np.ndarray]:
+            for code, scale in ordered_map(quantize_rows, rows):
+                scales.append(scale.astype(b.float))
+                yield code
+
+        packed = b.data.append_rows(codes(), (n, k), np.int8)
+        return Matrix(self, name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n,), b.float)})
+
+    def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
+        """Not for products."""
+        raise ExportError(
+            "a Gather format stores an embedding, not a matrix to multiply",
+            hint="use it for the role 'embedding' alone",
+        )
+
+    def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
+        """Look the codes up, then scale them."""
+        codes = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/rows", axis=0)
+        return _scaled(b, codes, m, ids, name)
+
+
+def _rounded_rows(rows: np.ndarray) -> np.ndarray:
+    codes, scales = quantize_rows(rows)
+    values: np.ndarray = codes * scales[:, None]
+    return values
+
+
+def _scaled(b: Builder, codes: ir.Value, m: Matrix, ids: ir.Value, name: str) -> ir.Value:
+    """Int8 codes [1, s, k] times the scale of their row."""
+    floats = cast(b, codes, f"{name}/cast")
+    scale = b.op("Gather", [m.value(b, "scales"), ids], f"{name}/scale", axis=0)  # [1, s]
+    column = b.op("Unsqueeze", [scale, b.integers([2])], f"{name}/scale/column")
+    return b.op("Mul", [floats, column], name)

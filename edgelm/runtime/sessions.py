@@ -1,0 +1,107 @@
+"""The sessions of a bundle: decode's, and one for prompts where the bundle or the machine wants that."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgelm.bundle import DATA, PREFILL_DATA, Bundle
+from edgelm.errors import EdgeLMWarning
+from edgelm.fallback import exact_int8
+from edgelm.machine import CpuInfo, recommended_threads
+from edgelm.runtime.ort import open_mapped, open_or_fall_back
+from edgelm.runtime.packing import OnBytes
+from edgelm.runtime.pages import NOWHERE, Pages, opening
+from edgelm.runtime.prepared import open_prepared
+from edgelm.runtime.weightcache import WeightCache
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """What `open_sessions` opened.
+
+    Attributes:
+        decode: reads single tokens, and prompts where there is no other.
+        prompts: reads prompts; None where `decode` does.
+        threads, prefill_threads: with which they compute.
+        packed: the cache's folder whose packed weights are mapped, or None.
+        decode_pages, prompt_pages: where their weights are mapped, where each has a set of its own; else empty.
+    """
+
+    decode: Any
+    prompts: Any = None
+    threads: int = 1
+    prefill_threads: int = 1
+    packed: Path | None = None
+    decode_pages: Pages = NOWHERE
+    prompt_pages: Pages = NOWHERE
+
+
+def open_sessions(
+    bundle: Bundle,
+    cpu: CpuInfo,
+    threads: int | None = None,
+    prefill_threads: int | None = None,
+    cache: WeightCache | None = None,
+    on_bytes: OnBytes | None = None,
+    *,
+    in_turn: bool = False,
+) -> Sessions:
+    """Open them; the arguments are those of `Engine.load`.
+
+    Raises:
+        BundleError: onnxruntime cannot load a graph.
+        DeviceError: not enough memory.
+    """
+    prefill = bundle.prefill_path if exact_int8(cpu) else None
+    decode, prompts = _threads(bundle, cpu, threads, prefill_threads)
+    if prefill is None:
+        return _of_one_graph(bundle, cpu, decode, prompts, prefill_threads, cache, on_bytes, in_turn)
+    with opening() as opened:
+        found = _of_one_graph(bundle, cpu, decode, decode, None, cache, on_bytes, in_turn)
+        session = open_mapped(prefill, prompts, in_turn=True)
+        files = [bundle.path / DATA]
+        with contextlib.suppress(OSError):
+            files += [] if found.packed is None else found.packed.iterdir()
+        pages = opened.of(files, [bundle.path / PREFILL_DATA])
+        return Sessions(found.decode, session, decode, prompts, found.packed, *pages)
+
+
+def _of_one_graph(
+    bundle: Bundle,
+    cpu: CpuInfo,
+    threads: int,
+    prefill_threads: int,
+    asked: int | None,
+    cache: WeightCache | None,
+    on_bytes: OnBytes | None,
+    in_turn: bool,
+) -> Sessions:
+    """One session, or two on the same weights where prompts have another number of threads, as `asked` for or not."""
+    counts = (threads, prefill_threads) if threads != prefill_threads else (threads,)
+    if cache is not None:
+        prepared = open_prepared(bundle, cache, cpu, counts, on_bytes, in_turn=in_turn)
+        if prepared is not None:
+            decode, *more = prepared.sessions
+            return Sessions(decode, more[0] if more else None, threads, prefill_threads, prepared.folder)
+    provider = str(bundle.manifest.get("provider", "cpu"))
+    session, reason = open_or_fall_back(bundle.model_path, threads, provider, in_turn=in_turn)
+    if reason is not None:
+        message = f"{reason}: running on the CPU instead (see README, Jetson)"
+        warnings.warn(message, EdgeLMWarning, stacklevel=4)
+    if len(counts) == 1 or asked is None:  # a second session would pack the weights again
+        return Sessions(session, None, threads, threads)
+    second = open_or_fall_back(bundle.model_path, prefill_threads, provider, in_turn=in_turn)[0]
+    return Sessions(session, second, threads, prefill_threads)
+
+
+def _threads(bundle: Bundle, cpu: CpuInfo, threads: int | None, prefill_threads: int | None) -> tuple[int, int]:
+    """For decode and for prompts: what is asked for; else the target's figures, as far as this machine has cores."""
+    target = bundle.manifest.get("threads", {})
+    decode = threads or recommended_threads(target.get("decode"), cpu)
+    if prefill_threads is None and threads is None:
+        prefill_threads = recommended_threads(target.get("prefill"), cpu)
+    return decode, prefill_threads or decode
