@@ -26,6 +26,7 @@ Sampler = Callable[[Floats, Sequence[int]], int]
 """``sampler(logits [V], history) -> id``; `history` is the prompt and every token generated so far."""
 
 _HF_TOP_K = 50  # what transformers takes where a sampling model's generation_config.json names no top_k
+_FEW = 1024  # weights that are sorted as they are: a call costs more than that
 _GROUP = 64  # scores of which the peak is looked at first
 _HF_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop"} | {
     name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -202,6 +203,9 @@ def _top_p(weights: Floats, p: float) -> Ids:
     likelier ones is below p.
     """
     total = float(weights.sum(dtype=np.float64))
+    if weights.size <= _FEW:  # as top-k leaves them
+        order = (-weights).argsort(kind="stable")  # of equals, the lowest ids first
+        return np.sort(order[: int(np.searchsorted(weights[order].cumsum(dtype=np.float64), p * total)) + 1])
     # All weights below this one, and there are fewer than V of them, sum to less than the 1 - p that may go: the
     # rest hold the answer, and only they are sorted (by value, which is several times faster than sorting positions).
     ordered = np.sort(weights[weights >= (1 - p) * total / weights.size])[::-1]

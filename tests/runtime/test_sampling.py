@@ -150,9 +150,10 @@ def test_top_k_keeps_equals_of_the_last() -> None:
     assert ids.tolist() == [1, 2]
 
 
-def test_top_p_keeps_the_fewest_of_equals() -> None:
-    ids, _ = candidates(np.zeros(10, np.float32), GenerationConfig(temperature=1.0, top_p=0.35))
-    assert ids.tolist() == [0, 1, 2, 3]
+@pytest.mark.parametrize(("size", "count"), [(10, 4), (3000, 1051)])
+def test_top_p_keeps_the_fewest_of_equals(size: int, count: int) -> None:
+    ids, _ = candidates(np.zeros(size, np.float32), GenerationConfig(temperature=1.0, top_p=(count - 0.5) / size))
+    assert ids.tolist() == list(range(count))
 
 
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
