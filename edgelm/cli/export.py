@@ -88,7 +88,7 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
 @click.option(
     "--prefill",
     type=click.Choice(["same", "int8"]),
-    help="What reads prompts: int8 is faster and takes a byte a weight more; same is what decode reads.  "
+    help="What reads prompts: int8 is faster and takes a byte a weight more on disk; same is what decode reads.  "
     "[default: the recipe's]",
 )
 @click.option(

@@ -132,7 +132,8 @@ def _memory_lines(memory: dict[str, Any], context: int) -> Iterator[str]:
     if "packed_bytes" in memory:
         yield fact("  weights", f"{size(memory['packed_bytes'] + memory['table_bytes'])} as packed by onnxruntime")
     if memory.get("prefill_bytes"):
-        yield fact("  prompts", f"{size(memory['prefill_bytes'])} of matrices that read prompts, mapped from the file")
+        all_of_them, at_once = (size(memory[f"{name}_bytes"]) for name in ("prefill", "passing"))
+        yield fact("  prompts", f"{at_once} of the {all_of_them} of matrices that read prompts, mapped from the file")
     yield fact("  per token", f"{size(memory['weights_bytes'])} of weights are read")
     yield fact("  KV cache", f"{size(per_token * 1000)} per 1,000 tokens, {size(memory['kv_bytes'])} when full")
     if memory.get("window_bytes"):
@@ -261,7 +262,7 @@ def _needs_lines(needs: dict[str, Any], *, exact: bool) -> Iterator[str]:
 
 def _need_row(quant: str, need: dict[str, Any], default: str) -> tuple[str, ...]:
     memory = need["memory"]
-    weights, total = sum(memory[f"{part}_bytes"] for part in ("packed", "table", "prefill")), memory["total_bytes"]
+    weights, total = sum(memory[f"{part}_bytes"] for part in ("packed", "table", "passing")), memory["total_bytes"]
     other = memory["activations_bytes"] + memory["logits_bytes"] + memory["runtime_bytes"]
     figures = (need["bundle_bytes"], weights, total - weights - other, other, total)
     fits = "yes" if need["fits"] else "no"

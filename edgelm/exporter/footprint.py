@@ -35,7 +35,7 @@ _RUNTIME = 60 << 20  # Python, numpy, onnxruntime, tokenizers and a session; mea
 _TOKEN = 400  # a token of the vocabulary in `tokenizers`; measured on three tokenizers of 32,000 to 50,000
 _ACTIVATIONS = 1.9  # of all that a layer's matrices read and write for a chunk, the arena's peak; measured
 
-PASSING = 32 << 20  # of the matrices that read prompts, at most; measured, and some for a release that comes late
+_PASSING = 64 << 20  # of the matrices that read prompts: what a board can read between two releases of them
 
 _EXPORTER = 90 << 20  # Python and the libraries of the native road; measured, as are the next four
 _SLICE = 12 << 20  # a slice of rows being quantised, of which there is one a core, and one more
@@ -64,8 +64,8 @@ class DeviceMemory:
         table_bytes: the embedding's own table, mapped from the file and looked up. One that is tied to the head is
             not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
             shows all until memory is short.
-        prefill_bytes: of the matrices that read prompts alone, mapped from the file; 0 where decode's read them. Few
-            of them stand in memory at once (`edgelm.runtime.pages`).
+        prefill_bytes: of the matrices that read prompts alone, mapped from the file; 0 where decode's read them.
+        passing_bytes: of these, what stands in memory at once, about (`edgelm.runtime.pages`).
         kv_bytes_per_token, kv_bytes: keys and values of layers that keep the whole context.
         window_bytes: of layers that keep a window alone, and the copies of it that are kept to go back to.
         state_bytes: what layers without keys and values keep, read from one buffer and written to another.
@@ -79,6 +79,7 @@ class DeviceMemory:
     packed_bytes: int
     table_bytes: int
     prefill_bytes: int
+    passing_bytes: int
     kv_bytes_per_token: int
     kv_bytes: int
     window_bytes: int
@@ -151,13 +152,15 @@ class Footprint:
         chunk = min(PREFILL_CHUNK, context)
         activations = int(_ACTIVATIONS * self.width * chunk) + self.scores * chunk * context
         logits, runtime = 4 * self.vocab, _RUNTIME + _TOKEN * self.vocab
-        weights = self.packed + self.table + min(self.prefill, PASSING)
+        passing = min(self.prefill, _PASSING)
+        weights = self.packed + self.table + passing
         total = weights + self.copies * kv + windows + self.state + activations + logits + runtime
         return DeviceMemory(
             self.read,
             self.packed,
             self.table,
             self.prefill,
+            passing,
             per_token,
             kv,
             windows,

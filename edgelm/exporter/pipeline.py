@@ -70,7 +70,7 @@ def export(
         kv: how keys and values are kept: ``float``, or ``int8``, which takes a quarter of the memory; None is the
             recipe's choice. Steps are found on the text of `calibrate`, or on edgelm's own.
         prefill: what reads prompts: the ``same`` matrices as decode, or ``int8``, a second set of them, which is faster
-            and takes a byte a weight more on disk and in memory. None is the recipe's choice.
+            and takes a byte a weight more on disk. None is the recipe's choice.
         calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and even
             activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data (None with a
             `recipe`: as it was made). Minutes for models of hundreds of millions of parameters.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.errors import ExportError
-from edgelm.exporter.footprint import PASSING, DeviceMemory, Footprint
+from edgelm.exporter.footprint import DeviceMemory, Footprint
 from edgelm.exporter.recipe import AS_IT_IS, Choices
 from edgelm.machine import read_memory
 from edgelm.target import RecipeSpec, Target
@@ -137,7 +137,7 @@ def _problems(plan: Plan, need: Need, output: Path) -> Iterator[tuple[str, str]]
 def _told(plan: Plan, need: Need) -> str:
     device = need.device
     rest = device.activations_bytes + device.logits_bytes + device.runtime_bytes
-    weights = device.packed_bytes + device.table_bytes + min(device.prefill_bytes, PASSING)
+    weights = device.packed_bytes + device.table_bytes + device.passing_bytes
     kv = device.total_bytes - rest - weights
     return (
         f"{plan.name} as {need.quant} with a context of {need.context:,} tokens needs {_mb(device.total_bytes)}, "

@@ -272,7 +272,7 @@ class Engine:
         return logits
 
     def _fill(self, cache: Cache, ids: np.ndarray) -> None:
-        """A piece of a prompt; of the two sets of weights only what is at work stays in memory."""
+        """A piece of a prompt; of two sets of mapped weights only what is at work stays in memory."""
         sessions = self._opened()
         sessions.decode_pages.release()
         with sessions.prompt_pages.passing():

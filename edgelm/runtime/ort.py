@@ -24,6 +24,7 @@ import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector  # noqa: E402
 
 from edgelm.errors import BundleError, DeviceError  # noqa: E402
+from edgelm.runtime.pages import make  # noqa: E402
 
 ort.set_default_logger_severity(4)  # what goes wrong arrives as an exception, told once
 
@@ -109,7 +110,7 @@ def save_optimized(model: Path, path: Path) -> None:
     """
     options = _options(1, **{"session.disable_prepacking": "1"})  # which would take memory, and time
     options.optimized_model_filepath = str(path)
-    _session(str(model), options, [_PROVIDERS["cpu"]])
+    _session(str(model), options, [_PROVIDERS["cpu"]], lasting=False)
 
 
 def save_packed(model: bytes, folder: Path, path: Path, data: str) -> Any:
@@ -132,7 +133,7 @@ def save_packed(model: bytes, folder: Path, path: Path, data: str) -> Any:
     options = _options(1, **entries)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.optimized_model_filepath = str(path)
-    return _session(model, options, [_PROVIDERS["cpu"]])
+    return _session(model, options, [_PROVIDERS["cpu"]], lasting=False)
 
 
 def open_optimized(model: bytes, folder: Path, threads: int, **entries: str) -> Any:
@@ -163,9 +164,9 @@ def _options(threads: int, **entries: str) -> Any:
     return options
 
 
-def _session(model: str | bytes, options: Any, wanted: list[str]) -> Any:
+def _session(model: str | bytes, options: Any, wanted: list[str], *, lasting: bool = True) -> Any:
     # Its own fallback prints to stdout and hides the reason.
-    return ort.InferenceSession(model, options, providers=wanted, enable_fallback=False)
+    return make(lambda: ort.InferenceSession(model, options, providers=wanted, enable_fallback=False), watched=lasting)
 
 
 class Values:

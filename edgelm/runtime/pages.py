@@ -3,7 +3,10 @@
 Both are mapped from files. A pass of a prompt reads each of its matrices once, in order, so that what is behind it can be
 let go of while it goes on: of that set some megabytes stand at any time. It costs next to nothing, because the pages
 stay in the system's page cache for as long as nobody else wants the memory, and are mapped again from there. Linux alone
-tells where files are mapped (``/proc/self/smaps``); elsewhere all stays as the system sees fit.
+tells where files are mapped (``/proc/self/maps``); elsewhere all stays as the system sees fit.
+
+Addresses of another session must never be taken for those of this one: once that is closed they may hold anything. So
+sessions are made one at a time (`make`), and what was mapped meanwhile is theirs.
 """
 
 from __future__ import annotations
@@ -12,28 +15,31 @@ import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 Range = tuple[int, int]
 
-_SMAPS = Path("/proc/self/smaps")
+_MAPS, _SMAPS = Path("/proc/self/maps"), Path("/proc/self/smaps")
 _DONTNEED = 4  # of madvise(2)
-_SECONDS = 0.01  # between two releases: of 0.5B parameters a pass reads 8 MB meanwhile
-_opening = threading.Lock()
+_SECONDS = 0.02  # between two releases: of 0.5B parameters a pass of 256 tokens reads 16 MB meanwhile
+_lock = threading.RLock()  # held while a session is made
+_here = threading.local()  # .watch: the Watch of this thread, if any
 
 
 @dataclass(frozen=True)
 class Pages:
-    """Memory at which a session has mapped its weights, unchanged; to be used while that session lives.
+    """Memory at which sessions have mapped their weights, unchanged.
 
     Attributes:
         ranges: first address, and the one after the last.
+        sessions: whose they are; while these live the addresses are theirs.
     """
 
     ranges: tuple[Range, ...] = ()
+    sessions: tuple[Any, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         """Bytes of address space."""
@@ -70,31 +76,47 @@ class Pages:
 NOWHERE = Pages()
 
 
-class Opened:
-    """What is mapped while sessions are opened, as `opening` gives it."""
+class Watch:
+    """Where the sessions that this thread makes have mapped files; see `watching`."""
 
     def __init__(self) -> None:
-        self._before = _mapped(Path("/proc/self/maps"))  # all there is, and a tenth of the work
+        self._seen: list[tuple[Any, dict[str, list[Range]]]] = []
 
-    def of(self, *groups: Iterable[Path]) -> list[Pages]:
-        """Where the files of each group have been mapped since."""
+    def saw(self, session: Any, before: dict[str, list[Range]] | None) -> None:
+        """A session was made, and before that `before` was mapped."""
         after = _mapped(_SMAPS)
-        return [self._since(after, {os.path.realpath(file) for file in files}) for files in groups]
+        if before is not None and after is not None:
+            new = {name: without(spans, before.get(name, [])) for name, spans in after.items()}
+            self._seen.append((session, new))
 
-    def _since(self, after: Mapping[str, list[Range]], names: Collection[str]) -> Pages:
-        old, new = ([span for name in names for span in spans.get(name, [])] for spans in (self._before, after))
-        return Pages(tuple(_joined(without(new, old))))
+    def pages(self, sessions: Iterable[Any], *files: Path) -> Pages:
+        """Where those of the sessions have mapped those files."""
+        names, wanted = {os.path.realpath(file) for file in files}, tuple(sessions)
+        seen = [maps for session, maps in self._seen if any(session is one for one in wanted)]
+        ranges = _joined(span for maps in seen for name in names for span in maps.get(name, []))
+        return Pages(tuple(ranges), wanted) if ranges else NOWHERE
 
 
 @contextlib.contextmanager
-def opening() -> Iterator[Opened]:
-    """For as long as the sessions of one bundle are opened, and no others that could have the same files mapped.
+def watching() -> Iterator[Watch]:
+    """For as long as this thread makes sessions of which somebody wants to know where they map files."""
+    outer, _here.watch = getattr(_here, "watch", None), Watch()
+    try:
+        yield _here.watch
+    finally:
+        _here.watch = outer
 
-    Addresses of another session, which may be closed at any time, must never be taken for those of this one: they
-    could hold anything by then.
-    """
-    with _opening:
-        yield Opened()
+
+def make(session: Callable[[], Any], *, watched: bool) -> Any:
+    """Make a session, while no other one is made; the Watch of this thread hears of one that is `watched`."""
+    with _lock:
+        watch = getattr(_here, "watch", None) if watched else None
+        if watch is None:
+            return session()
+        before = _mapped(_MAPS)
+        made = session()
+        watch.saw(made, before)
+        return made
 
 
 def without(spans: Iterable[Range], others: Iterable[Range]) -> list[Range]:
@@ -116,25 +138,26 @@ def _joined(spans: Iterable[Range]) -> list[Range]:
     return joined
 
 
-def _mapped(table: Path) -> dict[str, list[Range]]:
-    """File → where it is mapped; by smaps but for where something was written, which would be lost."""
-    found: dict[str, list[Range]] = {}
+def _mapped(table: Path) -> dict[str, list[Range]] | None:
+    """File → where it is mapped; by smaps but for where something was written, which would be lost. None: not known."""
     if _madvise is None:
-        return found
-    name = ""
+        return None
+    found: dict[str, list[Range]] = {}
+    spans: list[Range] = []
     try:
-        lines = table.read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        first, _, rest = line.partition(" ")
-        if "-" in first:
-            name = "".join(rest.split(None, 4)[4:])
-            if name.startswith("/"):
-                start, end = (int(address, 16) for address in first.split("-"))
-                found.setdefault(name, []).append((start, end))
-        elif first == "Anonymous:" and name.startswith("/") and rest.split()[0] != "0":
-            found[name].pop()
+        for line in table.read_bytes().split(b"\n"):
+            first, _, rest = line.partition(b" ")
+            if b"-" in first:
+                name = b"".join(rest.split(None, 4)[4:])
+                spans = found.setdefault(os.fsdecode(name), []) if name.startswith(b"/") else []
+                start, end = (int(address, 16) for address in first.split(b"-"))
+                written = False
+                spans.append((start, end))
+            elif first in (b"Anonymous:", b"Swap:") and rest.split()[0] != b"0" and not written:
+                written = True
+                spans.pop()
+    except (OSError, ValueError):
+        return None
     return found
 
 
@@ -145,4 +168,12 @@ def _find_madvise() -> Any:
         return None
 
 
+def _renew() -> None:
+    """In the child of a fork: the thread that held it is not there."""
+    global _lock
+    _lock = threading.RLock()
+
+
 _madvise = _find_madvise()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from edgelm.errors import EdgeLMWarning
 from edgelm.fallback import exact_int8
 from edgelm.machine import CpuInfo, recommended_threads
 from edgelm.runtime.ort import open_mapped, open_or_fall_back
-from edgelm.runtime.packing import OnBytes
-from edgelm.runtime.pages import NOWHERE, Pages, opening
+from edgelm.runtime.packing import PACKED, OnBytes
+from edgelm.runtime.pages import NOWHERE, Pages, watching
 from edgelm.runtime.prepared import open_prepared
 from edgelm.runtime.weightcache import WeightCache
 
@@ -28,7 +27,8 @@ class Sessions:
         prompts: reads prompts; None where `decode` does.
         threads, prefill_threads: with which they compute.
         packed: the cache's folder whose packed weights are mapped, or None.
-        decode_pages, prompt_pages: where their weights are mapped, where each has a set of its own; else empty.
+        decode_pages, prompt_pages: where their weights are mapped, where each has a set of its own; else empty, as for
+            weights on the heap.
     """
 
     decode: Any
@@ -60,14 +60,17 @@ def open_sessions(
     decode, prompts = _threads(bundle, cpu, threads, prefill_threads)
     if prefill is None:
         return _of_one_graph(bundle, cpu, decode, prompts, prefill_threads, cache, on_bytes, in_turn)
-    with opening() as opened:
+    with watching() as watch:
         found = _of_one_graph(bundle, cpu, decode, decode, None, cache, on_bytes, in_turn)
         session = open_mapped(prefill, prompts, in_turn=True)
-        files = [bundle.path / DATA]
-        with contextlib.suppress(OSError):
-            files += [] if found.packed is None else found.packed.iterdir()
-        pages = opened.of(files, [bundle.path / PREFILL_DATA])
-        return Sessions(found.decode, session, decode, prompts, found.packed, *pages)
+    files = [bundle.path / DATA, *([] if found.packed is None else [found.packed / PACKED])]
+    return replace(
+        found,
+        prompts=session,
+        prefill_threads=prompts,
+        decode_pages=watch.pages([found.decode], *files),
+        prompt_pages=watch.pages([session], bundle.path / PREFILL_DATA),
+    )
 
 
 def _of_one_graph(

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-_SIZES = (6, 3, 2)  # tokens that must have stood together before, the longest first
+# Tokens that must have stood together before, the longest first: it tells parts that are alike from each other.
+_SIZES = (24, 12, 6, 3, 2)
 _LONGEST = 16  # tokens guessed at once
 _WORTH = 1.05  # times as fast a guess must promise to be
 PROBE = 2  # tokens guessed to see whether it would pay again
 SHARE = 0.01  # of the time that probes may take
 PAUSES = 8  # times as long, at most, a pause is after probes that failed: it is doubled each time
 FADE = 0.9  # weight of what is known, at each pass
-_PRIOR = {6: (3.0, 1.0), 3: (1.0, 1.0), 2: (0.5, 1.0)}  # guesses right and wrong, assumed before any was seen
+# Guesses right and wrong, assumed before any was seen.
+_PRIOR = {24: (8.0, 1.0), 12: (5.0, 1.0), 6: (3.0, 1.0), 3: (1.0, 1.0), 2: (0.5, 1.0)}
 
 
 class PassCost:

@@ -18,6 +18,7 @@ from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan
 from edgelm.exporter.prequantized import Scheme
+from edgelm.exporter.recipe import Choices
 from edgelm.machine import MemoryInfo
 from edgelm.target import Target, load_target
 
@@ -80,6 +81,16 @@ def test_the_parts_make_the_whole() -> None:
     assert device.kv_bytes == 1024 * device.kv_bytes_per_token
     parts = ("packed", "table", "kv", "activations", "logits", "runtime")
     assert device.total_bytes == sum(getattr(device, f"{part}_bytes") for part in parts)
+
+
+def test_few_of_the_matrices_for_prompts_stand_at_once() -> None:
+    same, own = (
+        replace(plan(board("x86-64")), choices=Choices(prefill=kind)).need("int4", 1024).device
+        for kind in ("same", "int8")
+    )
+    assert (same.prefill_bytes, same.passing_bytes) == (0, 0)
+    assert own.prefill_bytes > own.passing_bytes > 0
+    assert own.total_bytes == same.total_bytes + own.passing_bytes
 
 
 def test_an_embedding_of_its_own_is_counted() -> None:

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 import edgelm
-from edgelm.bundle import DATA, Bundle
+from edgelm.bundle import DATA, PREFILL_DATA, Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
+from edgelm.fallback import exact_int8
 from edgelm.machine import read_cpu
 from edgelm.runtime import packing, prepared, weightcache
 from edgelm.runtime.engine import Engine
@@ -74,6 +75,24 @@ def load(bundle: Bundle, cache: WeightCache, **options: Any) -> Engine:
 def only(cache: WeightCache) -> Entry:
     (entry,) = cache.entries()
     return entry
+
+
+@pytest.mark.skipif(not exact_int8(read_cpu()), reason="prompts are read by int8 matrices where these are exact")
+def test_decodes_packed_weights_are_let_go_of_while_a_prompt_is_read(
+    tiny_checkpoint: Callable[..., Path], cache: WeightCache, tmp_path: Path, resident: Callable[[Path], int]
+) -> None:
+    bundle = export(tiny_checkpoint(), "x86-64", "int4", prefill="int8", output=tmp_path / "b")
+    engine, expected = load(bundle, cache), Engine.load(bundle, threads=1, weight_cache=False)
+    packed = only(cache).folder / packing.PACKED
+    for _ in range(2):
+        for each in (engine, expected):
+            each.reset()
+            each.forward(IDS[:60], 0)
+        assert resident(packed) == resident(bundle.path / PREFILL_DATA) == 0
+        for start, end in ((60, 61), (61, 65), (65, 66)):
+            found, wanted = (each.forward(IDS[start:end], end - start) for each in (engine, expected))
+            np.testing.assert_array_equal(found, wanted)
+        assert resident(packed) > 0
 
 
 @pytest.mark.parametrize(
