@@ -11,7 +11,7 @@ The builder of onnxruntime-genai 0.18 wants transformers 5, Optimum wants transf
 
     python -m venv /tmp/genai
     /tmp/genai/bin/pip install torch==2.13.0
-    /tmp/genai/bin/pip install onnxruntime-genai==0.18.0 onnxruntime onnx onnx-ir 'transformers>=5,<6'
+    /tmp/genai/bin/pip install onnxruntime-genai==0.18.0 onnx-ir 'transformers>=5,<6'
     python benchmarks/export.py -r 3 --genai-python /tmp/genai/bin/python
 
 Optimum takes about 4.2 times the weights in fp32, 21 GB for the 1B shape. Where less than `--spare` MB of memory are left,

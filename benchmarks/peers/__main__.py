@@ -11,7 +11,7 @@ measured, and how: docs/performance.md. An engine that is missing or fails gets 
 \b
 Peers may live in Pythons of their own; any of them may be missing:
     python -m venv llama-venv && llama-venv/bin/pip install llama-cpp-python gguf ml-dtypes
-    python -m venv genai-venv && genai-venv/bin/pip install torch==2.13.0 onnxruntime-genai onnx-ir 'transformers>=5'
+    python -m venv genai-venv && genai-venv/bin/pip install torch==2.13.0 onnxruntime-genai onnx-ir 'transformers>=5,<6'
 edgelm, Optimum and transformers run in this one: pip install 'edgelm[optimum]', and matplotlib for the plot.
 
 --quick takes a tiny model and short tests: seconds for each engine, to see that it all works. Its figures mean nothing.
