@@ -244,7 +244,8 @@ class Engine:
                 f"{total:,} tokens do not fit in the context of {self.context:,}",
                 hint="shorten the prompt, or export with a larger --context",
             )
-        if tokens.min() < 0 or tokens.max() >= self.vocab_size:
+        listed = tokens.tolist()  # of a single token, all that follows is faster in Python than in numpy
+        if min(listed) < 0 or max(listed) >= self.vocab_size:
             raise PromptError(
                 f"token ids must be from 0 to {self.vocab_size - 1}", hint="the tokenizer belongs to another model"
             )
@@ -253,10 +254,12 @@ class Engine:
         try:
             if cache.fills and (lead := len(tokens) - num_logits) >= PROMPT_PASS:
                 self._fill(cache, tokens[:lead])
-                self._state.tokens += tokens[:lead].tolist()
-                tokens = tokens[lead:]
-            none = np.empty((0, self.vocab_size), np.float32)
-            logits = cache.run(tokens, self.position, max(1, num_logits))[:num_logits] if len(tokens) else none
+                self._state.tokens += listed[:lead]
+                tokens, listed = tokens[lead:], listed[lead:]
+            if listed:
+                logits = cache.run(tokens, self.position, max(1, num_logits))[:num_logits]
+            else:
+                logits = np.empty((0, self.vocab_size), np.float32)
         except MemoryError:
             raise DeviceError(
                 f"not enough memory for {total:,} tokens", hint="export with a smaller --context"
@@ -268,7 +271,7 @@ class Engine:
                 f"onnxruntime failed at token {self.position}: {str(error).strip().splitlines()[0]}",
                 hint="see: edgelm verify, edgelm doctor",
             ) from None
-        self._state.tokens += tokens.tolist()
+        self._state.tokens += listed
         return logits
 
     def _fill(self, cache: Cache, ids: np.ndarray) -> None:

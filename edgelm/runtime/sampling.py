@@ -132,8 +132,9 @@ def make_sampler(config: GenerationConfig, prompt_tokens: int = 0) -> Sampler:
 
     def greedy(logits: Floats, history: Sequence[int]) -> int:
         scores = adjust(logits, history)
-        _peak(scores)
-        return int(scores.argmax())
+        best = int(scores.argmax())  # NaN counts as the highest
+        _expect_finite(float(scores[best]))
+        return best
 
     def sample(logits: Floats, history: Sequence[int]) -> int:
         ids, weights = candidates(adjust(logits, history), config)
@@ -152,12 +153,14 @@ def candidates(scores: Floats, config: GenerationConfig) -> tuple[Ids, Floats]:
     Returns:
         ids [n] in ascending order and weights [n], relative to the likeliest token's 1; their sum is not 1.
     """
-    peak = _peak(scores)
-    # Temperature keeps the order, so top-k may come first and spares the rest of the vocabulary the exponential.
-    ids = top_k(scores, config.top_k)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        # Temperature keeps the order, so top-k may come first and spares the rest of the vocabulary the exponential.
+        ids = top_k(scores, config.top_k)
+        high = scores[ids]
+        peak = high.max()
+        _expect_finite(float(peak))
         # The peak goes first: a tiny temperature then overflows to -inf, a weight of 0, and never to NaN.
-        weights = np.exp((scores[ids] - peak) / scores.dtype.type(max(config.temperature, 1e-30)))
+        weights = np.exp((high - peak) / scores.dtype.type(max(config.temperature, 1e-30)))
     if config.top_p < 1:
         kept = _top_p(weights, config.top_p)
         ids, weights = ids[kept], weights[kept]
@@ -167,11 +170,10 @@ def candidates(scores: Floats, config: GenerationConfig) -> tuple[Ids, Floats]:
     return ids, weights
 
 
-def _peak(scores: Floats) -> float:
-    with np.errstate(invalid="ignore"):
-        peak = float(scores.max())
+def _expect_finite(peak: float) -> None:
+    """EdgeLMError where the highest of the scores is none to choose by."""
     if math.isfinite(peak):
-        return peak
+        return
     what = "NaN" if math.isnan(peak) else "no token that may be chosen" if peak < 0 else "infinite values"
     raise EdgeLMError(
         f"the model's logits hold {what}",
@@ -180,32 +182,43 @@ def _peak(scores: Floats) -> float:
 
 
 def top_k(scores: Floats, k: int) -> Ids:
-    """The ids of the `k` highest scores, ascending, and of those equal to the last of them; of all where k is 0."""
+    """The ids of the `k` highest scores, ascending, and of those equal to the last of them; of all where k is 0.
+
+    NaN counts as higher than all others.
+    """
     if not 0 < k < scores.size:
         return np.arange(scores.size)
-    # The peaks of any groups of scores are scores, so that k of these are as high as the k-th peak, or higher: only they
-    # are looked at one by one. It is a third of the time of parting a large vocabulary.
-    groups = scores.size // _GROUP
-    if groups > k:
-        peaks = scores[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
-        ids = np.flatnonzero(scores >= np.partition(peaks, groups - k)[groups - k])
-    else:
-        ids = np.arange(scores.size)
+    ids = _near_the_top(scores, k)
     high = scores[ids]
-    kept: Ids = ids[
-        high >= np.partition(high, high.size - k)[high.size - k]
-    ]  # equals of the k-th stay, as in transformers
+    kept: Ids = ids[~(high < np.partition(high, high.size - k)[high.size - k])]  # with equals, as in transformers
     return kept
+
+
+def _near_the_top(scores: Floats, k: int) -> Ids:
+    """Ids, ascending, among which the `k` highest are: those of the groups with the highest peaks.
+
+    The peaks are scores, so that k of these are as high as the k-th peak, or higher: groups below that have none of
+    them. So the vocabulary is gone through once, which at a step's end, when it is in no cache, is all that counts.
+    """
+    groups = scores.size // _GROUP
+    if groups <= k:
+        return np.arange(scores.size)
+    end = groups * _GROUP
+    peaks = scores[:end].reshape(_GROUP, groups).max(axis=0)
+    columns = (~(peaks < np.partition(peaks, groups - k)[groups - k])).nonzero()[0]
+    inside = columns + np.arange(0, end, groups)[:, None]  # ascending, row by row
+    return np.concatenate([inside.ravel(), np.arange(end, scores.size)])
 
 
 def _top_p(weights: Floats, p: float) -> Ids:
     """Positions, ascending, of the fewest weights that sum to `p` of the total: a token stays while the sum of the
     likelier ones is below p.
     """
-    total = float(weights.sum(dtype=np.float64))
     if weights.size <= _FEW:  # as top-k leaves them
         order = (-weights).argsort(kind="stable")  # of equals, the lowest ids first
-        return np.sort(order[: int(np.searchsorted(weights[order].cumsum(dtype=np.float64), p * total)) + 1])
+        sums = weights[order].cumsum(dtype=np.float64)
+        return np.sort(order[: int(sums.searchsorted(p * sums[-1])) + 1])
+    total = float(weights.sum(dtype=np.float64))
     # All weights below this one, and there are fewer than V of them, sum to less than the 1 - p that may go: the
     # rest hold the answer, and only they are sorted (by value, which is several times faster than sorting positions).
     ordered = np.sort(weights[weights >= (1 - p) * total / weights.size])[::-1]
@@ -219,9 +232,10 @@ def _top_p(weights: Floats, p: float) -> Ids:
 
 def _draw(weights: Floats, uniform: float) -> int:
     """The position whose share of the summed weights holds `uniform`, in [0, 1); never one of weight 0."""
-    sums = np.cumsum(weights, dtype=np.float64)
-    target = min(uniform * sums[-1], np.nextafter(sums[-1], 0))  # the product can round up to the sum itself
-    return int(np.searchsorted(sums, target, side="right"))
+    sums = weights.cumsum(dtype=np.float64)
+    total = float(sums[-1])
+    target = min(uniform * total, math.nextafter(total, 0))  # the product can round up to the sum itself
+    return int(sums.searchsorted(target, side="right"))
 
 
 def _integer(name: str, value: Any, least: int) -> int:
