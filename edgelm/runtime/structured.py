@@ -152,11 +152,18 @@ class Grammars:
         else:
             grammar = llguidance.LLMatcher.grammar_from_lark(_alternatives(choice))
         if self._prepared is None:
-            # Ids that the tokenizer knows and the model does not are cut from the mask.
-            size = max(self._vocab_size, self._tokenizer.vocab_size)
-            self._prepared = llguidance.LLTokenizer(
-                self._tokenizer.to_json(), n_vocab=size, eos_token=list(self._eos) or None
-            )
+            # Ids that the tokenizer knows and the model does not are cut from the mask; no text ends with the reverse.
+            known = self._tokenizer.vocab_size
+            eos = [token for token in self._eos if token < known]
+            try:
+                self._prepared = llguidance.LLTokenizer(
+                    self._tokenizer.to_json(), n_vocab=max(self._vocab_size, known), eos_token=eos or None
+                )
+            except ValueError as error:
+                raise EdgeLMError(
+                    f"{names[0]} cannot be used with this tokenizer: {_line(str(error))}",
+                    hint="generate without it, or export a model with a tokenizer that says how a text ends",
+                ) from None
         failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, self._prepared)
         if failed or messages:
             raise OptionError(f"{names[0]} cannot be used: {_line(messages[0])}")

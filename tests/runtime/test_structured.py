@@ -231,6 +231,25 @@ def test_a_matcher_that_fails_is_an_error_and_not_a_wrong_text() -> None:
         guide.mask(np.zeros(260, np.float32))
 
 
+@pytest.mark.parametrize("eos", [[257, 5000], [5000], []])
+def test_ends_that_the_tokenizer_does_not_know(eos: list[int]) -> None:
+    lm = lm_of()
+    guide = Grammars(lm.tokenizer, eos, 6000).guide(choice=["a"])
+    allowed = np.flatnonzero(np.isfinite(guide.mask(np.zeros(6000, np.float32))))
+    assert allowed.tolist() == lm.tokenizer.encode("a", special=False)
+
+
+def test_a_tokenizer_that_cannot_be_used() -> None:
+    class Other:
+        vocab_size = 3
+
+        def to_json(self) -> str:
+            return "{}"
+
+    with pytest.raises(EdgeLMError, match="choice cannot be used with this tokenizer: "):
+        Grammars(Other(), [], 3).guide(choice=["a"])  # type: ignore[arg-type]
+
+
 def test_the_lm_runs_on_afterwards(tiny_bundle: Any) -> None:
     import edgelm
 
