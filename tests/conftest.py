@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -121,3 +123,15 @@ def resident() -> Callable[[Path], int]:
         return total
 
     return count
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> ModuleType:
+    """tools/make_checkpoint.py, as a module."""
+    tool = Path(__file__).parents[1] / "tools" / "make_checkpoint.py"
+    spec = importlib.util.spec_from_file_location("make_checkpoint", tool)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -132,8 +132,11 @@ def _memory_lines(memory: dict[str, Any], context: int) -> Iterator[str]:
     if "packed_bytes" in memory:
         yield fact("  weights", f"{size(memory['packed_bytes'] + memory['table_bytes'])} as packed by onnxruntime")
     if memory.get("prefill_bytes"):
-        all_of_them, at_once = (size(memory[f"{name}_bytes"]) for name in ("prefill", "passing"))
-        yield fact("  prompts", f"{at_once} of the {all_of_them} of matrices that read prompts, mapped from the file")
+        whole = memory["prefill_bytes"]
+        at_once = memory.get("passing_bytes", whole)
+        yield fact(
+            "  prompts", f"{size(at_once)} of the {size(whole)} of matrices that read prompts, mapped from the file"
+        )
     yield fact("  per token", f"{size(memory['weights_bytes'])} of weights are read")
     yield fact("  KV cache", f"{size(per_token * 1000)} per 1,000 tokens, {size(memory['kv_bytes'])} when full")
     if memory.get("window_bytes"):

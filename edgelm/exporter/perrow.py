@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import onnx_ir as ir
@@ -16,8 +17,30 @@ from edgelm.exporter.quantize.rtn import quantize_rows
 from edgelm.target import FormatSpec
 
 
+class _PerRow:
+    """What both have in common."""
+
+    def fit(self, k: int) -> Self:
+        """Nothing to fit."""
+        return self
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Codes and a float scale a row."""
+        return n * (k + 4)
+
+    def can_gather(self, k: int) -> bool:
+        """Always: nothing is shared between rows."""
+        return True
+
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """The steps nearest to the rows."""
+        codes, scales = quantize_rows(rows)
+        values: np.ndarray = codes * scales[:, None]
+        return values
+
+
 @dataclass(frozen=True)
-class PerChannel:
+class PerChannel(_PerRow):
     """int8 with a scale an output channel, activations quantised on the fly (DynamicQuantizeMatMul).
 
     The fast path on cores without dot-product instructions, and for prompts. The operator wants W transposed, [k, n].
@@ -34,22 +57,6 @@ class PerChannel:
     def spec(self) -> FormatSpec:
         """The format as a recipe writes it."""
         return FormatSpec("DynamicQuantizeMatMul", 8, None)
-
-    def fit(self, k: int) -> PerChannel:
-        """Nothing to fit."""
-        return self
-
-    def nbytes(self, n: int, k: int) -> int:
-        """Codes and a float scale a row."""
-        return n * (k + 4)
-
-    def can_gather(self, k: int) -> bool:
-        """Always: a column of [k, n] is a row of W."""
-        return True
-
-    def rounded(self, rows: np.ndarray) -> np.ndarray:
-        """The steps nearest to the rows."""
-        return _rounded_rows(rows)
 
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
         """Quantise slice by slice into the transposed whole, which is held in memory at a byte a weight."""
@@ -88,29 +95,13 @@ class PerChannel:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(_PerRow):
     """int8 rows with a scale each: an embedding that shares nothing with the head."""
 
     @property
     def spec(self) -> FormatSpec:
         """The format as a recipe writes it."""
         return FormatSpec("Gather", 8, None)
-
-    def fit(self, k: int) -> Rows:
-        """Nothing to fit."""
-        return self
-
-    def nbytes(self, n: int, k: int) -> int:
-        """Codes and a float scale a row."""
-        return n * (k + 4)
-
-    def can_gather(self, k: int) -> bool:
-        """It is what it is for."""
-        return True
-
-    def rounded(self, rows: np.ndarray) -> np.ndarray:
-        """The steps nearest to the rows."""
-        return _rounded_rows(rows)
 
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
         """Quantise slice by slice; the scales follow the codes."""
@@ -135,12 +126,6 @@ class Rows:
         """Look the codes up, then scale them."""
         codes = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/rows", axis=0)
         return _scaled(b, codes, m, ids, name)
-
-
-def _rounded_rows(rows: np.ndarray) -> np.ndarray:
-    codes, scales = quantize_rows(rows)
-    values: np.ndarray = codes * scales[:, None]
-    return values
 
 
 def _scaled(b: Builder, codes: ir.Value, m: Matrix, ids: ir.Value, name: str) -> ir.Value:

@@ -37,15 +37,18 @@ def some_ids(count: int = 100) -> np.ndarray:
     return np.random.default_rng(0).integers(3, 300, count)
 
 
-def load_pair(checkpoint: Path, output: Path, quant: str = "fp32", target: str = "x86-64") -> tuple[Engine, Any]:
+def load_pair(
+    checkpoint: Path, output: Path, quant: str = "fp32", target: str = "x86-64", **options: Any
+) -> tuple[Engine, Any]:
     """(engine of a bundle of the checkpoint by the native road, transformers' fp32 model of it)."""
-    return Engine.load(export(checkpoint, target, quant, output=output, exporter="native")), load_model(checkpoint)
+    bundle = export(checkpoint, target, quant, output=output, exporter="native", **options)
+    return Engine.load(bundle), load_model(checkpoint)
 
 
-def pairs(shapes: Mapping[str, Mapping[str, Any]], **common: Any) -> Any:
+def pairs(shapes: Mapping[str, Mapping[str, Any]], *, options: Mapping[str, Any] | None = None, **common: Any) -> Any:
     """The fixture of a family's tests: (engine of the fp32 bundle, transformers' model) of each shape in turn.
 
-    Shapes are arguments of `tiny_checkpoint`, and `common` what all of them share.
+    Shapes are arguments of `tiny_checkpoint`, and `common` what all of them share; `options` are those of `export`.
     """
 
     @pytest.fixture(params=shapes, scope="module")
@@ -53,7 +56,7 @@ def pairs(shapes: Mapping[str, Mapping[str, Any]], **common: Any) -> Any:
         request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
     ) -> tuple[Engine, Any]:
         checkpoint = tiny_checkpoint(**{**common, **shapes[request.param]})
-        return load_pair(checkpoint, tmp_path_factory.mktemp("bundle") / "b")
+        return load_pair(checkpoint, tmp_path_factory.mktemp("bundle") / "b", **options or {})
 
     return pair
 

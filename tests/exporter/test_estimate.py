@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -56,19 +57,8 @@ def test_config_json_alone_tells_what_the_bundle_tells(
         assert one.tokens_per_second == pytest.approx(other.tokens_per_second, rel=0.2)
 
 
-def test_what_does_not_fit_and_what_would(tmp_path: Path) -> None:
-    config = {
-        "model_type": "llama",
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "vocab_size": 49152,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": True,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+def test_what_does_not_fit_and_what_would(make_checkpoint: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(make_checkpoint.PRESETS["smollm2-135m"]))
     found = of_model(str(tmp_path), load_target("rpi-zero2w"), "int8")
     assert found.context == 4608
     assert found.misfit is not None

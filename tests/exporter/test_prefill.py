@@ -8,12 +8,13 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from parity import load_model, reference, some_ids
+from parity import pairs, reference, some_ids
 from test_adapter import modules_of
 from test_kvscales import SHAPES
 from test_lora import write_adapter
@@ -45,15 +46,7 @@ def bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPa
     return export(tiny_checkpoint(), "x86-64", "fp32", prefill="int8", output=tmp_path_factory.mktemp("prefill") / "b")
 
 
-@pytest.fixture(scope="module", params=SHAPES)
-def pair(
-    request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Engine, Any]:
-    """(Engine of a bundle with fp32 weights and int8 ones for prompts, transformers' fp32 model)."""
-    checkpoint = tiny_checkpoint(**SHAPES[request.param])
-    output = tmp_path_factory.mktemp("prefill") / "b"
-    made = export(checkpoint, "x86-64", "fp32", prefill="int8", output=output)
-    return Engine.load(made, threads=1), load_model(checkpoint)
+pair = pairs(SHAPES, options={"prefill": "int8"})
 
 
 def read(engine: Engine, ids: np.ndarray, *pieces: int) -> np.ndarray:
@@ -222,21 +215,8 @@ def test_a_forecast_knows_it(bundle: Bundle, tiny_bundle: Bundle, tiny_checkpoin
     assert told.ttft_seconds > 0
 
 
-def test_large_models_gain_by_a_forecast(tmp_path: Path) -> None:
-    config = {
-        "model_type": "qwen2",
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "max_position_embeddings": 32768,
-        "tie_word_embeddings": True,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+def test_large_models_gain_by_a_forecast(make_checkpoint: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(make_checkpoint.PRESETS["qwen2.5-0.5b"]))
     target = load_target("x86-64")
     plain, own = (of_model(str(tmp_path), target, "int4-fast", prefill=kind).forecast for kind in ("same", "int8"))
     assert own.prefill.tokens_per_second > 1.3 * plain.prefill.tokens_per_second

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,6 @@ import pytest
 from edgelm.exporter import families
 from edgelm.exporter.pipeline import export
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_checkpoint.py"
 SMALL = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -40,39 +38,29 @@ EXECUTORCH: dict[str, tuple[str, float]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_checkpoint", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_it_exports_and_is_the_same_every_time(tool: ModuleType, tmp_path: Path) -> None:
+def test_it_exports_and_is_the_same_every_time(make_checkpoint: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(SMALL))
-    first, second = (tool.make(str(tmp_path / "config.json"), tmp_path / name) for name in ("a", "b"))
+    first, second = (make_checkpoint.make(str(tmp_path / "config.json"), tmp_path / name) for name in ("a", "b"))
     name = "model.safetensors"
     assert (first / name).read_bytes() == (second / name).read_bytes()
     assert export(first, "rpi5", "int4", output=tmp_path / "bundle").manifest["graph"]["tied"]
 
 
-def test_every_preset_is_described(tool: ModuleType) -> None:
-    for preset in tool.PRESETS:
-        assert families.describe(tool.read_config(preset)).parameters > 1e8
+def test_every_preset_is_described(make_checkpoint: ModuleType) -> None:
+    for preset in make_checkpoint.PRESETS:
+        assert families.describe(make_checkpoint.read_config(preset)).parameters > 1e8
 
 
-def test_every_real_config_is_described(tool: ModuleType, data_dir: Path) -> None:
+def test_every_real_config_is_described(make_checkpoint: ModuleType, data_dir: Path) -> None:
     files = sorted(data_dir.glob("configs/*/config.json"))
     assert len(files) >= 13
     for file in files:
-        assert families.describe(tool.read_config(str(file))).parameters > 4e8, file
+        assert families.describe(make_checkpoint.read_config(str(file))).parameters > 4e8, file
 
 
 @pytest.mark.parametrize("name", EXECUTORCH)
-def test_executorchs_names_for_the_same_facts(tool: ModuleType, data_dir: Path, name: str) -> None:
+def test_executorchs_names_for_the_same_facts(make_checkpoint: ModuleType, data_dir: Path, name: str) -> None:
     kind, millions = EXECUTORCH[name]
     file = next(data_dir.glob(f"configs/executorch/{name}*.json"))
-    found = families.describe(tool.read_config(str(file), kind)).parameters / 1e6
+    found = families.describe(make_checkpoint.read_config(str(file), kind)).parameters / 1e6
     assert found == pytest.approx(millions, rel=0.002)
