@@ -77,7 +77,8 @@ class Record:
         version: of the engine.
         problem: why it has no figures, or no more of them.
         file_bytes: of the model, and of `made_files`.
-        made_files: what the engine itself writes when it loads the model first, and reads later.
+        made_files: what the engine itself writes when it loads the model first, and reads later, seen from the folder of
+            the model.
         import_seconds: of the library, not part of a load.
         agreement: correlation of its logits with the most exact engine's, after the same tokens.
         cold_by, cold_cached: how files left the page cache, and the share of them that was still there.
@@ -143,7 +144,7 @@ def _load(contender: Contender, repetition: int, ids: list[int], settings: Setti
     record, how = contender.record, {"threads": settings.threads, "context": settings.context}
     if repetition:  # the warm-up only needs to have read everything once
         with worker(contender.spec, contender.python) as process:
-            read = [*files(contender.path), *map(Path, record.made_files)]
+            read = [*files(contender.path), *(contender.path.parent / file for file in record.made_files)]
             record.cold_by, record.cold_cached = evict(read, drop=settings.drop), cached_share(read)
             cold = process.ask("load", path=str(contender.path), **how)["seconds"]
         record.add("load_cold_seconds", cold)
@@ -152,7 +153,7 @@ def _load(contender: Contender, repetition: int, ids: list[int], settings: Setti
         answer = process.ask("load", path=str(contender.path), **how)
         warm = answer["seconds"]
         if not repetition:
-            record.made_files = answer["files"]
+            record.made_files = [os.path.relpath(file, contender.path.parent) for file in answer["files"]]
             record.file_bytes = (record.file_bytes or 0) + sum(Path(file).stat().st_size for file in answer["files"])
             return
         prompt = ids[: settings.prompt]
