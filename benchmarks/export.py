@@ -34,7 +34,7 @@ from pathlib import Path
 
 import click
 
-from edgelm.machine import read_memory
+from edgelm.machine.host import read_memory
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ("smollm2-135m", "qwen2.5-0.5b-shape", "llama3.2-1b")

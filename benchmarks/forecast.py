@@ -36,7 +36,7 @@ from edgelm.exporter.config import Config, read_json
 from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
 from edgelm.forecast import DEPTHS, PROMPT, Heads, Workload
-from edgelm.machine import recommended_threads
+from edgelm.machine.host import recommended_threads
 from edgelm.target import FormatSpec, RecipeSpec, Target, load_target
 
 ROOT = Path(__file__).parents[1]

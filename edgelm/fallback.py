@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgelm.machine import CpuInfo, MemoryInfo, read_memory
+from edgelm.machine.host import CpuInfo, MemoryInfo, read_memory
 from edgelm.match import best_target
 
 

@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-from edgelm.machine import ROOT, CpuInfo, MemoryInfo
+from edgelm.machine.host import ROOT, CpuInfo, MemoryInfo
 from edgelm.target import Target, load_all
 
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgelm import wheels
 from edgelm.errors import DependencyError, DeviceError
-from edgelm.machine import CpuInfo, read_cpu
+from edgelm.machine import wheels
+from edgelm.machine.host import CpuInfo, read_cpu
 
 HERE = read_cpu()
 

@@ -85,7 +85,9 @@ def compare(found: dict[str, Any], before: dict[str, Any]) -> list[str]:
             files = [file for file in sorted({*a, *b}) if a.get(file) != b.get(file)]
             lines.append(f"{name}: {', '.join(files)}")
         else:
-            lines.append(f"{name}: {a if isinstance(a, str) else type(a).__name__} → {b if isinstance(b, str) else type(b).__name__}")
+            lines.append(
+                f"{name}: {a if isinstance(a, str) else type(a).__name__} → {b if isinstance(b, str) else type(b).__name__}"
+            )
     return lines
 
 
@@ -95,16 +97,16 @@ def compare(found: dict[str, Any], before: dict[str, Any]) -> list[str]:
 @click.option("--against", type=click.Path(exists=True, path_type=Path), help="Digests made before.")
 @click.option("--only", help="Bundles whose name contains this.")
 @click.option("--all-options", "thorough", multiple=True, help="A checkpoint; without a value: edgelm's own.")
-def main(
-    checkpoints: Path, output: Path, against: Path | None, only: str | None, thorough: tuple[str, ...]
-) -> None:
+def main(checkpoints: Path, output: Path, against: Path | None, only: str | None, thorough: tuple[str, ...]) -> None:
     found = {}
     for name, checkpoint, options in cases(checkpoints, thorough):
         if only is None or only in name:
             found[name] = made(checkpoint, options)
     output.write_text(json.dumps(found, indent=1, sort_keys=True))
     refused = sum(isinstance(value, str) for value in found.values())
-    print(f"{len(found) - refused} bundles of {sum(len(v) for v in found.values() if isinstance(v, dict))} files, {refused} refused")
+    print(
+        f"{len(found) - refused} bundles of {sum(len(v) for v in found.values() if isinstance(v, dict))} files, {refused} refused"
+    )
     if against is not None:
         before = json.loads(against.read_text())
         if only is not None:

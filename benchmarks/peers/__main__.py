@@ -36,7 +36,7 @@ from benchmarks.peers import report as reporting
 from benchmarks.peers.engines import DEFAULT, ENGINES
 from benchmarks.peers.measure import Contender, Record, Settings, machine_facts, measure
 from benchmarks.peers.prepare import Unavailable, checkpoint, files, model
-from edgelm.machine import read_cpu, read_memory, usable_cpus
+from edgelm.machine.host import read_cpu, read_memory, usable_cpus
 from edgelm.match import best_target
 
 SHAPES = ("smollm2-135m", "qwen2.5-0.5b", "llama3.2-1b")

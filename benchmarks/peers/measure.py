@@ -20,7 +20,7 @@ from benchmarks.peers.client import Worker, WorkerError, worker
 from benchmarks.peers.cold import cached_share, evict
 from benchmarks.peers.engines import EngineSpec
 from benchmarks.peers.prepare import files
-from edgelm.machine import read_cpu, read_memory, usable_cpus
+from edgelm.machine.host import read_cpu, read_memory, usable_cpus
 
 _MEMORY_STEPS = 16  # decode steps before memory is read: the first one allocates what there is to allocate
 _AGREEMENT = 64  # tokens whose last logits are compared; edgelm takes fewer than 32 for a guess, not for a prompt

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgelm.machine import ROOT, read_text
+from edgelm.machine.host import ROOT, read_text
 
 
 @dataclass(frozen=True)

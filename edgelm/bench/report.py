@@ -14,7 +14,7 @@ from edgelm.bench.drafted import measure_drafted
 from edgelm.bench.memory import MemoryUse, memory_use
 from edgelm.bench.speed import OnStep, Rates, measure, plan
 from edgelm.bundle import Bundle
-from edgelm.machine import read_cpu
+from edgelm.machine.host import read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.draft import DraftModel, load_both
 from edgelm.runtime.engine import Engine

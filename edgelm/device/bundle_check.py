@@ -8,7 +8,7 @@ from typing import Any
 from edgelm.device.finding import Finding, gigabytes
 from edgelm.errors import TargetError
 from edgelm.fallback import export_line, find_fallback, operators, table, text
-from edgelm.machine import CpuInfo, MemoryInfo
+from edgelm.machine.host import CpuInfo, MemoryInfo
 from edgelm.match import best_target
 from edgelm.target import load_target
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgelm.machine import ROOT, read_int, read_text
+from edgelm.machine.host import ROOT, read_int, read_text
 
 # Bits of the Raspberry Pi's get_throttled; the same 16 places higher: it has happened since boot.
 _THROTTLED = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}

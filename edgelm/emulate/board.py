@@ -13,7 +13,7 @@ from typing import Any
 
 from edgelm.emulate.sandbox import Sandbox
 from edgelm.errors import DeviceError, near
-from edgelm.machine import EMULATED
+from edgelm.machine.host import EMULATED
 from edgelm.target import Target
 
 # For cores that QEMU does not have: the nearest one with the same instructions, as far as products go.

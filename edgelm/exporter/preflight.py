@@ -13,7 +13,7 @@ from typing import Any
 from edgelm.errors import ExportError
 from edgelm.exporter.footprint import DeviceMemory, Footprint
 from edgelm.exporter.recipe import AS_IT_IS, Choices
-from edgelm.machine import read_memory
+from edgelm.machine.host import read_memory
 from edgelm.target import RecipeSpec, Target
 
 _STEP = 256  # contexts are suggested in multiples of it, and the powers of two below

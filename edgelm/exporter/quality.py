@@ -25,7 +25,7 @@ from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.weights import WeightReader
-from edgelm.machine import read_memory
+from edgelm.machine.host import read_memory
 from edgelm.runtime.prompt import text_tools
 from edgelm.target import RecipeSpec
 

@@ -13,7 +13,7 @@ import numpy as np
 from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.fallback import find_fallback
-from edgelm.machine import read_cpu
+from edgelm.machine.host import read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.cache import PROMPT_PASS, Cache, Kept, SharedCache
 from edgelm.runtime.ceiling import Room, fit

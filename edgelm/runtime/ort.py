@@ -16,7 +16,7 @@ import numpy as np
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from edgelm import wheels
+from edgelm.machine import wheels
 
 wheels.require()  # a core that the wheel was not made for is named, not met with SIGILL
 

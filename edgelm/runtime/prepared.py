@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.bundle import Bundle
-from edgelm.machine import CpuInfo
+from edgelm.machine.host import CpuInfo
 from edgelm.runtime.ort import IN_TURN, give_back, version
 from edgelm.runtime.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
 from edgelm.runtime.weightcache import Entry, WeightCache, describe, entry_key, expected_size, worth

@@ -31,7 +31,7 @@ from typing import Any
 from edgelm.bundle import DATA, Bundle, sha256
 from edgelm.disk import locked, to_disk
 from edgelm.errors import OptionError
-from edgelm.machine import CpuInfo
+from edgelm.machine.host import CpuInfo
 
 SWITCH, LIMIT = "EDGELM_WEIGHT_CACHE", "EDGELM_WEIGHT_CACHE_MB"
 DEFAULT_MB = 4096

@@ -10,7 +10,7 @@ from edgelm.cli import doctor
 from edgelm.device.doctor import Examination
 from edgelm.device.finding import Finding
 from edgelm.errors import ExportError
-from edgelm.machine import read_cpu, read_memory
+from edgelm.machine.host import read_cpu, read_memory
 from edgelm.target import load_target
 
 FINE = Finding("ok", "python", "3.12")

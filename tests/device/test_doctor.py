@@ -12,7 +12,7 @@ from edgelm.device.bandwidth import read_bandwidth
 from edgelm.device.bundle_check import bundle_findings
 from edgelm.device.doctor import diagnose
 from edgelm.device.finding import Finding
-from edgelm.machine import read_cpu, read_memory
+from edgelm.machine.host import read_cpu, read_memory
 from edgelm.target import load_target
 
 MB = 1 << 20

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelm.machine import read_cpu, read_memory, recommended_threads, usable_cpus
+from edgelm.machine.host import read_cpu, read_memory, recommended_threads, usable_cpus
 
 MB = 1 << 20
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgelm.machine import read_cpu, read_memory
+from edgelm.machine.host import read_cpu, read_memory
 from edgelm.match import best_target, is_android
 
 

@@ -10,8 +10,8 @@ import pytest
 from edgelm.device.doctor import Examination, examine
 from edgelm.device.save import save_target
 from edgelm.errors import DeviceError, ExportError
-from edgelm.hwcap import arm_features
-from edgelm.machine import read_cpu, read_memory, recommended_threads
+from edgelm.machine.host import read_cpu, read_memory, recommended_threads
+from edgelm.machine.hwcap import arm_features
 from edgelm.target import load_target
 
 

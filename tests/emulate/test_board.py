@@ -163,7 +163,7 @@ def test_the_command_line_on_a_board(sandbox: Sandbox, bundle: Callable[[str, st
 
 def test_the_board_is_seen_from_inside(sandbox: Sandbox) -> None:
     show = (
-        "from edgelm.machine import read_cpu, read_memory; c = read_cpu(); "
+        "from edgelm.machine.host import read_cpu, read_memory; c = read_cpu(); "
         "print(c.arch, c.core, c.model, c.has_dotprod, read_memory().total)"
     )
     seen = Board.of(sandbox, load_target("rpi5")).run(["-c", show], capture_output=True)

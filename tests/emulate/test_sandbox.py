@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from edgelm.cli.emulate import command
 from edgelm.emulate import Board, Sandbox, debian, sandbox
 from edgelm.errors import DependencyError, DeviceError, OptionError
-from edgelm.machine import EMULATED
+from edgelm.machine.host import EMULATED
 from edgelm.target import load_target
 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76", "cortex-a710", "max")

@@ -31,7 +31,7 @@ from edgelm.exporter.preflight import Plan, misfit
 from edgelm.exporter.weights import WeightReader
 from edgelm.fallback import exact_int8
 from edgelm.forecast import from_manifest
-from edgelm.machine import CpuInfo, read_cpu
+from edgelm.machine.host import CpuInfo, read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import load

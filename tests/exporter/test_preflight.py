@@ -19,7 +19,7 @@ from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan
 from edgelm.exporter.prequantized import Scheme
 from edgelm.exporter.recipe import Choices
-from edgelm.machine import MemoryInfo
+from edgelm.machine.host import MemoryInfo
 from edgelm.target import Target, load_target
 
 SMOLLM2_135M = {

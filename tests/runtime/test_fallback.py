@@ -16,7 +16,7 @@ from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, EdgeLMWarning
 from edgelm.exporter.pipeline import export
 from edgelm.fallback import find_fallback
-from edgelm.machine import CpuInfo, read_cpu
+from edgelm.machine.host import CpuInfo, read_cpu
 from edgelm.runtime import engine as engines
 from edgelm.runtime import ort as runtime
 from edgelm.runtime.engine import Engine

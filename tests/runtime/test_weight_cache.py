@@ -22,7 +22,7 @@ from edgelm.bundle import DATA, PREFILL_DATA, Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.fallback import exact_int8
-from edgelm.machine import read_cpu
+from edgelm.machine.host import read_cpu
 from edgelm.runtime import packing, prepared, weightcache
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.onnxfile import Graph, encode, parse

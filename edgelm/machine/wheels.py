@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 
 from edgelm.errors import DependencyError, DeviceError
-from edgelm.machine import CpuInfo, read_cpu
+from edgelm.machine.host import CpuInfo, read_cpu
 
 ARCHITECTURES = ("x86_64", "aarch64")
 PYTHON = (3, 11)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from edgelm.arm_cores import LITTLE, core_name
-from edgelm.hwcap import arm_features
+from edgelm.machine.arm_cores import LITTLE, core_name
+from edgelm.machine.hwcap import arm_features
 
 ROOT = Path("/")
 EMULATED = "EDGELM_EMULATED"  # set by `edgelm emulate`, whose boards show files of their own
