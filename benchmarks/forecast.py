@@ -37,7 +37,7 @@ from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
 from edgelm.forecast import DEPTHS, PROMPT, Heads, Workload
 from edgelm.machine.host import recommended_threads
-from edgelm.target import FormatSpec, RecipeSpec, Target, load_target
+from edgelm.target.target import FormatSpec, RecipeSpec, Target, load_target
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ("smollm2-135m", "qwen2.5-0.5b-shape", "llama3.2-1b")

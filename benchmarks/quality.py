@@ -55,7 +55,7 @@ from edgelm.exporter.sensitivity import measure as measure_losses
 from edgelm.exporter.weights import WeightReader
 from edgelm.runtime.lm import load
 from edgelm.runtime.prompt import text_tools
-from edgelm.target import Target, load_target
+from edgelm.target.target import Target, load_target
 
 CALIBRATION_CHARACTERS = 400_000
 EVALUATION_CHARACTERS = 200_000

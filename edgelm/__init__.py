@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgelm.exporter.pipeline import export
     from edgelm.runtime.lm import LM, load
     from edgelm.runtime.sampling import GenerationConfig
-    from edgelm.target import Target
+    from edgelm.target.target import Target
 
 __all__ = [
     "LM",
@@ -41,7 +41,7 @@ _HOMES = {
     "Bundle": "edgelm.bundle",
     "EdgeLMError": "edgelm.errors",
     "GenerationConfig": "edgelm.runtime.sampling",
-    "Target": "edgelm.target",
+    "Target": "edgelm.target.target",
     "export": "edgelm.exporter.pipeline",
     "export_adapter": "edgelm.exporter.adapter",
     "load": "edgelm.runtime.lm",

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from edgelm.errors import OptionError
-from edgelm.format_spec import FormatSpec
-from edgelm.rates import Rates
-from edgelm.target import Target, load_all
+from edgelm.target.format_spec import FormatSpec
+from edgelm.target.rates import Rates
+from edgelm.target.target import Target, load_all
 
 PROMPT = 512  # tokens of the prompt whose prefill and first token are told
 DEPTHS = (0, 1024, 4096)

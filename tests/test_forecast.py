@@ -12,8 +12,8 @@ from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, OptionError
 from edgelm.estimate import of_bundle
 from edgelm.forecast import Heads, Matrices, Workload, forecast, rates_of
-from edgelm.rates import Product, Rates
-from edgelm.target import FormatSpec, Target, load_all, load_target
+from edgelm.target.rates import Product, Rates
+from edgelm.target.target import FormatSpec, Target, load_all, load_target
 
 INT4 = FormatSpec("MatMulNBits", 4, 32)
 RATES = Rates(

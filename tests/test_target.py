@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelm.errors import TargetError
-from edgelm.target import FormatSpec, Target, load_all, load_target, target_names
+from edgelm.target.target import FormatSpec, Target, load_all, load_target, target_names
 
 TARGETS = load_all()
 WORK = json.loads((Path(__file__).parent.parent / "docs" / "work.json").read_text())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgelm.toml_lines import key_lines, nearest_line
+from edgelm.target.toml_lines import key_lines, nearest_line
 
 TEXT = '''\
 # a comment = 1

@@ -26,7 +26,7 @@ from edgelm.emulate import Board, prepare
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.formats import make_format
 from edgelm.exporter.store import DataFile
-from edgelm.target import FormatSpec, load_target
+from edgelm.target.target import FormatSpec, load_target
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, PAGE = ROOT / "docs" / "work.json", ROOT / "docs" / "targets.md"

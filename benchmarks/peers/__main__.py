@@ -37,7 +37,7 @@ from benchmarks.peers.engines import DEFAULT, ENGINES
 from benchmarks.peers.measure import Contender, Record, Settings, machine_facts, measure
 from benchmarks.peers.prepare import Unavailable, checkpoint, files, model
 from edgelm.machine.host import read_cpu, read_memory, usable_cpus
-from edgelm.match import best_target
+from edgelm.target.match import best_target
 
 SHAPES = ("smollm2-135m", "qwen2.5-0.5b", "llama3.2-1b")
 _QUICK = {"prompt": 24, "steps": 4, "depths": (0, 16), "repetitions": 2}

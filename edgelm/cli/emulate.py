@@ -9,7 +9,7 @@ import click
 from edgelm.cli.failures import say
 from edgelm.emulate import Board, prepare
 from edgelm.errors import OptionError
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 
 @click.command("emulate", context_settings={"ignore_unknown_options": True})

@@ -14,7 +14,7 @@ from edgelm.cli.export import load_export
 from edgelm.cli.options import json_option
 from edgelm.cli.show import fact, print_lines, size, table
 from edgelm.errors import OptionError
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 if TYPE_CHECKING:
     from edgelm.estimate import Estimate

@@ -20,7 +20,7 @@ from edgelm.cli.quality import quality_summary
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
 from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.errors import DependencyError
-from edgelm.target import Target, load_target, target_names
+from edgelm.target.target import Target, load_target, target_names
 
 AUTO = "auto"  # as in edgelm.exporter.mixed
 _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edgelm[export]` brings

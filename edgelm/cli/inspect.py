@@ -20,7 +20,7 @@ from edgelm.cli.show import fact, parameters, print_lines, size, table
 from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.errors import DependencyError, UnsupportedModelError
 from edgelm.machine.host import read_memory
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 if TYPE_CHECKING:  # they are there only with edgelm[export]
     from edgelm.exporter.decoder import Decoder

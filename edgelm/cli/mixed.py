@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgelm.cli.show import fact, size, table
-from edgelm.format_spec import FormatSpec
+from edgelm.target.format_spec import FormatSpec
 
 
 def mixed_lines(manifest: Mapping[str, Any]) -> Iterator[str]:

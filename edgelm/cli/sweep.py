@@ -16,7 +16,7 @@ from edgelm.cli.failures import say
 from edgelm.cli.options import json_option, threads_option
 from edgelm.cli.show import Bar, print_lines, size, table
 from edgelm.errors import EdgeLMError, ExportError, OptionError
-from edgelm.target import Target, load_target, target_names
+from edgelm.target.target import Target, load_target, target_names
 
 if TYPE_CHECKING:  # they are there only with edgelm[export]
     from edgelm.evaluate.items import Item

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from edgelm.target import ROLES, RecipeSpec, Target, load_all, load_target
+from edgelm.target.target import ROLES, RecipeSpec, Target, load_all, load_target
 
 _WIDTH = 100
 

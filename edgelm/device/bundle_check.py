@@ -7,10 +7,10 @@ from typing import Any
 
 from edgelm.device.finding import Finding, gigabytes
 from edgelm.errors import TargetError
-from edgelm.fallback import export_line, find_fallback, operators, table, text
 from edgelm.machine.host import CpuInfo, MemoryInfo
-from edgelm.match import best_target
-from edgelm.target import load_target
+from edgelm.target.fallback import export_line, find_fallback, operators, table, text
+from edgelm.target.match import best_target
+from edgelm.target.target import load_target
 
 
 def bundle_findings(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:

@@ -21,8 +21,8 @@ from edgelm.device.finding import Finding, gigabytes
 from edgelm.errors import EdgeLMError
 from edgelm.machine.host import ROOT, CpuInfo, MemoryInfo, read_cpu, read_memory, read_text, recommended_threads
 from edgelm.machine.wheels import lacking, obstacles
-from edgelm.match import best_target, is_android
-from edgelm.target import Target
+from edgelm.target.match import best_target, is_android
+from edgelm.target.target import Target
 
 # The dependencies of pyproject.toml, with the other names under which the same package is sold.
 REQUIRED: Mapping[str, str] = MappingProxyType(

@@ -14,7 +14,7 @@ from edgelm.device.doctor import Examination
 from edgelm.errors import DeviceError, ExportError
 from edgelm.machine.host import recommended_threads
 from edgelm.machine.wheels import ARCHITECTURES
-from edgelm.target import Target, load_target
+from edgelm.target.target import Target, load_target
 
 _SAFE = {"aarch64": "rpi4", "x86_64": "x86-64"}  # targets that ask for the least, where none fits
 _TOLD = {  # flags that kernels of quantised products are chosen by

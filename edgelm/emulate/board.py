@@ -14,7 +14,7 @@ from typing import Any
 from edgelm.emulate.sandbox import Sandbox
 from edgelm.errors import DeviceError, near
 from edgelm.machine.host import EMULATED
-from edgelm.target import Target
+from edgelm.target.target import Target
 
 # For cores that QEMU does not have: the nearest one with the same instructions, as far as products go.
 STAND_INS = {

@@ -34,7 +34,7 @@ from edgelm.exporter.lora import Adapter, LowRank
 from edgelm.exporter.progress import Progress
 from edgelm.runtime.adapter import FORMAT, METADATA, digest_of
 from edgelm.runtime.promptcache import replacing
-from edgelm.target import RecipeSpec
+from edgelm.target.target import RecipeSpec
 
 _MERGE_INSTEAD = "leave out --lora-ready, and merge an adapter with --adapter"
 

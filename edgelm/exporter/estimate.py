@@ -12,7 +12,7 @@ from edgelm.exporter.preflight import Plan, misfit
 from edgelm.exporter.prequantized import read_scheme
 from edgelm.exporter.recipe import Choices
 from edgelm.forecast import forecast
-from edgelm.target import Target
+from edgelm.target.target import Target
 
 
 def of_model(

@@ -23,7 +23,7 @@ from edgelm.exporter.prequantized import Scheme
 from edgelm.exporter.result import GraphResult
 from edgelm.runtime.generate import PREFILL_CHUNK
 from edgelm.runtime.windows import windows_bytes
-from edgelm.target import RecipeSpec, Target
+from edgelm.target.target import RecipeSpec, Target
 
 # Bits that a block of MatMulNBits takes in memory beyond its codes. x86-64: three floats (the scale as stored, as
 # packed, and the sum of the block's codes), so 7.0, 5.5, 4.75 bits a weight at 4 bits and blocks of 32, 64, 128,

@@ -16,7 +16,7 @@ from edgelm.exporter.perrow import PerChannel, Rows
 from edgelm.exporter.prequantized import Codes
 from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks
 from edgelm.exporter.quantize.search import search_blocks
-from edgelm.target import FormatSpec
+from edgelm.target.target import FormatSpec
 
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level; without it 8-bit weights are unpacked anew at every call
 

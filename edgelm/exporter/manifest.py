@@ -11,7 +11,7 @@ from edgelm.exporter.hub import Source
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.tokenizer import TextFiles, licence
-from edgelm.target import Target
+from edgelm.target.target import Target
 from edgelm.version import __version__
 
 

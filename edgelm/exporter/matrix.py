@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.store import Stored
-from edgelm.target import FormatSpec
+from edgelm.target.target import FormatSpec
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from edgelm.exporter.matrix import Format
 from edgelm.exporter.perrow import Rows
 from edgelm.exporter.sensitivity import Choices, Losses
 from edgelm.exporter.store import SizedFile
-from edgelm.target import FormatSpec, RecipeSpec, Target
+from edgelm.target.target import FormatSpec, RecipeSpec, Target
 
 AUTO = "auto"
 DEFAULT = -1  # in place of a point: the target's default recipe

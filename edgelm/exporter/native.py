@@ -26,7 +26,7 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.store import DataFile, SizedFile
 from edgelm.exporter.weights import WeightReader
-from edgelm.target import RecipeSpec, Target
+from edgelm.target.target import RecipeSpec, Target
 
 # What some checkpoints keep beside their weights: masks and rotary frequencies, which are computed here.
 _BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")

@@ -27,7 +27,7 @@ from edgelm.exporter.config import Config
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.store import DataFile
-from edgelm.target import RecipeSpec, Target
+from edgelm.target.target import RecipeSpec, Target
 
 _TASK = "text-generation-with-past"
 _OPSET = 18  # at least: `surgery` knows what changed since

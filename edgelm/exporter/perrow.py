@@ -14,7 +14,7 @@ from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.matrix import Matrix, cast
 from edgelm.exporter.parallel import ordered_map
 from edgelm.exporter.quantize.rtn import quantize_rows
-from edgelm.target import FormatSpec
+from edgelm.target.target import FormatSpec
 
 
 class _PerRow:

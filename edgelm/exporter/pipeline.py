@@ -26,7 +26,7 @@ from edgelm.exporter.replay import read_replay
 from edgelm.exporter.roads import Exporter, Job, Road, choose_road
 from edgelm.exporter.tokenizer import read_text, write_text
 from edgelm.exporter.vocabulary import Domain, Wanted, trim
-from edgelm.target import RecipeSpec, Target, load_target
+from edgelm.target.target import RecipeSpec, Target, load_target
 
 
 def export(

@@ -14,7 +14,7 @@ from edgelm.exporter.decoder import Decoder, Linear
 from edgelm.exporter.graph import Formats
 from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.perrow import PerChannel
-from edgelm.target import RecipeSpec
+from edgelm.target.target import RecipeSpec
 
 FORMAT = PerChannel(by_token=True)
 

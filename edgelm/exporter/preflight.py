@@ -14,7 +14,7 @@ from edgelm.errors import ExportError
 from edgelm.exporter.footprint import DeviceMemory, Footprint
 from edgelm.exporter.recipe import AS_IT_IS, Choices
 from edgelm.machine.host import read_memory
-from edgelm.target import RecipeSpec, Target
+from edgelm.target.target import RecipeSpec, Target
 
 _STEP = 256  # contexts are suggested in multiples of it, and the powers of two below
 _SHORTEST = 64  # a context that is worth suggesting

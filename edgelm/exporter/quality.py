@@ -27,7 +27,7 @@ from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.weights import WeightReader
 from edgelm.machine.host import read_memory
 from edgelm.runtime.prompt import text_tools
-from edgelm.target import RecipeSpec
+from edgelm.target.target import RecipeSpec
 
 TOKENS = 16384  # of calibration text at most: more finds hardly better codes, and takes longer
 CHUNK = 512  # tokens that are one text to the calibration

@@ -12,7 +12,7 @@ from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.formats import make_format
 from edgelm.exporter.graph import Formats
 from edgelm.exporter.matrix import Format
-from edgelm.target import FormatSpec, RecipeSpec, Target
+from edgelm.target.target import FormatSpec, RecipeSpec, Target
 
 INT8_KV = FormatSpec("GroupQueryAttention", 8)
 INT8_PREFILL = FormatSpec("DynamicQuantizeMatMul", 8)

@@ -22,7 +22,7 @@ from edgelm.errors import ExportError
 from edgelm.evaluate.passages import BUILTIN, load_passages
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.progress import Progress
-from edgelm.target import FORMATS, ROLES, FormatSpec, RecipeSpec
+from edgelm.target.target import FORMATS, ROLES, FormatSpec, RecipeSpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TABLES = {"MatMul": "Gather", "MatMulNBits": "GatherBlockQuantized", "DynamicQuantizeMatMul": "Gather"}

@@ -22,7 +22,7 @@ from edgelm.exporter.result import GraphResult
 from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.vocabulary import Trim
 from edgelm.exporter.weights import WeightReader
-from edgelm.target import RecipeSpec, Target
+from edgelm.target.target import RecipeSpec, Target
 
 Exporter = Literal["auto", "native", "optimum"]
 

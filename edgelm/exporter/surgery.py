@@ -24,7 +24,7 @@ from edgelm.exporter.perrow import Rows
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.store import DataFile
 from edgelm.exporter.traced import Lookup, Product, Weight
-from edgelm.target import RecipeSpec
+from edgelm.target.target import RecipeSpec
 from edgelm.version import __version__
 
 _TO_THE_END = np.iinfo(np.int64).max

@@ -10,8 +10,8 @@ from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.matrix import Format
 from edgelm.exporter.prequantized import Scheme
 from edgelm.forecast import Heads, Matrices, Workload
-from edgelm.format_spec import FormatSpec
-from edgelm.target import RecipeSpec, Target
+from edgelm.target.format_spec import FormatSpec
+from edgelm.target.target import RecipeSpec, Target
 
 _LAYER = 8  # two norms, qkv, attention, out, up, activation, down
 _GATED = 2  # a split and a product

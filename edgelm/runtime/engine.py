@@ -12,7 +12,6 @@ import numpy as np
 
 from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
-from edgelm.fallback import find_fallback
 from edgelm.machine.host import read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.cache import PROMPT_PASS, Cache, Kept, SharedCache
@@ -23,6 +22,7 @@ from edgelm.runtime.packing import OnBytes
 from edgelm.runtime.sessions import Sessions, open_sessions
 from edgelm.runtime.weightcache import WeightCache
 from edgelm.runtime.windows import Window, read_windows
+from edgelm.target.fallback import find_fallback
 
 
 @dataclass(eq=False)

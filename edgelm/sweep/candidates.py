@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgelm.errors import OptionError, near
-from edgelm.target import RecipeSpec, Target
+from edgelm.target.target import RecipeSpec, Target
 
 BASE = "fp32"  # the candidate that all others are compared with
 AUTO = "auto"  # as in edgelm.exporter.mixed

@@ -34,7 +34,7 @@ from edgelm.runtime.sampling import GenerationConfig
 from edgelm.sweep.candidates import BASE, Candidate
 from edgelm.sweep.record import NAME, Record, kept_file
 from edgelm.sweep.rows import Row
-from edgelm.target import Target
+from edgelm.target.target import Target
 from edgelm.version import __version__
 
 OnRow = Callable[[Row], None]

@@ -15,8 +15,8 @@ import pytest
 from edgelm.exporter import families, workload
 from edgelm.exporter.config import Config
 from edgelm.forecast import Clock
-from edgelm.rates import Product, Rates
-from edgelm.target import load_target
+from edgelm.target.rates import Product, Rates
+from edgelm.target.target import load_target
 
 THREADS = 2
 

@@ -11,7 +11,7 @@ from edgelm.device.doctor import Examination
 from edgelm.device.finding import Finding
 from edgelm.errors import ExportError
 from edgelm.machine.host import read_cpu, read_memory
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 FINE = Finding("ok", "python", "3.12")
 HOT = Finding("warn", "temperature", "84 °C: the clock goes down", "add a fan")

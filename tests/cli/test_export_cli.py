@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from edgelm.bundle import Bundle
-from edgelm.target import target_names
+from edgelm.target.target import target_names
 
 
 @pytest.fixture(scope="module")

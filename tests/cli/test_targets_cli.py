@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from edgelm.cli.targets import command
 from edgelm.errors import TargetError
-from edgelm.target import target_names
+from edgelm.target.target import target_names
 
 
 def run(*args: str) -> str:

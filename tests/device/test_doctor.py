@@ -13,7 +13,7 @@ from edgelm.device.bundle_check import bundle_findings
 from edgelm.device.doctor import diagnose
 from edgelm.device.finding import Finding
 from edgelm.machine.host import read_cpu, read_memory
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 MB = 1 << 20
 

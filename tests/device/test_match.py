@@ -3,7 +3,7 @@
 import pytest
 
 from edgelm.machine.host import read_cpu, read_memory
-from edgelm.match import best_target, is_android
+from edgelm.target.match import best_target, is_android
 
 
 @pytest.mark.parametrize(

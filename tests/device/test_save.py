@@ -12,7 +12,7 @@ from edgelm.device.save import save_target
 from edgelm.errors import DeviceError, ExportError
 from edgelm.machine.host import read_cpu, read_memory, recommended_threads
 from edgelm.machine.hwcap import arm_features
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 
 def auxv(hwcap: int, hwcap2: int = 0) -> bytes:

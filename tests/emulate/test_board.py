@@ -20,7 +20,7 @@ from edgelm.errors import DeviceError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import load
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 pytestmark = [pytest.mark.board, pytest.mark.timeout(900)]
 

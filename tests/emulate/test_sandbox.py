@@ -11,7 +11,7 @@ from edgelm.cli.emulate import command
 from edgelm.emulate import Board, Sandbox, debian, sandbox
 from edgelm.errors import DependencyError, DeviceError, OptionError
 from edgelm.machine.host import EMULATED
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76", "cortex-a710", "max")
 
@@ -220,7 +220,7 @@ def test_the_guest_sees_edgelm_but_nothing_else_of_the_hosts_python(
     own, wheels = environment["PYTHONPATH"].split(":")
     assert Path(wheels) == fake.site
     assert {path.name for path in Path(own).iterdir()} <= {"edgelm", "targets"}
-    assert (Path(own) / "edgelm/target.py").is_file()
+    assert (Path(own) / "edgelm/target/target.py").is_file()
 
 
 # --- the command --------------------------------------------------------------------------------------------------

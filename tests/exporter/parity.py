@@ -15,7 +15,7 @@ from edgelm.exporter.pipeline import export
 from edgelm.exporter.quantize.rtn import quantize_blocks, quantize_rows
 from edgelm.exporter.quantize.search import search_blocks
 from edgelm.runtime.engine import Engine
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -24,7 +24,7 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.quantize.rtn import quantize_blocks
 from edgelm.exporter.weights import WeightReader
 from edgelm.runtime.engine import Engine
-from edgelm.target import Target, load_target
+from edgelm.target.target import Target, load_target
 
 # Each has something of its own: biases, tied or fused matrices, norms before, after or beside, learned positions, a
 # parallel residual, heads of other sizes, a short convolution in attention's place.

@@ -17,7 +17,7 @@ from edgelm.exporter import families, workload
 from edgelm.exporter.config import Config, read_json
 from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 SHAPES: dict[str, dict[str, Any]] = {
     "untied": {"tie_word_embeddings": False},

@@ -20,7 +20,7 @@ from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks, quantize
 from edgelm.exporter.quantize.search import search_blocks
 from edgelm.exporter.store import DataFile
 from edgelm.runtime.ort import open_session
-from edgelm.target import FormatSpec
+from edgelm.target.target import FormatSpec
 
 FORMATS: list[Format] = [
     Dense(),

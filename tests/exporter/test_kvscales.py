@@ -28,7 +28,7 @@ from edgelm.exporter.rope import Rope, RopeScaling
 from edgelm.forecast import from_manifest
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM, load
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 # Heads that are padded, normed, half rotated, not rotated, rotated in pairs; windows, soft caps, gates, other layers.
 SHAPES: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ from edgelm.exporter.replay import read_replay
 from edgelm.exporter.weights import WeightReader
 from edgelm.forecast import from_manifest
 from edgelm.runtime.engine import Engine
-from edgelm.target import FormatSpec, Target, load_all, load_target
+from edgelm.target.target import FormatSpec, Target, load_all, load_target
 
 SIZE = 90_000  # bytes of the tiny model: between the smallest and the best
 WORK = json.loads((Path(__file__).parents[2] / "docs" / "work.json").read_text())

@@ -29,13 +29,13 @@ from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan, misfit
 from edgelm.exporter.weights import WeightReader
-from edgelm.fallback import exact_int8
 from edgelm.forecast import from_manifest
 from edgelm.machine.host import CpuInfo, read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import load
-from edgelm.target import load_target
+from edgelm.target.fallback import exact_int8
+from edgelm.target.target import load_target
 
 PROMPT = 70  # of the ids; the others are decoded
 

@@ -20,7 +20,7 @@ from edgelm.exporter.preflight import Plan
 from edgelm.exporter.prequantized import Scheme
 from edgelm.exporter.recipe import Choices
 from edgelm.machine.host import MemoryInfo
-from edgelm.target import Target, load_target
+from edgelm.target.target import Target, load_target
 
 SMOLLM2_135M = {
     "model_type": "llama",

@@ -18,7 +18,7 @@ from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.prequantized import unpack
 from edgelm.runtime.engine import Engine
-from edgelm.target import FormatSpec, Target, load_target
+from edgelm.target.target import FormatSpec, Target, load_target
 
 AWQ_COLUMN_IN_NIBBLE = [0, 2, 4, 6, 1, 3, 5, 7]  # of AutoAWQ's packer
 Quantised = tuple[np.ndarray, np.ndarray, np.ndarray]  # codes [n, k], zeros [n, groups], scales [n, groups]

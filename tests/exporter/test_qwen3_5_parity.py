@@ -17,7 +17,7 @@ from edgelm.exporter import families, footprint
 from edgelm.exporter.config import Config
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 DENSE = {
     "num_experts": 0,

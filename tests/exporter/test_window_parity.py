@@ -23,7 +23,7 @@ from edgelm.forecast import from_manifest
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import load
 from edgelm.runtime.windows import Window
-from edgelm.target import load_target
+from edgelm.target.target import load_target
 
 WINDOW = 16
 CONTEXT, LENGTH = 1024, 900

@@ -15,11 +15,11 @@ import pytest
 from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, EdgeLMWarning
 from edgelm.exporter.pipeline import export
-from edgelm.fallback import find_fallback
 from edgelm.machine.host import CpuInfo, read_cpu
 from edgelm.runtime import engine as engines
 from edgelm.runtime import ort as runtime
 from edgelm.runtime.engine import Engine
+from edgelm.target.fallback import find_fallback
 
 
 def core(name: str, *features: str) -> CpuInfo:

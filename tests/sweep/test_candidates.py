@@ -8,9 +8,9 @@ import pytest
 from edgelm.errors import OptionError
 from edgelm.exporter.formats import make_format
 from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks
-from edgelm.format_spec import FormatSpec
 from edgelm.sweep.candidates import candidates, chosen
-from edgelm.target import load_target
+from edgelm.target.format_spec import FormatSpec
+from edgelm.target.target import load_target
 
 INT4 = [f"int4-b{block}-{method}" for block in (32, 64, 128) for method in ("nearest", "search", "gptq")]
 FAST = [name.replace("int4", "int4-fast") for name in INT4]

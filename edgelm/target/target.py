@@ -15,10 +15,10 @@ from types import MappingProxyType
 from typing import Any
 
 from edgelm.errors import TargetError, near
-from edgelm.format_spec import FormatSpec as FormatSpec
-from edgelm.rates import Rates, read_rates
-from edgelm.target_table import Table
-from edgelm.toml_lines import key_lines
+from edgelm.target.format_spec import FormatSpec as FormatSpec
+from edgelm.target.rates import Rates, read_rates
+from edgelm.target.table import Table
+from edgelm.target.toml_lines import key_lines
 
 ROLES = ("body", "head", "embedding", "kv")
 
@@ -193,7 +193,7 @@ def load_target(name_or_path: str | os.PathLike[str]) -> Target:
 
 def _targets_dir() -> Path:
     """Inside the package once installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "_targets"
     return installed if installed.is_dir() else package.parent / "targets"
 

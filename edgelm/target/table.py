@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgelm.errors import TargetError, near
-from edgelm.toml_lines import KeyPath, nearest_line
+from edgelm.target.toml_lines import KeyPath, nearest_line
 
 
 @dataclass(frozen=True)

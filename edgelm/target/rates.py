@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from edgelm.format_spec import FormatSpec
-from edgelm.target_table import Table
+from edgelm.target.format_spec import FormatSpec
+from edgelm.target.table import Table
 
 
 @dataclass(frozen=True)

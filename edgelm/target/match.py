@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from edgelm.machine.host import ROOT, CpuInfo, MemoryInfo
-from edgelm.target import Target, load_all
+from edgelm.target.target import Target, load_all
 
 
 def best_target(cpu: CpuInfo, memory: MemoryInfo, *, android: bool = False) -> Target | None:

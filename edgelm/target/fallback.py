@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelm.machine.host import CpuInfo, MemoryInfo, read_memory
-from edgelm.match import best_target
+from edgelm.target.match import best_target
 
 
 @dataclass(frozen=True)
