@@ -30,12 +30,12 @@ from typing import Any
 import click
 import numpy as np
 
-from edgelm.estimate import default_context
 from edgelm.exporter import families, workload
 from edgelm.exporter.config import Config, read_json
 from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
-from edgelm.forecast import DEPTHS, PROMPT, Heads, Workload
+from edgelm.forecast.cost_model import DEPTHS, PROMPT, Heads, Workload
+from edgelm.forecast.estimate import default_context
 from edgelm.machine.host import recommended_threads
 from edgelm.target.target import FormatSpec, RecipeSpec, Target, load_target
 

@@ -10,8 +10,8 @@ import pytest
 
 from edgelm.bundle import Bundle
 from edgelm.errors import BundleError, OptionError
-from edgelm.estimate import of_bundle
-from edgelm.forecast import Heads, Matrices, Workload, forecast, rates_of
+from edgelm.forecast.cost_model import Heads, Matrices, Workload, forecast, rates_of
+from edgelm.forecast.estimate import of_bundle
 from edgelm.target.rates import Product, Rates
 from edgelm.target.target import FormatSpec, Target, load_all, load_target
 

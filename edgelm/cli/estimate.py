@@ -17,8 +17,8 @@ from edgelm.errors import OptionError
 from edgelm.target.target import load_target
 
 if TYPE_CHECKING:
-    from edgelm.estimate import Estimate
-    from edgelm.forecast import Speed
+    from edgelm.forecast.cost_model import Speed
+    from edgelm.forecast.estimate import Estimate
 
 
 @click.command("estimate")
@@ -64,7 +64,7 @@ def command(
       edgelm estimate path/to/checkpoint --target rpi5 --quant int8 --context 2048
       edgelm estimate bundles/edgelm-home-rpi5-int4 --json
     """
-    from edgelm.estimate import of_bundle
+    from edgelm.forecast.estimate import of_bundle
 
     if model is not None and (Path(model) / MANIFEST).exists():
         given = {"--quant": quant, "--kv": kv, "--prefill": prefill, "--context": context}

@@ -9,7 +9,7 @@ from edgelm.exporter.attention import cache_head_dim
 from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.matrix import Format
 from edgelm.exporter.prequantized import Scheme
-from edgelm.forecast import Heads, Matrices, Workload
+from edgelm.forecast.cost_model import Heads, Matrices, Workload
 from edgelm.target.format_spec import FormatSpec
 from edgelm.target.target import RecipeSpec, Target
 

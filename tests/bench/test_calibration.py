@@ -14,7 +14,7 @@ import pytest
 
 from edgelm.exporter import families, workload
 from edgelm.exporter.config import Config
-from edgelm.forecast import Clock
+from edgelm.forecast.cost_model import Clock
 from edgelm.target.rates import Product, Rates
 from edgelm.target.target import load_target
 

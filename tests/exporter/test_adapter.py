@@ -34,7 +34,7 @@ from edgelm.exporter.matrix import Format
 from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.store import DataFile
-from edgelm.forecast import from_manifest
+from edgelm.forecast.cost_model import from_manifest
 from edgelm.runtime.adapter import METADATA, RuntimeAdapter
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM

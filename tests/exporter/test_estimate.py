@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.estimate import of_bundle
 from edgelm.exporter import families, workload
 from edgelm.exporter.config import Config, read_json
 from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
+from edgelm.forecast.estimate import of_bundle
 from edgelm.target.target import load_target
 
 SHAPES: dict[str, dict[str, Any]] = {

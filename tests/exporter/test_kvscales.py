@@ -15,7 +15,6 @@ from parity import agreement, load_model, some_ids
 
 from edgelm.bundle import DATA, Bundle
 from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedModelError
-from edgelm.estimate import of_bundle
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import families, footprint, kvscales, recipe
@@ -25,7 +24,8 @@ from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan, misfit
 from edgelm.exporter.rope import Rope, RopeScaling
-from edgelm.forecast import from_manifest
+from edgelm.forecast.cost_model import from_manifest
+from edgelm.forecast.estimate import of_bundle
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM, load
 from edgelm.target.target import load_target

@@ -20,7 +20,7 @@ from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.replay import read_replay
 from edgelm.exporter.weights import WeightReader
-from edgelm.forecast import from_manifest
+from edgelm.forecast.cost_model import from_manifest
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import FormatSpec, Target, load_all, load_target
 

@@ -21,7 +21,6 @@ from test_lora import write_adapter
 
 from edgelm.bundle import DATA, MODEL, PREFILL, PREFILL_DATA, Bundle
 from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedModelError
-from edgelm.estimate import of_bundle
 from edgelm.exporter import families, footprint, native, prefill, recipe
 from edgelm.exporter.adapter import export_adapter
 from edgelm.exporter.checkpoint import Checkpoint
@@ -29,7 +28,8 @@ from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan, misfit
 from edgelm.exporter.weights import WeightReader
-from edgelm.forecast import from_manifest
+from edgelm.forecast.cost_model import from_manifest
+from edgelm.forecast.estimate import of_bundle
 from edgelm.machine.host import CpuInfo, read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.engine import Engine

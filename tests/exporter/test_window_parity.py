@@ -14,12 +14,12 @@ from parity import close, load_model, reference
 
 from edgelm.bundle import Bundle
 from edgelm.errors import DeviceError
-from edgelm.estimate import of_bundle
 from edgelm.exporter import families, footprint
 from edgelm.exporter.attention import SLACK
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.pipeline import export
-from edgelm.forecast import from_manifest
+from edgelm.forecast.cost_model import from_manifest
+from edgelm.forecast.estimate import of_bundle
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import load
 from edgelm.runtime.windows import Window

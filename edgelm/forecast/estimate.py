@@ -8,7 +8,7 @@ from typing import Any
 
 from edgelm.bundle import Bundle
 from edgelm.errors import BundleError
-from edgelm.forecast import DEPTHS, PROMPT, Forecast, forecast, from_manifest
+from edgelm.forecast.cost_model import DEPTHS, PROMPT, Forecast, forecast, from_manifest
 from edgelm.target.target import Target, load_target
 
 

@@ -1,0 +1,1 @@
+"""The time and memory a model takes on a target, before it is there."""
