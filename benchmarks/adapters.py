@@ -21,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
-from edgelm.bundle import Bundle, lora_inputs
+from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.cli.failures import guard
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.engine import Engine

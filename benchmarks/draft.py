@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 from benchmarks.features import compare
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.cli.failures import guard
 from edgelm.runtime.draft import DraftModel, ModelDrafter, load_both
 from edgelm.runtime.engine import Engine

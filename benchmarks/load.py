@@ -40,7 +40,7 @@ def child(path: str, folder: str, way: str, threads: int, prompt: int) -> None:
     import numpy as np
 
     from edgelm.bench.memory import memory_use
-    from edgelm.bundle import Bundle
+    from edgelm.bundle.reader import Bundle
     from edgelm.machine.host import usable_cpus
     from edgelm.runtime.engine import Engine
     from edgelm.runtime.weightcache import WeightCache

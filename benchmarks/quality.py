@@ -39,7 +39,7 @@ from unittest import mock
 import click
 
 from edgelm import demo
-from edgelm.bundle import DATA, Bundle
+from edgelm.bundle.reader import DATA, Bundle
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages, spread_chunks, starting_token
 from edgelm.evaluate.task import read_task, run_task

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgelm.version import __version__
 
 if TYPE_CHECKING:
-    from edgelm.bundle import Bundle
+    from edgelm.bundle.reader import Bundle
     from edgelm.errors import EdgeLMError
     from edgelm.exporter.adapter import export_adapter
     from edgelm.exporter.pipeline import export
@@ -38,7 +38,7 @@ __all__ = [
 
 _HOMES = {
     "LM": "edgelm.runtime.lm",
-    "Bundle": "edgelm.bundle",
+    "Bundle": "edgelm.bundle.reader",
     "EdgeLMError": "edgelm.errors",
     "GenerationConfig": "edgelm.runtime.sampling",
     "Target": "edgelm.target.target",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 
 os.environ["EDGELM_WEIGHT_CACHE"] = "off"  # tests leave the user's cache alone; those of the cache bring their own
 

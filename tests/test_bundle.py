@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgelm.bundle import FORMAT, MANIFEST, Bundle
-from edgelm.bundle_writer import writing
+from edgelm.bundle.reader import FORMAT, MANIFEST, Bundle
+from edgelm.bundle.writer import writing
 from edgelm.errors import BundleError, EdgeLMError, ExportError
 
 
@@ -60,7 +60,7 @@ def test_an_edited_file_is_named_with_its_hash(bundle: Bundle) -> None:
 
 
 def test_an_edit_in_large_weights_is_found_by_verify(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgelm.bundle._HASH_AT_OPEN", 1024)
+    monkeypatch.setattr("edgelm.bundle.reader._HASH_AT_OPEN", 1024)
     data = bundle.path / "model.onnx.data"
     with data.open("r+b") as file:
         file.seek(5000)

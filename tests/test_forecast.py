@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, OptionError
 from edgelm.forecast.cost_model import Heads, Matrices, Workload, forecast, rates_of
 from edgelm.forecast.estimate import of_bundle

@@ -16,7 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.lm_eval import EdgeLM, main

@@ -13,7 +13,7 @@ from typing import Any
 from edgelm.bench.drafted import measure_drafted
 from edgelm.bench.memory import MemoryUse, memory_use
 from edgelm.bench.speed import OnStep, Rates, measure, plan
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.machine.host import read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.draft import DraftModel, load_both

@@ -96,7 +96,7 @@ def command(
       edgelm bench my-bundle -p 128,512 -n 64 -d 0,1024 -r 3 -o json
     """
     from edgelm.bench.report import benchmark, render
-    from edgelm.bundle import Bundle
+    from edgelm.bundle.reader import Bundle
 
     if seed < 0:
         raise click.BadParameter("must not be negative", param_hint="--seed")

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.cli.options import json_option
 from edgelm.cli.show import Bar, fact, print_lines, size, table
 from edgelm.errors import DeviceError, OptionError

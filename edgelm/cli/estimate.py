@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelm.bundle import MANIFEST, Bundle
+from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.cli.export import load_export
 from edgelm.cli.options import json_option
 from edgelm.cli.show import fact, print_lines, size, table

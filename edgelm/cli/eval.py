@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.bundle import MANIFEST, Bundle
-from edgelm.bundle_writer import save_quality
+from edgelm.bundle.reader import MANIFEST, Bundle
+from edgelm.bundle.writer import save_quality
 from edgelm.cli.export import load_export
 from edgelm.cli.loading import loaded
 from edgelm.cli.options import bundle_argument, json_option, threads_option

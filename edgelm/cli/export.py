@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.cli.adapter_file import export_file
 from edgelm.cli.mixed import mixed_body, mixed_lines
 from edgelm.cli.options import json_option

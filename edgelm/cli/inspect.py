@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.bundle import MANIFEST, Bundle
+from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.cli.adapter_file import adapter_facts, adapter_lines
 from edgelm.cli.export import load_export, recipe_lines
 from edgelm.cli.mixed import mixed_lines

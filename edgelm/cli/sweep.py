@@ -156,7 +156,7 @@ def _sweep(
     **options: Any,
 ) -> Sweep:
     """What is to be done, the files read."""
-    from edgelm.bundle import sha256
+    from edgelm.bundle.reader import sha256
     from edgelm.cli.eval import task_file
     from edgelm.evaluate.passages import load_passages
     from edgelm.evaluate.task import read_task

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.cli.options import bundle_argument, json_option
 from edgelm.cli.show import Bar, print_lines, size, table
 from edgelm.errors import BundleError

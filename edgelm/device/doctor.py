@@ -258,7 +258,7 @@ def disk_findings(folder: Path) -> list[Finding]:
 
 
 def _open_bundle(path: Path, cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
-    from edgelm.bundle import Bundle
+    from edgelm.bundle.reader import Bundle
 
     try:
         manifest = Bundle.open(path).manifest

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.divergence import Divergence, divergence
 from edgelm.evaluate.kept import KeptScores, ids_in

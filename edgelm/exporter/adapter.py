@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from edgelm.bundle import Bundle, lora_inputs
-from edgelm.bundle_writer import json_text, umask
+from edgelm.bundle.reader import Bundle, lora_inputs
+from edgelm.bundle.writer import json_text, umask
 from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
 from edgelm.exporter import smooth
 from edgelm.exporter.checkpoint import spellings

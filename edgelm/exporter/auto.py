@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle_writer import BundleWriter, json_text
+from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.errors import ExportError, UnsupportedModelError
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import genai, mixed, native, sensitivity

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgelm.bundle import MODEL
+from edgelm.bundle.reader import MODEL
 from edgelm.exporter.decoder import Attention, Decoder, ShortConv
 from edgelm.exporter.tokenizer import TextFiles
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.bundle import lora_inputs
+from edgelm.bundle.reader import lora_inputs
 from edgelm.exporter.attention import AttentionBuilder, KVScales, cache_shape, window_capacity
 from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.decoder import (

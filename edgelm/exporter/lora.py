@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.bundle import sha256
+from edgelm.bundle.reader import sha256
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.config import Config, read_json
 from edgelm.exporter.tensors import Readable, Tensor, read_header

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgelm.bundle import sha256
+from edgelm.bundle.reader import sha256
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.footprint import Footprint
 from edgelm.exporter.hub import Source

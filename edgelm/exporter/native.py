@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.bundle import DATA, MODEL, PREFILL, PREFILL_DATA
-from edgelm.bundle_writer import BundleWriter
+from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA
+from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError
 from edgelm.exporter import footprint, graph, prefill, recipe
 from edgelm.exporter.adapter import place

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.bundle import DATA, MODEL
-from edgelm.bundle_writer import BundleWriter
+from edgelm.bundle.reader import DATA, MODEL
+from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, DependencyError, EdgeLMError, ExportError, UnsupportedModelError, near
 from edgelm.exporter import families, surgery
 from edgelm.exporter.checkpoint import Checkpoint

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgelm import demo
-from edgelm.bundle import LORA, QUALITY, Bundle
-from edgelm.bundle_writer import BundleWriter, check_output, writing
+from edgelm.bundle.reader import LORA, QUALITY, Bundle
+from edgelm.bundle.writer import BundleWriter, check_output, writing
 from edgelm.errors import EdgeLMError, ExportError, OptionError
 from edgelm.exporter import auto, mixed, preflight
 from edgelm.exporter.adapter import expect_places, open_adapter, places_file

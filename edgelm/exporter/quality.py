@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.bundle import TOKENIZER
-from edgelm.bundle_writer import BundleWriter
+from edgelm.bundle.reader import TOKENIZER
+from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
 from edgelm.exporter import calibrate, kvscales, recipe, smooth

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgelm.bundle import MANIFEST
+from edgelm.bundle.reader import MANIFEST
 from edgelm.errors import ExportError
 from edgelm.evaluate.passages import BUILTIN, load_passages
 from edgelm.exporter.decoder import Decoder

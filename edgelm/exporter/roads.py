@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from edgelm.bundle_writer import BundleWriter
+from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, ExportError, OptionError, UnsupportedModelError
 from edgelm.exporter import families, footprint, genai, native
 from edgelm.exporter.checkpoint import Checkpoint

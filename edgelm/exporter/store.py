@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from edgelm.bundle import DATA
+from edgelm.bundle.reader import DATA
 
 _PAGE = 4096  # large tensors start on a page, so that each can be mapped by itself
 _LINE = 64  # small ones on a cache line

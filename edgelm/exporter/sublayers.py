@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.bundle import DATA, MODEL
+from edgelm.bundle.reader import DATA, MODEL
 from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.decoder import Decoder, Layer, Linear
 from edgelm.exporter.graph import Formats, GraphBuilder, Stream, Weights, kept_by, mixers_of

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
-from edgelm.bundle import GENERATION, TEMPLATE, TOKENIZER
-from edgelm.bundle_writer import BundleWriter
+from edgelm.bundle.reader import GENERATION, TEMPLATE, TOKENIZER
+from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter import bytelevel, sentencepiece
 from edgelm.exporter.added_tokens import AddedTokens, optional_json

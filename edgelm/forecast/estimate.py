@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError
 from edgelm.forecast.cost_model import DEPTHS, PROMPT, Forecast, forecast, from_manifest
 from edgelm.target.target import Target, load_target

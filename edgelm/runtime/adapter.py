@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.bundle import Bundle, lora_inputs
+from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.errors import AdapterError
 
 FORMAT = 1  # raised when an older edgelm could misread a file

@@ -17,14 +17,14 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from edgelm.bundle import TOKENIZER
+from edgelm.bundle.reader import TOKENIZER
 from edgelm.errors import DeviceError, OptionError
 from edgelm.runtime.ceiling import Room, fit_both
 from edgelm.runtime.generate import PREFILL_CHUNK, Interrupt, prefill_pieces
 from edgelm.runtime.speculation import FADE, PAUSES, PROBE, SHARE, PassCost, PromptLookup, best_length
 
 if TYPE_CHECKING:
-    from edgelm.bundle import Bundle
+    from edgelm.bundle.reader import Bundle
     from edgelm.runtime.engine import Engine, KVState
     from edgelm.runtime.sampling import Floats
     from edgelm.runtime.text import Tokenizer

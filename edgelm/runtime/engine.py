@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.machine.host import read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter

@@ -24,7 +24,7 @@ from edgelm.runtime.speculation import PassCost
 from edgelm.runtime.text import Tokenizer
 
 if TYPE_CHECKING:
-    from edgelm.bundle import Bundle
+    from edgelm.bundle.reader import Bundle
     from edgelm.runtime.adapter import RuntimeAdapter, Shelf
     from edgelm.runtime.draft import DraftModel
     from edgelm.runtime.engine import Engine, KVState
@@ -294,7 +294,7 @@ def load(
         BundleError: no bundle there, or it is damaged.
         OptionError, DeviceError: it cannot run so, or not here.
     """
-    from edgelm.bundle import Bundle
+    from edgelm.bundle.reader import Bundle
     from edgelm.runtime.engine import Engine
 
     bundle = Bundle.open(path)

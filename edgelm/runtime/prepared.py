@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.machine.host import CpuInfo
 from edgelm.runtime.ort import IN_TURN, give_back, version
 from edgelm.runtime.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack

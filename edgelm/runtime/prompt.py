@@ -10,7 +10,7 @@ from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.text import Tokenizer
 
 if TYPE_CHECKING:
-    from edgelm.bundle import Bundle
+    from edgelm.bundle.reader import Bundle
 
 Prompt = str | Sequence[Mapping[str, Any]]
 

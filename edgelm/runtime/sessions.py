@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle import DATA, PREFILL_DATA, Bundle
+from edgelm.bundle.reader import DATA, PREFILL_DATA, Bundle
 from edgelm.errors import EdgeLMWarning
 from edgelm.machine.host import CpuInfo, recommended_threads
 from edgelm.runtime.ort import open_mapped, open_or_fall_back

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle import DATA, Bundle, sha256
+from edgelm.bundle.reader import DATA, Bundle, sha256
 from edgelm.disk import locked, to_disk
 from edgelm.errors import OptionError
 from edgelm.machine.host import CpuInfo

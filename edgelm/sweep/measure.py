@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle import MANIFEST, Bundle, sha256
+from edgelm.bundle.reader import MANIFEST, Bundle, sha256
 from edgelm.errors import BundleError, EdgeLMError, ExportError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.divergence import Divergence

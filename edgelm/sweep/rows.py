@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.evaluate.divergence import Divergence
 from edgelm.evaluate.outcome import Score
 from edgelm.evaluate.perplexity import Perplexity

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.runtime import packing, weightcache
 
 Run = Callable[..., Any]

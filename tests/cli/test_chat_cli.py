@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import edgelm as library
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.cli.chat import Conversation
 from edgelm.errors import PromptError
 from edgelm.exporter.pipeline import export

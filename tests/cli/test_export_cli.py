@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.target.target import target_names
 
 

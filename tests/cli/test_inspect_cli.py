@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.exporter.pipeline import export
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import Ended
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 
 
 def test_an_int8_cache_is_told_everywhere(

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
 from edgelm.sweep import measure

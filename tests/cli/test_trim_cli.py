@@ -7,7 +7,7 @@ import json
 import pytest
 
 from edgelm import demo
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.runtime.engine import Engine
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.emulate import Board, Sandbox, prepare
 from edgelm.emulate.debian import find_mirror
 from edgelm.emulate.sandbox import unsupported
@@ -177,7 +177,7 @@ def test_each_core_has_packed_weights_of_its_own(
     code = (
         "import sys; from pathlib import Path; from edgelm.runtime import packing, weightcache\n"
         "packing._SMALL = weightcache.SMALLEST = 0\n"
-        "from edgelm.bundle import Bundle; from edgelm.runtime.engine import Engine\n"
+        "from edgelm.bundle.reader import Bundle; from edgelm.runtime.engine import Engine\n"
         "caches = (False, *[weightcache.WeightCache(Path(sys.argv[2]))] * 2)\n"
         "engines = [Engine.load(Bundle.open(sys.argv[1]), threads=1, weight_cache=cache) for cache in caches]\n"
         "assert [engine.packed is None for engine in engines] == [True, False, False]\n"

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from edgelm import demo
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.divergence import divergence

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from test_lora import ALPHA, RANK, SHAPES, merge_by_hand, write_adapter
 
 import edgelm
-from edgelm.bundle import LORA, MODEL, Bundle
+from edgelm.bundle.reader import LORA, MODEL, Bundle
 from edgelm.errors import (
     AdapterError,
     BundleError,

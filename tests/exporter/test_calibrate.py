@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelm.bundle import Bundle
-from edgelm.bundle_writer import save_quality
+from edgelm.bundle.reader import Bundle
+from edgelm.bundle.writer import save_quality
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages

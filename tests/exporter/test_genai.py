@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 

@@ -17,7 +17,7 @@ import pytest
 from hub_server import Hub, serving
 
 from edgelm import demo
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import CheckpointError, OptionError
 from edgelm.exporter.hub import Source, name_of, resolve
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from parity import agreement, load_model, some_ids
 
-from edgelm.bundle import DATA, Bundle
+from edgelm.bundle.reader import DATA, Bundle
 from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedModelError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages

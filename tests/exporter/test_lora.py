@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint import Checkpoint
 from edgelm.exporter.lora import Adapter

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages

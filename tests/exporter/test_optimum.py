@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelm.bundle import DATA, MODEL, Bundle
+from edgelm.bundle.reader import DATA, MODEL, Bundle
 from edgelm.errors import CheckpointError, DependencyError, ExportError, UnsupportedModelError
 from edgelm.exporter import optimum, traced
 from edgelm.exporter.checkpoint import Config

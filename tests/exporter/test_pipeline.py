@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelm.bundle import DATA, Bundle
-from edgelm.bundle_writer import writing
+from edgelm.bundle.reader import DATA, Bundle
+from edgelm.bundle.writer import writing
 from edgelm.errors import CheckpointError, EdgeLMError, ExportError, OptionError, TargetError, UnsupportedModelError
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress

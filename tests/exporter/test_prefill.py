@@ -19,7 +19,7 @@ from test_adapter import modules_of
 from test_kvscales import SHAPES
 from test_lora import write_adapter
 
-from edgelm.bundle import DATA, MODEL, PREFILL, PREFILL_DATA, Bundle
+from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA, Bundle
 from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedModelError
 from edgelm.exporter import families, footprint, native, prefill, recipe
 from edgelm.exporter.adapter import export_adapter

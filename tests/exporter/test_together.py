@@ -10,7 +10,7 @@ import pytest
 from test_lora import SHAPES, write_adapter
 
 import edgelm
-from edgelm.bundle import LORA, Bundle
+from edgelm.bundle.reader import LORA, Bundle
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import sensitivity

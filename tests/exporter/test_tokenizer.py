@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgelm.bundle_writer import BundleWriter
+from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, EdgeLMError, UnsupportedModelError
 from edgelm.exporter import sentencepiece
 from edgelm.exporter.config import Config

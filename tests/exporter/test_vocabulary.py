@@ -15,7 +15,7 @@ from test_prequantized import gptq, quantise, settings_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from edgelm import demo
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import CheckpointError, EdgeLMError, OptionError, UnsupportedModelError
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress

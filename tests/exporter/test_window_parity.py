@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import close, load_model, reference
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import DeviceError
 from edgelm.exporter import families, footprint
 from edgelm.exporter.attention import SLACK

@@ -18,7 +18,7 @@ from test_lm import EOS, TEMPLATE, make_lm
 from test_speculation import SMALL, Free, decode, repeating
 
 import edgelm
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import DeviceError, OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.draft import DraftModel, ModelDrafter, Pace

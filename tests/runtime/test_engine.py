@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, OptionError, PromptError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime import ort
@@ -197,7 +197,7 @@ def test_a_half_precision_target_runs_on_the_cpu(tiny_checkpoint: Callable[..., 
 
 def test_nothing_is_printed(tiny_bundle: Bundle) -> None:
     code = (
-        "from edgelm.bundle import Bundle; from edgelm.runtime.engine import Engine; "
+        "from edgelm.bundle.reader import Bundle; from edgelm.runtime.engine import Engine; "
         f"e = Engine.load(Bundle.open({str(tiny_bundle.path)!r})); e.forward([5, 6, 7], 3); e.forward([8])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, EdgeLMWarning
 from edgelm.exporter.pipeline import export
 from edgelm.machine.host import CpuInfo, read_cpu
@@ -67,7 +67,7 @@ def test_which_recipes_fall_back(cpu: CpuInfo, recipe: dict[str, Any], provider:
 def test_the_command_line_warns_in_one_line(tiny_bundle: Bundle) -> None:
     """On this machine CUDA is missing: one line on stderr, the answer on stdout, exit code 0."""
     code = (
-        "import sys, edgelm.bundle as b\n"
+        "import sys, edgelm.bundle.reader as b\n"
         "read = b._read_manifest\n"
         "b._read_manifest = lambda folder: {**read(folder), 'provider': 'cuda'}\n"
         "from edgelm.cli import main\n"

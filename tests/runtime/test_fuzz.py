@@ -14,7 +14,7 @@ from test_lm import TOKENIZER, make_lm
 from test_speculation import Free
 
 import edgelm
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 
 TEXT = TOKENIZER.encode("añ😀b", special=False)  # bytes that often make characters, and often do not
 

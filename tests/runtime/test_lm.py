@@ -481,8 +481,8 @@ def bundle_folder(tmp_path: Path) -> Callable[..., Path]:
     """A folder with all that `load` reads but the graph."""
 
     def make(*, template: str | None = TEMPLATE, generation: dict[str, Any] | None = None) -> Path:
-        from edgelm.bundle import GENERATION, MODEL, TEMPLATE, TOKENIZER
-        from edgelm.bundle_writer import writing
+        from edgelm.bundle.reader import GENERATION, MODEL, TEMPLATE, TOKENIZER
+        from edgelm.bundle.writer import writing
 
         manifest = {
             "model": {"id": "m"},

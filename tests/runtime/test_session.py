@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import edgelm
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError, OptionError, PromptCacheError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.lm import LM

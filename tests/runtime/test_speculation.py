@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_lm import EOS, TOKENIZER, make_lm, scripted
 
 import edgelm
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.generate import Drafter, generate_step

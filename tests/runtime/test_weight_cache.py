@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import edgelm
-from edgelm.bundle import DATA, PREFILL_DATA, Bundle
+from edgelm.bundle.reader import DATA, PREFILL_DATA, Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.machine.host import read_cpu
@@ -396,7 +396,7 @@ def test_processes_that_load_at_once_do_not_disturb_each_other(
 ) -> None:
     code = SMALL + (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from edgelm.bundle import Bundle; from edgelm.runtime.engine import Engine\n"
+        "from edgelm.bundle.reader import Bundle; from edgelm.runtime.engine import Engine\n"
         "sys.stdin.readline()\n"
         "for turn in range(4):\n"
         "    cache = weightcache.WeightCache(Path(sys.argv[2]))\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelm.bundle import Bundle
+from edgelm.bundle.reader import Bundle
 from edgelm.runtime.engine import Engine as Runs
 from edgelm.runtime.generate import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.ort import version as onnxruntime_version

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle import FORMAT, MANIFEST, QUALITY, Bundle, sha256
+from edgelm.bundle.reader import FORMAT, MANIFEST, QUALITY, Bundle, sha256
 from edgelm.disk import locked, to_disk
 from edgelm.errors import ExportError
 
