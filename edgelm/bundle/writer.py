@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.bundle.reader import FORMAT, MANIFEST, QUALITY, Bundle, sha256
-from edgelm.disk import locked, to_disk
 from edgelm.errors import ExportError
+from edgelm.files import locked, to_disk
 
 
 def json_text(value: Mapping[str, Any]) -> str:

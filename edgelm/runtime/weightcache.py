@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.bundle.reader import DATA, Bundle, sha256
-from edgelm.disk import locked, to_disk
 from edgelm.errors import OptionError
+from edgelm.files import locked, to_disk
 from edgelm.machine.host import CpuInfo
 
 SWITCH, LIMIT = "EDGELM_WEIGHT_CACHE", "EDGELM_WEIGHT_CACHE_MB"
