@@ -31,7 +31,7 @@ import click
 import numpy as np
 
 from edgelm.exporter import families, workload
-from edgelm.exporter.config import Config, read_json
+from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
 from edgelm.forecast.cost_model import DEPTHS, PROMPT, Heads, Workload

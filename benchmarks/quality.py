@@ -45,7 +45,7 @@ from edgelm.evaluate.passages import load_passages, spread_chunks, starting_toke
 from edgelm.evaluate.task import read_task, run_task
 from edgelm.exporter import families, mixed
 from edgelm.exporter.auto import with_recipe
-from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats import make_format
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress

@@ -22,7 +22,7 @@ import numpy as np
 
 from edgelm.errors import EdgeLMError, near
 from edgelm.exporter import families
-from edgelm.exporter.config import Config, read_json
+from edgelm.exporter.checkpoint.config import Config, read_json
 
 _LLAMA = {
     "architectures": ["LlamaForCausalLM"],

@@ -18,8 +18,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from edgelm.exporter.checkpoint import Checkpoint
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.families.rope import read_rope
 
 TYPES = ("q4_0", "q8_0", "f16", "f32")

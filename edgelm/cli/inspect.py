@@ -164,8 +164,8 @@ def _checkpoint(
     board = load_target(target_name)
     load_export()
     from edgelm.exporter import families, footprint, optimum
-    from edgelm.exporter.checkpoint import Checkpoint
-    from edgelm.exporter.hub import resolve
+    from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+    from edgelm.exporter.checkpoint.hub import resolve
     from edgelm.exporter.pipeline import choose_context
     from edgelm.exporter.preflight import Plan
     from edgelm.exporter.recipe import Choices

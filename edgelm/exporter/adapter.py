@@ -26,11 +26,11 @@ from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.bundle.writer import json_text, umask
 from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
 from edgelm.exporter import smooth
-from edgelm.exporter.checkpoint import spellings
+from edgelm.exporter.checkpoint.checkpoint import spellings
+from edgelm.exporter.checkpoint.hub import resolve, slug
+from edgelm.exporter.checkpoint.lora import Adapter, LowRank
 from edgelm.exporter.decoder import Decoder, Linear, Source
 from edgelm.exporter.formats import make_format
-from edgelm.exporter.hub import resolve, slug
-from edgelm.exporter.lora import Adapter, LowRank
 from edgelm.exporter.progress import Progress
 from edgelm.runtime.adapter import FORMAT, METADATA, digest_of
 from edgelm.runtime.promptcache import replacing

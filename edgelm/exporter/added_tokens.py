@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from edgelm.errors import CheckpointError
-from edgelm.exporter.config import read_json
+from edgelm.exporter.checkpoint.config import read_json
 from edgelm.exporter.tokenizer_class import TokenizerClass
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

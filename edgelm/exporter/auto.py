@@ -14,7 +14,7 @@ from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import genai, mixed, native, sensitivity
 from edgelm.exporter.adapter import places_size
 from edgelm.exporter.budget import Budget
-from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.mixed import AUTO, Attempt, Menu
 from edgelm.exporter.preflight import free_disk

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.bundle.reader import sha256
-from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.hub import Source
 from edgelm.exporter.footprint import Footprint
-from edgelm.exporter.hub import Source
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.tokenizer import TextFiles, licence

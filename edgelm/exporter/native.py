@@ -18,7 +18,7 @@ from edgelm.exporter.adapter import place
 from edgelm.exporter.attention import KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.calibrate import Calibrated, Prepared, squares
-from edgelm.exporter.checkpoint import Checkpoint, spellings
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
 from edgelm.exporter.decoder import Attention, Decoder, Linear
 from edgelm.exporter.formats import Blocked
 from edgelm.exporter.matrix import Format, Matrix

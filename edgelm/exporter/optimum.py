@@ -22,8 +22,8 @@ from edgelm.bundle.reader import DATA, MODEL
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, DependencyError, EdgeLMError, ExportError, UnsupportedModelError, near
 from edgelm.exporter import families, surgery
-from edgelm.exporter.checkpoint import Checkpoint
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.store import DataFile

@@ -10,11 +10,11 @@ from typing import Literal
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, ExportError, OptionError, UnsupportedModelError
 from edgelm.exporter import families, footprint, genai, native
-from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.lora import MERGE
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.footprint import Footprint
-from edgelm.exporter.lora import MERGE
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import prepared, with_kv_scales
 from edgelm.exporter.recipe import Choices, quantised_kv

@@ -16,7 +16,7 @@ from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter import bytelevel, sentencepiece
 from edgelm.exporter.added_tokens import AddedTokens, optional_json
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.tokenizer_class import Style, TokenizerClass, tokenizer_class
 
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")

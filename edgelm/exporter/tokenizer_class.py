@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 
 Style = Literal["llama", "gemma", "gpt2", "qwen2"]
 

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from edgelm.errors import OptionError, PromptError, UnsupportedModelError, near
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages
 from edgelm.exporter import languages
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.languages import Language
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.subword import Subwords

@@ -22,8 +22,8 @@ from edgelm.evaluate.outcome import Score
 from edgelm.evaluate.passages import Passages, starting_token
 from edgelm.evaluate.perplexity import Perplexity, perplexity
 from edgelm.evaluate.task import run_task
-from edgelm.exporter.checkpoint import Checkpoint
-from edgelm.exporter.hub import resolve
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.hub import resolve
 from edgelm.exporter.manifest import source_hashes
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgelm.exporter import families, workload
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.forecast.cost_model import Clock
 from edgelm.target.rates import Product, Rates
 from edgelm.target.target import load_target

@@ -17,7 +17,7 @@ from edgelm.errors import EdgeLMError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages
 from edgelm.exporter import families, quality, recipe, smooth, sublayers
-from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress

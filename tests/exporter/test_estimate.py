@@ -13,7 +13,7 @@ import pytest
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter import families, workload
-from edgelm.exporter.config import Config, read_json
+from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
 from edgelm.forecast.estimate import of_bundle

@@ -19,7 +19,7 @@ from hub_server import Hub, serving
 from edgelm import demo
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import CheckpointError, OptionError
-from edgelm.exporter.hub import Source, name_of, resolve
+from edgelm.exporter.checkpoint.hub import Source, name_of, resolve
 
 pytest.importorskip("huggingface_hub")
 

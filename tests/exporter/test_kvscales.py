@@ -19,7 +19,7 @@ from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import families, footprint, kvscales, recipe
 from edgelm.exporter.attention import rope_tables
-from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan, misfit

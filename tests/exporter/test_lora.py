@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter.checkpoint import Checkpoint
-from edgelm.exporter.lora import Adapter
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.lora import Adapter
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 

@@ -15,7 +15,7 @@ from edgelm.errors import EdgeLMError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import auto, families, mixed, native, sensitivity
-from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.replay import read_replay

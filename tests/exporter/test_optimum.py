@@ -19,7 +19,7 @@ import pytest
 from edgelm.bundle.reader import DATA, MODEL, Bundle
 from edgelm.errors import CheckpointError, DependencyError, ExportError, UnsupportedModelError
 from edgelm.exporter import optimum, traced
-from edgelm.exporter.checkpoint import Config
+from edgelm.exporter.checkpoint.checkpoint import Config
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.runtime.engine import Engine

@@ -11,7 +11,7 @@ import pytest
 from parity import CHECKS, agreement, load_model, load_pair, pairs, some_ids
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter.config import Config, read_json
+from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.families import family_of
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine

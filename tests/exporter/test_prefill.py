@@ -23,7 +23,7 @@ from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA, Bundle
 from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedModelError
 from edgelm.exporter import families, footprint, native, prefill, recipe
 from edgelm.exporter.adapter import export_adapter
-from edgelm.exporter.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan, misfit

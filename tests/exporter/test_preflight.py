@@ -12,12 +12,12 @@ import pytest
 
 from edgelm.errors import ExportError
 from edgelm.exporter import families, footprint, preflight
-from edgelm.exporter.checkpoint import Checkpoint
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.config import Config
+from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan
-from edgelm.exporter.prequantized import Scheme
 from edgelm.exporter.recipe import Choices
 from edgelm.machine.host import MemoryInfo
 from edgelm.target.target import Target, load_target

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
+from edgelm.exporter.checkpoint.prequantized import unpack
 from edgelm.exporter.pipeline import export
-from edgelm.exporter.prequantized import unpack
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import FormatSpec, Target, load_target
 

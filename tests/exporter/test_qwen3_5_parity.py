@@ -14,7 +14,7 @@ from parity import CHECKS, agreement, load_model, load_pair, pairs, some_ids
 
 from edgelm.errors import UnsupportedModelError
 from edgelm.exporter import families, footprint
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import load_target

@@ -12,7 +12,7 @@ import pytest
 from parity import CHECKS, agreement, load_model, load_pair, pairs, round_weights, some_ids
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter.config import Config, read_json
+from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families import family_of
 from edgelm.exporter.families.rope import read_rope

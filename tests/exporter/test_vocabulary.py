@@ -374,7 +374,7 @@ def test_stories_go_on_alike(data_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "vocab", "most"), [("smollm2", 49152, 9_000), ("phi3", 32064, 7_000)])
 def test_real_tokenizers(data_dir: Path, tmp_path: Path, name: str, vocab: int, most: int) -> None:
     """Byte-level, and SentencePiece's with byte fallback."""
-    from edgelm.exporter.config import Config
+    from edgelm.exporter.checkpoint.config import Config
     from edgelm.exporter.tokenizer import read_text
     from edgelm.exporter.vocabulary import trim
 

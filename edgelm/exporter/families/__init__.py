@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 
 from edgelm.errors import UnsupportedModelError
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families.common import TRY_OPTIMUM
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.families.common import Heads, decoder, gated_mlp, layer_norm, layer_windows, linear, qkv
 from edgelm.exporter.families.rope import read_rope

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.decoder import Activation, Attention, Decoder, Layer, Linear, Mlp, Norm, Source
 
 TRY_OPTIMUM = "try --exporter optimum"

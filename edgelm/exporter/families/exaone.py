@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.decoder import Attention, Decoder, Layer, Mlp, Norm
 from edgelm.exporter.families.common import (
     Heads,

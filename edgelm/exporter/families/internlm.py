@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.decoder import Attention, Decoder, Layer, Linear, Mlp, Source
 from edgelm.exporter.families.common import (
     Heads,

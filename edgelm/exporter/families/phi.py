@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.decoder import Attention, Decoder, Layer, Mlp, Source
 from edgelm.exporter.families.common import Heads, activation, decoder, layer_norm, linear, qkv
 from edgelm.exporter.families.rope import read_rope

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.families.common import (
     Heads,

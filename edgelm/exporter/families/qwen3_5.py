@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.errors import CheckpointError
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.decoder import Attention, Decoder, GatedDeltaNet, Layer, Linear, Norm, Source
 from edgelm.exporter.families.common import Heads, decoder, gated_mlp, linear, rms_norm, unsupported
 from edgelm.exporter.families.rope import read_rope

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter.config import Config
+from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.rope import Rope, RopeScaling
 

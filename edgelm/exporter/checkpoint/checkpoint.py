@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from edgelm.errors import CheckpointError
-from edgelm.exporter import lora
-from edgelm.exporter.config import Config, read_json
-from edgelm.exporter.picked import PickedRows
-from edgelm.exporter.prequantized import Codes, PackedMatrix, read_scheme, stand_ins
-from edgelm.exporter.tensors import Readable, Tensor, read_header
+from edgelm.exporter.checkpoint import lora
+from edgelm.exporter.checkpoint.config import Config, read_json
+from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix, read_scheme, stand_ins
+from edgelm.exporter.checkpoint.row_subset import PickedRows
+from edgelm.exporter.checkpoint.tensors import Readable, Tensor, read_header
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"

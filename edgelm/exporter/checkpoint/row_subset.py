@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelm.exporter.prequantized import Codes, PackedMatrix
-from edgelm.exporter.tensors import Readable
+from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix
+from edgelm.exporter.checkpoint.tensors import Readable
 
 _GAP = 64 << 10  # fp32 bytes between two rows that are rather read than skipped
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter.config import Config, read_json
-from edgelm.exporter.tensors import Tensor
+from edgelm.exporter.checkpoint.config import Config, read_json
+from edgelm.exporter.checkpoint.tensors import Tensor
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _LARGEST_BLOCK = 256  # that MatMulNBits takes

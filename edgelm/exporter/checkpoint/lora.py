@@ -18,8 +18,8 @@ import numpy as np
 
 from edgelm.bundle.reader import sha256
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter.config import Config, read_json
-from edgelm.exporter.tensors import Readable, Tensor, read_header
+from edgelm.exporter.checkpoint.config import Config, read_json
+from edgelm.exporter.checkpoint.tensors import Readable, Tensor, read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

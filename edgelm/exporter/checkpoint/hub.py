@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgelm import demo
 from edgelm.errors import CheckpointError, DependencyError, OptionError
-from edgelm.exporter.checkpoint import pickles, weight_files
+from edgelm.exporter.checkpoint.checkpoint import pickles, weight_files
 from edgelm.exporter.progress import Progress
 
 # The text files that describe a model or an adapter; of the weights `_weights` chooses.
