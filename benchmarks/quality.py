@@ -47,12 +47,12 @@ from edgelm.exporter import families, mixed
 from edgelm.exporter.auto import with_recipe
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats import make_format
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quantize.rtn import quantize_blocks
 from edgelm.exporter.sensitivity import Choices, text_size
 from edgelm.exporter.sensitivity import measure as measure_losses
-from edgelm.exporter.weights import WeightReader
 from edgelm.runtime.lm import load
 from edgelm.runtime.prompt import text_tools
 from edgelm.target.target import Target, load_target

@@ -23,7 +23,7 @@ from edgelm.machine.host import read_memory
 from edgelm.target.target import load_target
 
 if TYPE_CHECKING:  # they are there only with edgelm[export]
-    from edgelm.exporter.decoder import Decoder
+    from edgelm.exporter.model.decoder import Decoder
     from edgelm.exporter.preflight import Plan
 
 

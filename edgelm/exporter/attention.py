@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.exporter.builder import MICROSOFT, Builder
-from edgelm.exporter.decoder import Attention, Linear, Norm
-from edgelm.exporter.rope import Rope
+from edgelm.exporter.model.decoder import Attention, Linear, Norm
+from edgelm.exporter.model.rope import Rope
 
 SLACK = 256  # tokens that a window's cache has room for beyond the window
 

@@ -15,14 +15,14 @@ from edgelm.exporter import genai, mixed, native, sensitivity
 from edgelm.exporter.adapter import places_size
 from edgelm.exporter.budget import Budget
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.mixed import AUTO, Attempt, Menu
+from edgelm.exporter.model.decoder import Decoder
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.preflight import free_disk
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import chunks_of
 from edgelm.exporter.recipe import AS_IT_IS, Choices
 from edgelm.exporter.tokenizer import TextFiles
-from edgelm.exporter.weights import WeightReader
 from edgelm.target.target import RecipeSpec, Target
 
 _CARD, _CARD_MATRIX = 4096, 256  # bytes of quality.json at most, and of a matrix in it

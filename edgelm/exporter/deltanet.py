@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.exporter.builder import MICROSOFT, Builder
-from edgelm.exporter.decoder import GatedDeltaNet, Linear, Norm
+from edgelm.exporter.model.decoder import GatedDeltaNet, Linear, Norm
 from edgelm.exporter.shortconv import causal_conv
 
 

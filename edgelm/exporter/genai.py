@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.bundle.reader import MODEL
-from edgelm.exporter.decoder import Attention, Decoder, ShortConv
+from edgelm.exporter.model.decoder import Attention, Decoder, ShortConv
 from edgelm.exporter.tokenizer import TextFiles
 
 CONFIG = "genai_config.json"

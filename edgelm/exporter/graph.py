@@ -19,7 +19,9 @@ import onnx_ir as ir
 from edgelm.bundle.reader import lora_inputs
 from edgelm.exporter.attention import AttentionBuilder, KVScales, cache_shape, window_capacity
 from edgelm.exporter.builder import MICROSOFT, Builder
-from edgelm.exporter.decoder import (
+from edgelm.exporter.deltanet import DeltaNetBuilder
+from edgelm.exporter.matrix import Format, Matrix
+from edgelm.exporter.model.decoder import (
     Activation,
     Attention,
     Decoder,
@@ -32,8 +34,6 @@ from edgelm.exporter.decoder import (
     ShortConv,
     Source,
 )
-from edgelm.exporter.deltanet import DeltaNetBuilder
-from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.perrow import Rows
 from edgelm.exporter.shortconv import ShortConvBuilder
 

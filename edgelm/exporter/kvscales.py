@@ -21,11 +21,11 @@ import numpy as np
 
 from edgelm.exporter import sublayers
 from edgelm.exporter.attention import KVScales, rope_tables
-from edgelm.exporter.decoder import Attention, Decoder
 from edgelm.exporter.graph import Formats
+from edgelm.exporter.model.decoder import Attention, Decoder
+from edgelm.exporter.model.rope import Rope
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.rope import Rope
-from edgelm.exporter.weights import WeightReader
 
 TOKENS = 4096  # of text at most: ranges are found sooner than codes of weights
 _CODES, _MARGIN = 127, 1.05  # another text goes a little further

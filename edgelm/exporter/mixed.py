@@ -14,9 +14,9 @@ from edgelm.exporter import recipe
 from edgelm.exporter.assignment import Frontier, frontier
 from edgelm.exporter.budget import Budget, shown
 from edgelm.exporter.builder import Builder
-from edgelm.exporter.decoder import Decoder, Linear
 from edgelm.exporter.formats import make_format
 from edgelm.exporter.matrix import Format
+from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.perrow import Rows
 from edgelm.exporter.sensitivity import Choices, Losses
 from edgelm.exporter.store import SizedFile

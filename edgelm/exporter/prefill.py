@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from edgelm.exporter.decoder import Decoder, Linear
 from edgelm.exporter.graph import Formats
 from edgelm.exporter.matrix import Format, Matrix
+from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.perrow import PerChannel
 from edgelm.target.target import RecipeSpec
 

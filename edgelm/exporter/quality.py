@@ -21,10 +21,10 @@ from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
 from edgelm.exporter import calibrate, kvscales, recipe, smooth
-from edgelm.exporter.decoder import Decoder
+from edgelm.exporter.model.decoder import Decoder
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer import TextFiles
-from edgelm.exporter.weights import WeightReader
 from edgelm.machine.host import read_memory
 from edgelm.runtime.prompt import text_tools
 from edgelm.target.target import RecipeSpec

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from edgelm.errors import ExportError, OptionError
-from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.formats import make_format
 from edgelm.exporter.graph import Formats
 from edgelm.exporter.matrix import Format
+from edgelm.exporter.model.decoder import Decoder
 from edgelm.target.target import FormatSpec, RecipeSpec, Target
 
 INT8_KV = FormatSpec("GroupQueryAttention", 8)

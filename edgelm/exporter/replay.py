@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from edgelm.bundle.reader import MANIFEST
 from edgelm.errors import ExportError
 from edgelm.evaluate.passages import BUILTIN, load_passages
-from edgelm.exporter.decoder import Decoder
+from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.progress import Progress
 from edgelm.target.target import FORMATS, ROLES, FormatSpec, RecipeSpec
 

@@ -12,16 +12,16 @@ from edgelm.errors import CheckpointError, ExportError, OptionError, Unsupported
 from edgelm.exporter import families, footprint, genai, native
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.lora import MERGE
-from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.footprint import Footprint
+from edgelm.exporter.model.decoder import Decoder
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import prepared, with_kv_scales
 from edgelm.exporter.recipe import Choices, quantised_kv
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.tokenizer import TextFiles
 from edgelm.exporter.vocabulary import Trim
-from edgelm.exporter.weights import WeightReader
 from edgelm.target.target import RecipeSpec, Target
 
 Exporter = Literal["auto", "native", "optimum"]

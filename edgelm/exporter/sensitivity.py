@@ -22,12 +22,12 @@ from edgelm.evaluate.divergence import kl_divergence
 from edgelm.exporter import sublayers
 from edgelm.exporter.builder import Builder
 from edgelm.exporter.calibrate import squares
-from edgelm.exporter.decoder import Decoder, Linear
 from edgelm.exporter.formats import Dense
 from edgelm.exporter.graph import Formats
 from edgelm.exporter.matrix import Format, Matrix
+from edgelm.exporter.model.decoder import Decoder, Linear
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.weights import WeightReader
 
 _SMALL = 16_000_000  # parameters of a model for which more text costs little
 _CHUNK = 512  # tokens that are one text

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.exporter.builder import MICROSOFT, Builder
-from edgelm.exporter.decoder import Linear, ShortConv
+from edgelm.exporter.model.decoder import Linear, ShortConv
 
 
 class ShortConvBuilder:

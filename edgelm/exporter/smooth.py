@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from edgelm.exporter import sublayers
-from edgelm.exporter.decoder import Decoder, Layer, Linear, Norm
 from edgelm.exporter.graph import Formats
 from edgelm.exporter.matrix import Format
+from edgelm.exporter.model.decoder import Decoder, Layer, Linear, Norm
+from edgelm.exporter.model.weights import Smoothing, WeightReader
 from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.weights import Smoothing, WeightReader
 
 _ALPHAS = (0.25, 0.5, 0.75)
 _SAMPLE = 256  # inputs on which the choice is made

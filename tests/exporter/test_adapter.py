@@ -27,10 +27,10 @@ from edgelm.errors import (
 )
 from edgelm.exporter.adapter import export_adapter
 from edgelm.exporter.builder import Builder
-from edgelm.exporter.decoder import Linear, Source
 from edgelm.exporter.formats import Blocked, Dense
 from edgelm.exporter.graph import Formats, GraphBuilder, Weights
 from edgelm.exporter.matrix import Format
+from edgelm.exporter.model.decoder import Linear, Source
 from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.store import DataFile

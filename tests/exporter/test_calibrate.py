@@ -18,11 +18,11 @@ from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages
 from edgelm.exporter import families, quality, recipe, smooth, sublayers
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quantize.rtn import quantize_blocks
-from edgelm.exporter.weights import WeightReader
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import Target, load_target
 

@@ -21,9 +21,9 @@ from edgelm.exporter import families, footprint, kvscales, recipe
 from edgelm.exporter.attention import rope_tables
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.estimate import of_model
+from edgelm.exporter.model.rope import Rope, RopeScaling
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan, misfit
-from edgelm.exporter.rope import Rope, RopeScaling
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.forecast.estimate import of_bundle
 from edgelm.runtime.engine import Engine

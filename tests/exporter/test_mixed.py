@@ -16,10 +16,10 @@ from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import auto, families, mixed, native, sensitivity
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.replay import read_replay
-from edgelm.exporter.weights import WeightReader
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import FormatSpec, Target, load_all, load_target

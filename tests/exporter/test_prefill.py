@@ -25,9 +25,9 @@ from edgelm.exporter import families, footprint, native, prefill, recipe
 from edgelm.exporter.adapter import export_adapter
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.estimate import of_model
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan, misfit
-from edgelm.exporter.weights import WeightReader
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.forecast.estimate import of_bundle
 from edgelm.machine.host import CpuInfo, read_cpu

@@ -15,7 +15,7 @@ from edgelm.exporter import families, footprint, preflight
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.prequantized import Scheme
-from edgelm.exporter.decoder import Decoder
+from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan
 from edgelm.exporter.recipe import Choices

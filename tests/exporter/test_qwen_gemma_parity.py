@@ -13,9 +13,9 @@ from parity import CHECKS, agreement, load_model, load_pair, pairs, round_weight
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config, read_json
-from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families import family_of
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 

@@ -12,8 +12,8 @@ from types import ModuleType
 
 from edgelm.errors import UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Decoder
 from edgelm.exporter.families.common import TRY_OPTIMUM
+from edgelm.exporter.model.decoder import Decoder
 
 _NAMES = (
     "cohere2",

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.families.common import Heads, decoder, gated_mlp, layer_norm, layer_windows, linear, qkv
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer
 
 MODEL_TYPES = ("cohere2",)
 

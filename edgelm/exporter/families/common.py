@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Activation, Attention, Decoder, Layer, Linear, Mlp, Norm, Source
+from edgelm.exporter.model.decoder import Activation, Attention, Decoder, Layer, Linear, Mlp, Norm, Source
 
 TRY_OPTIMUM = "try --exporter optimum"
 _ACTIVATIONS: dict[str, Activation] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.families.common import Heads, decoder, gated_mlp, linear, pre_norm_layer, qkv, rms_norm
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer
 
 MODEL_TYPES = ("ernie4_5",)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Mlp, Norm
 from edgelm.exporter.families.common import (
     Heads,
     activation,
@@ -19,6 +18,7 @@ from edgelm.exporter.families.common import (
     stacked,
 )
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Mlp, Norm
 
 MODEL_TYPES = ("exaone", "exaone4")
 

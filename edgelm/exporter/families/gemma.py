@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Norm
 from edgelm.exporter.families.common import (
     Heads,
     decoder,
@@ -19,7 +18,8 @@ from edgelm.exporter.families.common import (
     unsupported,
 )
 from edgelm.exporter.families.rope import of_layers, read_rope
-from edgelm.exporter.rope import Rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Norm
+from edgelm.exporter.model.rope import Rope
 
 MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "gemma3")
 

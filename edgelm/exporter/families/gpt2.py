@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Linear, Mlp, Positions, Source
 from edgelm.exporter.families.common import activation, embedding_and_head, layer_norm, unsupported
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Linear, Mlp, Positions, Source
 
 MODEL_TYPES = ("gpt2",)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Linear, Mlp, Source
 from edgelm.exporter.families.common import activation, embedding_and_head, layer_norm, linear
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Linear, Mlp, Source
 
 MODEL_TYPES = ("gpt_neox",)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Linear, Mlp, Source
 from edgelm.exporter.families.common import (
     Heads,
     activation,
@@ -17,6 +16,7 @@ from edgelm.exporter.families.common import (
     stacked,
 )
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Linear, Mlp, Source
 
 MODEL_TYPES = ("internlm2", "internlm3")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Mlp, Norm, ShortConv
 from edgelm.exporter.families.common import Heads, embedding_and_head, linear, qkv, stacked
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Mlp, Norm, ShortConv
 
 MODEL_TYPES = ("lfm2",)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Mlp
 from edgelm.exporter.families.common import (
     Heads,
     activation,
@@ -20,6 +19,7 @@ from edgelm.exporter.families.common import (
     rms_norm,
 )
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Mlp
 
 MODEL_TYPES = ("llama", "mistral", "ministral", "arcee")
 

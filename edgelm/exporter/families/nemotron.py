@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Mlp, Norm
 from edgelm.exporter.families.common import Heads, activation, decoder, layer_norm, linear, qkv
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Mlp, Norm
 
 MODEL_TYPES = ("nemotron",)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.families.common import Heads, decoder, gated_mlp, layer_windows, linear, qkv, rms_norm
 from edgelm.exporter.families.rope import of_layers, read_rope
-from edgelm.exporter.rope import Rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer
+from edgelm.exporter.model.rope import Rope
 
 MODEL_TYPES = ("olmo2", "olmo3")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Mlp, Norm, Positions
 from edgelm.exporter.families.common import (
     Heads,
     activation,
@@ -13,6 +12,7 @@ from edgelm.exporter.families.common import (
     qkv,
     unsupported,
 )
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Mlp, Norm, Positions
 
 MODEL_TYPES = ("opt",)
 

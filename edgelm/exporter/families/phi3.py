@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer, Mlp
 from edgelm.exporter.families.common import Heads, activation, decoder, linear, pre_norm_layer, rms_norm
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Mlp
 
 MODEL_TYPES = ("phi3", "phi4")  # some copies of Phi-4-mini name themselves phi4
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.families.common import (
     Heads,
     decoder,
@@ -19,6 +18,7 @@ from edgelm.exporter.families.common import (
     rms_norm,
 )
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer
 
 MODEL_TYPES = ("qwen2", "qwen3")
 

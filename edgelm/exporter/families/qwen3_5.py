@@ -8,9 +8,9 @@ from typing import Any
 
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, GatedDeltaNet, Layer, Linear, Norm, Source
 from edgelm.exporter.families.common import Heads, decoder, gated_mlp, linear, rms_norm, unsupported
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, GatedDeltaNet, Layer, Linear, Norm, Source
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_text", "qwen3_next")
 

@@ -7,7 +7,7 @@ import math
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.families.common import TRY_OPTIMUM
-from edgelm.exporter.rope import Rope, RopeScaling
+from edgelm.exporter.model.rope import Rope, RopeScaling
 
 _KINDS = ("linear", "dynamic", "llama3", "yarn", "longrope")
 

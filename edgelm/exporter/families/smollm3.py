@@ -6,7 +6,6 @@ from typing import Any
 
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.families.common import (
     Heads,
     decoder,
@@ -18,6 +17,7 @@ from edgelm.exporter.families.common import (
     rms_norm,
 )
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer
 
 MODEL_TYPES = ("smollm3",)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.decoder import Attention, Decoder, Layer
 from edgelm.exporter.families.common import Heads, decoder, gated_mlp, layer_norm, linear, qkv, unsupported
 from edgelm.exporter.families.rope import read_rope
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer
 
 MODEL_TYPES = ("stablelm",)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.prequantized import Codes
-from edgelm.exporter.decoder import Linear, Source
+from edgelm.exporter.model.decoder import Linear, Source
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from edgelm.exporter.rope import Rope
+from edgelm.exporter.model.rope import Rope
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
