@@ -169,7 +169,7 @@ def _checkpoint(
     from edgelm.exporter.pipeline import choose_context
     from edgelm.exporter.preflight import Plan
     from edgelm.exporter.recipe import Choices
-    from edgelm.exporter.tokenizer import licence
+    from edgelm.exporter.tokenizer.text_files import licence
 
     source = resolve(model)
     checkpoint = Checkpoint(source.path)

@@ -22,7 +22,7 @@ from edgelm.exporter.preflight import free_disk
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import chunks_of
 from edgelm.exporter.recipe import AS_IT_IS, Choices
-from edgelm.exporter.tokenizer import TextFiles
+from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.target.target import RecipeSpec, Target
 
 _CARD, _CARD_MATRIX = 4096, 256  # bytes of quality.json at most, and of a matrix in it

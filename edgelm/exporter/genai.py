@@ -10,7 +10,7 @@ from typing import Any
 
 from edgelm.bundle.reader import MODEL
 from edgelm.exporter.model.decoder import Attention, Decoder, ShortConv
-from edgelm.exporter.tokenizer import TextFiles
+from edgelm.exporter.tokenizer.text_files import TextFiles
 
 CONFIG = "genai_config.json"
 

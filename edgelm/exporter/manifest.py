@@ -10,7 +10,7 @@ from edgelm.exporter.checkpoint.hub import Source
 from edgelm.exporter.footprint import Footprint
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
-from edgelm.exporter.tokenizer import TextFiles, licence
+from edgelm.exporter.tokenizer.text_files import TextFiles, licence
 from edgelm.target.target import Target
 from edgelm.version import __version__
 

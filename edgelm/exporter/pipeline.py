@@ -24,8 +24,8 @@ from edgelm.exporter.quality import Wishes, measuring
 from edgelm.exporter.recipe import Choices
 from edgelm.exporter.replay import read_replay
 from edgelm.exporter.roads import Exporter, Job, Road, choose_road
-from edgelm.exporter.tokenizer import read_text, write_text
-from edgelm.exporter.vocabulary import Domain, Wanted, trim
+from edgelm.exporter.tokenizer.text_files import read_text, write_text
+from edgelm.exporter.tokenizer.vocabulary import Domain, Wanted, trim
 from edgelm.target.target import RecipeSpec, Target, load_target
 
 

@@ -24,7 +24,7 @@ from edgelm.exporter import calibrate, kvscales, recipe, smooth
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.tokenizer import TextFiles
+from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.machine.host import read_memory
 from edgelm.runtime.prompt import text_tools
 from edgelm.target.target import RecipeSpec

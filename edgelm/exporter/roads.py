@@ -20,8 +20,8 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.quality import prepared, with_kv_scales
 from edgelm.exporter.recipe import Choices, quantised_kv
 from edgelm.exporter.result import GraphResult
-from edgelm.exporter.tokenizer import TextFiles
-from edgelm.exporter.vocabulary import Trim
+from edgelm.exporter.tokenizer.text_files import TextFiles
+from edgelm.exporter.tokenizer.vocabulary import Trim
 from edgelm.target.target import RecipeSpec, Target
 
 Exporter = Literal["auto", "native", "optimum"]

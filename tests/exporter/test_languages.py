@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgelm.exporter import languages
-from edgelm.exporter.languages import language
+from edgelm.exporter.tokenizer import languages
+from edgelm.exporter.tokenizer.languages import language
 
 SPOKEN = [code for code in languages.codes() if code.islower()]
 

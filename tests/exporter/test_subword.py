@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edgelm.errors import UnsupportedModelError
-from edgelm.exporter import languages
-from edgelm.exporter.subword import Subwords
+from edgelm.exporter.tokenizer import languages
+from edgelm.exporter.tokenizer.subword import Subwords
 
 WORDS = (
     "the theory of other weather gathers feathers together; a whole wheel, whether wet or weathered, then thaws\n"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, EdgeLMError, UnsupportedModelError
-from edgelm.exporter import sentencepiece
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.tokenizer import TextFiles, write_text_files
+from edgelm.exporter.tokenizer import sentencepiece
+from edgelm.exporter.tokenizer.text_files import TextFiles, write_text_files
 from edgelm.runtime.text import Tokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -19,7 +19,7 @@ from edgelm.bundle.reader import Bundle
 from edgelm.errors import CheckpointError, EdgeLMError, OptionError, UnsupportedModelError
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.vocabulary import Domain
+from edgelm.exporter.tokenizer.vocabulary import Domain
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import load
 from edgelm.runtime.prompt import text_tools
@@ -375,8 +375,8 @@ def test_stories_go_on_alike(data_dir: Path, tmp_path: Path) -> None:
 def test_real_tokenizers(data_dir: Path, tmp_path: Path, name: str, vocab: int, most: int) -> None:
     """Byte-level, and SentencePiece's with byte fallback."""
     from edgelm.exporter.checkpoint.config import Config
-    from edgelm.exporter.tokenizer import read_text
-    from edgelm.exporter.vocabulary import trim
+    from edgelm.exporter.tokenizer.text_files import read_text
+    from edgelm.exporter.tokenizer.vocabulary import trim
 
     folder = data_dir / "tokenizers" / name
     config = Config({"vocab_size": vocab, "model_type": "llama"}, folder / "config.json")

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgelm.errors import CheckpointError
-from edgelm.exporter.tokenizer_class import Style
+from edgelm.exporter.tokenizer.tokenizer_class import Style
 
 # Qwen2's own way to cut a text into words, as in transformers' Qwen2Converter.
 _QWEN2_WORDS = (

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint.config import read_json
-from edgelm.exporter.tokenizer_class import TokenizerClass
+from edgelm.exporter.tokenizer.tokenizer_class import TokenizerClass
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")

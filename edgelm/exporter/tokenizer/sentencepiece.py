@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter.tokenizer_class import Style
+from edgelm.exporter.tokenizer.tokenizer_class import Style
 
 _SPACE = "▁"
 # sentencepiece_model.proto

@@ -20,12 +20,12 @@ from tokenizers import Tokenizer
 
 from edgelm.errors import OptionError, PromptError, UnsupportedModelError, near
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages
-from edgelm.exporter import languages
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.languages import Language
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.subword import Subwords
-from edgelm.exporter.tokenizer import Text, vocabulary_size
+from edgelm.exporter.tokenizer import languages
+from edgelm.exporter.tokenizer.languages import Language
+from edgelm.exporter.tokenizer.subword import Subwords
+from edgelm.exporter.tokenizer.text_files import Text, vocabulary_size
 from edgelm.runtime.chat import ChatTemplate
 
 Wanted = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None

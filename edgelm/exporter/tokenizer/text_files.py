@@ -14,10 +14,10 @@ from tokenizers.processors import TemplateProcessing
 from edgelm.bundle.reader import GENERATION, TEMPLATE, TOKENIZER
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter import bytelevel, sentencepiece
-from edgelm.exporter.added_tokens import AddedTokens, optional_json
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.tokenizer_class import Style, TokenizerClass, tokenizer_class
+from edgelm.exporter.tokenizer import bytelevel, sentencepiece
+from edgelm.exporter.tokenizer.added_tokens import AddedTokens, optional_json
+from edgelm.exporter.tokenizer.tokenizer_class import Style, TokenizerClass, tokenizer_class
 
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 

@@ -1,0 +1,1 @@
+"""Tokenizers, chat templates and special tokens; vocabularies cut to a domain."""
