@@ -23,9 +23,9 @@ import click
 import numpy as np
 
 from edgelm.emulate import Board, prepare
-from edgelm.exporter.builder import Builder
 from edgelm.exporter.formats import make_format
-from edgelm.exporter.store import DataFile
+from edgelm.exporter.onnx.builder import Builder
+from edgelm.exporter.onnx.store import DataFile
 from edgelm.target.target import FormatSpec, load_target
 
 ROOT = Path(__file__).resolve().parent.parent

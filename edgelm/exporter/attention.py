@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.model.decoder import Attention, Linear, Norm
 from edgelm.exporter.model.rope import Rope
+from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 
 SLACK = 256  # tokens that a window's cache has room for beyond the window
 

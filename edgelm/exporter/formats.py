@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import ExportError
-from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.checkpoint.prequantized import Codes
 from edgelm.exporter.matrix import Format, Matrix, cast
+from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 from edgelm.exporter.parallel import ordered_map
 from edgelm.exporter.perrow import PerChannel, Rows
 from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks

@@ -18,7 +18,6 @@ import onnx_ir as ir
 
 from edgelm.bundle.reader import lora_inputs
 from edgelm.exporter.attention import AttentionBuilder, KVScales, cache_shape, window_capacity
-from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.deltanet import DeltaNetBuilder
 from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.model.decoder import (
@@ -34,6 +33,7 @@ from edgelm.exporter.model.decoder import (
     ShortConv,
     Source,
 )
+from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 from edgelm.exporter.perrow import Rows
 from edgelm.exporter.shortconv import ShortConvBuilder
 

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.builder import Builder
-from edgelm.exporter.store import Stored
+from edgelm.exporter.onnx.builder import Builder
+from edgelm.exporter.onnx.store import Stored
 from edgelm.target.target import FormatSpec
 
 

@@ -16,16 +16,16 @@ from edgelm.errors import CheckpointError
 from edgelm.exporter import footprint, graph, prefill, recipe
 from edgelm.exporter.adapter import place
 from edgelm.exporter.attention import KVScales, cache_head_dim, window_capacity
-from edgelm.exporter.builder import Builder
 from edgelm.exporter.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
 from edgelm.exporter.formats import Blocked
 from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.model.decoder import Attention, Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
+from edgelm.exporter.onnx.builder import Builder
+from edgelm.exporter.onnx.store import DataFile, SizedFile
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
-from edgelm.exporter.store import DataFile, SizedFile
 from edgelm.target.target import RecipeSpec, Target
 
 # What some checkpoints keep beside their weights: masks and rotary frequencies, which are computed here.

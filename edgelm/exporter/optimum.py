@@ -24,9 +24,9 @@ from edgelm.errors import CheckpointError, DependencyError, EdgeLMError, ExportE
 from edgelm.exporter import families, surgery
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
+from edgelm.exporter.onnx.store import DataFile
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
-from edgelm.exporter.store import DataFile
 from edgelm.target.target import RecipeSpec, Target
 
 _TASK = "text-generation-with-past"

@@ -20,13 +20,13 @@ import numpy as np
 
 from edgelm.evaluate.divergence import kl_divergence
 from edgelm.exporter import sublayers
-from edgelm.exporter.builder import Builder
 from edgelm.exporter.calibrate import squares
 from edgelm.exporter.formats import Dense
 from edgelm.exporter.graph import Formats
 from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
+from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.progress import Progress
 
 _SMALL = 16_000_000  # parameters of a model for which more text costs little

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.builder import MICROSOFT, Builder
 from edgelm.exporter.model.decoder import Linear, ShortConv
+from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 
 
 class ShortConvBuilder:

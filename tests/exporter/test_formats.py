@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgelm.errors import ExportError
-from edgelm.exporter.builder import Builder
 from edgelm.exporter.formats import Blocked, Dense, make_format
 from edgelm.exporter.matrix import Format
+from edgelm.exporter.onnx.builder import Builder
+from edgelm.exporter.onnx.store import DataFile
 from edgelm.exporter.perrow import PerChannel, Rows
 from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks, quantize_rows
 from edgelm.exporter.quantize.search import search_blocks
-from edgelm.exporter.store import DataFile
 from edgelm.runtime.ort import open_session
 from edgelm.target.target import FormatSpec
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.store import DataFile, Stored
+from edgelm.exporter.onnx.store import DataFile, Stored
 from edgelm.version import __version__
 
 OPSET = 21

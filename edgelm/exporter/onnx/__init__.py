@@ -1,0 +1,1 @@
+"""Building an ONNX graph and its file of external data."""
