@@ -46,11 +46,11 @@ from edgelm.evaluate.task import read_task, run_task
 from edgelm.exporter import families, mixed
 from edgelm.exporter.auto import with_recipe
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.formats import make_format
+from edgelm.exporter.formats.registry import make_format
+from edgelm.exporter.formats.rounding.rtn import quantize_blocks
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.quantize.rtn import quantize_blocks
 from edgelm.exporter.sensitivity import Choices, text_size
 from edgelm.exporter.sensitivity import measure as measure_losses
 from edgelm.runtime.lm import load
@@ -105,7 +105,7 @@ def measure(
     yield row("int8", base, int8, text, chunks, task)
     for block in (32, 64):
         chosen = in_blocks(board, block)
-        with mock.patch("edgelm.exporter.formats.search_blocks", quantize_blocks):
+        with mock.patch("edgelm.exporter.formats.registry.search_blocks", quantize_blocks):
             nearest = export(model, chosen, "int4", output=folder / f"rtn{block}")
         rtn = row(f"int4 rtn, block {block}", base, nearest, text, chunks, task)
         yield rtn

@@ -23,7 +23,7 @@ import click
 import numpy as np
 
 from edgelm.emulate import Board, prepare
-from edgelm.exporter.formats import make_format
+from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile
 from edgelm.target.target import FormatSpec, load_target

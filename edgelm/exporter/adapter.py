@@ -29,7 +29,7 @@ from edgelm.exporter import smooth
 from edgelm.exporter.checkpoint.checkpoint import spellings
 from edgelm.exporter.checkpoint.hub import resolve, slug
 from edgelm.exporter.checkpoint.lora import Adapter, LowRank
-from edgelm.exporter.formats import make_format
+from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.model.decoder import Decoder, Linear, Source
 from edgelm.exporter.progress import Progress
 from edgelm.runtime.adapter import FORMAT, METADATA, digest_of

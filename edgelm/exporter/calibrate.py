@@ -13,14 +13,14 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from edgelm.exporter import sublayers
-from edgelm.exporter.formats import Blocked
+from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.registry import Blocked
+from edgelm.exporter.formats.rounding.gptq import Factor, Hessian, factor, gptq_blocks
 from edgelm.exporter.graph import Formats
 from edgelm.exporter.kvscales import KVRanges
-from edgelm.exporter.matrix import Format
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.quantize.gptq import Factor, Hessian, factor, gptq_blocks
 
 _ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their cost
 

@@ -16,10 +16,10 @@ from edgelm.exporter.attention import SLACK, cache_head_dim
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.prequantized import Scheme
-from edgelm.exporter.formats import Blocked, Dense
-from edgelm.exporter.matrix import Format
+from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.per_row import PerChannel
+from edgelm.exporter.formats.registry import Blocked, Dense
 from edgelm.exporter.model.decoder import Decoder
-from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.result import GraphResult
 from edgelm.runtime.generate import PREFILL_CHUNK
 from edgelm.runtime.windows import windows_bytes

@@ -19,7 +19,8 @@ import onnx_ir as ir
 from edgelm.bundle.reader import lora_inputs
 from edgelm.exporter.attention import AttentionBuilder, KVScales, cache_shape, window_capacity
 from edgelm.exporter.deltanet import DeltaNetBuilder
-from edgelm.exporter.matrix import Format, Matrix
+from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.formats.per_row import Rows
 from edgelm.exporter.model.decoder import (
     Activation,
     Attention,
@@ -34,7 +35,6 @@ from edgelm.exporter.model.decoder import (
     Source,
 )
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
-from edgelm.exporter.perrow import Rows
 from edgelm.exporter.shortconv import ShortConvBuilder
 
 _TO_THE_END = np.iinfo(np.int64).max

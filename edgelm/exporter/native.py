@@ -18,8 +18,8 @@ from edgelm.exporter.adapter import place
 from edgelm.exporter.attention import KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
-from edgelm.exporter.formats import Blocked
-from edgelm.exporter.matrix import Format, Matrix
+from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.formats.registry import Blocked
 from edgelm.exporter.model.decoder import Attention, Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import Builder

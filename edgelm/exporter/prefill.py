@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.formats.per_row import PerChannel
 from edgelm.exporter.graph import Formats
-from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.model.decoder import Decoder, Linear
-from edgelm.exporter.perrow import PerChannel
 from edgelm.target.target import RecipeSpec
 
 FORMAT = PerChannel(by_token=True)

@@ -21,9 +21,9 @@ import numpy as np
 from edgelm.evaluate.divergence import kl_divergence
 from edgelm.exporter import sublayers
 from edgelm.exporter.calibrate import squares
-from edgelm.exporter.formats import Dense
+from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.formats.registry import Dense
 from edgelm.exporter.graph import Formats
-from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import Builder

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from edgelm.exporter import sublayers
+from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.per_row import PerChannel
 from edgelm.exporter.graph import Formats
-from edgelm.exporter.matrix import Format
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear, Norm
 from edgelm.exporter.model.weights import Smoothing, WeightReader
-from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.progress import Progress
 
 _ALPHAS = (0.25, 0.5, 0.75)

@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.bundle.reader import DATA, MODEL
+from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.graph import Formats, GraphBuilder, Stream, Weights, kept_by, mixers_of
-from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder

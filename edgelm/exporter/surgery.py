@@ -17,11 +17,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter import recipe, traced
+from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.formats.per_row import Rows
 from edgelm.exporter.graph import Formats
-from edgelm.exporter.matrix import Format, Matrix
 from edgelm.exporter.onnx.builder import IR_VERSION, MICROSOFT, OPSET, Builder
 from edgelm.exporter.onnx.store import DataFile
-from edgelm.exporter.perrow import Rows
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.traced import Lookup, Product, Weight
 from edgelm.target.target import RecipeSpec

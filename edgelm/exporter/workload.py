@@ -7,7 +7,7 @@ from collections import Counter
 from edgelm.exporter import footprint, graph, prefill, recipe
 from edgelm.exporter.attention import cache_head_dim
 from edgelm.exporter.checkpoint.prequantized import Scheme
-from edgelm.exporter.matrix import Format
+from edgelm.exporter.formats.format import Format
 from edgelm.exporter.model.decoder import Attention, Decoder, Layer
 from edgelm.forecast.cost_model import Heads, Matrices, Workload
 from edgelm.target.format_spec import FormatSpec

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from edgelm.exporter.formats import Blocked, make_format
-from edgelm.exporter.matrix import Format
+from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.registry import Blocked, make_format
+from edgelm.exporter.formats.rounding.rtn import quantize_blocks, quantize_rows
+from edgelm.exporter.formats.rounding.search import search_blocks
 from edgelm.exporter.pipeline import export
-from edgelm.exporter.quantize.rtn import quantize_blocks, quantize_rows
-from edgelm.exporter.quantize.search import search_blocks
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import load_target
 

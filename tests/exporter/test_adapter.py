@@ -26,13 +26,13 @@ from edgelm.errors import (
     UnsupportedModelError,
 )
 from edgelm.exporter.adapter import export_adapter
-from edgelm.exporter.formats import Blocked, Dense
+from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.per_row import PerChannel
+from edgelm.exporter.formats.registry import Blocked, Dense
 from edgelm.exporter.graph import Formats, GraphBuilder, Weights
-from edgelm.exporter.matrix import Format
 from edgelm.exporter.model.decoder import Linear, Source
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile
-from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.pipeline import export
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.runtime.adapter import METADATA, RuntimeAdapter

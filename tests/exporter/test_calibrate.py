@@ -18,11 +18,11 @@ from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages
 from edgelm.exporter import families, quality, recipe, smooth, sublayers
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.formats.per_row import PerChannel
+from edgelm.exporter.formats.rounding.rtn import quantize_blocks
 from edgelm.exporter.model.weights import WeightReader
-from edgelm.exporter.perrow import PerChannel
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.quantize.rtn import quantize_blocks
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import Target, load_target
 
@@ -112,7 +112,7 @@ def test_kld_falls_as_promised(stories: dict[str, Path], tmp_path: Path, monkeyp
     search, search_size = make("search")
     gptq, gptq_size = make("gptq", calibrate=stories["first"])
     coarse, _ = make("coarse", of_block(64), calibrate=stories["first"])
-    monkeypatch.setattr("edgelm.exporter.formats.search_blocks", quantize_blocks)
+    monkeypatch.setattr("edgelm.exporter.formats.registry.search_blocks", quantize_blocks)
     nearest, nearest_size = make("rtn")
     assert search_size == gptq_size == nearest_size
     assert search <= 0.88 * nearest

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgelm.errors import ExportError
-from edgelm.exporter.formats import Blocked, Dense, make_format
-from edgelm.exporter.matrix import Format
+from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.per_row import PerChannel, Rows
+from edgelm.exporter.formats.registry import Blocked, Dense, make_format
+from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks, quantize_rows
+from edgelm.exporter.formats.rounding.search import search_blocks
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile
-from edgelm.exporter.perrow import PerChannel, Rows
-from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks, quantize_rows
-from edgelm.exporter.quantize.search import search_blocks
 from edgelm.runtime.ort import open_session
 from edgelm.target.target import FormatSpec
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgelm.exporter.quantize.gptq import DAMPING, Hessian, block_order, block_scales, factor, gptq_blocks
-from edgelm.exporter.quantize.search import search_blocks
+from edgelm.exporter.formats.rounding.gptq import DAMPING, Hessian, block_order, block_scales, factor, gptq_blocks
+from edgelm.exporter.formats.rounding.search import search_blocks
 
 
 def inputs(tokens: int, k: int, seed: int = 0) -> np.ndarray:

@@ -157,9 +157,9 @@ def _round(model: Any, quant: str) -> None:
     """Round the matrices as the Jetson's recipe does."""
     import torch
 
-    from edgelm.exporter.formats import Blocked
-    from edgelm.exporter.quantize.rtn import quantize_blocks
-    from edgelm.exporter.quantize.search import search_blocks
+    from edgelm.exporter.formats.registry import Blocked
+    from edgelm.exporter.formats.rounding.rtn import quantize_blocks
+    from edgelm.exporter.formats.rounding.search import search_blocks
 
     bits = int(quant[3:])
     format, quantize = Blocked(bits, 32 if bits == 4 else 128), search_blocks if bits == 4 else quantize_blocks

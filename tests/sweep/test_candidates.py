@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgelm.errors import OptionError
-from edgelm.exporter.formats import make_format
-from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks
+from edgelm.exporter.formats.registry import make_format
+from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks
 from edgelm.sweep.candidates import candidates, chosen
 from edgelm.target.format_spec import FormatSpec
 from edgelm.target.target import load_target

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgelm.exporter.quantize.rtn import usable_inverse
+from edgelm.exporter.formats.rounding.rtn import usable_inverse
 
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal of H, as in the paper
 _DAMPINGS = (1.0, 10.0, 100.0)  # times it, where rounding leaves H not positive definite

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgelm.exporter.quantize.rtn import block_extremes, blockwise, round_to, usable_inverse
+from edgelm.exporter.formats.rounding.rtn import block_extremes, blockwise, round_to, usable_inverse
 
 # Multiples of the round-to-nearest scale that are tried. A smaller one clips the largest value and serves the
 # others better; a larger one wastes a step at the end for a better fit in the middle.

@@ -10,12 +10,12 @@ import onnx_ir as ir
 
 from edgelm.errors import ExportError
 from edgelm.exporter.checkpoint.prequantized import Codes
-from edgelm.exporter.matrix import Format, Matrix, cast
+from edgelm.exporter.formats.format import Format, Matrix, cast
+from edgelm.exporter.formats.parallel import ordered_map
+from edgelm.exporter.formats.per_row import PerChannel, Rows
+from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks
+from edgelm.exporter.formats.rounding.search import search_blocks
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
-from edgelm.exporter.parallel import ordered_map
-from edgelm.exporter.perrow import PerChannel, Rows
-from edgelm.exporter.quantize.rtn import pack_nibbles, quantize_blocks
-from edgelm.exporter.quantize.search import search_blocks
 from edgelm.target.target import FormatSpec
 
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level; without it 8-bit weights are unpacked anew at every call

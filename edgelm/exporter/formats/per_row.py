@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import ExportError
-from edgelm.exporter.matrix import Matrix, cast
+from edgelm.exporter.formats.format import Matrix, cast
+from edgelm.exporter.formats.parallel import ordered_map
+from edgelm.exporter.formats.rounding.rtn import quantize_rows
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
-from edgelm.exporter.parallel import ordered_map
-from edgelm.exporter.quantize.rtn import quantize_rows
 from edgelm.target.target import FormatSpec
 
 

@@ -1,0 +1,1 @@
+"""Storage formats: how a matrix is rounded, packed, multiplied and looked up."""
