@@ -16,7 +16,7 @@ from edgelm.exporter import sublayers
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import Blocked
 from edgelm.exporter.formats.rounding.gptq import Factor, Hessian, factor, gptq_blocks
-from edgelm.exporter.graph import Formats
+from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.kvscales import KVRanges
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader

@@ -11,14 +11,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
-from edgelm.exporter import graph, prefill, recipe
-from edgelm.exporter.attention import SLACK, cache_head_dim
+from edgelm.exporter import recipe
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel
 from edgelm.exporter.formats.registry import Blocked, Dense
+from edgelm.exporter.graph import decoder_graph, prefill
+from edgelm.exporter.graph.attention import SLACK, cache_head_dim
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.result import GraphResult
 from edgelm.runtime.generate import PREFILL_CHUNK
@@ -188,8 +189,8 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     body = [(kept(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
     products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
     prompts = [(prefill.FORMAT, m.outputs, m.inputs) for m in prefill.linears(decoder)]
-    tied = graph.shares_table(decoder, formats)
-    table = 0 if tied else graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)
+    tied = decoder_graph.shares_table(decoder, formats)
+    table = 0 if tied else decoder_graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)
     read = sum(format.nbytes(n, k) for format, n, k in products)
     small = sum(math.prod(shape) for shape in decoder.tensors.values() if len(shape) != 2)
     positions = decoder.positions.rows * decoder.hidden if decoder.positions is not None else 0

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from edgelm.exporter import sublayers
-from edgelm.exporter.attention import KVScales, rope_tables
-from edgelm.exporter.graph import Formats
+from edgelm.exporter.graph.attention import KVScales, rope_tables
+from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Attention, Decoder
 from edgelm.exporter.model.rope import Rope
 from edgelm.exporter.model.weights import WeightReader

@@ -13,13 +13,14 @@ import numpy as np
 from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError
-from edgelm.exporter import footprint, graph, prefill, recipe
+from edgelm.exporter import footprint, recipe
 from edgelm.exporter.adapter import place
-from edgelm.exporter.attention import KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.registry import Blocked
+from edgelm.exporter.graph import decoder_graph, prefill
+from edgelm.exporter.graph.attention import KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.model.decoder import Attention, Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import Builder
@@ -58,7 +59,7 @@ def write_graph(
         ExportError: a format does not go with the target's activations.
     """
     formats = recipe.formats(spec, decoder.hidden)
-    tied = graph.shares_table(decoder, formats)
+    tied = decoder_graph.shares_table(decoder, formats)
     taken = footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
     _expect_tensors(checkpoint, decoder, progress)  # before the first byte is written
     again = sum(m.outputs * m.inputs for m in prefill.linears(decoder)) if spec.prefill is not None else 0
@@ -67,7 +68,7 @@ def write_graph(
     reader = prepared.reader
     packer = _Packer(reader, prepared.calibrated, progress, errors=errors)
     kv = {} if prepared.kv is None else prepared.kv.scales
-    weights = partial(graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
+    weights = partial(decoder_graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
     packing = _Packing(lambda name: DataFile(writer.path(name)), packer.pack, packer.pack_again)
     for name, builder, _ in _graphs(decoder, target, spec, context, weights, packing, lora_ready=lora_ready):
         builder.save(writer.path(name), {"family": decoder.family})
@@ -105,7 +106,7 @@ def graph_facts(
         "hidden": decoder.hidden,
         "vocab": decoder.vocab,
         "activations": recipe.activations(spec, target).name,
-        "tied": graph.shares_table(decoder, recipe.formats(spec, decoder.hidden)),
+        "tied": decoder_graph.shares_table(decoder, recipe.formats(spec, decoder.hidden)),
         **({"lora_places": len(decoder.linears)} if lora_ready else {}),
         **({"windows": windows} if windows else {}),
     }
@@ -123,7 +124,7 @@ def weigh(
 ) -> int:
     """Bytes of the graphs and their weights in a recipe, exactly; no matrix is read. `folder` holds a graph meanwhile."""
     kv = _blank_steps(decoder) if recipe.quantised_kv(spec) else {}
-    weights = partial(graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
+    weights = partial(decoder_graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
     packing, total = _Packing(SizedFile, _sized, _sized), 0
     for name, builder, data in _graphs(decoder, target, spec, context, weights, packing, lora_ready=lora_ready):
         path = folder / f"weighed.{name}"
@@ -150,14 +151,16 @@ def _graphs(
     target: Target,
     spec: RecipeSpec,
     context: int,
-    weights: Callable[[Callable[[Linear, Format], Matrix]], graph.Weights],
+    weights: Callable[[Callable[[Linear, Format], Matrix]], decoder_graph.Weights],
     packing: _Packing,
     *,
     lora_ready: bool,
 ) -> Iterator[tuple[str, Builder, DataFile]]:
     """Build the graphs of a bundle in turn: (its file's name, the graph, its data file, all of it written)."""
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target).name
-    build = partial(graph.build, context=context, branches=lora_ready, keeps_windows=footprint.keeps_windows(target))
+    build = partial(
+        decoder_graph.build, context=context, branches=lora_ready, keeps_windows=footprint.keeps_windows(target)
+    )
     packed: dict[str, Matrix] = {}
     with packing.open(DATA) as data:
         builder = Builder(data, dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from edgelm.errors import ExportError, OptionError
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import make_format
-from edgelm.exporter.graph import Formats
+from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.target.target import FormatSpec, RecipeSpec, Target
 

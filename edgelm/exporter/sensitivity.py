@@ -23,7 +23,7 @@ from edgelm.exporter import sublayers
 from edgelm.exporter.calibrate import squares
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.registry import Dense
-from edgelm.exporter.graph import Formats
+from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import Builder

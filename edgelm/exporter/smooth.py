@@ -22,7 +22,7 @@ import numpy as np
 from edgelm.exporter import sublayers
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel
-from edgelm.exporter.graph import Formats
+from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear, Norm
 from edgelm.exporter.model.weights import Smoothing, WeightReader
 from edgelm.exporter.progress import Progress

@@ -1,7 +1,7 @@
 """Parts of a decoder run by themselves in fp32: hidden states in; out come the inputs of one matrix, or those of the
 next layer.
 
-The graphs are the export's own (`edgelm.exporter.graph`), except that body matrices are inputs: whoever runs a layer
+The graphs are the export's own (`edgelm.exporter.graph.decoder_graph`), except that body matrices are inputs: whoever runs a layer
 gives them, rounded or not, and nothing but that layer is held.
 """
 
@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from edgelm.bundle.reader import DATA, MODEL
 from edgelm.exporter.formats.format import Format, Matrix
-from edgelm.exporter.graph import Formats, GraphBuilder, Stream, Weights, kept_by, mixers_of
+from edgelm.exporter.graph.decoder_graph import Formats, GraphBuilder, Stream, Weights, kept_by, mixers_of
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder

@@ -19,7 +19,7 @@ from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter import recipe, traced
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.per_row import Rows
-from edgelm.exporter.graph import Formats
+from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.onnx.builder import IR_VERSION, MICROSOFT, OPSET, Builder
 from edgelm.exporter.onnx.store import DataFile
 from edgelm.exporter.progress import Progress

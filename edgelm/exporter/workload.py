@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from edgelm.exporter import footprint, graph, prefill, recipe
-from edgelm.exporter.attention import cache_head_dim
+from edgelm.exporter import footprint, recipe
 from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.format import Format
+from edgelm.exporter.graph import decoder_graph, prefill
+from edgelm.exporter.graph.attention import cache_head_dim
 from edgelm.exporter.model.decoder import Attention, Decoder, Layer
 from edgelm.forecast.cost_model import Heads, Matrices, Workload
 from edgelm.target.format_spec import FormatSpec
@@ -59,8 +60,8 @@ def _prompts(decoder: Decoder) -> tuple[Matrices, ...]:
 
 
 def nodes(decoder: Decoder, head: Format) -> int:
-    """About how many nodes the graph has (`graph.build`)."""
-    around = _AROUND + (0 if graph.shares_table(decoder, graph.Formats(head, head, head)) else 1)
+    """About how many nodes the graph has (`decoder_graph.build`)."""
+    around = _AROUND + (0 if decoder_graph.shares_table(decoder, decoder_graph.Formats(head, head, head)) else 1)
     around += 0 if decoder.positions is None else _POSITIONS
     return around + sum(_of_layer(layer) for layer in decoder.layers)
 

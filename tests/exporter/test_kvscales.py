@@ -18,9 +18,9 @@ from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedMode
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import families, footprint, kvscales, recipe
-from edgelm.exporter.attention import rope_tables
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.estimate import of_model
+from edgelm.exporter.graph.attention import rope_tables
 from edgelm.exporter.model.rope import Rope, RopeScaling
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.preflight import Plan, misfit

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.per_row import PerChannel
-from edgelm.exporter.graph import Formats
+from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.target.target import RecipeSpec
 

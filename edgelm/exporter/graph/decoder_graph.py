@@ -17,10 +17,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.bundle.reader import lora_inputs
-from edgelm.exporter.attention import AttentionBuilder, KVScales, cache_shape, window_capacity
-from edgelm.exporter.deltanet import DeltaNetBuilder
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.per_row import Rows
+from edgelm.exporter.graph.attention import AttentionBuilder, KVScales, cache_shape, window_capacity
+from edgelm.exporter.graph.deltanet import DeltaNetBuilder
+from edgelm.exporter.graph.shortconv import ShortConvBuilder
 from edgelm.exporter.model.decoder import (
     Activation,
     Attention,
@@ -35,7 +36,6 @@ from edgelm.exporter.model.decoder import (
     Source,
 )
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
-from edgelm.exporter.shortconv import ShortConvBuilder
 
 _TO_THE_END = np.iinfo(np.int64).max
 

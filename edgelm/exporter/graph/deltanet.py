@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from edgelm.exporter.graph.shortconv import causal_conv
 from edgelm.exporter.model.decoder import GatedDeltaNet, Linear, Norm
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
-from edgelm.exporter.shortconv import causal_conv
 
 
 class DeltaNetBuilder:

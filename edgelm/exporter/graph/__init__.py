@@ -1,0 +1,1 @@
+"""A decoder and its weights as an ONNX graph."""
