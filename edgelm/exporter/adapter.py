@@ -25,7 +25,7 @@ from safetensors.numpy import save
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.bundle.writer import json_text, umask
 from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
-from edgelm.exporter import smooth
+from edgelm.exporter.calibration import smooth
 from edgelm.exporter.checkpoint.checkpoint import spellings
 from edgelm.exporter.checkpoint.hub import resolve, slug
 from edgelm.exporter.checkpoint.lora import Adapter, LowRank

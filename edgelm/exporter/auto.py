@@ -14,13 +14,13 @@ from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import genai, mixed, native, sensitivity
 from edgelm.exporter.adapter import places_size
 from edgelm.exporter.budget import Budget
+from edgelm.exporter.calibration.quality import chunks_of
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.mixed import AUTO, Attempt, Menu
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.preflight import free_disk
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.quality import chunks_of
 from edgelm.exporter.recipe import AS_IT_IS, Choices
 from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.target.target import RecipeSpec, Target

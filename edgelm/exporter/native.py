@@ -15,7 +15,7 @@ from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError
 from edgelm.exporter import footprint, recipe
 from edgelm.exporter.adapter import place
-from edgelm.exporter.calibrate import Calibrated, Prepared, squares
+from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.registry import Blocked

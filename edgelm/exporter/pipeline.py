@@ -15,12 +15,12 @@ from edgelm.errors import EdgeLMError, ExportError, OptionError
 from edgelm.exporter import auto, mixed, preflight
 from edgelm.exporter.adapter import expect_places, open_adapter, places_file
 from edgelm.exporter.budget import Budget
+from edgelm.exporter.calibration.quality import Wishes, measuring
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import name_of, resolve, slug
 from edgelm.exporter.footprint import Footprint
 from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.quality import Wishes, measuring
 from edgelm.exporter.recipe import Choices
 from edgelm.exporter.replay import read_replay
 from edgelm.exporter.roads import Exporter, Job, Road, choose_road

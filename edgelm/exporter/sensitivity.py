@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from edgelm.evaluate.divergence import kl_divergence
-from edgelm.exporter import sublayers
-from edgelm.exporter.calibrate import squares
+from edgelm.exporter.calibration import layer_runner
+from edgelm.exporter.calibration.calibrate import squares
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.registry import Dense
 from edgelm.exporter.graph.decoder_graph import Formats
@@ -153,7 +153,7 @@ class _Work:
 
         def run(table: Format) -> list[np.ndarray]:
             formats = replace(self.exact, head=table, embedding=table)
-            embed = sublayers.embedding(self.decoder, formats, self.reader, self.folder)
+            embed = layer_runner.embedding(self.decoder, formats, self.reader, self.folder)
             return [embed(ids[None], {}) for ids in self.chunks]
 
         exact = run(Dense(32))
@@ -166,9 +166,9 @@ class _Work:
         layer = self.decoder.layers[index]
         matrices = {linear.name: self.reader.matrix(linear) for linear in layer.linears}
 
-        def opened(packed: Mapping[str, sublayers.Pack] | None = None) -> sublayers.Run:
+        def opened(packed: Mapping[str, layer_runner.Pack] | None = None) -> layer_runner.Run:
             given = (self.decoder, self.exact, index, None, self.reader, self.length, self.folder)
-            return sublayers.layer(*given, packed)
+            return layer_runner.layer(*given, packed)
 
         run = opened()
         after = [run(x[None], matrices) for x in base]
@@ -191,11 +191,11 @@ class _Work:
     def end(self, base: list[np.ndarray]) -> Losses:
         """All through the head, and what was lost."""
         positions = max(1, min(self.length // 2, _LOGITS // self.decoder.vocab))
-        last = sublayers.final(self.decoder, self.exact, self.reader, self.folder)
+        last = layer_runner.final(self.decoder, self.exact, self.reader, self.folder)
 
-        def opened(head: Format) -> sublayers.Run:
+        def opened(head: Format) -> layer_runner.Run:
             formats = replace(self.exact, head=head)
-            return sublayers.head(self.decoder, formats, self.reader, positions, self.folder)
+            return layer_runner.head(self.decoder, formats, self.reader, positions, self.folder)
 
         head, linear = opened(Dense(32)), self.decoder.head
         normed = [last(x[None], {})[None] for x in base]
@@ -232,7 +232,7 @@ class _Work:
         variants.errors.append(sum(squares(y - x) for x, y in zip(exact, found, strict=True)))
 
 
-def _packing(linear: Linear, format: Format, weight: np.ndarray) -> sublayers.Pack:
+def _packing(linear: Linear, format: Format, weight: np.ndarray) -> layer_runner.Pack:
     def pack(b: Builder) -> Matrix:
         rows = (weight[start : start + _ROWS] for start in range(0, len(weight), _ROWS))
         return format.pack(b, linear.name, linear.outputs, linear.inputs, rows)

@@ -16,7 +16,8 @@ from edgelm.bundle.writer import save_quality
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages
-from edgelm.exporter import families, quality, recipe, smooth, sublayers
+from edgelm.exporter import families, recipe
+from edgelm.exporter.calibration import layer_runner, quality, smooth
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats.per_row import PerChannel
 from edgelm.exporter.formats.rounding.rtn import quantize_blocks
@@ -60,15 +61,15 @@ def test_the_parts_one_after_another_are_the_whole(
     decoder, reader = families.describe(checkpoint.config), WeightReader(checkpoint)
     formats = recipe.formats(load_target("x86-64").recipe("fp32"), decoder.hidden)
     ids = np.random.default_rng(0).integers(3, 300, 48)
-    x = sublayers.embedding(decoder, formats, reader, tmp_path)(ids[None], {})[None]
+    x = layer_runner.embedding(decoder, formats, reader, tmp_path)(ids[None], {})[None]
     for index, layer in enumerate(decoder.layers):
         matrices = {linear.name: reader.matrix(linear) for linear in layer.linears}
         for number, linear in enumerate(layer.linears):
             given = dict(list(matrices.items())[:number])
-            inputs = sublayers.layer(decoder, formats, index, number, reader, 48, tmp_path)(x, given)
+            inputs = layer_runner.layer(decoder, formats, index, number, reader, 48, tmp_path)(x, given)
             assert inputs.shape == (48, linear.inputs)
-        x = sublayers.layer(decoder, formats, index, None, reader, 48, tmp_path)(x, matrices)[None]
-    last = sublayers.final(decoder, formats, reader, tmp_path)(x, {})
+        x = layer_runner.layer(decoder, formats, index, None, reader, 48, tmp_path)(x, matrices)[None]
+    last = layer_runner.final(decoder, formats, reader, tmp_path)(x, {})
     found = last @ reader.matrix(decoder.head).T
     engine = Engine.load(export(folder, "x86-64", "fp32", output=tmp_path / "b", exporter="native"))
     expected = engine.forward(ids, num_logits=48)
@@ -170,9 +171,9 @@ def test_smoothing_changes_nothing_in_fp32(kind: str, tiny_checkpoint: Callable[
     assert found.after
     assert all(found.after[name] < found.before[name] for name in found.after)
     even = WeightReader(checkpoint, found.smoothing)
-    x = sublayers.embedding(decoder, formats, reader, tmp_path)(chunk[None], {})[None]
+    x = layer_runner.embedding(decoder, formats, reader, tmp_path)(chunk[None], {})[None]
     expected, got = (
-        sublayers.layer(decoder, formats, 0, None, r, 48, tmp_path)(
+        layer_runner.layer(decoder, formats, 0, None, r, 48, tmp_path)(
             x, {linear.name: r.matrix(linear) for linear in decoder.layers[0].linears}
         )
         for r in (reader, even)
@@ -194,7 +195,7 @@ def test_a_recipe_that_gains_nothing_says_so(stories: dict[str, Path], tmp_path:
 def test_a_matrix_that_reads_nothing_keeps_to_the_search(
     stories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgelm.exporter.calibrate.factor", lambda hessian, block: None)
+    monkeypatch.setattr("edgelm.exporter.calibration.calibrate.factor", lambda hessian, block: None)
     said = Said()
     calibrated = export(
         stories["model"], "rpi5", "int4", calibrate=stories["first"], output=tmp_path / "a", progress=said

@@ -17,7 +17,8 @@ from edgelm.bundle.reader import DATA, Bundle
 from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedModelError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
-from edgelm.exporter import families, footprint, kvscales, recipe
+from edgelm.exporter import families, footprint, recipe
+from edgelm.exporter.calibration import kvscales
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.estimate import of_model
 from edgelm.exporter.graph.attention import rope_tables

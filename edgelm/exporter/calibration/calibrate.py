@@ -12,12 +12,12 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from edgelm.exporter import sublayers
+from edgelm.exporter.calibration import layer_runner
+from edgelm.exporter.calibration.kvscales import KVRanges
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import Blocked
 from edgelm.exporter.formats.rounding.gptq import Factor, Hessian, factor, gptq_blocks
 from edgelm.exporter.graph.decoder_graph import Formats
-from edgelm.exporter.kvscales import KVRanges
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
@@ -123,7 +123,7 @@ def calibrate(
     work = _Work(found, folder)
     head = _head(reader, decoder, formats)
     progress.start("calibrating", sum(_cost(m) for m in decoder.linears) + (0 if head is None else _cost(decoder.head)))
-    embed = sublayers.embedding(decoder, formats, reader, folder)
+    embed = layer_runner.embedding(decoder, formats, reader, folder)
     hidden = [embed(ids[None], {})[None] for ids in chunks]
     del embed
     for index, layer in enumerate(decoder.layers):
@@ -132,16 +132,16 @@ def calibrate(
             format = formats.of(linear)
             weight = reader.matrix(linear)
             if calibrates(format) and not reader.codes(linear):
-                run = sublayers.layer(decoder, formats, index, number, reader, context, folder)
+                run = layer_runner.layer(decoder, formats, index, number, reader, context, folder)
                 inputs = (run(x, matrices) for x in hidden)
                 weight = work.round(linear, format, [weight], inputs)
             matrices[linear.name] = weight
             progress.advance(_cost(linear), linear.name)
-        run = sublayers.layer(decoder, formats, index, None, reader, context, folder)
+        run = layer_runner.layer(decoder, formats, index, None, reader, context, folder)
         for number, x in enumerate(hidden):  # one by one in place, so that only one layer's are held
             hidden[number] = run(x, matrices)[None]
     if head is not None:
-        run = sublayers.final(decoder, formats, reader, folder)
+        run = layer_runner.final(decoder, formats, reader, folder)
         work.round(decoder.head, head, reader.rows(decoder.head), (run(x, {}) for x in hidden), keep=False)
         progress.advance(_cost(decoder.head), decoder.head.name)
     progress.finish()

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.exporter import sublayers
+from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.graph.attention import KVScales, rope_tables
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Attention, Decoder
@@ -68,12 +68,12 @@ def find_scales(
     """
     progress.start("ranges of keys and values", len(decoder.layers))
     found: dict[str, KVScales] = {}
-    embed = sublayers.embedding(decoder, formats, reader, folder)
+    embed = layer_runner.embedding(decoder, formats, reader, folder)
     hidden = [embed(ids[None], {})[None] for ids in chunks]
     del embed
     for index, layer in enumerate(decoder.layers):
         matrices = {linear.name: reader.matrix(linear) for linear in layer.linears}
-        run = sublayers.layer_and_cache(decoder, formats, index, reader, context, folder)
+        run = layer_runner.layer_and_cache(decoder, formats, index, reader, context, folder)
         highest: list[np.ndarray] = []
         for number, x in enumerate(hidden):  # in place, so that only one layer's are held
             hidden[number], *cache = run(x, matrices)

@@ -20,7 +20,8 @@ from edgelm.bundle.reader import TOKENIZER
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
-from edgelm.exporter import calibrate, kvscales, recipe, smooth
+from edgelm.exporter import recipe
+from edgelm.exporter.calibration import calibrate, kvscales, smooth
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress

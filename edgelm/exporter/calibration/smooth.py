@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelm.exporter import sublayers
+from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel
 from edgelm.exporter.graph.decoder_graph import Formats
@@ -67,7 +67,7 @@ def smooth(
     """Choose the scales of a decoder's layers on calibration text, ids int64 [S] a chunk."""
     found, context = Found(), max(map(len, chunks))
     progress.start("smoothing", len(decoder.layers))
-    embed = sublayers.embedding(decoder, formats, reader, folder)
+    embed = layer_runner.embedding(decoder, formats, reader, folder)
     hidden = [embed(ids[None], {})[None] for ids in chunks]
     for index, layer in enumerate(decoder.layers):
         matrices = {linear.name: reader.matrix(linear) for linear in layer.linears}
@@ -77,9 +77,9 @@ def smooth(
                 continue
             if reader.codes(linear) or (isinstance(origin, Linear) and reader.codes(origin)):
                 continue
-            run = sublayers.layer(decoder, formats, index, number, reader, context, folder)
+            run = layer_runner.layer(decoder, formats, index, number, reader, context, folder)
             _choose(found, linear, origin, matrices[linear.name], (run(x, matrices) for x in hidden))
-        run = sublayers.layer(decoder, formats, index, None, reader, context, folder)
+        run = layer_runner.layer(decoder, formats, index, None, reader, context, folder)
         for number, x in enumerate(hidden):
             hidden[number] = run(x, matrices)[None]
         progress.advance(1, layer.name)
