@@ -43,16 +43,17 @@ from edgelm.bundle.reader import DATA, Bundle
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages, spread_chunks, starting_token
 from edgelm.evaluate.task import read_task, run_task
-from edgelm.exporter import families, mixed
-from edgelm.exporter.auto import with_recipe
+from edgelm.exporter import families
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.formats.rounding.rtn import quantize_blocks
+from edgelm.exporter.mixed import candidates
+from edgelm.exporter.mixed.auto import with_recipe
+from edgelm.exporter.mixed.sensitivity import Choices, text_size
+from edgelm.exporter.mixed.sensitivity import measure as measure_losses
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.sensitivity import Choices, text_size
-from edgelm.exporter.sensitivity import measure as measure_losses
 from edgelm.runtime.lm import load
 from edgelm.runtime.prompt import text_tools
 from edgelm.target.target import Target, load_target
@@ -167,7 +168,7 @@ def sensitivity(model: Path, text: Path, target: str, chunks: int) -> None:
     """What is predicted of a model in one format, and what it loses."""
     board, checkpoint = load_target(target), Checkpoint(model)
     decoder, reader = families.describe(checkpoint.config), WeightReader(checkpoint)
-    choices = mixed.choices(decoder, board)
+    choices = candidates.choices(decoder, board)
     content = text.read_text(encoding="utf-8", errors="ignore")
     click.echo("| format | sum, derived | sum, measured | ratio of single ones, median (extremes) | KLD of the whole |")
     click.echo("|---|---:|---:|---:|---:|")
@@ -180,7 +181,7 @@ def sensitivity(model: Path, text: Path, target: str, chunks: int) -> None:
         ids = tokenizer.encode(content[:CALIBRATION_CHARACTERS])
         pieces = spread_chunks(ids, *text_size(decoder, base.context), starting_token(tokenizer))
         derived = measure_losses(reader, decoder, choices, pieces, folder, Progress())
-        for number, spec in enumerate(mixed.formats_of(board)):
+        for number, spec in enumerate(candidates.formats_of(board)):
             format = make_format(spec)
             alone = {linear.name: [format.fit(linear.inputs)] for linear in decoder.linears}
             own = measure_losses(

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelm.errors import ExportError
-from edgelm.exporter.assignment import Frontier, frontier
-from edgelm.exporter.budget import Budget
-from edgelm.exporter.mixed import DEFAULT, Attempt, search
+from edgelm.exporter.mixed.assignment import Frontier, frontier
+from edgelm.exporter.mixed.budget import Budget
+from edgelm.exporter.mixed.candidates import DEFAULT, Attempt, search
 
 Options = list[list[tuple[int, float]]]
 

@@ -13,8 +13,8 @@ import edgelm
 from edgelm.bundle.reader import LORA, Bundle
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
-from edgelm.exporter import sensitivity
 from edgelm.exporter.adapter import export_adapter
+from edgelm.exporter.mixed import sensitivity
 from edgelm.exporter.pipeline import export
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 300

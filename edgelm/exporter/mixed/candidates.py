@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 
 from edgelm.errors import ExportError
 from edgelm.exporter import recipe
-from edgelm.exporter.assignment import Frontier, frontier
-from edgelm.exporter.budget import Budget, shown
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import Rows
 from edgelm.exporter.formats.registry import make_format
+from edgelm.exporter.mixed.assignment import Frontier, frontier
+from edgelm.exporter.mixed.budget import Budget, shown
+from edgelm.exporter.mixed.sensitivity import Choices, Losses
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import SizedFile
-from edgelm.exporter.sensitivity import Choices, Losses
 from edgelm.target.target import FormatSpec, RecipeSpec, Target
 
 AUTO = "auto"

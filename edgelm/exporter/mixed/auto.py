@@ -11,12 +11,13 @@ from typing import Any
 from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.errors import ExportError, UnsupportedModelError
 from edgelm.evaluate.passages import load_passages
-from edgelm.exporter import genai, mixed, native, sensitivity
+from edgelm.exporter import genai, native
 from edgelm.exporter.adapter import places_size
-from edgelm.exporter.budget import Budget
 from edgelm.exporter.calibration.quality import chunks_of
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.mixed import AUTO, Attempt, Menu
+from edgelm.exporter.mixed import candidates, sensitivity
+from edgelm.exporter.mixed.budget import Budget
+from edgelm.exporter.mixed.candidates import AUTO, Attempt, Menu
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.preflight import free_disk
@@ -64,7 +65,7 @@ def expect_mixable(checkpoint: Checkpoint, decoder: Decoder | None) -> Decoder:
 
 def smallest(decoder: Decoder, target: Target) -> RecipeSpec:
     """The recipe of fewest bytes, for checks before any work."""
-    choices = mixed.choices(decoder, target)
+    choices = candidates.choices(decoder, target)
     none = {linear.name: [0.0] * len(choices.body[linear.name]) for linear in decoder.linears}
     tables = {decoder.embedding.name: [0.0] * len(choices.embedding)}
     return Menu(decoder, target, choices, {**none, **tables, decoder.head.name: [0.0] * len(choices.head)}).recipe(0)
@@ -90,7 +91,7 @@ def export(
 
     Args:
         checkpoint, decoder, target, context, text, writer: of the export.
-        budget: see `mixed.search`. Floats are on offer only where KLD is limited: by size alone they would fill it up.
+        budget: see `candidates.search`. Floats are on offer only where KLD is limited: by size alone they would fill it up.
         wanted: text on which matrices are measured.
         write: writes the target's recipe `AUTO`, with facts for the manifest.
         progress: hears of it.
@@ -102,7 +103,7 @@ def export(
         ExportError: no recipe keeps the budget.
     """
     reader = WeightReader(checkpoint)
-    offer = mixed.choices(decoder, target, floats=budget.kld is not None)
+    offer = candidates.choices(decoder, target, floats=budget.kld is not None)
     passages = load_passages(wanted, "calibration")
     chunk, most = sensitivity.text_size(decoder, context)
     chunks = chunks_of(passages, decoder, chunk, most, text, writer, progress)
@@ -137,7 +138,7 @@ def export(
             found = done[1]
             return Attempt(point, _size(writer.folder), None if found is None else float(found["kld"]["mean"]))
 
-        mixed.search(menu, budget, weigh, attempt)
+        candidates.search(menu, budget, weigh, attempt)
     assert done is not None
     return done
 

@@ -1,0 +1,1 @@
+"""Mixed precision: a format for each matrix, within a budget."""
