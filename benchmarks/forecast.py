@@ -30,10 +30,11 @@ from typing import Any
 import click
 import numpy as np
 
-from edgelm.exporter import families, workload
+from edgelm.exporter import families
 from edgelm.exporter.checkpoint.config import Config, read_json
-from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
+from edgelm.exporter.sizing import workload
+from edgelm.exporter.sizing.estimate import of_model
 from edgelm.forecast.cost_model import DEPTHS, PROMPT, Heads, Workload
 from edgelm.forecast.estimate import default_context
 from edgelm.machine.host import recommended_threads

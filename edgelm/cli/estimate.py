@@ -80,7 +80,7 @@ def command(
         board = load_target(target or "rpi5")
         board.recipe(quant)
         load_export()
-        from edgelm.exporter.estimate import of_model
+        from edgelm.exporter.sizing.estimate import of_model
 
         found = of_model(
             model,

@@ -24,7 +24,7 @@ from edgelm.target.target import load_target
 
 if TYPE_CHECKING:  # they are there only with edgelm[export]
     from edgelm.exporter.model.decoder import Decoder
-    from edgelm.exporter.preflight import Plan
+    from edgelm.exporter.sizing.preflight import Plan
 
 
 @click.command("inspect")
@@ -163,12 +163,13 @@ def _checkpoint(
     """What a checkpoint is, and what its exports take, for JSON; its weights are not read."""
     board = load_target(target_name)
     load_export()
-    from edgelm.exporter import families, footprint, optimum
+    from edgelm.exporter import families, optimum
     from edgelm.exporter.checkpoint.checkpoint import Checkpoint
     from edgelm.exporter.checkpoint.hub import resolve
     from edgelm.exporter.pipeline import choose_context
-    from edgelm.exporter.preflight import Plan
     from edgelm.exporter.recipe import Choices
+    from edgelm.exporter.sizing import footprint
+    from edgelm.exporter.sizing.preflight import Plan
     from edgelm.exporter.tokenizer.text_files import licence
 
     source = resolve(model)
@@ -218,7 +219,7 @@ def _shape(decoder: Decoder) -> dict[str, Any]:
 
 def _needs(plan: Plan, context: int) -> dict[str, Any]:
     """What every recipe of the target takes, and what there is."""
-    from edgelm.exporter.preflight import free_disk
+    from edgelm.exporter.sizing.preflight import free_disk
 
     return {
         "target": plan.target.name,

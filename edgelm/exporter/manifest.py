@@ -7,9 +7,9 @@ from typing import Any
 from edgelm.bundle.reader import sha256
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import Source
-from edgelm.exporter.footprint import Footprint
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
+from edgelm.exporter.sizing.footprint import Footprint
 from edgelm.exporter.tokenizer.text_files import TextFiles, licence
 from edgelm.target.target import Target
 from edgelm.version import __version__

@@ -13,7 +13,7 @@ import numpy as np
 from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError
-from edgelm.exporter import footprint, recipe
+from edgelm.exporter import recipe
 from edgelm.exporter.adapter import place
 from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
@@ -27,6 +27,7 @@ from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile, SizedFile
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
+from edgelm.exporter.sizing import footprint
 from edgelm.target.target import RecipeSpec, Target
 
 # What some checkpoints keep beside their weights: masks and rotary frequencies, which are computed here.

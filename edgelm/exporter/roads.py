@@ -9,17 +9,18 @@ from typing import Literal
 
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, ExportError, OptionError, UnsupportedModelError
-from edgelm.exporter import families, footprint, genai, native
+from edgelm.exporter import families, genai, native
 from edgelm.exporter.calibration.quality import prepared, with_kv_scales
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.lora import MERGE
 from edgelm.exporter.families.common import TRY_OPTIMUM
-from edgelm.exporter.footprint import Footprint
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import Choices, quantised_kv
 from edgelm.exporter.result import GraphResult
+from edgelm.exporter.sizing import footprint
+from edgelm.exporter.sizing.footprint import Footprint
 from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.exporter.tokenizer.vocabulary import Trim
 from edgelm.target.target import RecipeSpec, Target

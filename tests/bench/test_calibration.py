@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from edgelm.exporter import families, workload
+from edgelm.exporter import families
 from edgelm.exporter.checkpoint.config import Config
+from edgelm.exporter.sizing import workload
 from edgelm.forecast.cost_model import Clock
 from edgelm.target.rates import Product, Rates
 from edgelm.target.target import load_target

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter import families, workload
+from edgelm.exporter import families
 from edgelm.exporter.checkpoint.config import Config, read_json
-from edgelm.exporter.estimate import of_model
 from edgelm.exporter.pipeline import export
+from edgelm.exporter.sizing import workload
+from edgelm.exporter.sizing.estimate import of_model
 from edgelm.forecast.estimate import of_bundle
 from edgelm.target.target import load_target
 

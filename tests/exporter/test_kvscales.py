@@ -17,14 +17,15 @@ from edgelm.bundle.reader import DATA, Bundle
 from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedModelError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
-from edgelm.exporter import families, footprint, recipe
+from edgelm.exporter import families, recipe
 from edgelm.exporter.calibration import kvscales
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.estimate import of_model
 from edgelm.exporter.graph.attention import rope_tables
 from edgelm.exporter.model.rope import Rope, RopeScaling
 from edgelm.exporter.pipeline import export
-from edgelm.exporter.preflight import Plan, misfit
+from edgelm.exporter.sizing import footprint
+from edgelm.exporter.sizing.estimate import of_model
+from edgelm.exporter.sizing.preflight import Plan, misfit
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.forecast.estimate import of_bundle
 from edgelm.runtime.engine import Engine

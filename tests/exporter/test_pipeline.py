@@ -327,7 +327,7 @@ def test_a_disk_that_fills_up(checkpoint: Path, tmp_path: Path, monkeypatch: pyt
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        monkeypatch.setattr("edgelm.exporter.preflight.free_disk", lambda _: 1 << 40)
+        monkeypatch.setattr("edgelm.exporter.sizing.preflight.free_disk", lambda _: 1 << 40)
         with pytest.raises(ExportError, match="disk full while writing"):
             export(checkpoint, "rpi5", "fp32", output=disk / "out")
         assert list(disk.iterdir()) == []

@@ -21,14 +21,15 @@ from test_lora import write_adapter
 
 from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA, Bundle
 from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedModelError
-from edgelm.exporter import families, footprint, native, recipe
+from edgelm.exporter import families, native, recipe
 from edgelm.exporter.adapter import export_adapter
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.estimate import of_model
 from edgelm.exporter.graph import prefill
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
-from edgelm.exporter.preflight import Plan, misfit
+from edgelm.exporter.sizing import footprint
+from edgelm.exporter.sizing.estimate import of_model
+from edgelm.exporter.sizing.preflight import Plan, misfit
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.forecast.estimate import of_bundle
 from edgelm.machine.host import CpuInfo, read_cpu

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from edgelm.errors import ExportError
-from edgelm.exporter import families, footprint, preflight
+from edgelm.exporter import families
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.pipeline import export
-from edgelm.exporter.preflight import Plan
 from edgelm.exporter.recipe import Choices
+from edgelm.exporter.sizing import footprint, preflight
+from edgelm.exporter.sizing.preflight import Plan
 from edgelm.machine.host import MemoryInfo
 from edgelm.target.target import Target, load_target
 

@@ -13,9 +13,10 @@ import pytest
 from parity import CHECKS, agreement, load_model, load_pair, pairs, some_ids
 
 from edgelm.errors import UnsupportedModelError
-from edgelm.exporter import families, footprint
+from edgelm.exporter import families
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.pipeline import export
+from edgelm.exporter.sizing import footprint
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import load_target
 

@@ -14,10 +14,11 @@ from parity import close, load_model, reference
 
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import DeviceError
-from edgelm.exporter import families, footprint
+from edgelm.exporter import families
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.graph.attention import SLACK
 from edgelm.exporter.pipeline import export
+from edgelm.exporter.sizing import footprint
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.forecast.estimate import of_bundle
 from edgelm.runtime.engine import Engine

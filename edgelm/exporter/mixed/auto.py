@@ -20,9 +20,9 @@ from edgelm.exporter.mixed.budget import Budget
 from edgelm.exporter.mixed.candidates import AUTO, Attempt, Menu
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
-from edgelm.exporter.preflight import free_disk
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import AS_IT_IS, Choices
+from edgelm.exporter.sizing.preflight import free_disk
 from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.target.target import RecipeSpec, Target
 

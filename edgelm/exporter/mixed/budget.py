@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelm.errors import ExportError, OptionError
-from edgelm.exporter.preflight import Plan
+from edgelm.exporter.sizing.preflight import Plan
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.errors import ExportError
-from edgelm.exporter.footprint import DeviceMemory, Footprint
 from edgelm.exporter.recipe import AS_IT_IS, Choices
+from edgelm.exporter.sizing.footprint import DeviceMemory, Footprint
 from edgelm.machine.host import read_memory
 from edgelm.target.target import RecipeSpec, Target
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from edgelm.exporter import footprint, recipe
+from edgelm.exporter import recipe
 from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import cache_head_dim
 from edgelm.exporter.model.decoder import Attention, Decoder, Layer
+from edgelm.exporter.sizing import footprint
 from edgelm.forecast.cost_model import Heads, Matrices, Workload
 from edgelm.target.format_spec import FormatSpec
 from edgelm.target.target import RecipeSpec, Target

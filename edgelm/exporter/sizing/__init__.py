@@ -1,0 +1,1 @@
+"""What a model takes in bytes and work, and whether a target has it."""
