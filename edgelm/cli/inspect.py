@@ -163,9 +163,10 @@ def _checkpoint(
     """What a checkpoint is, and what its exports take, for JSON; its weights are not read."""
     board = load_target(target_name)
     load_export()
-    from edgelm.exporter import families, optimum
+    from edgelm.exporter import families
     from edgelm.exporter.checkpoint.checkpoint import Checkpoint
     from edgelm.exporter.checkpoint.hub import resolve
+    from edgelm.exporter.optimum import route
     from edgelm.exporter.pipeline import choose_context
     from edgelm.exporter.recipe import Choices
     from edgelm.exporter.sizing import footprint
@@ -191,7 +192,7 @@ def _checkpoint(
         "parameters": sum(math.prod(shape) for shape in shapes),
     }
     if decoder is None:
-        limit = optimum.context_limit(config)
+        limit = route.context_limit(config)
         plan = Plan(source.id, board, lambda spec: footprint.of_checkpoint(checkpoint, spec, board))
         facts |= {"context": limit}
     else:

@@ -167,10 +167,10 @@ def _optimum_road(
             "where an adapter cannot be merged",
             hint=MERGE,
         )
-    from edgelm.exporter import optimum  # here, so that the native road stands without it
+    from edgelm.exporter.optimum import route  # here, so that the native road stands without it
 
     progress.say(f"exporting through Optimum: {reason or 'as asked'}")
-    optimum.require()
+    route.require()
     rows = None if cut is None else cut.rows
 
     def write(job: Job) -> GraphResult:
@@ -181,7 +181,7 @@ def _optimum_road(
         if job.recipe.prefill is not None:
             progress.say("only native families have a graph of their own for prompts: here decode's reads them")
         try:
-            return optimum.write_graph(checkpoint, target, job.recipe, job.writer, progress, rows)
+            return route.write_graph(checkpoint, target, job.recipe, job.writer, progress, rows)
         except ExportError as error:
             if reason is None:
                 raise
@@ -191,5 +191,5 @@ def _optimum_road(
     def taken(tokens: int | None, spec: RecipeSpec) -> Footprint:
         return footprint.of_checkpoint(checkpoint, spec, target, tokens)
 
-    limit, tokens = optimum.context_limit(checkpoint.config), None if rows is None else len(rows)
+    limit, tokens = route.context_limit(checkpoint.config), None if rows is None else len(rows)
     return Road("optimum", limit, partial(taken, tokens), partial(taken, None), write, checkpoint)

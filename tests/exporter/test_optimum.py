@@ -18,8 +18,8 @@ import pytest
 
 from edgelm.bundle.reader import DATA, MODEL, Bundle
 from edgelm.errors import CheckpointError, DependencyError, ExportError, UnsupportedModelError
-from edgelm.exporter import optimum, traced
 from edgelm.exporter.checkpoint.checkpoint import Config
+from edgelm.exporter.optimum import route, traced
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.runtime.engine import Engine
@@ -337,7 +337,7 @@ def test_it_is_silent_and_needs_no_network(
 
 def test_looking_for_the_extra_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from edgelm.exporter import optimum; optimum.require(); "
+        "import sys; from edgelm.exporter import optimum; route.require(); "
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -362,7 +362,7 @@ def test_a_package_around_it_may_be_missing_too(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
     with pytest.raises(DependencyError, match="torch, transformers, optimum-onnx"):
-        optimum.require()
+        route.require()
 
 
 def edited(checkpoint: Path, folder: Path, **changes: Any) -> Path:
@@ -438,4 +438,4 @@ def test_a_weight_that_is_not_finite_is_named(models: Models, tmp_path: Path) ->
     ],
 )
 def test_the_context_limit_stands_in_the_config(config: dict[str, Any], limit: int) -> None:
-    assert optimum.context_limit(Config(config, Path("config.json"))) == limit
+    assert route.context_limit(Config(config, Path("config.json"))) == limit

@@ -21,10 +21,11 @@ import numpy as np
 from edgelm.bundle.reader import DATA, MODEL
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, DependencyError, EdgeLMError, ExportError, UnsupportedModelError, near
-from edgelm.exporter import families, surgery
+from edgelm.exporter import families
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.onnx.store import DataFile
+from edgelm.exporter.optimum import surgery
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.target.target import RecipeSpec, Target

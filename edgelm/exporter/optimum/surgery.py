@@ -16,14 +16,15 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
-from edgelm.exporter import recipe, traced
+from edgelm.exporter import recipe
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.per_row import Rows
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.onnx.builder import IR_VERSION, MICROSOFT, OPSET, Builder
 from edgelm.exporter.onnx.store import DataFile
+from edgelm.exporter.optimum import traced
+from edgelm.exporter.optimum.traced import Lookup, Product, Weight
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.traced import Lookup, Product, Weight
 from edgelm.target.target import RecipeSpec
 from edgelm.version import __version__
 
