@@ -18,7 +18,7 @@ from edgelm.version import __version__
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
     from edgelm.errors import EdgeLMError
-    from edgelm.exporter.adapter import export_adapter
+    from edgelm.exporter.lora_adapter import export_adapter
     from edgelm.exporter.pipeline import export
     from edgelm.runtime.lm import LM, load
     from edgelm.runtime.sampling import GenerationConfig
@@ -43,7 +43,7 @@ _HOMES = {
     "GenerationConfig": "edgelm.runtime.sampling",
     "Target": "edgelm.target.target",
     "export": "edgelm.exporter.pipeline",
-    "export_adapter": "edgelm.exporter.adapter",
+    "export_adapter": "edgelm.exporter.lora_adapter",
     "load": "edgelm.runtime.lm",
 }
 

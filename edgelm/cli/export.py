@@ -175,7 +175,7 @@ def load_export() -> Callable[..., Bundle]:
 def load_export_adapter() -> Callable[..., Path]:
     """The exporter of adapters; raises as `load_export` does."""
     with _needing_extra():
-        from edgelm.exporter.adapter import export_adapter
+        from edgelm.exporter.lora_adapter import export_adapter
     return export_adapter
 
 

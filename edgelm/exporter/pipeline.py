@@ -12,17 +12,17 @@ from edgelm import demo
 from edgelm.bundle.reader import LORA, QUALITY, Bundle
 from edgelm.bundle.writer import BundleWriter, check_output, writing
 from edgelm.errors import EdgeLMError, ExportError, OptionError
-from edgelm.exporter.adapter import expect_places, open_adapter, places_file
 from edgelm.exporter.calibration.quality import Wishes, measuring
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import name_of, resolve, slug
+from edgelm.exporter.lora_adapter import expect_places, open_adapter, places_file
 from edgelm.exporter.manifest import manifest, source_hashes
 from edgelm.exporter.mixed import auto, candidates
 from edgelm.exporter.mixed.budget import Budget
 from edgelm.exporter.mixed.replay import read_replay
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import Choices
-from edgelm.exporter.roads import Exporter, Job, Road, choose_road
+from edgelm.exporter.routes import Exporter, Job, Road, choose_road
 from edgelm.exporter.sizing import preflight
 from edgelm.exporter.sizing.footprint import Footprint
 from edgelm.exporter.tokenizer.text_files import read_text, write_text

@@ -43,7 +43,7 @@ def peft(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def file(base, peft, tmp_path_factory) -> Path:
-    from edgelm.exporter.adapter import export_adapter
+    from edgelm.exporter.lora_adapter import export_adapter
 
     return export_adapter(peft, base.path, output=tmp_path_factory.mktemp("files") / "lamps.safetensors")
 

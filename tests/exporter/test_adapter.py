@@ -25,11 +25,11 @@ from edgelm.errors import (
     PromptCacheError,
     UnsupportedModelError,
 )
-from edgelm.exporter.adapter import export_adapter
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel
 from edgelm.exporter.formats.registry import Blocked, Dense
 from edgelm.exporter.graph.decoder_graph import Formats, GraphBuilder, Weights
+from edgelm.exporter.lora_adapter import export_adapter
 from edgelm.exporter.model.decoder import Linear, Source
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile

@@ -22,9 +22,9 @@ from test_lora import write_adapter
 from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA, Bundle
 from edgelm.errors import ExportError, OptionError, TargetError, UnsupportedModelError
 from edgelm.exporter import families, native, recipe
-from edgelm.exporter.adapter import export_adapter
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.graph import prefill
+from edgelm.exporter.lora_adapter import export_adapter
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.sizing import footprint

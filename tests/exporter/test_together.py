@@ -13,7 +13,7 @@ import edgelm
 from edgelm.bundle.reader import LORA, Bundle
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import load_passages
-from edgelm.exporter.adapter import export_adapter
+from edgelm.exporter.lora_adapter import export_adapter
 from edgelm.exporter.mixed import sensitivity
 from edgelm.exporter.pipeline import export
 

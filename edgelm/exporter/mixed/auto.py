@@ -12,9 +12,9 @@ from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.errors import ExportError, UnsupportedModelError
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import genai, native
-from edgelm.exporter.adapter import places_size
 from edgelm.exporter.calibration.quality import chunks_of
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.lora_adapter import places_size
 from edgelm.exporter.mixed import candidates, sensitivity
 from edgelm.exporter.mixed.budget import Budget
 from edgelm.exporter.mixed.candidates import AUTO, Attempt, Menu
