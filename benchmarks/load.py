@@ -43,7 +43,7 @@ def child(path: str, folder: str, way: str, threads: int, prompt: int) -> None:
     from edgelm.bundle.reader import Bundle
     from edgelm.machine.host import usable_cpus
     from edgelm.runtime.engine import Engine
-    from edgelm.runtime.weightcache import WeightCache
+    from edgelm.runtime.ort.weightcache import WeightCache
 
     bundle, start = Bundle.open(path), memory_use().anonymous or 0
     count = threads or usable_cpus()

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 import edgelm
-from edgelm.runtime.ort import Runner
+from edgelm.runtime.ort.session import Runner
 
 
 class Timed:

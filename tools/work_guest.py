@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelm.runtime.ort import open_session
+from edgelm.runtime.ort.session import open_session
 
 _NOWHERE, _LOG = os.open(os.devnull, os.O_WRONLY), os.dup(2)
 

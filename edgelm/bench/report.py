@@ -18,8 +18,8 @@ from edgelm.machine.host import read_cpu
 from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.draft import DraftModel, load_both
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.ort import version as onnxruntime_version
-from edgelm.runtime.packing import OnBytes
+from edgelm.runtime.ort.packing import OnBytes
+from edgelm.runtime.ort.session import version as onnxruntime_version
 from edgelm.runtime.text import Tokenizer
 from edgelm.version import __version__
 

@@ -16,7 +16,7 @@ from edgelm.bundle.reader import Bundle
 from edgelm.cli.options import json_option
 from edgelm.cli.show import Bar, fact, print_lines, size, table
 from edgelm.errors import DeviceError, OptionError
-from edgelm.runtime.weightcache import LIMIT, SWITCH, Entry, WeightCache, limit_bytes, switched_on, user_folder
+from edgelm.runtime.ort.weightcache import LIMIT, SWITCH, Entry, WeightCache, limit_bytes, switched_on, user_folder
 
 
 @click.group("cache", invoke_without_command=True)

@@ -17,7 +17,7 @@ from edgelm.evaluate.passages import Passages, starting_token
 from edgelm.evaluate.perplexity import OnChunk
 from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.ort import version
+from edgelm.runtime.ort.session import version
 from edgelm.runtime.prompt import text_tools
 from edgelm.runtime.text import Tokenizer
 from edgelm.version import __version__

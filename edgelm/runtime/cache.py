@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgelm.runtime.ort import Runner, Values
+from edgelm.runtime.ort.session import Runner, Values
 from edgelm.runtime.windows import Window, state_copies, window_copies
 
 _SMALLEST = 256  # tokens of the first allocation

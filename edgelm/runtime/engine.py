@@ -18,9 +18,9 @@ from edgelm.runtime.cache import PROMPT_PASS, Cache, Kept, SharedCache
 from edgelm.runtime.ceiling import Room, fit
 from edgelm.runtime.generate import PREFILL_CHUNK
 from edgelm.runtime.growing import GrowingCache
-from edgelm.runtime.packing import OnBytes
-from edgelm.runtime.sessions import Sessions, open_sessions
-from edgelm.runtime.weightcache import WeightCache
+from edgelm.runtime.ort.bundle_sessions import Sessions, open_sessions
+from edgelm.runtime.ort.packing import OnBytes
+from edgelm.runtime.ort.weightcache import WeightCache
 from edgelm.runtime.windows import Window, read_windows
 from edgelm.target.fallback import find_fallback
 
@@ -45,7 +45,7 @@ class Engine:
         vocab_size: how many logits a token has.
         threads: with which it computes.
         prefill_threads: with which it computes prompts.
-        packed: the cache's folder whose packed weights it has mapped (`edgelm.runtime.weightcache`), or None.
+        packed: the cache's folder whose packed weights it has mapped (`edgelm.runtime.ort.weightcache`), or None.
         provider: onnxruntime's provider in use.
         load_seconds: what loading took.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgelm.runtime.cache import NUMPY, PROMPT_PASS, Kept
-from edgelm.runtime.ort import PROMPT, give_back, ort
+from edgelm.runtime.ort.session import PROMPT, give_back, ort
 
 
 class GrowingCache:

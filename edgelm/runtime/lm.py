@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from edgelm.runtime.draft import DraftModel
     from edgelm.runtime.engine import Engine, KVState
     from edgelm.runtime.healing import Healing
-    from edgelm.runtime.packing import OnBytes
+    from edgelm.runtime.ort.packing import OnBytes
+    from edgelm.runtime.ort.weightcache import WeightCache
     from edgelm.runtime.structured import Grammars, Guide
-    from edgelm.runtime.weightcache import WeightCache
 
 __all__ = ["LM", "Chunk", "Completion", "Timings", "load"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgelm.bundle.reader import Bundle
-from edgelm.runtime import packing, weightcache
+from edgelm.runtime.ort import packing, weightcache
 
 Run = Callable[..., Any]
 

@@ -19,7 +19,7 @@ from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks, 
 from edgelm.exporter.formats.rounding.search import search_blocks
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile
-from edgelm.runtime.ort import open_session
+from edgelm.runtime.ort.session import open_session
 from edgelm.target.target import FormatSpec
 
 FORMATS: list[Format] = [

@@ -23,7 +23,7 @@ from edgelm.exporter.optimum import route, traced
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.ort import open_session, providers
+from edgelm.runtime.ort.session import open_session, providers
 
 pytest.importorskip("optimum.exporters.onnx")
 torch = pytest.importorskip("torch")

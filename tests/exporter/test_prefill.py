@@ -128,7 +128,7 @@ def test_only_the_weights_at_work_stand_in_memory(bundle: Bundle, resident: Call
 def test_not_used_where_int8_products_overflow(
     bundle: Bundle, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgelm.runtime.sessions.exact_int8", lambda cpu: False)
+    monkeypatch.setattr("edgelm.runtime.ort.bundle_sessions.exact_int8", lambda cpu: False)
     found, expected = (read(Engine.load(each, threads=1), some_ids(), PROMPT) for each in (bundle, tiny_bundle))
     np.testing.assert_array_equal(found, expected)
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, OptionError, PromptError
 from edgelm.exporter.pipeline import export
-from edgelm.runtime import ort
 from edgelm.runtime.engine import Engine
+from edgelm.runtime.ort import session
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,8 @@ def test_a_prompt_gives_its_memory_back(
     tiny_bundle: Bundle, ids: np.ndarray, reference: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[bool] = []
-    real = ort.give_back
-    monkeypatch.setattr(ort, "give_back", lambda: (given.append(True), real()))
+    real = session.give_back
+    monkeypatch.setattr(session, "give_back", lambda: (given.append(True), real()))
     engine = Engine.load(tiny_bundle, threads=1)
     for end, count in ((31, 0), (32, 0), (64, 1), (100, 2), (101, 2)):
         found = engine.forward(ids[engine.position : end])

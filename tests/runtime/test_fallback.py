@@ -17,8 +17,8 @@ from edgelm.errors import BundleError, EdgeLMWarning
 from edgelm.exporter.pipeline import export
 from edgelm.machine.host import CpuInfo, read_cpu
 from edgelm.runtime import engine as engines
-from edgelm.runtime import ort as runtime
 from edgelm.runtime.engine import Engine
+from edgelm.runtime.ort import session as runtime
 from edgelm.target.fallback import find_fallback
 
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgelm.runtime import pages
-from edgelm.runtime.pages import NOWHERE, Pages, make, watching, without
+from edgelm.runtime.ort import pages
+from edgelm.runtime.ort.pages import NOWHERE, Pages, make, watching, without
 
 SIZE = 64 * mmap.PAGESIZE
 SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)).map(lambda pair: (pair[0], sum(pair))), max_size=6)

@@ -22,10 +22,10 @@ from edgelm.bundle.reader import DATA, PREFILL_DATA, Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.machine.host import read_cpu
-from edgelm.runtime import packing, prepared, weightcache
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.onnxfile import Graph, encode, parse
-from edgelm.runtime.weightcache import Entry, WeightCache, entry_key
+from edgelm.runtime.ort import packing, prepared, weightcache
+from edgelm.runtime.ort.onnxfile import Graph, encode, parse
+from edgelm.runtime.ort.weightcache import Entry, WeightCache, entry_key
 from edgelm.target.fallback import exact_int8
 
 LFM2 = {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False, "norm_eps": 1e-5}

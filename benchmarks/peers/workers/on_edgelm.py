@@ -9,8 +9,8 @@ import numpy as np
 from edgelm.bundle.reader import Bundle
 from edgelm.runtime.engine import Engine as Runs
 from edgelm.runtime.generate import PREFILL_CHUNK, prefill_pieces
-from edgelm.runtime.ort import version as onnxruntime_version
-from edgelm.runtime.weightcache import WeightCache
+from edgelm.runtime.ort.session import version as onnxruntime_version
+from edgelm.runtime.ort.weightcache import WeightCache
 from edgelm.version import __version__
 
 

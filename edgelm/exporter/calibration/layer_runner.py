@@ -207,7 +207,7 @@ def _open_all(
 ) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], list[np.ndarray]]:
     """Build a graph in a folder of its own, load it, and let the folder go."""
     from edgelm.machine.host import recommended_threads
-    from edgelm.runtime.ort import open_session  # here: it loads onnxruntime, which other exports do without
+    from edgelm.runtime.ort.session import open_session  # here: it loads onnxruntime, which other exports do without
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         with DataFile(Path(place, DATA)) as data:

@@ -66,7 +66,7 @@ class DeviceMemory:
             not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
             shows all until memory is short.
         prefill_bytes: of the matrices that read prompts alone, mapped from the file; 0 where decode's read them.
-        passing_bytes: of these, what stands in memory at once, about (`edgelm.runtime.pages`).
+        passing_bytes: of these, what stands in memory at once, about (`edgelm.runtime.ort.pages`).
         kv_bytes_per_token, kv_bytes: keys and values of layers that keep the whole context.
         window_bytes: of layers that keep a window alone, and the copies of it that are kept to go back to.
         state_bytes: what layers without keys and values keep, read from one buffer and written to another.

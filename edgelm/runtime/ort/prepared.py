@@ -12,9 +12,9 @@ from typing import Any
 
 from edgelm.bundle.reader import Bundle
 from edgelm.machine.host import CpuInfo
-from edgelm.runtime.ort import IN_TURN, give_back, version
-from edgelm.runtime.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
-from edgelm.runtime.weightcache import Entry, WeightCache, describe, entry_key, expected_size, worth
+from edgelm.runtime.ort.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
+from edgelm.runtime.ort.session import IN_TURN, give_back, version
+from edgelm.runtime.ort.weightcache import Entry, WeightCache, describe, entry_key, expected_size, worth
 
 
 @dataclass(frozen=True)

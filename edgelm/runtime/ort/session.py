@@ -24,7 +24,7 @@ import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector  # noqa: E402
 
 from edgelm.errors import BundleError, DeviceError  # noqa: E402
-from edgelm.runtime.pages import make  # noqa: E402
+from edgelm.runtime.ort.pages import make  # noqa: E402
 
 ort.set_default_logger_severity(4)  # what goes wrong arrives as an exception, told once
 

@@ -10,11 +10,11 @@ from typing import Any
 from edgelm.bundle.reader import DATA, PREFILL_DATA, Bundle
 from edgelm.errors import EdgeLMWarning
 from edgelm.machine.host import CpuInfo, recommended_threads
-from edgelm.runtime.ort import open_mapped, open_or_fall_back
-from edgelm.runtime.packing import PACKED, OnBytes
-from edgelm.runtime.pages import NOWHERE, Pages, watching
-from edgelm.runtime.prepared import open_prepared
-from edgelm.runtime.weightcache import WeightCache
+from edgelm.runtime.ort.packing import PACKED, OnBytes
+from edgelm.runtime.ort.pages import NOWHERE, Pages, watching
+from edgelm.runtime.ort.prepared import open_prepared
+from edgelm.runtime.ort.session import open_mapped, open_or_fall_back
+from edgelm.runtime.ort.weightcache import WeightCache
 from edgelm.target.fallback import exact_int8
 
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgelm.runtime.onnxfile import Graph, Node, Tensor
-from edgelm.runtime.ort import open_optimized, save_optimized, save_packed
+from edgelm.runtime.ort.onnxfile import Graph, Node, Tensor
+from edgelm.runtime.ort.session import open_optimized, save_optimized, save_packed
 
 GRAPH, PACKED = "graph.onnx", "packed.bin"
 _ROOT = Path(os.sep)

@@ -1,0 +1,1 @@
+"""onnxruntime: sessions, packed weights and their cache."""
