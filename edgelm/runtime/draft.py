@@ -19,8 +19,8 @@ from weakref import WeakKeyDictionary
 
 from edgelm.bundle.reader import TOKENIZER
 from edgelm.errors import DeviceError, OptionError
-from edgelm.runtime.ceiling import Room, fit_both
 from edgelm.runtime.generate import PREFILL_CHUNK, Interrupt, prefill_pieces
+from edgelm.runtime.kv.memory_limit import Room, fit_both
 from edgelm.runtime.speculation import FADE, PAUSES, PROBE, SHARE, PassCost, PromptLookup, best_length
 
 if TYPE_CHECKING:

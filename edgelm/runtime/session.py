@@ -81,7 +81,7 @@ class Session:
         Raises:
             PromptCacheError: there is something other than a prompt cache, or it cannot be written.
         """
-        from edgelm.runtime.promptcache import write
+        from edgelm.runtime.kv.prompt_cache import write
 
         state = self._open()
         if tokens is not None and not 0 <= tokens <= len(state.tokens):
@@ -102,7 +102,7 @@ class Session:
                 was.
             AdapterError: see `LM.open_adapter`.
         """
-        from edgelm.runtime.promptcache import read
+        from edgelm.runtime.kv.prompt_cache import read
 
         chosen = self._lm.open_adapter(adapter)
         ids, kept = read(Path(path), self._tie(chosen))

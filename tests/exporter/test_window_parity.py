@@ -22,8 +22,8 @@ from edgelm.exporter.sizing import footprint
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.forecast.estimate import of_bundle
 from edgelm.runtime.engine import Engine
+from edgelm.runtime.kv.windows import Window
 from edgelm.runtime.lm import load
-from edgelm.runtime.windows import Window
 from edgelm.target.target import load_target
 
 WINDOW = 16

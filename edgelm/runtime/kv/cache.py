@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgelm.runtime.kv.windows import Window, state_copies, window_copies
 from edgelm.runtime.ort.session import Runner, Values
-from edgelm.runtime.windows import Window, state_copies, window_copies
 
 _SMALLEST = 256  # tokens of the first allocation
 NUMPY: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}

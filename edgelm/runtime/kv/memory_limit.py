@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelm.errors import BundleError, DeviceError, OptionError
-from edgelm.runtime.windows import windows_bytes
+from edgelm.runtime.kv.windows import windows_bytes
 
 SHORTEST = 64  # tokens of a context that is still of use
 

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edgelm.errors import PromptCacheError
-from edgelm.runtime.cache import Kept
+from edgelm.runtime.kv.cache import Kept
 
 MAGIC = b"edgelm prompt cache 1\n\0\0"
 _KIND = MAGIC[:19]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.runtime.cache import NUMPY, PROMPT_PASS, Kept
+from edgelm.runtime.kv.cache import NUMPY, PROMPT_PASS, Kept
 from edgelm.runtime.ort.session import PROMPT, give_back, ort
 
 

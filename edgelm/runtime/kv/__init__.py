@@ -1,0 +1,1 @@
+"""The KV cache: buffers, windows, limits, and the file it is kept in."""
