@@ -28,9 +28,9 @@ from edgelm.cli.failures import guard
 from edgelm.runtime.draft import DraftModel, ModelDrafter, load_both
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.generate import generate_step
-from edgelm.runtime.prompt import text_tools
 from edgelm.runtime.sampling import Floats
 from edgelm.runtime.speculation import PassCost, PromptLookup
+from edgelm.runtime.text.prompt import text_tools
 
 CHANCES = (1.0, 0.8, 0.6, 0.4, 0.0)  # that a guess is right
 

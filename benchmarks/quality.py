@@ -55,7 +55,7 @@ from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.runtime.lm import load
-from edgelm.runtime.prompt import text_tools
+from edgelm.runtime.text.prompt import text_tools
 from edgelm.target.target import Target, load_target
 
 CALIBRATION_CHARACTERS = 400_000

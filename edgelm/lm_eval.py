@@ -20,7 +20,7 @@ from edgelm.evaluate.likelihood import log_likelihoods, prefix_token
 from edgelm.runtime.generate import generate_step
 from edgelm.runtime.lm import LM, load
 from edgelm.runtime.sampling import GenerationConfig, make_sampler
-from edgelm.runtime.text import Detokenizer, StopStrings
+from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings
 
 try:
     import lm_eval.models  # noqa: F401  the harness registers its own models only while there is none

@@ -17,7 +17,7 @@ from edgelm.runtime.engine import Engine
 from edgelm.runtime.generate import generate_step
 from edgelm.runtime.sampling import GenerationConfig, make_sampler
 from edgelm.runtime.speculation import PassCost, PromptLookup
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 _PROMPT = 128  # tokens of the text
 

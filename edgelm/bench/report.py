@@ -20,7 +20,7 @@ from edgelm.runtime.draft import DraftModel, load_both
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort.packing import OnBytes
 from edgelm.runtime.ort.session import version as onnxruntime_version
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.tokenizer import Tokenizer
 from edgelm.version import __version__
 
 FORMATS = ("md", "json", "csv", "jsonl")

@@ -15,11 +15,11 @@ from edgelm.evaluate.divergence import Divergence, divergence
 from edgelm.evaluate.kept import KeptScores, ids_in
 from edgelm.evaluate.passages import Passages, starting_token
 from edgelm.evaluate.perplexity import OnChunk
-from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort.session import version
-from edgelm.runtime.prompt import text_tools
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.chat import ChatTemplate
+from edgelm.runtime.text.prompt import text_tools
+from edgelm.runtime.text.tokenizer import Tokenizer
 from edgelm.version import __version__
 
 FORMAT = 1  # of the card

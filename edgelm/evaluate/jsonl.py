@@ -17,7 +17,7 @@ from typing import Any
 
 from edgelm.errors import EdgeLMError, PromptError
 from edgelm.evaluate.items import ExactMatch, Item, MinimalPair, MultipleChoice
-from edgelm.runtime.chat import check_messages
+from edgelm.runtime.text.chat import check_messages
 
 _GROUPS = ("kind", "split")
 _HINTS = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.perplexity import Scores
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 
 class KeptScores:

@@ -166,7 +166,7 @@ def _turns(passage: str) -> Messages:
 
 
 def _conversations(path: Path, text: str) -> Iterator[Messages]:
-    from edgelm.runtime.chat import check_messages
+    from edgelm.runtime.text.chat import check_messages
 
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():

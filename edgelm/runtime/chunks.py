@@ -12,7 +12,7 @@ from edgelm.runtime.request import Request
 from edgelm.runtime.results import Chunk, Stopwatch, Timings
 from edgelm.runtime.sampling import Sampler, make_sampler
 from edgelm.runtime.speculation import PassCost, PromptLookup
-from edgelm.runtime.text import Detokenizer, StopStrings, Tokenizer
+from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.runtime.draft import DraftModel, ModelDrafter

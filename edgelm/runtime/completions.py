@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from edgelm.errors import OptionError
-from edgelm.runtime.prompt import Prompt
 from edgelm.runtime.results import Chunk, Completion
 from edgelm.runtime.sampling import GenerationConfig
+from edgelm.runtime.text.prompt import Prompt
 
 
 def complete(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.engine import Engine, KVState
     from edgelm.runtime.sampling import Floats
-    from edgelm.runtime.text import Tokenizer
+    from edgelm.runtime.text.tokenizer import Tokenizer
 
 _PRIOR = (2.0, 1.0)  # guesses right and wrong, assumed before any was seen
 _PROMPT = 0.25  # of a single pass, assumed of a token that is read with many others
@@ -60,7 +60,7 @@ def load_both(
         BundleError, DeviceError: one of them cannot be loaded.
     """
     from edgelm.runtime.engine import Engine
-    from edgelm.runtime.prompt import text_tools
+    from edgelm.runtime.text.prompt import text_tools
 
     hashes = [b.files[TOKENIZER]["sha256"] for b in (bundle, draft)]
     if hashes[0] != hashes[1] and not tokenizer.same_ids(text_tools(draft)[0]):

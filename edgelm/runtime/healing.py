@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.runtime.sampling import Floats, Sampler
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

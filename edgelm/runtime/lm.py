@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from edgelm.errors import EdgeLMError, OptionError
 from edgelm.runtime.asynchronous import each
-from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.chunks import generate_chunks
 from edgelm.runtime.completions import complete
 from edgelm.runtime.logprobs import wanted
-from edgelm.runtime.prompt import Prompt, PromptEncoder, text_tools
 from edgelm.runtime.request import Options, Request, check_bias, make_interrupt, speculates, split_options
 from edgelm.runtime.results import Chunk, Completion, Timings
 from edgelm.runtime.sampling import GenerationConfig
 from edgelm.runtime.session import Session
 from edgelm.runtime.speculation import PassCost
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.chat import ChatTemplate
+from edgelm.runtime.text.prompt import Prompt, PromptEncoder, text_tools
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgelm.errors import OptionError
 from edgelm.runtime.sampling import Floats, Sampler, top_k
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 MOST = 100  # alternatives
 

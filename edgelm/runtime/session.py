@@ -12,9 +12,9 @@ from edgelm.runtime.asynchronous import each
 from edgelm.runtime.chunks import reuse
 from edgelm.runtime.completions import complete
 from edgelm.runtime.generate import PREFILL_CHUNK, prefill_pieces
-from edgelm.runtime.prompt import Prompt
 from edgelm.runtime.request import Options
 from edgelm.runtime.results import Chunk, Completion
+from edgelm.runtime.text.prompt import Prompt
 
 if TYPE_CHECKING:
     from edgelm.runtime.adapter import RuntimeAdapter

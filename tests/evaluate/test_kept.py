@@ -18,7 +18,7 @@ from edgelm.evaluate.divergence import divergence
 from edgelm.evaluate.kept import KeptScores, ids_in
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter.pipeline import export
-from edgelm.runtime.prompt import text_tools
+from edgelm.runtime.text.prompt import text_tools
 
 KEPT = np.array([0, 3, 4, 7, 9])
 

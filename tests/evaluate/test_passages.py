@@ -9,7 +9,7 @@ import pytest
 
 from edgelm.errors import EdgeLMError, OptionError
 from edgelm.evaluate.passages import load_passages, spread_chunks, starting_token
-from edgelm.runtime.chat import ChatTemplate
+from edgelm.runtime.text.chat import ChatTemplate
 
 
 class Bytes:

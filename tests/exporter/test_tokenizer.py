@@ -19,7 +19,7 @@ from edgelm.errors import CheckpointError, EdgeLMError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.tokenizer import sentencepiece
 from edgelm.exporter.tokenizer.text_files import TextFiles, write_text_files
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 

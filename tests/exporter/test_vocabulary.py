@@ -22,7 +22,7 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer.vocabulary import Domain
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import load
-from edgelm.runtime.prompt import text_tools
+from edgelm.runtime.text.prompt import text_tools
 
 VOCAB = 512
 TEXT = "The lamp in the kitchen is on. Turn the lamp off, please! The kitchen lamp is off now.\n"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edgelm.errors import PromptError, TemplateError
-from edgelm.runtime.chat import ChatTemplate, check_messages
+from edgelm.runtime.text.chat import ChatTemplate, check_messages
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 HELLO = [{"role": "user", "content": "hi"}]
@@ -317,7 +317,7 @@ def test_hostile_templates_take_little_memory() -> None:
     resource = pytest.importorskip("resource")
     program = (
         "import json, resource, sys\n"
-        "from edgelm.runtime.chat import ChatTemplate\n"
+        "from edgelm.runtime.text.chat import ChatTemplate\n"
         "ChatTemplate('{{ 1 }}').render([{'role': 'user', 'content': ''}])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for source in json.load(sys.stdin):\n"

@@ -20,7 +20,7 @@ from edgelm.errors import EdgeLMError, OptionError
 from edgelm.runtime.penalties import make_adjustment
 from edgelm.runtime.results import Usage
 from edgelm.runtime.sampling import GenerationConfig
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 # -- log-probabilities
 

@@ -20,10 +20,10 @@ from tokenizers import decoders, models, pre_tokenizers
 
 import edgelm.runtime.lm as lm_module
 from edgelm.errors import BundleError, EdgeLMError, OptionError, PromptError, TemplateError
-from edgelm.runtime.chat import ChatTemplate
 from edgelm.runtime.lm import LM, Chunk, Completion, Timings, load
 from edgelm.runtime.sampling import GenerationConfig
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.chat import ChatTemplate
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"

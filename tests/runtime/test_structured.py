@@ -19,7 +19,7 @@ from test_speculation import Free
 
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
 from edgelm.runtime.structured import Grammars
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 pytest.importorskip("llguidance")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from edgelm.errors import BundleError, PromptError
-from edgelm.runtime.text import Detokenizer, StopStrings, Tokenizer
+from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 
 FAMILY = "👩‍👩‍👧‍👦"  # one emoji to the eye: 25 bytes, four characters joined by three more
 

@@ -27,7 +27,7 @@ from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.machine.host import read_memory
-from edgelm.runtime.prompt import text_tools
+from edgelm.runtime.text.prompt import text_tools
 from edgelm.target.target import RecipeSpec
 
 TOKENS = 16384  # of calibration text at most: more finds hardly better codes, and takes longer

@@ -20,7 +20,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from edgelm.errors import UnsupportedModelError
-from edgelm.runtime.text import byte_of_character
+from edgelm.runtime.text.tokenizer import byte_of_character
 
 _SPACE = "▁"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")

@@ -26,7 +26,7 @@ from edgelm.exporter.tokenizer import languages
 from edgelm.exporter.tokenizer.languages import Language
 from edgelm.exporter.tokenizer.subword import Subwords
 from edgelm.exporter.tokenizer.text_files import Text, vocabulary_size
-from edgelm.runtime.chat import ChatTemplate
+from edgelm.runtime.text.chat import ChatTemplate
 
 Wanted = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
 

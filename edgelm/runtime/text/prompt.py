@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgelm.errors import PromptError
-from edgelm.runtime.chat import ChatTemplate
-from edgelm.runtime.text import Tokenizer
+from edgelm.runtime.text.chat import ChatTemplate
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle

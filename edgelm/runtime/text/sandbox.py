@@ -27,7 +27,7 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.visitor import NodeTransformer
 
-from edgelm.runtime.budget import (
+from edgelm.runtime.text.budget import (
     CHARS,
     DIGITS,
     FILTER_CHECKS,

@@ -12,7 +12,7 @@ from edgelm.errors import PromptError, TemplateError
 if TYPE_CHECKING:
     import jinja2
 
-    from edgelm.runtime.sandbox import Sandbox
+    from edgelm.runtime.text.sandbox import Sandbox
 
 LONGEST_SOURCE = 64 << 10  # characters; the longest templates in use have about 20,000, and compiling is not metered
 _FILE = "<template>"  # Jinja's name for a template that came as a string
@@ -76,7 +76,7 @@ class ChatTemplate:
         return self._takes_parts
 
     def _render(self, variables: dict[str, Any]) -> str:
-        from edgelm.runtime.budget import Budget
+        from edgelm.runtime.text.budget import Budget
 
         given = {"documents": None, "add_generation_prompt": True, **self.special_tokens, **variables}
         with self._lock:
@@ -98,7 +98,7 @@ class ChatTemplate:
         if self._compiled is None:
             import jinja2
 
-            from edgelm.runtime.sandbox import Sandbox
+            from edgelm.runtime.text.sandbox import Sandbox
 
             if len(self.source) > LONGEST_SOURCE:
                 raise TemplateError(
