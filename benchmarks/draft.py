@@ -28,7 +28,7 @@ from edgelm.cli.failures import guard
 from edgelm.runtime.draft import DraftModel, ModelDrafter, load_both
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.generate import generate_step
-from edgelm.runtime.sampling import Floats
+from edgelm.runtime.sample.sampling import Floats
 from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text.prompt import text_tools
 

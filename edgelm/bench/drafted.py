@@ -15,7 +15,7 @@ from edgelm.evaluate.passages import BUILTIN, load_passages
 from edgelm.runtime.draft import DraftModel, ModelDrafter
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.generate import generate_step
-from edgelm.runtime.sampling import GenerationConfig, make_sampler
+from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
 from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text.tokenizer import Tokenizer
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from edgelm.runtime.generate import Drafter, FinishReason, Follow, generate_step
 from edgelm.runtime.request import Request
 from edgelm.runtime.results import Chunk, Stopwatch, Timings
-from edgelm.runtime.sampling import Sampler, make_sampler
+from edgelm.runtime.sample.sampling import Sampler, make_sampler
 from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.runtime.draft import DraftModel, ModelDrafter
     from edgelm.runtime.engine import Engine
-    from edgelm.runtime.logprobs import TokenLogprob
+    from edgelm.runtime.sample.logprobs import TokenLogprob
     from edgelm.runtime.structured import Guide
 
 
@@ -108,7 +108,7 @@ def _recorded(sampler: Sampler, tokenizer: Tokenizer, count: int | None, records
     """The sampler, which adds to `records` where log-probabilities are wanted."""
     if count is None:
         return sampler
-    from edgelm.runtime.logprobs import recording
+    from edgelm.runtime.sample.logprobs import recording
 
     return recording(sampler, tokenizer, count, records.append)
 

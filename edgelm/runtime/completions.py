@@ -7,7 +7,7 @@ from typing import Any
 
 from edgelm.errors import OptionError
 from edgelm.runtime.results import Chunk, Completion
-from edgelm.runtime.sampling import GenerationConfig
+from edgelm.runtime.sample.sampling import GenerationConfig
 from edgelm.runtime.text.prompt import Prompt
 
 

@@ -26,7 +26,7 @@ from edgelm.runtime.speculation import FADE, PAUSES, PROBE, SHARE, PassCost, Pro
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.engine import Engine, KVState
-    from edgelm.runtime.sampling import Floats
+    from edgelm.runtime.sample.sampling import Floats
     from edgelm.runtime.text.tokenizer import Tokenizer
 
 _PRIOR = (2.0, 1.0)  # guesses right and wrong, assumed before any was seen

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from edgelm.errors import PromptError
-from edgelm.runtime.sampling import Floats, Sampler
+from edgelm.runtime.sample.sampling import Floats, Sampler
 
 if TYPE_CHECKING:
     from edgelm.runtime.engine import Engine

@@ -13,10 +13,10 @@ from edgelm.errors import EdgeLMError, OptionError
 from edgelm.runtime.asynchronous import each
 from edgelm.runtime.chunks import generate_chunks
 from edgelm.runtime.completions import complete
-from edgelm.runtime.logprobs import wanted
 from edgelm.runtime.request import Options, Request, check_bias, make_interrupt, speculates, split_options
 from edgelm.runtime.results import Chunk, Completion, Timings
-from edgelm.runtime.sampling import GenerationConfig
+from edgelm.runtime.sample.logprobs import wanted
+from edgelm.runtime.sample.sampling import GenerationConfig
 from edgelm.runtime.session import Session
 from edgelm.runtime.speculation import PassCost
 from edgelm.runtime.text.chat import ChatTemplate
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from edgelm.runtime.adapter import RuntimeAdapter, Shelf
     from edgelm.runtime.draft import DraftModel
     from edgelm.runtime.engine import Engine, KVState
-    from edgelm.runtime.healing import Healing
     from edgelm.runtime.ort.packing import OnBytes
     from edgelm.runtime.ort.weightcache import WeightCache
+    from edgelm.runtime.sample.token_healing import Healing
     from edgelm.runtime.structured import Grammars, Guide
 
 __all__ = ["LM", "Chunk", "Completion", "Timings", "load"]
@@ -216,7 +216,7 @@ class LM:
         return self._shelf.get(path)
 
     def _heal(self, ids: list[int], options: Mapping[str, Any], raw: bool) -> Healing | None:
-        from edgelm.runtime.healing import heal
+        from edgelm.runtime.sample.token_healing import heal
 
         if not raw and self.template is not None:
             raise OptionError("token_healing needs raw=True: behind a chat template no prompt ends within a word")

@@ -11,7 +11,7 @@ from edgelm.runtime.generate import FinishReason
 
 if TYPE_CHECKING:
     from edgelm.runtime.draft import ModelDrafter
-    from edgelm.runtime.logprobs import TokenLogprob
+    from edgelm.runtime.sample.logprobs import TokenLogprob
     from edgelm.runtime.speculation import PromptLookup
 
 

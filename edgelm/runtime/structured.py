@@ -15,7 +15,7 @@ import numpy as np
 
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
 from edgelm.runtime.generate import Drafter
-from edgelm.runtime.sampling import Floats
+from edgelm.runtime.sample.sampling import Floats
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from edgelm.errors import DeviceError, OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.draft import DraftModel, ModelDrafter, Pace
 from edgelm.runtime.generate import generate_step
-from edgelm.runtime.sampling import GenerationConfig, make_sampler
+from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
 from edgelm.runtime.speculation import PassCost, PromptLookup
 
 

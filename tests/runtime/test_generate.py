@@ -11,7 +11,7 @@ from fake_engine import FakeEngine, greedy, logits_of
 
 from edgelm.errors import EdgeLMError, PromptError
 from edgelm.runtime.generate import generate_step
-from edgelm.runtime.sampling import GenerationConfig, make_sampler
+from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
 
 PROMPT = [5, 6, 7, 8, 9]
 

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgelm.errors import BundleError, EdgeLMError, OptionError
-from edgelm.runtime.sampling import GenerationConfig, candidates, make_sampler, top_k
+from edgelm.runtime.sample.sampling import GenerationConfig, candidates, make_sampler, top_k
 
 INF = float("inf")
 NAN = float("nan")

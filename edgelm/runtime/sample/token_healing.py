@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgelm.runtime.sampling import Floats, Sampler
+from edgelm.runtime.sample.sampling import Floats, Sampler
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.errors import BundleError, EdgeLMError, OptionError
-from edgelm.runtime.penalties import Floats as Floats
-from edgelm.runtime.penalties import make_adjustment
+from edgelm.runtime.sample.penalties import Floats as Floats
+from edgelm.runtime.sample.penalties import make_adjustment
 
 Ids = npt.NDArray[np.intp]
 Sampler = Callable[[Floats, Sequence[int]], int]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from edgelm.runtime.sampling import GenerationConfig
+    from edgelm.runtime.sample.sampling import GenerationConfig
 
 Floats = npt.NDArray[np.floating[Any]]
 Adjust = Callable[[Floats, Sequence[int]], Floats]

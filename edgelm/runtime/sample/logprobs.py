@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgelm.errors import OptionError
-from edgelm.runtime.sampling import Floats, Sampler, top_k
+from edgelm.runtime.sample.sampling import Floats, Sampler, top_k
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 MOST = 100  # alternatives
