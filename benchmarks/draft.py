@@ -25,11 +25,11 @@ import click
 from benchmarks.features import compare
 from edgelm.bundle.reader import Bundle
 from edgelm.cli.failures import guard
-from edgelm.runtime.draft import DraftModel, ModelDrafter, load_both
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.generate import generate_step
+from edgelm.runtime.loop.draft import DraftModel, ModelDrafter, load_both
+from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.sampling import Floats
-from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text.prompt import text_tools
 
 CHANCES = (1.0, 0.8, 0.6, 0.4, 0.0)  # that a guess is right

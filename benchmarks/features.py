@@ -34,9 +34,9 @@ import numpy as np
 
 from edgelm.cli.failures import guard
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.generate import generate_step
 from edgelm.runtime.lm import LM, load
-from edgelm.runtime.speculation import PassCost, PromptLookup
+from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 
 SOURCE = (
     "The ferry leaves the northern harbour every morning at seven and returns before the lamps are lit. It carries "

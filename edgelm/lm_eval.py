@@ -17,8 +17,8 @@ from typing import Any
 
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
 from edgelm.evaluate.likelihood import log_likelihoods, prefix_token
-from edgelm.runtime.generate import generate_step
 from edgelm.runtime.lm import LM, load
+from edgelm.runtime.loop.generate import generate_step
 from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
 from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings
 

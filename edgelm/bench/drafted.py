@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from edgelm.bench.speed import Clock, OnStep, Rates, SpeedTest
 from edgelm.evaluate.passages import BUILTIN, load_passages
-from edgelm.runtime.draft import DraftModel, ModelDrafter
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.generate import generate_step
+from edgelm.runtime.loop.draft import DraftModel, ModelDrafter
+from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
-from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 _PROMPT = 128  # tokens of the text

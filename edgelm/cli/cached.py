@@ -10,7 +10,7 @@ from edgelm.errors import PromptCacheError
 
 if TYPE_CHECKING:
     from edgelm.runtime.lm import LM
-    from edgelm.runtime.results import Timings
+    from edgelm.runtime.loop.results import Timings
 
 
 class CachedSession:

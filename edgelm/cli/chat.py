@@ -28,7 +28,7 @@ from edgelm.errors import EdgeLMError, PromptError
 
 if TYPE_CHECKING:
     from edgelm.runtime.lm import LM
-    from edgelm.runtime.results import Chunk, Timings
+    from edgelm.runtime.loop.results import Chunk, Timings
     from edgelm.runtime.session import Session
 
 HELP = """\

@@ -27,7 +27,7 @@ from edgelm.cli.options import (
 from edgelm.errors import PromptError
 
 if TYPE_CHECKING:
-    from edgelm.runtime.results import Chunk, Completion, Timings
+    from edgelm.runtime.loop.results import Chunk, Completion, Timings
 
 
 @click.command("run")
@@ -94,7 +94,7 @@ def command(
     text = _stdin() if prompt is None else prompt
     messages = None if system is None else [{"role": "system", "content": system}, {"role": "user", "content": text}]
 
-    from edgelm.runtime.completions import variants
+    from edgelm.runtime.loop.completions import variants
 
     done: list[Completion] = []
     started = time.perf_counter()
@@ -175,7 +175,7 @@ def _print(chunks: Iterator[Chunk]) -> Completion:
 
 
 def _collect(chunks: Iterable[Chunk]) -> Completion:
-    from edgelm.runtime.results import Completion
+    from edgelm.runtime.loop.results import Completion
 
     return Completion.join(chunks)
 

@@ -10,15 +10,15 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from edgelm.errors import EdgeLMError, OptionError
-from edgelm.runtime.asynchronous import each
-from edgelm.runtime.chunks import generate_chunks
-from edgelm.runtime.completions import complete
-from edgelm.runtime.request import Options, Request, check_bias, make_interrupt, speculates, split_options
-from edgelm.runtime.results import Chunk, Completion, Timings
+from edgelm.runtime.loop.asynchronous import each
+from edgelm.runtime.loop.chunks import generate_chunks
+from edgelm.runtime.loop.completions import complete
+from edgelm.runtime.loop.request import Options, Request, check_bias, make_interrupt, speculates, split_options
+from edgelm.runtime.loop.results import Chunk, Completion, Timings
+from edgelm.runtime.loop.speculation import PassCost
 from edgelm.runtime.sample.logprobs import wanted
 from edgelm.runtime.sample.sampling import GenerationConfig
 from edgelm.runtime.session import Session
-from edgelm.runtime.speculation import PassCost
 from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.prompt import Prompt, PromptEncoder, text_tools
 from edgelm.runtime.text.tokenizer import Tokenizer
@@ -26,12 +26,12 @@ from edgelm.runtime.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.adapter import RuntimeAdapter, Shelf
-    from edgelm.runtime.draft import DraftModel
     from edgelm.runtime.engine import Engine, KVState
+    from edgelm.runtime.loop.draft import DraftModel
+    from edgelm.runtime.loop.structured import Grammars, Guide
     from edgelm.runtime.ort.packing import OnBytes
     from edgelm.runtime.ort.weightcache import WeightCache
     from edgelm.runtime.sample.token_healing import Healing
-    from edgelm.runtime.structured import Grammars, Guide
 
 __all__ = ["LM", "Chunk", "Completion", "Timings", "load"]
 
@@ -228,7 +228,7 @@ class LM:
         forms = {name: options[name] for name in ("json_schema", "regex", "choice") if name in options}
         if not forms:
             return None
-        from edgelm.runtime.structured import Grammars
+        from edgelm.runtime.loop.structured import Grammars
 
         if self._grammars is None:
             self._grammars = Grammars(self.tokenizer, self._eos, self.engine.vocab_size)
@@ -304,7 +304,7 @@ def load(
     loading |= {"weight_cache": weight_cache, "on_bytes": on_bytes}
     if draft is None:
         return LM(Engine.load(bundle, **loading), tokenizer, bundle, template, config)
-    from edgelm.runtime.draft import load_both
+    from edgelm.runtime.loop.draft import load_both
 
     engine, small = load_both(bundle, tokenizer, Bundle.open(draft), **loading)
     return LM(engine, tokenizer, bundle, template, config, small)

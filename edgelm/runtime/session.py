@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from edgelm.errors import EdgeLMError, OptionError, PromptCacheError
-from edgelm.runtime.asynchronous import each
-from edgelm.runtime.chunks import reuse
-from edgelm.runtime.completions import complete
-from edgelm.runtime.generate import PREFILL_CHUNK, prefill_pieces
-from edgelm.runtime.request import Options
-from edgelm.runtime.results import Chunk, Completion
+from edgelm.runtime.loop.asynchronous import each
+from edgelm.runtime.loop.chunks import reuse
+from edgelm.runtime.loop.completions import complete
+from edgelm.runtime.loop.generate import PREFILL_CHUNK, prefill_pieces
+from edgelm.runtime.loop.request import Options
+from edgelm.runtime.loop.results import Chunk, Completion
 from edgelm.runtime.text.prompt import Prompt
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from edgelm.bundle.reader import Bundle
 from edgelm.cli.chat import Conversation
 from edgelm.errors import PromptError
 from edgelm.exporter.pipeline import export
-from edgelm.runtime.results import Chunk, Timings
+from edgelm.runtime.loop.results import Chunk, Timings
 from edgelm.runtime.sample.sampling import GenerationConfig
 
 FEW = ("--max-tokens", "6", "--temperature", "0.5", "--seed", "1")

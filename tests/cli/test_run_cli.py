@@ -14,7 +14,7 @@ import pytest
 
 import edgelm as library
 from edgelm.cli.run import speed
-from edgelm.runtime.results import Timings
+from edgelm.runtime.loop.results import Timings
 
 FEW = ("--max-tokens", "8", "--temperature", "0.5", "--seed", "1")
 # `edgelm run` with a model that takes its time

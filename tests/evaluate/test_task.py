@@ -17,7 +17,7 @@ from edgelm.evaluate.likelihood import Likelihood
 from edgelm.evaluate.outcome import Score
 from edgelm.evaluate.task import read_task, run_task
 from edgelm.runtime.lm import load
-from edgelm.runtime.results import Completion, Timings
+from edgelm.runtime.loop.results import Completion, Timings
 
 
 class FakeLM:

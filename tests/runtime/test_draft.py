@@ -21,10 +21,10 @@ import edgelm
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import DeviceError, OptionError
 from edgelm.exporter.pipeline import export
-from edgelm.runtime.draft import DraftModel, ModelDrafter, Pace
-from edgelm.runtime.generate import generate_step
+from edgelm.runtime.loop.draft import DraftModel, ModelDrafter, Pace
+from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
-from edgelm.runtime.speculation import PassCost, PromptLookup
 
 
 class FreePace(Pace):

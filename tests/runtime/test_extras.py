@@ -17,7 +17,7 @@ from test_lm import TEMPLATE, byte_tokenizer, make_lm, scripted, text_of
 from test_speculation import Free
 
 from edgelm.errors import EdgeLMError, OptionError
-from edgelm.runtime.results import Usage
+from edgelm.runtime.loop.results import Usage
 from edgelm.runtime.sample.penalties import make_adjustment
 from edgelm.runtime.sample.sampling import GenerationConfig
 from edgelm.runtime.text.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ import pytest
 from fake_engine import FakeEngine, greedy, logits_of
 
 from edgelm.errors import EdgeLMError, PromptError
-from edgelm.runtime.generate import generate_step
+from edgelm.runtime.loop.generate import generate_step
 from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
 
 PROMPT = [5, 6, 7, 8, 9]

@@ -19,9 +19,9 @@ import edgelm
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
-from edgelm.runtime.generate import Drafter, generate_step
+from edgelm.runtime.loop.generate import Drafter, generate_step
+from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
-from edgelm.runtime.speculation import PassCost, PromptLookup
 
 SMALL = 5  # ids of a vocabulary in which texts repeat themselves
 

@@ -18,7 +18,7 @@ from test_lm import TEMPLATE, make_lm
 from test_speculation import Free
 
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
-from edgelm.runtime.structured import Grammars
+from edgelm.runtime.loop.structured import Grammars
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 pytest.importorskip("llguidance")

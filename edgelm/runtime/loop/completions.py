@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from edgelm.errors import OptionError
-from edgelm.runtime.results import Chunk, Completion
+from edgelm.runtime.loop.results import Chunk, Completion
 from edgelm.runtime.sample.sampling import GenerationConfig
 from edgelm.runtime.text.prompt import Prompt
 

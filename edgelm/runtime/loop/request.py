@@ -10,14 +10,14 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from edgelm.errors import OptionError
-from edgelm.runtime.generate import FinishReason, Interrupt
+from edgelm.runtime.loop.generate import FinishReason, Interrupt
 from edgelm.runtime.sample.sampling import GenerationConfig
 
 if TYPE_CHECKING:
     from edgelm.runtime.adapter import RuntimeAdapter
     from edgelm.runtime.engine import KVState
+    from edgelm.runtime.loop.structured import Guide
     from edgelm.runtime.sample.token_healing import Healing
-    from edgelm.runtime.structured import Guide
 
 
 class CancelEvent(Protocol):

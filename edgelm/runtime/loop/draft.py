@@ -19,9 +19,9 @@ from weakref import WeakKeyDictionary
 
 from edgelm.bundle.reader import TOKENIZER
 from edgelm.errors import DeviceError, OptionError
-from edgelm.runtime.generate import PREFILL_CHUNK, Interrupt, prefill_pieces
 from edgelm.runtime.kv.memory_limit import Room, fit_both
-from edgelm.runtime.speculation import FADE, PAUSES, PROBE, SHARE, PassCost, PromptLookup, best_length
+from edgelm.runtime.loop.generate import PREFILL_CHUNK, Interrupt, prefill_pieces
+from edgelm.runtime.loop.speculation import FADE, PAUSES, PROBE, SHARE, PassCost, PromptLookup, best_length
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from edgelm.runtime.generate import FinishReason
+from edgelm.runtime.loop.generate import FinishReason
 
 if TYPE_CHECKING:
-    from edgelm.runtime.draft import ModelDrafter
+    from edgelm.runtime.loop.draft import ModelDrafter
+    from edgelm.runtime.loop.speculation import PromptLookup
     from edgelm.runtime.sample.logprobs import TokenLogprob
-    from edgelm.runtime.speculation import PromptLookup
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-    from edgelm.runtime.request import Request
-    from edgelm.runtime.results import Chunk
+    from edgelm.runtime.loop.request import Request
+    from edgelm.runtime.loop.results import Chunk
 
 
 async def each(request: Request, run: Callable[[Request], Generator[Chunk, None, None]]) -> AsyncGenerator[Chunk, None]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
-from edgelm.runtime.generate import Drafter
+from edgelm.runtime.loop.generate import Drafter
 from edgelm.runtime.sample.sampling import Floats
 from edgelm.runtime.text.tokenizer import Tokenizer
 

@@ -7,18 +7,18 @@ from collections.abc import Generator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from edgelm.runtime.generate import Drafter, FinishReason, Follow, generate_step
-from edgelm.runtime.request import Request
-from edgelm.runtime.results import Chunk, Stopwatch, Timings
+from edgelm.runtime.loop.generate import Drafter, FinishReason, Follow, generate_step
+from edgelm.runtime.loop.request import Request
+from edgelm.runtime.loop.results import Chunk, Stopwatch, Timings
+from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.sampling import Sampler, make_sampler
-from edgelm.runtime.speculation import PassCost, PromptLookup
 from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
-    from edgelm.runtime.draft import DraftModel, ModelDrafter
     from edgelm.runtime.engine import Engine
+    from edgelm.runtime.loop.draft import DraftModel, ModelDrafter
+    from edgelm.runtime.loop.structured import Guide
     from edgelm.runtime.sample.logprobs import TokenLogprob
-    from edgelm.runtime.structured import Guide
 
 
 def generate_chunks(
@@ -98,7 +98,7 @@ def _drafter(
     lookup = PromptLookup(cost)
     if draft is None:
         return lookup
-    from edgelm.runtime.draft import ModelDrafter
+    from edgelm.runtime.loop.draft import ModelDrafter
 
     draft.use(request.state)
     return ModelDrafter(draft, lookup, cost, request.interrupt)
@@ -117,7 +117,7 @@ def _guided(guide: Guide | None, sampler: Sampler, drafter: Drafter | None) -> t
     """Sampler, drafter, and what follows a token, where a guide has a say in them."""
     if guide is None:
         return sampler, drafter, lambda token: ((token,), False)
-    from edgelm.runtime.structured import GuidedDrafter
+    from edgelm.runtime.loop.structured import GuidedDrafter
 
     return (
         lambda logits, history: sampler(guide.mask(logits), history),

@@ -1,0 +1,1 @@
+"""The generate loop: from ids to chunks of text."""
