@@ -23,8 +23,8 @@ import numpy as np
 
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.cli.failures import guard
-from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.engine import Engine
+from edgelm.runtime.lora_adapter import RuntimeAdapter
 
 
 def random_adapter(bundle: Bundle, rank: int) -> RuntimeAdapter:

@@ -15,9 +15,9 @@ from edgelm.bench.memory import MemoryUse, memory_use
 from edgelm.bench.speed import OnStep, Rates, measure, plan
 from edgelm.bundle.reader import Bundle
 from edgelm.machine.host import read_cpu
-from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.loop.draft import DraftModel, load_both
+from edgelm.runtime.lora_adapter import RuntimeAdapter
 from edgelm.runtime.ort.packing import OnBytes
 from edgelm.runtime.ort.session import version as onnxruntime_version
 from edgelm.runtime.text.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from edgelm.cli.show import Bar, fact, print_lines, size
 
 if TYPE_CHECKING:
-    from edgelm.runtime.adapter import RuntimeAdapter
+    from edgelm.runtime.lora_adapter import RuntimeAdapter
 
 _TAKEN = ("model", "adapter_only", "base", "output", "overwrite", "as_json")
 
@@ -68,6 +68,6 @@ def adapter_lines(path: Path) -> Iterator[str]:
 
 
 def _open(path: Path) -> RuntimeAdapter:
-    from edgelm.runtime.adapter import RuntimeAdapter
+    from edgelm.runtime.lora_adapter import RuntimeAdapter
 
     return RuntimeAdapter.open(path)

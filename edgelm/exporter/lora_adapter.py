@@ -32,8 +32,8 @@ from edgelm.exporter.checkpoint.lora import Adapter, LowRank
 from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.model.decoder import Decoder, Linear, Source
 from edgelm.exporter.progress import Progress
-from edgelm.runtime.adapter import FORMAT, METADATA, digest_of
 from edgelm.runtime.kv.prompt_cache import replacing
+from edgelm.runtime.lora_adapter import FORMAT, METADATA, digest_of
 from edgelm.target.target import RecipeSpec
 
 _MERGE_INSTEAD = "leave out --lora-ready, and merge an adapter with --adapter"

@@ -13,12 +13,12 @@ import numpy as np
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.machine.host import read_cpu
-from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, Kept, SharedCache
 from edgelm.runtime.kv.concat_cache import GrowingCache
 from edgelm.runtime.kv.memory_limit import Room, fit
 from edgelm.runtime.kv.windows import Window, read_windows
 from edgelm.runtime.loop.generate import PREFILL_CHUNK
+from edgelm.runtime.lora_adapter import RuntimeAdapter
 from edgelm.runtime.ort.bundle_sessions import Sessions, open_sessions
 from edgelm.runtime.ort.packing import OnBytes
 from edgelm.runtime.ort.weightcache import WeightCache

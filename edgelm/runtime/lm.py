@@ -25,10 +25,10 @@ from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
-    from edgelm.runtime.adapter import RuntimeAdapter, Shelf
     from edgelm.runtime.engine import Engine, KVState
     from edgelm.runtime.loop.draft import DraftModel
     from edgelm.runtime.loop.structured import Grammars, Guide
+    from edgelm.runtime.lora_adapter import RuntimeAdapter, Shelf
     from edgelm.runtime.ort.packing import OnBytes
     from edgelm.runtime.ort.weightcache import WeightCache
     from edgelm.runtime.sample.token_healing import Healing
@@ -209,7 +209,7 @@ class LM:
         """
         if path is None:
             return None
-        from edgelm.runtime.adapter import Shelf
+        from edgelm.runtime.lora_adapter import Shelf
 
         if self._shelf is None:
             self._shelf = Shelf(self.bundle)

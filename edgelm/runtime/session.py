@@ -17,9 +17,9 @@ from edgelm.runtime.loop.results import Chunk, Completion
 from edgelm.runtime.text.prompt import Prompt
 
 if TYPE_CHECKING:
-    from edgelm.runtime.adapter import RuntimeAdapter
     from edgelm.runtime.engine import KVState
     from edgelm.runtime.lm import LM
+    from edgelm.runtime.lora_adapter import RuntimeAdapter
 
 
 class Session:

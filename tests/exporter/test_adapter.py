@@ -35,9 +35,9 @@ from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile
 from edgelm.exporter.pipeline import export
 from edgelm.forecast.cost_model import from_manifest
-from edgelm.runtime.adapter import METADATA, RuntimeAdapter
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM
+from edgelm.runtime.lora_adapter import METADATA, RuntimeAdapter
 
 torch = pytest.importorskip("torch")
 
@@ -449,7 +449,7 @@ def test_a_folder_in_place_of_a_file(made: Made, lm: LM) -> None:
 
 
 def test_a_file_of_the_right_base_with_the_wrong_tensors(made: Made, tmp_path: Path) -> None:
-    from edgelm.runtime.adapter import digest_of
+    from edgelm.runtime.lora_adapter import digest_of
 
     adapter = RuntimeAdapter.open(made.files["lamps"])
     name = next(iter(adapter.arrays)).removesuffix("lora_A").removesuffix("lora_B")

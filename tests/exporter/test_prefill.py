@@ -33,9 +33,9 @@ from edgelm.exporter.sizing.preflight import Plan, misfit
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.forecast.estimate import of_bundle
 from edgelm.machine.host import CpuInfo, read_cpu
-from edgelm.runtime.adapter import RuntimeAdapter
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import load
+from edgelm.runtime.lora_adapter import RuntimeAdapter
 from edgelm.target.fallback import exact_int8
 from edgelm.target.target import load_target
 

@@ -14,9 +14,9 @@ from edgelm.runtime.loop.generate import FinishReason, Interrupt
 from edgelm.runtime.sample.sampling import GenerationConfig
 
 if TYPE_CHECKING:
-    from edgelm.runtime.adapter import RuntimeAdapter
     from edgelm.runtime.engine import KVState
     from edgelm.runtime.loop.structured import Guide
+    from edgelm.runtime.lora_adapter import RuntimeAdapter
     from edgelm.runtime.sample.token_healing import Healing
 
 
