@@ -126,7 +126,7 @@ class _Measure:
 
     def task(self, items: Sequence[Item], seed: int, show: int) -> tuple[dict[str, Any], list[str]]:
         """A task: for JSON, and in words, with `show` wrong or changed answers."""
-        from edgelm.evaluate.beside import Beside
+        from edgelm.evaluate.comparison import Beside
 
         if self.base is None:
             result = self._run(self.bundle, items)

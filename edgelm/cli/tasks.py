@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgelm.cli.show import table
 
 if TYPE_CHECKING:
-    from edgelm.evaluate.beside import Beside, Difference
+    from edgelm.evaluate.comparison import Beside, Difference
     from edgelm.evaluate.outcome import Metric, Outcome, TaskResult
 
 _WIDTH = 300  # characters of an answer that are shown

@@ -12,9 +12,9 @@ import numpy as np
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.divergence import Divergence, divergence
-from edgelm.evaluate.kept import KeptScores, ids_in
 from edgelm.evaluate.passages import Passages, starting_token
 from edgelm.evaluate.perplexity import OnChunk
+from edgelm.evaluate.vocab_subset import KeptScores, ids_in
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort.session import version
 from edgelm.runtime.text.chat import ChatTemplate

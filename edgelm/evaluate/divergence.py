@@ -46,7 +46,7 @@ class Divergence:
         same_top, same_top_error: from 0 to 1, and its binomial error, ``sqrt(p (1 - p) / (n - 1))``.
         rms_delta_p: root mean square of the change in the probability of the text's own token, from 0 to 1.
         outside: mean probability that the original gives to tokens which the other has not; None where both have the
-            same. All else is of the original without them (`edgelm.evaluate.kept`).
+            same. All else is of the original without them (`edgelm.evaluate.vocab_subset`).
     """
 
     base: Perplexity

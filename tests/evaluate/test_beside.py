@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgelm.evaluate.beside import Beside
+from edgelm.evaluate import comparison
+from edgelm.evaluate.comparison import Beside
 from edgelm.evaluate.outcome import Metric, Outcome, TaskResult
 
 ACC = Metric("acc")
@@ -65,9 +66,8 @@ def test_no_change_has_no_interval():
 
 
 def test_many_items_are_drawn_in_pieces(monkeypatch):
-    from edgelm.evaluate import beside
 
     both = Beside(result([0, 1] * 30), result([1, 0, 1] * 20))
     whole = both.difference(ACC).interval
-    monkeypatch.setattr(beside, "_AT_ONCE", 100)
+    monkeypatch.setattr(comparison, "_AT_ONCE", 100)
     assert both.difference(ACC).interval == pytest.approx(whole, abs=0.05)

@@ -15,8 +15,8 @@ from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.divergence import divergence
-from edgelm.evaluate.kept import KeptScores, ids_in
 from edgelm.evaluate.passages import load_passages
+from edgelm.evaluate.vocab_subset import KeptScores, ids_in
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.text.prompt import text_tools
 
