@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from edgelm.errors import OptionError
-from edgelm.runtime.loop.generate import PREFILL_CHUNK, prefill_pieces
+from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
 
 PROMPT, GENERATION = 512, 128  # tokens of the tests that are run unless others are asked for

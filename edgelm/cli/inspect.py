@@ -167,9 +167,9 @@ def _checkpoint(
     from edgelm.exporter.checkpoint.checkpoint import Checkpoint
     from edgelm.exporter.checkpoint.hub import resolve
     from edgelm.exporter.optimum import route
-    from edgelm.exporter.pipeline import choose_context
     from edgelm.exporter.recipe import Choices
     from edgelm.exporter.sizing import footprint
+    from edgelm.exporter.sizing.context import choose_context
     from edgelm.exporter.sizing.preflight import Plan
     from edgelm.exporter.tokenizer.text_files import licence
 

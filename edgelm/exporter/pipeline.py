@@ -11,7 +11,7 @@ from typing import Any, Literal
 from edgelm import demo
 from edgelm.bundle.reader import LORA, QUALITY, Bundle
 from edgelm.bundle.writer import BundleWriter, check_output, writing
-from edgelm.errors import EdgeLMError, ExportError, OptionError
+from edgelm.errors import EdgeLMError, OptionError
 from edgelm.exporter.calibration.quality import Wishes, measuring
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import name_of, resolve, slug
@@ -24,6 +24,7 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import Choices
 from edgelm.exporter.routes import Exporter, Job, Road, choose_road
 from edgelm.exporter.sizing import preflight
+from edgelm.exporter.sizing.context import choose_context
 from edgelm.exporter.sizing.footprint import Footprint
 from edgelm.exporter.tokenizer.text_files import read_text, write_text
 from edgelm.exporter.tokenizer.vocabulary import Domain, Wanted, trim
@@ -193,23 +194,6 @@ def _text_to_measure_on(wishes: Wishes, budget: Budget, road: Road, taken: Footp
     if wishes.card == "auto" and road.name != "native":  # it would be traced twice
         return None if budget.kld is None else wishes.own
     return wishes.measures(taken.parameters, recipe) or (None if budget.kld is None else wishes.own)
-
-
-def choose_context(wanted: int | None, target: Target, limit: int) -> int:
-    """The context to export for: what is wanted, or the target's choice; at most `limit`, the model's.
-
-    Raises:
-        OptionError: less than a token.
-        ExportError: more than the model was made for.
-    """
-    if wanted is not None and wanted < 1:
-        raise OptionError(f"context must be at least 1 token, not {wanted}")
-    if wanted is not None and wanted > limit:
-        raise ExportError(
-            f"context {wanted:,} is more than the model was made for ({limit:,} tokens)",
-            hint=f"use --context {limit} or less",
-        )
-    return wanted or min(target.runtime.context, limit)
 
 
 def _folder(model: str | None, adapter: str | None, target: Target, quant: str, choices: Choices) -> str:

@@ -17,11 +17,11 @@ from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, Kept, SharedCache
 from edgelm.runtime.kv.concat_cache import GrowingCache
 from edgelm.runtime.kv.memory_limit import Room, fit
 from edgelm.runtime.kv.windows import Window, read_windows
-from edgelm.runtime.loop.generate import PREFILL_CHUNK
 from edgelm.runtime.lora_adapter import RuntimeAdapter
 from edgelm.runtime.ort.bundle_sessions import Sessions, open_sessions
 from edgelm.runtime.ort.packing import OnBytes
 from edgelm.runtime.ort.weightcache import WeightCache
+from edgelm.runtime.prefill import PREFILL_CHUNK
 from edgelm.target.fallback import find_fallback
 
 

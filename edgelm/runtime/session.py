@@ -11,9 +11,9 @@ from edgelm.errors import EdgeLMError, OptionError, PromptCacheError
 from edgelm.runtime.loop.asynchronous import each
 from edgelm.runtime.loop.chunks import reuse
 from edgelm.runtime.loop.completions import complete
-from edgelm.runtime.loop.generate import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.loop.request import Options
 from edgelm.runtime.loop.results import Chunk, Completion
+from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.text.prompt import Prompt
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import numpy as np
 
 from edgelm.bundle.reader import Bundle
 from edgelm.runtime.engine import Engine as Runs
-from edgelm.runtime.loop.generate import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.ort.session import version as onnxruntime_version
 from edgelm.runtime.ort.weightcache import WeightCache
+from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 from edgelm.version import __version__
 
 

@@ -7,9 +7,9 @@ from edgelm.exporter import families
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.hub import fetch_config, name_of
 from edgelm.exporter.checkpoint.prequantized import read_scheme
-from edgelm.exporter.pipeline import choose_context
 from edgelm.exporter.recipe import Choices
 from edgelm.exporter.sizing import footprint, workload
+from edgelm.exporter.sizing.context import choose_context
 from edgelm.exporter.sizing.preflight import Plan, misfit
 from edgelm.forecast.cost_model import forecast
 from edgelm.forecast.estimate import Estimate, default_context

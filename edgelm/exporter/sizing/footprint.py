@@ -23,7 +23,7 @@ from edgelm.exporter.graph.attention import SLACK, cache_head_dim
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.result import GraphResult
 from edgelm.runtime.kv.windows import windows_bytes
-from edgelm.runtime.loop.generate import PREFILL_CHUNK
+from edgelm.runtime.prefill import PREFILL_CHUNK
 from edgelm.target.target import RecipeSpec, Target
 
 # Bits that a block of MatMulNBits takes in memory beyond its codes. x86-64: three floats (the scale as stored, as

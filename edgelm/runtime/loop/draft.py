@@ -20,8 +20,9 @@ from weakref import WeakKeyDictionary
 from edgelm.bundle.reader import TOKENIZER
 from edgelm.errors import DeviceError, OptionError
 from edgelm.runtime.kv.memory_limit import Room, fit_both
-from edgelm.runtime.loop.generate import PREFILL_CHUNK, Interrupt, prefill_pieces
+from edgelm.runtime.loop.generate import Interrupt
 from edgelm.runtime.loop.speculation import FADE, PAUSES, PROBE, SHARE, PassCost, PromptLookup, best_length
+from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle

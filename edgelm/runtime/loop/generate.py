@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from edgelm.errors import PromptError
+from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.sample.sampling import Floats, Sampler
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 Interrupt = Callable[[], FinishReason | None]
 Follow = Callable[[int], tuple[Sequence[int], bool]]
 """A sampled token → that token and any that must come after it, and whether the text ends with them."""
-
-PREFILL_CHUNK = 256  # tokens a forward pass takes of a prompt: faster than 512, and half the memory between the layers
 
 
 class Drafter(Protocol):
@@ -182,15 +181,3 @@ class _Text:
             self._drafter.checked(len(self._draft), stands, len(self.history))
         self._drafter.passed(self._tokens, self._seconds + time.perf_counter() - started)
         self._draft, self._tokens = [], 0
-
-
-def prefill_pieces(ids: Sequence[int], size: int, rewinds: bool) -> list[tuple[Sequence[int], int]]:
-    """The passes that read `ids`, none longer than `size`, and how many logits each needs: one behind the last id.
-
-    Where the engine does not rewind freely it keeps the states after a pass of several tokens. The last token then has
-    a pass of its own: a prompt given again begins before it.
-    """
-    body = len(ids) if rewinds or len(ids) < 3 else len(ids) - 1
-    pieces = [ids[start : min(start + size, body)] for start in range(0, body, size)]
-    pieces += [ids[body:]] if body < len(ids) else []
-    return [(piece, int(index == len(pieces))) for index, piece in enumerate(pieces, 1)]
