@@ -64,10 +64,17 @@ def decode(engine: Engine, text: Sequence[int], prompt: int, drafter: ModelDraft
 
 
 def measure(
-    bundles: tuple[Bundle, Bundle], tokens: int, prompt: int, repetitions: int, threads: int | None, in_turn: bool
+    bundles: tuple[Bundle, Bundle],
+    tokens: int,
+    prompt: int,
+    repetitions: int,
+    threads: int | None,
+    disable_spinning: bool,
 ) -> list[dict[str, Any]]:
     """A row for each chance."""
-    engine, loaded = load_both(bundles[0], text_tools(bundles[0])[0], bundles[1], threads=threads, in_turn=in_turn)
+    engine, loaded = load_both(
+        bundles[0], text_tools(bundles[0])[0], bundles[1], threads=threads, disable_spinning=disable_spinning
+    )
     known, dice = min(engine.vocab_size, loaded.engine.vocab_size), random.Random(0)
     rows = []
     for chance in CHANCES:
@@ -85,8 +92,8 @@ def measure(
             return seconds
 
         row = compare(lambda text=text: decode(engine, text, prompt, None), on, repetitions)  # type: ignore[misc]
-        row |= {"chance": chance, "threads_awake": not in_turn, "accepted": right[0], "drafted": right[1]}
-        row |= {"pace_ms": 1e3 * model.pace.token(row["off"])}
+        row |= {"chance": chance, "threads_awake": not disable_spinning, "accepted": right[0], "drafted": right[1]}
+        row |= {"pace_ms": 1e3 * model.cost.token(row["off"])}
         rows.append(row)
     engine.close()
     loaded.close()
@@ -105,7 +112,11 @@ def main(
     bundle: Path, draft: Path, repetitions: int, threads: int | None, tokens: int, prompt: int, as_json: bool
 ) -> None:
     bundles = Bundle.open(bundle), Bundle.open(draft)
-    rows = [row for in_turn in (True, False) for row in measure(bundles, tokens, prompt, repetitions, threads, in_turn)]
+    rows = [
+        row
+        for disable_spinning in (True, False)
+        for row in measure(bundles, tokens, prompt, repetitions, threads, disable_spinning)
+    ]
     if as_json:
         click.echo(json.dumps({"bundle": str(bundle), "draft": str(draft), "rows": rows}))
         return

@@ -47,7 +47,7 @@ from edgelm.exporter import families
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.formats.rounding.rtn import quantize_blocks
-from edgelm.exporter.mixed import candidates
+from edgelm.exporter.mixed import recipes
 from edgelm.exporter.mixed.auto import with_recipe
 from edgelm.exporter.mixed.sensitivity import Choices, text_size
 from edgelm.exporter.mixed.sensitivity import measure as measure_losses
@@ -168,7 +168,7 @@ def sensitivity(model: Path, text: Path, target: str, chunks: int) -> None:
     """What is predicted of a model in one format, and what it loses."""
     board, checkpoint = load_target(target), Checkpoint(model)
     decoder, reader = families.describe(checkpoint.config), WeightReader(checkpoint)
-    choices = candidates.choices(decoder, board)
+    choices = recipes.choices(decoder, board)
     content = text.read_text(encoding="utf-8", errors="ignore")
     click.echo("| format | sum, derived | sum, measured | ratio of single ones, median (extremes) | KLD of the whole |")
     click.echo("|---|---:|---:|---:|---:|")
@@ -181,7 +181,7 @@ def sensitivity(model: Path, text: Path, target: str, chunks: int) -> None:
         ids = tokenizer.encode(content[:CALIBRATION_CHARACTERS])
         pieces = spread_chunks(ids, *text_size(decoder, base.context), starting_token(tokenizer))
         derived = measure_losses(reader, decoder, choices, pieces, folder, Progress())
-        for number, spec in enumerate(candidates.formats_of(board)):
+        for number, spec in enumerate(recipes.formats_of(board)):
             format = make_format(spec)
             alone = {linear.name: [format.fit(linear.inputs)] for linear in decoder.linears}
             own = measure_losses(

@@ -15,7 +15,7 @@ from benchmarks.export import Failed, run
 from benchmarks.peers.client import ROOT
 from benchmarks.peers.engines import EngineSpec
 
-# A llama of a few thousand parameters: every road is walked in seconds.
+# A llama of a few thousand parameters: every path is run in seconds.
 TINY: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -126,14 +126,14 @@ class _Measure:
 
     def task(self, items: Sequence[Item], seed: int, show: int) -> tuple[dict[str, Any], list[str]]:
         """A task: for JSON, and in words, with `show` wrong or changed answers."""
-        from edgelm.evaluate.comparison import Beside
+        from edgelm.evaluate.comparison import Comparison
 
         if self.base is None:
             result = self._run(self.bundle, items)
             wrong = [outcome.to_dict() for outcome in result.wrong[:show]]
             return {**result.to_dict(), "errors": wrong}, list(result_lines(result, show))
         quants = str(self.base.manifest["quant"]), str(self.bundle.manifest["quant"])
-        both = Beside(self._run(self.base, items), self._run(self.bundle, items), seed)
+        both = Comparison(self._run(self.base, items), self._run(self.bundle, items), seed)
         changes = [{"base": before.to_dict(), "quantised": after.to_dict()} for before, after in both.changed[:show]]
         facts = {"base": _identity(self.base), **both.to_dict(), "changes": changes}
         return facts, list(beside_lines(both, *quants, show))

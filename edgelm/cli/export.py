@@ -22,7 +22,7 @@ from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.errors import DependencyError
 from edgelm.target.target import Target, load_target, target_names
 
-AUTO = "auto"  # as in edgelm.exporter.mixed.candidates
+AUTO = "auto"  # as in edgelm.exporter.mixed.recipes
 _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edgelm[export]` brings
 
 

@@ -234,8 +234,8 @@ def _needs(plan: Plan, context: int) -> dict[str, Any]:
 
 def _checkpoint_lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{facts['path']}  (checkpoint, {size(facts['bytes'])})"
-    road = "native export" if facts["exporter"] == "native" else "no native family: exported through Optimum"
-    yield fact("model", f"{facts['id']} ({facts['type']}, {road})")
+    route = "native export" if facts["exporter"] == "native" else "no native family: exported through Optimum"
+    yield fact("model", f"{facts['id']} ({facts['type']}, {route})")
     yield fact("licence", facts["licence"] or "not stated")
     yield fact("parameters", parameters(facts["parameters"]) + (f", {facts['dtype']}" if facts["dtype"] else ""))
     if shape := facts.get("shape"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgelm.cli.show import table
 
 if TYPE_CHECKING:
-    from edgelm.evaluate.comparison import Beside, Difference
+    from edgelm.evaluate.comparison import Comparison, Difference
     from edgelm.evaluate.outcome import Metric, Outcome, TaskResult
 
 _WIDTH = 300  # characters of an answer that are shown
@@ -35,7 +35,7 @@ def result_lines(result: TaskResult, show_errors: int) -> Iterator[str]:
         yield f"  answered  {_answered(outcome)}"
 
 
-def beside_lines(both: Beside, base: str, quantised: str, show_changed: int) -> Iterator[str]:
+def beside_lines(both: Comparison, base: str, quantised: str, show_changed: int) -> Iterator[str]:
     """A table of two models, named by their recipes, on all items and every group; then the first changed answers."""
     metrics = both.quantised.metrics
     rows: list[tuple[str, ...]] = [("", "", base, quantised, "difference", "±", "95 % interval", "changed", "of")]
@@ -63,7 +63,7 @@ def figure(value: float, metric: Metric, *, signed: bool = False) -> str:
     return f"{value:{sign}.1%}" if metric.unit == "share" else f"{value:{sign}.3f}"
 
 
-def _row(name: str, both: Beside, metric: Metric) -> tuple[str, ...]:
+def _row(name: str, both: Comparison, metric: Metric) -> tuple[str, ...]:
     found: Difference = both.difference(metric)
     low, high = (figure(edge, metric, signed=True) for edge in found.interval)
     return (

@@ -24,7 +24,7 @@ def bundle_findings(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInf
 
 
 def _recipe_findings(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
-    """Operators that this core runs by a slow road."""
+    """Operators that this core runs by a slow route."""
     if slow := find_fallback(manifest, cpu, memory):
         return [Finding("warn", "recipe", slow.detail, slow.todo)]
     used = operators(manifest)

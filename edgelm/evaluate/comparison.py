@@ -42,7 +42,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Comparison:
     """The results of two models on the same items.
 
     Attributes:
@@ -81,10 +81,10 @@ class Beside:
         low, high = _interval(change, self.seed)
         return Difference(self.base.score(metric), self.quantised.score(metric), found.value, found.error, (low, high))
 
-    def parts(self, grouping: str) -> dict[str, Beside]:
+    def parts(self, grouping: str) -> dict[str, Comparison]:
         """The same for each value of a grouping."""
         return {
-            value: Beside(self.base.at(places), self.quantised.at(places), self.seed)
+            value: Comparison(self.base.at(places), self.quantised.at(places), self.seed)
             for value, places in self.quantised.groups().get(grouping, {}).items()
         }
 

@@ -51,11 +51,11 @@ def place(linear: Linear) -> dict[str, Any]:
     }
 
 
-def expect_places(road: str, calibrate: str | None, recipe: RecipeSpec | None) -> None:
-    """UnsupportedModelError where adapters cannot have places: on Optimum's road, and where all that calibration could do
+def expect_places(route: str, calibrate: str | None, recipe: RecipeSpec | None) -> None:
+    """UnsupportedModelError where adapters cannot have places: on the Optimum export path, and where all that calibration could do
     is to smooth. A recipe of single matrices, None while it is yet to be chosen, is calibrated without smoothing.
     """
-    if road != "native":
+    if route != "native":
         raise UnsupportedModelError(
             "this model goes through Optimum, where an adapter has no place at run time", hint="leave out --lora-ready"
         )

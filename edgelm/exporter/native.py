@@ -1,4 +1,4 @@
-"""The native road: config.json + safetensors → graph, tensor by tensor, without torch."""
+"""The native route: config.json + safetensors → graph, tensor by tensor, without torch."""
 
 from __future__ import annotations
 

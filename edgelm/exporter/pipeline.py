@@ -12,17 +12,17 @@ from edgelm import demo
 from edgelm.bundle.reader import LORA, QUALITY, Bundle
 from edgelm.bundle.writer import BundleWriter, check_output, writing
 from edgelm.errors import EdgeLMError, OptionError
-from edgelm.exporter.calibration.quality import Wishes, measuring
+from edgelm.exporter.calibration.quality import QualityOptions, measuring
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import name_of, resolve, slug
 from edgelm.exporter.lora_adapter import expect_places, open_adapter, places_file
 from edgelm.exporter.manifest import manifest, source_hashes
-from edgelm.exporter.mixed import auto, candidates
+from edgelm.exporter.mixed import auto, recipes
 from edgelm.exporter.mixed.budget import Budget
 from edgelm.exporter.mixed.replay import read_replay
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import Choices
-from edgelm.exporter.routes import Exporter, Job, Road, choose_road
+from edgelm.exporter.routes import Exporter, Job, Route, choose_route
 from edgelm.exporter.sizing import preflight
 from edgelm.exporter.sizing.context import choose_context
 from edgelm.exporter.sizing.footprint import Footprint
@@ -107,53 +107,53 @@ def export(
     model, adapter = (None if name is None else os.fspath(name) for name in (model, adapter))
     folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant, choices)
     check_output(folder, overwrite=overwrite)  # before anything is downloaded
-    wishes = Wishes.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
+    quality = QualityOptions.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
     budget, domain = Budget.of(max_size, max_kld), Domain.of(trim_vocab)
     source = resolve(model, revision, progress)
     checkpoint = Checkpoint(source.path, None if adapter is None else open_adapter(adapter, progress))
     cut = (
         None if domain is None else trim(read_text(source.path, checkpoint.config), checkpoint.config, domain, progress)
     )
-    road = choose_road(checkpoint, exporter, board, progress, cut)
-    road.expect(choices)
+    route = choose_route(checkpoint, exporter, board, progress, cut)
+    route.expect(choices)
     if lora_ready:
-        expect_places(road.name, wishes.calibrate, None if automatic else board.recipe(quant))
-    length = choose_context(context, board, road.context_limit)
+        expect_places(route.name, quality.calibrate, None if automatic else board.recipe(quant))
+    length = choose_context(context, board, route.context_limit)
     if replay is not None:
-        replay.check(road.decoder)
-        if "MatMulNBits" in replay.operators and not candidates.runs_blocks(board):
+        replay.check(route.decoder)
+        if "MatMulNBits" in replay.operators and not recipes.runs_blocks(board):
             progress.say(f"the recipe's MatMulNBits falls back to slow kernels on {board.name} (docs/targets.md)")
     planned = board
     if automatic:
-        decoder = auto.expect_mixable(road.checkpoint, road.decoder)
+        decoder = auto.expect_mixable(route.checkpoint, route.decoder)
         planned = auto.with_recipe(board, quant, auto.smallest(decoder, board))
 
     def checked(board: Target) -> Footprint:
         return preflight.check(
-            preflight.Plan(source.id, board, road.footprint, choices), quant, length, folder, force=force
+            preflight.Plan(source.id, board, route.footprint, choices), quant, length, folder, force=force
         )
 
     if not automatic and replay is None:  # what these take is told exactly, once they are written
-        budget.check_size(preflight.Plan(source.id, board, road.footprint, choices), quant, length)
+        budget.check_size(preflight.Plan(source.id, board, route.footprint, choices), quant, length)
     taken = checked(planned)
     with writing(folder, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
         text = write_text(read_text(source.path, checkpoint.config) if cut is None else cut.text, writer)
         hashes = source_hashes(checkpoint, progress)
-        measure = _text_to_measure_on(wishes, budget, road, taken, choices.of(planned.recipe(quant), board))
+        measure = _text_to_measure_on(quality, budget, route, taken, choices.of(planned.recipe(quant), board))
 
         def write_base(aside: BundleWriter) -> dict[str, Any]:
-            return {"graph": road.write(Job(board.recipe("fp32"), length, text, aside)).graph}
+            return {"graph": route.write(Job(board.recipe("fp32"), length, text, aside)).graph}
 
         card_of = None if measure is None else stack.enter_context(measuring(measure, write_base, writer, progress))
 
         def write(board: Target, more: Mapping[str, Any]) -> auto.Written:
             taken = checked(board)
             spec = choices.of(board.recipe(quant), board)
-            result = road.write(Job(spec, length, text, writer, wishes.calibrate, card_of is not None, lora_ready))
-            facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, road.name)
+            result = route.write(Job(spec, length, text, writer, quality.calibrate, card_of is not None, lora_ready))
+            facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, route.name)
             facts |= more
             if cut is not None:
-                facts["vocabulary"] = {**cut.facts, "saved_bytes": road.whole(spec).stored - taken.stored}
+                facts["vocabulary"] = {**cut.facts, "saved_bytes": route.whole(spec).stored - taken.stored}
             if result.places is not None:
                 writer.write_json(LORA, places_file(facts, result.places))
             try:
@@ -166,11 +166,11 @@ def export(
 
         if automatic:
             facts, found = auto.export(
-                road.checkpoint,
+                route.checkpoint,
                 decoder,
                 board,
                 budget,
-                wishes.calibrate or wishes.own,
+                quality.calibrate or quality.own,
                 length,
                 text,
                 writer,
@@ -189,11 +189,13 @@ def export(
         return writer.commit(facts, overwrite=overwrite)
 
 
-def _text_to_measure_on(wishes: Wishes, budget: Budget, road: Road, taken: Footprint, recipe: RecipeSpec) -> str | None:
+def _text_to_measure_on(
+    quality: QualityOptions, budget: Budget, route: Route, taken: Footprint, recipe: RecipeSpec
+) -> str | None:
     """The text of the quality card, or None for a bundle without one."""
-    if wishes.card == "auto" and road.name != "native":  # it would be traced twice
-        return None if budget.kld is None else wishes.own
-    return wishes.measures(taken.parameters, recipe) or (None if budget.kld is None else wishes.own)
+    if quality.card == "auto" and route.name != "native":  # it would be traced twice
+        return None if budget.kld is None else quality.own
+    return quality.measures(taken.parameters, recipe) or (None if budget.kld is None else quality.own)
 
 
 def _folder(model: str | None, adapter: str | None, target: Target, quant: str, choices: Choices) -> str:

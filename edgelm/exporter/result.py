@@ -1,4 +1,4 @@
-"""What either road, native or Optimum, tells the manifest about the graph it wrote."""
+"""What either export path, native or Optimum, tells the manifest about the graph it wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a checkpoint becomes a graph: the native road of families that are known, or Optimum's."""
+"""How a checkpoint becomes a graph: the native export path of families that are known, or Optimum's."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Road:
+class Route:
     """How a checkpoint becomes a graph.
 
     Attributes:
@@ -62,7 +62,7 @@ class Road:
         whole: the same with its whole vocabulary, where that is trimmed.
         write: write model.onnx and what belongs to it; what was written.
         checkpoint: what its weights are read from, the rows that stay where the vocabulary is trimmed.
-        decoder: what the model is then, on the native road.
+        decoder: what the model is then, on the native route.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Road:
     decoder: Decoder | None = None
 
     def expect(self, choices: Choices) -> None:
-        """UnsupportedModelError where what is chosen cannot be: on Optimum's road."""
+        """UnsupportedModelError where what is chosen cannot be: on Optimum's route."""
         kinds = (
             ("kv", choices.kv, "keep keys and values as floats"),
             ("prefill", choices.prefill, "read prompts as they decode"),
@@ -88,23 +88,25 @@ class Road:
                 )
 
 
-def choose_road(
+def choose_route(
     checkpoint: Checkpoint, exporter: Exporter, target: Target, progress: Progress, cut: Trim | None
-) -> Road:
-    """The native road where a family can describe this model, else Optimum's."""
+) -> Route:
+    """The native export path where a family can describe this model, else Optimum's."""
     if exporter not in ("auto", "native", "optimum"):
         raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
     if exporter == "optimum":
-        return _optimum_road(checkpoint, target, progress, cut, None)
+        return _optimum_route(checkpoint, target, progress, cut, None)
     try:
-        return _native_road(checkpoint, families.describe(checkpoint.config), target, progress, cut)
+        return _native_route(checkpoint, families.describe(checkpoint.config), target, progress, cut)
     except UnsupportedModelError as reason:
         if exporter == "native":
             raise
-        return _optimum_road(checkpoint, target, progress, cut, reason)
+        return _optimum_route(checkpoint, target, progress, cut, reason)
 
 
-def _native_road(checkpoint: Checkpoint, whole: Decoder, target: Target, progress: Progress, cut: Trim | None) -> Road:
+def _native_route(
+    checkpoint: Checkpoint, whole: Decoder, target: Target, progress: Progress, cut: Trim | None
+) -> Route:
     decoder = whole
     if cut is not None:
         if whole.vocab != cut.vocab:
@@ -148,26 +150,26 @@ def _native_road(checkpoint: Checkpoint, whole: Decoder, target: Target, progres
     def taken(model: Decoder, spec: RecipeSpec) -> Footprint:
         return footprint.of_decoder(model, spec, target, checkpoint.scheme)
 
-    return Road(
+    return Route(
         "native", decoder.context_limit, partial(taken, decoder), partial(taken, whole), write, checkpoint, decoder
     )
 
 
-def _optimum_road(
+def _optimum_route(
     checkpoint: Checkpoint,
     target: Target,
     progress: Progress,
     cut: Trim | None,
     reason: UnsupportedModelError | None,
-) -> Road:
-    """Optimum's; `reason` is why the native road could not be taken, None where it was not asked for."""
+) -> Route:
+    """Optimum's; `reason` is why the native export path could not be taken, None where it was not asked for."""
     if checkpoint.adapter is not None:
         raise UnsupportedModelError(
             f"{checkpoint.path}: model type {checkpoint.config.model_type!r} goes through Optimum, "
             "where an adapter cannot be merged",
             hint=MERGE,
         )
-    from edgelm.exporter.optimum import route  # here, so that the native road stands without it
+    from edgelm.exporter.optimum import route  # here, so that the native export path stands without it
 
     progress.say(f"exporting through Optimum: {reason or 'as asked'}")
     route.require()
@@ -192,4 +194,4 @@ def _optimum_road(
         return footprint.of_checkpoint(checkpoint, spec, target, tokens)
 
     limit, tokens = route.context_limit(checkpoint.config), None if rows is None else len(rows)
-    return Road("optimum", limit, partial(taken, tokens), partial(taken, None), write, checkpoint)
+    return Route("optimum", limit, partial(taken, tokens), partial(taken, None), write, checkpoint)

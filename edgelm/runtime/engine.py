@@ -13,7 +13,7 @@ import numpy as np
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.machine.host import read_cpu
-from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, Kept, SharedCache
+from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
 from edgelm.runtime.kv.concat_cache import GrowingCache
 from edgelm.runtime.kv.memory_limit import Room, fit
 from edgelm.runtime.kv.windows import Window, read_windows
@@ -84,7 +84,7 @@ class Engine:
         weight_cache: WeightCache | bool = True,
         on_bytes: OnBytes | None = None,
         room: Room | None = None,
-        in_turn: bool = False,
+        disable_spinning: bool = False,
     ) -> Engine:
         """Load a bundle's graph.
 
@@ -99,7 +99,7 @@ class Engine:
                 none; or another one.
             on_bytes: hears of the packing, where the cache has to be filled.
             room: what fits, where that is known already, in place of `max_memory_mb`.
-            in_turn: whether it takes turns with another engine on the same cores, whose threads its own must not keep
+            disable_spinning: whether it takes turns with another engine on the same cores, whose threads its own must not keep
                 waiting.
 
         Raises:
@@ -118,7 +118,9 @@ class Engine:
             warnings.warn(f"{slow.detail}; better: {slow.todo}", EdgeLMWarning, stacklevel=2)
         cache = WeightCache.default() if weight_cache is True else weight_cache or None
         start = time.perf_counter()
-        sessions = open_sessions(bundle, cpu, threads, prefill_threads, cache, on_bytes, in_turn=in_turn)
+        sessions = open_sessions(
+            bundle, cpu, threads, prefill_threads, cache, on_bytes, disable_spinning=disable_spinning
+        )
         try:
             return cls(
                 sessions,
@@ -199,7 +201,7 @@ class Engine:
         """The one in use, in the state in use."""
         return self._state.adapter
 
-    def save(self, position: int) -> tuple[list[int], Kept]:
+    def save(self, position: int) -> tuple[list[int], KVSnapshot]:
         """The first `position` tokens and what they left in the cache, as views of it; some fewer for a model with
         states, where the state of that place was not kept.
         """
@@ -210,7 +212,7 @@ class Engine:
         kept = cache.save(position)
         return self._state.tokens[: kept.position], kept
 
-    def restore(self, tokens: Sequence[int], kept: Kept) -> None:
+    def restore(self, tokens: Sequence[int], kept: KVSnapshot) -> None:
         """Hold `tokens`, whose keys and values are in `kept`, instead of what there is; its arrays may be written to.
 
         Raises:

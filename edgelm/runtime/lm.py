@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.engine import Engine, KVState
     from edgelm.runtime.loop.draft import DraftModel
-    from edgelm.runtime.loop.structured import Grammars, Guide
-    from edgelm.runtime.lora_adapter import RuntimeAdapter, Shelf
+    from edgelm.runtime.loop.structured import Grammar, Grammars
+    from edgelm.runtime.lora_adapter import AdapterCache, RuntimeAdapter
     from edgelm.runtime.ort.packing import OnBytes
     from edgelm.runtime.ort.weightcache import WeightCache
     from edgelm.runtime.sample.token_healing import Healing
@@ -63,7 +63,7 @@ class LM:
         self._prompts = PromptEncoder(tokenizer, template, engine.context, engine.vocab_size)
         self._cost = PassCost()
         self._grammars: Grammars | None = None
-        self._shelf: Shelf | None = None
+        self._adapters: AdapterCache | None = None
         self._running: threading.Event | None = None  # cancels the generation under way
         self._busy = threading.Lock()
         self._closing = self._closed = False
@@ -191,7 +191,7 @@ class LM:
             config=config,
             reuse_cache=others.get("reuse_cache", True),
             speculate=speculates(others.get("speculate", "auto"), config),
-            guide=self._guide(others, forces=logprobs is None),
+            grammar=self._grammar(others, forces=logprobs is None),
             logprobs=logprobs,
             echo=self._prompts.text(prompt, raw=raw) if others.get("echo") else "",
             healing=healing,
@@ -209,11 +209,11 @@ class LM:
         """
         if path is None:
             return None
-        from edgelm.runtime.lora_adapter import Shelf
+        from edgelm.runtime.lora_adapter import AdapterCache
 
-        if self._shelf is None:
-            self._shelf = Shelf(self.bundle)
-        return self._shelf.get(path)
+        if self._adapters is None:
+            self._adapters = AdapterCache(self.bundle)
+        return self._adapters.get(path)
 
     def _heal(self, ids: list[int], options: Mapping[str, Any], raw: bool) -> Healing | None:
         from edgelm.runtime.sample.token_healing import heal
@@ -224,7 +224,7 @@ class LM:
             raise OptionError("token_healing and a form of the text exclude each other")
         return heal(self.tokenizer, ids, self.engine.vocab_size)
 
-    def _guide(self, options: Mapping[str, Any], *, forces: bool) -> Guide | None:
+    def _grammar(self, options: Mapping[str, Any], *, forces: bool) -> Grammar | None:
         forms = {name: options[name] for name in ("json_schema", "regex", "choice") if name in options}
         if not forms:
             return None
@@ -232,7 +232,7 @@ class LM:
 
         if self._grammars is None:
             self._grammars = Grammars(self.tokenizer, self._eos, self.engine.vocab_size)
-        return self._grammars.guide(**forms, forces=forces)
+        return self._grammars.grammar(**forms, forces=forces)
 
     @contextlib.contextmanager
     def _using(self, state: KVState | None = None, cancelled: threading.Event | None = None) -> Iterator[None]:

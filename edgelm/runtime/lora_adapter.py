@@ -105,7 +105,7 @@ class RuntimeAdapter:
             raise AdapterError(f"{self.path}: {names[0]} is for a matrix of another shape", hint=_AGAIN)
 
 
-class Shelf:
+class AdapterCache:
     """Adapters of one bundle that are open; those used longest ago are let go.
 
     Args:

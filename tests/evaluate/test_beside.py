@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from edgelm.evaluate import comparison
-from edgelm.evaluate.comparison import Beside
+from edgelm.evaluate.comparison import Comparison
 from edgelm.evaluate.outcome import Metric, Outcome, TaskResult
 
 ACC = Metric("acc")
@@ -25,7 +25,9 @@ def result(right: list[int], answers: list[int] | None = None, kinds: str = "") 
 
 
 def test_differences_and_changes():
-    both = Beside(result([1, 1, 0, 0, 1], [0, 0, 1, 2, 0], "aabbb"), result([1, 0, 1, 0, 1], [0, 3, 0, 1, 0], "aabbb"))
+    both = Comparison(
+        result([1, 1, 0, 0, 1], [0, 0, 1, 2, 0], "aabbb"), result([1, 0, 1, 0, 1], [0, 3, 0, 1, 0], "aabbb")
+    )
     found = both.difference(ACC)
     assert (found.base.value, found.quantised.value, found.value) == (0.6, 0.6, 0.0)
     assert found.error == pytest.approx(np.std([0, -1, 1, 0, 0]) / math.sqrt(5))
@@ -46,7 +48,7 @@ def test_differences_and_changes():
 def test_the_interval_is_that_of_a_paired_bootstrap():
     random = np.random.default_rng(0)
     before, after = random.integers(0, 2, (2, 200)).tolist()
-    low, high = Beside(result(before), result(after)).difference(ACC).interval
+    low, high = Comparison(result(before), result(after)).difference(ACC).interval
     change = np.array(after) - np.array(before)
     expected = stats.bootstrap((change,), np.mean, method="percentile", n_resamples=2000, rng=1).confidence_interval
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
@@ -55,19 +57,19 @@ def test_the_interval_is_that_of_a_paired_bootstrap():
 
 def test_the_seed_decides_the_interval():
     before, after = result([0, 1] * 30), result([1, 0, 1] * 20)
-    intervals = [Beside(before, after, seed).difference(ACC).interval for seed in (0, 0, 1)]
+    intervals = [Comparison(before, after, seed).difference(ACC).interval for seed in (0, 0, 1)]
     assert intervals[0] == intervals[1]
     assert intervals[0] != intervals[2]
 
 
 def test_no_change_has_no_interval():
-    both = Beside(result([0, 1, 1]), result([0, 1, 1]))
+    both = Comparison(result([0, 1, 1]), result([0, 1, 1]))
     assert (both.difference(ACC).interval, both.difference(ACC).error, both.changed) == ((0.0, 0.0), 0.0, [])
 
 
 def test_many_items_are_drawn_in_pieces(monkeypatch):
 
-    both = Beside(result([0, 1] * 30), result([1, 0, 1] * 20))
+    both = Comparison(result([0, 1] * 30), result([1, 0, 1] * 20))
     whole = both.difference(ACC).interval
     monkeypatch.setattr(comparison, "_AT_ONCE", 100)
     assert both.difference(ACC).interval == pytest.approx(whole, abs=0.05)

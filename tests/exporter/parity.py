@@ -40,7 +40,7 @@ def some_ids(count: int = 100) -> np.ndarray:
 def load_pair(
     checkpoint: Path, output: Path, quant: str = "fp32", target: str = "x86-64", **options: Any
 ) -> tuple[Engine, Any]:
-    """(engine of a bundle of the checkpoint by the native road, transformers' fp32 model of it)."""
+    """(engine of a bundle of the checkpoint by the native export path, transformers' fp32 model of it)."""
     bundle = export(checkpoint, target, quant, output=output, exporter="native", **options)
     return Engine.load(bundle), load_model(checkpoint)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgelm.errors import ExportError
 from edgelm.exporter.mixed.assignment import Frontier, frontier
 from edgelm.exporter.mixed.budget import Budget
-from edgelm.exporter.mixed.candidates import DEFAULT, Attempt, search
+from edgelm.exporter.mixed.recipes import DEFAULT, Attempt, search
 
 Options = list[list[tuple[int, float]]]
 
@@ -89,7 +89,7 @@ def test_a_large_model_stays_close_to_what_can_be_had() -> None:
 
 @dataclass
 class Writing:
-    """A menu over a frontier, whose bundles lose `factor` times what is predicted."""
+    """Candidates over a frontier, whose bundles lose `factor` times what is predicted."""
 
     frontier: Frontier
     factor: float
@@ -115,30 +115,30 @@ class Writing:
 
 @given(options, st.floats(0.3, 3), st.floats(0.1, 3000))
 def test_what_is_measured_corrects_what_was_predicted(given: Options, factor: float, most: float) -> None:
-    menu = Writing(frontier(given), factor)
-    reachable = factor * menu.frontier.loss[-1] <= most
+    candidates = Writing(frontier(given), factor)
+    reachable = factor * candidates.frontier.loss[-1] <= most
     if not reachable:
         with pytest.raises(ExportError, match=r"no recipe of board reaches --max-kld .*: the best, .* has a KLD of"):
-            search(menu, Budget(kld=most), menu.weigh, menu.write)  # type: ignore[arg-type]
+            search(candidates, Budget(kld=most), candidates.weigh, candidates.write)  # type: ignore[arg-type]
         return
-    found = search(menu, Budget(kld=most), menu.weigh, menu.write)  # type: ignore[arg-type]
+    found = search(candidates, Budget(kld=most), candidates.weigh, candidates.write)  # type: ignore[arg-type]
     assert found.kld is not None
     assert found.kld <= most
-    assert menu.written[-1] == found.point, "what was written last stays"
-    enough = menu.frontier.within_loss(0.85 * most / factor)
-    assert enough is None or found.size <= menu.weigh(enough)
+    assert candidates.written[-1] == found.point, "what was written last stays"
+    enough = candidates.frontier.within_loss(0.85 * most / factor)
+    assert enough is None or found.size <= candidates.weigh(enough)
 
 
 @given(options, st.integers(100, 5000), st.floats(0.1, 3000))
 @settings(max_examples=60)
 def test_two_limits_are_both_kept_or_neither(given: Options, size: int, most: float) -> None:
-    menu = Writing(frontier(given), 1.0)
-    fits = menu.frontier.within_bytes(size - menu.rest)
-    if fits is None or menu.frontier.loss[fits] > most:
+    candidates = Writing(frontier(given), 1.0)
+    fits = candidates.frontier.within_bytes(size - candidates.rest)
+    if fits is None or candidates.frontier.loss[fits] > most:
         with pytest.raises(ExportError, match="no recipe of board"):
-            search(menu, Budget(size, most), menu.weigh, menu.write)  # type: ignore[arg-type]
+            search(candidates, Budget(size, most), candidates.weigh, candidates.write)  # type: ignore[arg-type]
         return
-    found = search(menu, Budget(size, most), menu.weigh, menu.write)  # type: ignore[arg-type]
+    found = search(candidates, Budget(size, most), candidates.weigh, candidates.write)  # type: ignore[arg-type]
     assert found.size <= size
     assert found.kld is not None
     assert found.kld <= most
@@ -147,17 +147,17 @@ def test_two_limits_are_both_kept_or_neither(given: Options, size: int, most: fl
 @given(options, st.integers(100, 5000))
 @settings(max_examples=60)
 def test_a_limit_of_bytes_is_used_up_by_what_loses_least(given: Options, size: int) -> None:
-    menu = Writing(frontier(given), 1.0)
-    fits = menu.frontier.within_bytes(size - menu.rest)
+    candidates = Writing(frontier(given), 1.0)
+    fits = candidates.frontier.within_bytes(size - candidates.rest)
     if fits is None:
         with pytest.raises(ExportError, match=r"no recipe of board keeps --max-size .*: the smallest takes"):
-            search(menu, Budget(size), menu.weigh, menu.write)  # type: ignore[arg-type]
+            search(candidates, Budget(size), candidates.weigh, candidates.write)  # type: ignore[arg-type]
     else:
-        assert search(menu, Budget(size), menu.weigh, menu.write).point == fits  # type: ignore[arg-type]
-    assert len(menu.written) == (fits is not None), "written once"
+        assert search(candidates, Budget(size), candidates.weigh, candidates.write).point == fits  # type: ignore[arg-type]
+    assert len(candidates.written) == (fits is not None), "written once"
 
 
 @pytest.mark.parametrize(("default", "taken"), [(50.0, DEFAULT), (60.0, 1), (None, 1)])
 def test_a_mixture_that_loses_hardly_less_than_the_default_is_not_taken(default: float | None, taken: int) -> None:
-    menu = Writing(frontier([[(10, 100.0), (20, 49.0)]]), 1.0, default_loss=default)
-    assert search(menu, Budget(200), menu.weigh, menu.write).point == taken  # type: ignore[arg-type]
+    candidates = Writing(frontier([[(10, 100.0), (20, 49.0)]]), 1.0, default_loss=default)
+    assert search(candidates, Budget(200), candidates.weigh, candidates.write).point == taken  # type: ignore[arg-type]

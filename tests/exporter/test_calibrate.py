@@ -227,14 +227,14 @@ def test_texts_that_cannot_serve(stories: dict[str, Path], tmp_path: Path, optio
 def test_small_models_are_measured_unasked() -> None:
     board = load_target("rpi5")
     int4, fp32 = board.recipe("int4"), board.recipe("fp32")
-    assert quality.Wishes.of("none", "auto").measures(1_000_000, int4) == "builtin"
-    assert quality.Wishes.of(None, "auto").measures(100_000_000, int4) is None
-    assert quality.Wishes.of("builtin", "auto").measures(100_000_000, int4) is None
-    assert quality.Wishes.of(None, "builtin").measures(100_000_000, int4) == "builtin"
-    assert quality.Wishes.of(None, "auto").measures(1_000_000, fp32) is None
-    assert quality.Wishes.of(None, None).measures(1_000_000, int4) is None
+    assert quality.QualityOptions.of("none", "auto").measures(1_000_000, int4) == "builtin"
+    assert quality.QualityOptions.of(None, "auto").measures(100_000_000, int4) is None
+    assert quality.QualityOptions.of("builtin", "auto").measures(100_000_000, int4) is None
+    assert quality.QualityOptions.of(None, "builtin").measures(100_000_000, int4) == "builtin"
+    assert quality.QualityOptions.of(None, "auto").measures(1_000_000, fp32) is None
+    assert quality.QualityOptions.of(None, None).measures(1_000_000, int4) is None
     with pytest.raises(EdgeLMError, match="not 'auto'"):
-        quality.Wishes.of("auto", None)
+        quality.QualityOptions.of("auto", None)
 
 
 def test_a_saved_card_belongs_to_the_bundle(stories: dict[str, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""onnxruntime-genai, the road to C++, C#, Java and Android, runs a native bundle and says the same."""
+"""onnxruntime-genai, the way to C++, C#, Java and Android, runs a native bundle and says the same."""
 
 from __future__ import annotations
 

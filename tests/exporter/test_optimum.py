@@ -1,4 +1,4 @@
-"""The Optimum road: models without a native family, against transformers."""
+"""The Optimum route: models without a native family, against transformers."""
 
 from __future__ import annotations
 

@@ -21,13 +21,13 @@ import edgelm
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import DeviceError, OptionError
 from edgelm.exporter.pipeline import export
-from edgelm.runtime.loop.draft import DraftModel, ModelDrafter, Pace
+from edgelm.runtime.loop.draft import CostEstimate, DraftModel, ModelDrafter
 from edgelm.runtime.loop.generate import generate_step
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
 
 
-class FreePace(Pace):
+class FreeCost(CostEstimate):
     """A draft model that takes no time."""
 
     def token(self, single: float) -> float:
@@ -69,7 +69,7 @@ class DraftEngine(FakeEngine):
 def model_of(engine: FakeEngine, vocab: int = SMALL, eos: Sequence[int] = (), free: bool = True) -> DraftModel:
     model = DraftModel(engine, vocab, eos, 0.1)  # type: ignore[arg-type]
     if free:
-        model.pace = FreePace(0.0)
+        model.cost = FreeCost(0.0)
     return model
 
 
@@ -175,7 +175,7 @@ def play(model: DraftModel, cost: PassCost, turns: int, right: bool, seconds: fl
         return [0] * count
 
     model.guess = guess  # type: ignore[method-assign]
-    cost.saw(1, 0.01)
+    cost.record(1, 0.01)
     for _ in range(turns):
         history.append(3)
         drafted = drafter.draft(history, 1000)
@@ -196,7 +196,7 @@ def test_a_draft_that_is_always_wrong_is_seldom_asked() -> None:
 
 def test_a_draft_as_slow_as_the_model_is_not_asked_but_to_see() -> None:
     model = model_of(DraftEngine(context=5000, vocab_size=SMALL), free=False)
-    model.pace._token = 0.01
+    model.cost._token = 0.01
     guessed, asked = play(model, PassCost(), 3000, right=True, seconds=0.01)
     assert asked < 15
     assert guessed <= 2 * asked
@@ -204,7 +204,7 @@ def test_a_draft_as_slow_as_the_model_is_not_asked_but_to_see() -> None:
 
 def test_a_quick_draft_that_is_right_is_asked_always() -> None:
     model = model_of(DraftEngine(context=5000, vocab_size=SMALL), free=False)
-    model.pace._token = 0.0005
+    model.cost._token = 0.0005
     _, asked = play(model, PassCost(), 300, right=True, seconds=0.0005)
     assert asked > 250
 
@@ -217,8 +217,8 @@ def test_what_was_learnt_is_kept_from_text_to_text() -> None:
 
 def test_a_long_text_is_not_read_for_a_few_tokens() -> None:
     model = model_of(DraftEngine(context=5000, vocab_size=SMALL), free=False)
-    model.pace._token, model.pace._prompt, cost = 0.001, 0.001, PassCost()
-    cost.saw(1, 0.01)
+    model.cost._token, model.cost._prompt, cost = 0.001, 0.001, PassCost()
+    cost.record(1, 0.01)
     history = [turn % SMALL for turn in range(1000)]  # 0.1 of a pass each: 100 passes
     assert drafter_of(model, cost).draft(history, 20) == []
     assert model.engine.position == 0
@@ -226,14 +226,14 @@ def test_a_long_text_is_not_read_for_a_few_tokens() -> None:
 
 
 def test_the_pace_is_measured() -> None:
-    pace = Pace(0.25)
-    assert pace.token(0.1) == 0.025
-    assert pace.prompt(0.1) == 0.025 / 4
-    pace.saw(1, 0.02)
-    pace.saw(100, 0.5)
-    pace.saw(2, 9.0)  # neither
-    assert pace.token(0.1) == 0.02
-    assert pace.prompt(0.1) == 0.005
+    cost = CostEstimate(0.25)
+    assert cost.token(0.1) == 0.025
+    assert cost.prompt(0.1) == 0.025 / 4
+    cost.record(1, 0.02)
+    cost.record(100, 0.5)
+    cost.record(2, 9.0)  # neither
+    assert cost.token(0.1) == 0.02
+    assert cost.prompt(0.1) == 0.005
 
 
 def test_the_large_models_pass_is_measured_again() -> None:
@@ -338,7 +338,7 @@ def other_bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.
 def eager(lm: edgelm.LM) -> edgelm.LM:
     """The LM with guesses that are always worth it."""
     assert lm.draft is not None
-    lm._cost, lm.draft.pace = Free(), FreePace(0.0)
+    lm._cost, lm.draft.cost = Free(), FreeCost(0.0)
     return lm
 
 

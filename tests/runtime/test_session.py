@@ -39,8 +39,8 @@ def lm(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path], fol
         checkpoint = tiny_checkpoint("lfm2", **LFM2)
     else:
         checkpoint = tiny_checkpoint("llama", max_position_embeddings=512)
-    road = "optimum" if request.param == "optimum" else "native"
-    bundle = export(checkpoint, "x86-64", "fp32", exporter=road, output=folder / request.param)
+    route = "optimum" if request.param == "optimum" else "native"
+    bundle = export(checkpoint, "x86-64", "fp32", exporter=route, output=folder / request.param)
     with edgelm.load(bundle.path, threads=1) as lm:
         yield lm
 

@@ -164,11 +164,11 @@ def test_a_guess_goes_round_in_a_text_that_does() -> None:
 def test_the_cost_of_a_pass_is_measured_and_one_slow_pass_does_not_decide() -> None:
     cost = PassCost()
     for _ in range(50):
-        cost.saw(1, 0.010)
-        cost.saw(5, 0.014)
+        cost.record(1, 0.010)
+        cost.record(5, 0.014)
     assert cost.of(1) == 1
     assert cost.of(5) == pytest.approx(1.4, abs=0.01)
-    cost.saw(5, 10.0)
+    cost.record(5, 10.0)
     assert cost.of(5) < 3.1
 
 

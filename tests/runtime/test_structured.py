@@ -158,12 +158,12 @@ def test_real_tokenizers(data_dir: Path, name: str) -> None:
     tokenizer = Tokenizer.open(data_dir / "tokenizers" / name / "tokenizer.json")
     size = tokenizer.vocab_size
     for temperature, seed in ((0.0, 0), (1.0, 1), (1.0, 2)):
-        guide = Grammars(tokenizer, [0], size).guide(json_schema=PERSON)
+        grammar = Grammars(tokenizer, [0], size).grammar(json_schema=PERSON)
         random, ids = np.random.default_rng(seed), list[int]()
-        while not guide.finished and len(ids) < 300:
-            scores = guide.mask(random.standard_normal(size).astype(np.float32) * (1 + temperature))
+        while not grammar.finished and len(ids) < 300:
+            scores = grammar.mask(random.standard_normal(size).astype(np.float32) * (1 + temperature))
             token = int(scores.argmax())
-            ids += guide.follow(token)
+            ids += grammar.follow(token)
         check_person(tokenizer.decode(ids).strip())
 
 
@@ -224,18 +224,18 @@ def test_without_the_extra_the_error_names_the_command(monkeypatch: pytest.Monke
 
 def test_a_matcher_that_fails_is_an_error_and_not_a_wrong_text() -> None:
     lm = lm_of()
-    guide = Grammars(lm.tokenizer, [257], 260).guide(choice=["a"])
+    grammar = Grammars(lm.tokenizer, [257], 260).grammar(choice=["a"])
     with pytest.raises(EdgeLMError, match="the text cannot be kept to its form"):
-        guide.follow(lm.tokenizer.encode("b", special=False)[0])
+        grammar.follow(lm.tokenizer.encode("b", special=False)[0])
     with pytest.raises(EdgeLMError, match="the text cannot be kept to its form"):
-        guide.mask(np.zeros(260, np.float32))
+        grammar.mask(np.zeros(260, np.float32))
 
 
 @pytest.mark.parametrize("eos", [[257, 5000], [5000], []])
 def test_ends_that_the_tokenizer_does_not_know(eos: list[int]) -> None:
     lm = lm_of()
-    guide = Grammars(lm.tokenizer, eos, 6000).guide(choice=["a"])
-    allowed = np.flatnonzero(np.isfinite(guide.mask(np.zeros(6000, np.float32))))
+    grammar = Grammars(lm.tokenizer, eos, 6000).grammar(choice=["a"])
+    allowed = np.flatnonzero(np.isfinite(grammar.mask(np.zeros(6000, np.float32))))
     assert allowed.tolist() == lm.tokenizer.encode("a", special=False)
 
 
@@ -247,7 +247,7 @@ def test_a_tokenizer_that_cannot_be_used() -> None:
             return "{}"
 
     with pytest.raises(EdgeLMError, match="choice cannot be used with this tokenizer: "):
-        Grammars(Other(), [], 3).guide(choice=["a"])  # type: ignore[arg-type]
+        Grammars(Other(), [], 3).grammar(choice=["a"])  # type: ignore[arg-type]
 
 
 def test_the_lm_runs_on_afterwards(tiny_bundle: Any) -> None:

@@ -96,7 +96,7 @@ def test_decodes_packed_weights_are_let_go_of_while_a_prompt_is_read(
 
 
 @pytest.mark.parametrize(
-    ("kind", "target", "quant", "road"),
+    ("kind", "target", "quant", "route"),
     [
         ("llama", "x86-64", "int4", "native"),
         ("llama", "x86-64", "int8", "native"),
@@ -114,7 +114,7 @@ def test_decodes_packed_weights_are_let_go_of_while_a_prompt_is_read(
 )
 def test_the_same_bits_come_out(
     tiny_checkpoint: Callable[..., Path], cache: WeightCache, tmp_path: Path, kind: str, target: str, quant: str,
-    road: str,
+    route: str,
 ) -> None:  # fmt: skip
     shapes: dict[str, dict[str, Any]] = {
         "lfm2": LFM2,
@@ -122,7 +122,7 @@ def test_the_same_bits_come_out(
         "llama-tied": {"tie_word_embeddings": True},
     }
     checkpoint = tiny_checkpoint(kind.partition("-")[0], **shapes.get(kind, {}))
-    bundle = export(checkpoint, target, quant, output=tmp_path / "b", exporter=road)
+    bundle = export(checkpoint, target, quant, output=tmp_path / "b", exporter=route)
     expected = plain(bundle)
     first = load(bundle, cache)
     assert first.packed == only(cache).folder

@@ -20,7 +20,7 @@ def version() -> str:
 
 class Engine:
     def __init__(self, path: str, threads: int, context: int) -> None:
-        # Beside the bundle, not in the user's cache, where entries of random weights would take others' place.
+        # Comparison the bundle, not in the user's cache, where entries of random weights would take others' place.
         cache = WeightCache(Path(path).parent / "edgelm-weight-cache")
         self._runs = Runs.load(Bundle.open(path), threads=threads, weight_cache=cache)
         if self._runs.context < context:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from edgelm.bundle.reader import DATA, MODEL
 from edgelm.exporter.formats.format import Format, Matrix
-from edgelm.exporter.graph.decoder_graph import Formats, GraphBuilder, Stream, Weights, kept_by, mixers_of
+from edgelm.exporter.graph.decoder_graph import Formats, GraphBuilder, Stream, Weights, mixers_of, persistent_of
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
@@ -71,7 +71,7 @@ def layer(
         graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until, packed or {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
         mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
-        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in kept_by(index, part, _FLOAT)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, part, _FLOAT)]
         try:
             stream, _ = graph.layer(part, Stream(x), mixer, past)
         except _Reached as reached:
@@ -92,12 +92,12 @@ def layer_and_cache(
         graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), None, {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
         mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
-        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in kept_by(index, part, _FLOAT)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, part, _FLOAT)]
         stream, presents = graph.layer(part, Stream(x), mixer, past)
         return [_sum(b, stream), *presents]
 
     shapes: list[list[int | str]] = [[1, "sequence_length", decoder.hidden]]
-    shapes += [kept.shape for kept in kept_by(index, part, _FLOAT)]
+    shapes += [kept.shape for kept in persistent_of(index, part, _FLOAT)]
     return _open_all(build, shapes, _empty_past(index, part), folder)
 
 
@@ -189,7 +189,7 @@ def _empty_past(index: int, part: Layer) -> dict[str, np.ndarray]:
     """What a layer keeps before the first token."""
     return {
         kept.name: np.zeros([size if isinstance(size, int) else 0 for size in kept.shape], np.float32)
-        for kept in kept_by(index, part, _FLOAT)
+        for kept in persistent_of(index, part, _FLOAT)
     }
 
 

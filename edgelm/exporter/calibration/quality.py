@@ -39,7 +39,7 @@ _FEW = 4096  # tokens of calibration text that are worth a word
 
 
 @dataclass(frozen=True)
-class Wishes:
+class QualityOptions:
     """What is wanted beside the bundle itself; texts are names as `load_passages` takes them.
 
     Attributes:
@@ -55,7 +55,7 @@ class Wishes:
     @classmethod
     def of(
         cls, calibrate: str | os.PathLike[str] | None, card: str | os.PathLike[str] | None, own: str = BUILTIN
-    ) -> Wishes:
+    ) -> QualityOptions:
         """From the options, where ``none`` is as good as None; a text that cannot be read is told at once.
 
         Raises:

@@ -111,9 +111,11 @@ def build(
     count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [1]: tokens after this step
     mixers = mixers_of(graph, mask, count, context, keeps_windows=keeps_windows)
     stream, head = graph.embed(ids, count, context)
-    presents: list[tuple[ir.Value, Kept]] = []
+    presents: list[tuple[ir.Value, Persistent]] = []
     for index, layer in enumerate(decoder.layers):
-        kept = kept_by(index, layer, b.float, context if keeps_windows else None, quantised=layer.name in weights.kv)
+        kept = persistent_of(
+            index, layer, b.float, context if keeps_windows else None, quantised=layer.name in weights.kv
+        )
         past = [b.input(k.name, k.dtype, k.shape) for k in kept]
         mixer, last = mixers[type(layer.attention)], layer is decoder.layers[-1]
         if cache_alone and last:
@@ -147,7 +149,7 @@ def mixers_of(
 
 
 @dataclass(frozen=True)
-class Kept:
+class Persistent:
     """What a layer keeps from token to token: an input, and an output that takes its place in the next step."""
 
     name: str
@@ -155,9 +157,9 @@ class Kept:
     dtype: str
 
 
-def kept_by(
+def persistent_of(
     index: int, layer: Layer, activations: np.dtype[Any], context: int | None = None, *, quantised: bool = False
-) -> list[Kept]:
+) -> list[Persistent]:
     """Keys and values of attention, whose third axis grows; states, whose axes are all fixed, of what stands in its place.
 
     Keys and values are int8 where they are `quantised`; in a bundle with a `context` they may be those of a window. The names are those that onnxruntime-genai knows.
@@ -166,9 +168,9 @@ def kept_by(
     if isinstance(mixer, Attention):
         dtype = "int8" if quantised else activations.name
         shape = cache_shape(mixer, windowed=context is not None and window_capacity(mixer, context) is not None)
-        return [Kept(f"{name}.{kind}", shape, dtype) for kind in ("key", "value")]
+        return [Persistent(f"{name}.{kind}", shape, dtype) for kind in ("key", "value")]
     return [
-        Kept(f"{name}.{state.kind}", list(state.shape), "float32" if state.full else activations.name)
+        Persistent(f"{name}.{state.kind}", list(state.shape), "float32" if state.full else activations.name)
         for state in mixer.states
     ]
 

@@ -15,9 +15,9 @@ from edgelm.exporter import genai, native
 from edgelm.exporter.calibration.quality import chunks_of
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.lora_adapter import places_size
-from edgelm.exporter.mixed import candidates, sensitivity
+from edgelm.exporter.mixed import recipes, sensitivity
 from edgelm.exporter.mixed.budget import Budget
-from edgelm.exporter.mixed.candidates import AUTO, Attempt, Menu
+from edgelm.exporter.mixed.recipes import AUTO, Attempt, Candidates
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
@@ -65,10 +65,12 @@ def expect_mixable(checkpoint: Checkpoint, decoder: Decoder | None) -> Decoder:
 
 def smallest(decoder: Decoder, target: Target) -> RecipeSpec:
     """The recipe of fewest bytes, for checks before any work."""
-    choices = candidates.choices(decoder, target)
+    choices = recipes.choices(decoder, target)
     none = {linear.name: [0.0] * len(choices.body[linear.name]) for linear in decoder.linears}
     tables = {decoder.embedding.name: [0.0] * len(choices.embedding)}
-    return Menu(decoder, target, choices, {**none, **tables, decoder.head.name: [0.0] * len(choices.head)}).recipe(0)
+    return Candidates(
+        decoder, target, choices, {**none, **tables, decoder.head.name: [0.0] * len(choices.head)}
+    ).recipe(0)
 
 
 def export(
@@ -91,7 +93,7 @@ def export(
 
     Args:
         checkpoint, decoder, target, context, text, writer: of the export.
-        budget: see `candidates.search`. Floats are on offer only where KLD is limited: by size alone they would fill it up.
+        budget: see `recipes.search`. Floats are on offer only where KLD is limited: by size alone they would fill it up.
         wanted: text on which matrices are measured.
         write: writes the target's recipe `AUTO`, with facts for the manifest.
         progress: hears of it.
@@ -103,7 +105,7 @@ def export(
         ExportError: no recipe keeps the budget.
     """
     reader = WeightReader(checkpoint)
-    offer = candidates.choices(decoder, target, floats=budget.kld is not None)
+    offer = recipes.choices(decoder, target, floats=budget.kld is not None)
     passages = load_passages(wanted, "calibration")
     chunk, most = sensitivity.text_size(decoder, context)
     chunks = chunks_of(passages, decoder, chunk, most, text, writer, progress)
@@ -111,7 +113,9 @@ def export(
     _expect_room(sensitivity.disk(decoder, tokens), writer)
     with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.trying-", dir=writer.output.parent) as name:
         folder = Path(name)
-        menu = Menu(decoder, target, offer, sensitivity.measure(reader, decoder, offer, chunks, folder, progress))
+        candidates = Candidates(
+            decoder, target, offer, sensitivity.measure(reader, decoder, offer, chunks, folder, progress)
+        )
         rest = (_CARD + _CARD_MATRIX * (2 + len(decoder.linears)) if card else 0) + _size(writer.folder)
 
         def weigh(spec: RecipeSpec) -> int:
@@ -126,19 +130,19 @@ def export(
 
         def attempt(point: int) -> Attempt:
             nonlocal done
-            spec = menu.recipe(point)
+            spec = candidates.recipe(point)
             limits = {"max_size": budget.size, "max_kld": budget.kld}
             facts = {
                 "text": passages.facts(),
                 "tokens": tokens,
                 "budget": {name: limit for name, limit in limits.items() if limit is not None},
-                "sensitivity": menu.sensitivity(point),
+                "sensitivity": candidates.sensitivity(point),
             }
             done = write(with_recipe(target, AUTO, spec), {"mixed": facts})
             found = done[1]
             return Attempt(point, _size(writer.folder), None if found is None else float(found["kld"]["mean"]))
 
-        candidates.search(menu, budget, weigh, attempt)
+        recipes.search(candidates, budget, weigh, attempt)
     assert done is not None
     return done
 

@@ -1,4 +1,4 @@
-"""The road for every model without a native family: Optimum traces it, `surgery` stores it as a recipe wants it.
+"""The export path for every model without a native family: Optimum traces it, `surgery` stores it as a recipe wants it.
 
 Needs torch, transformers and optimum-onnx; none of them is imported before a graph is written.
 """

@@ -1,6 +1,6 @@
 """What a model takes in one of a target's recipes: on disk, in the host's memory, in the device's.
 
-Told from config.json and the headers of the weight files alone. Bytes of files are exact on the native road; what
+Told from config.json and the headers of the weight files alone. Bytes of files are exact on the native export path; what
 memory is taken is a model fitted to measurements (onnxruntime 1.32, 135M and 0.5B shapes, resident set of the process).
 """
 
@@ -38,7 +38,7 @@ _ACTIVATIONS = 1.9  # of all that a layer's matrices read and write for a chunk,
 
 _PASSING = 64 << 20  # of the matrices that read prompts: what a board can read between two releases of them
 
-_EXPORTER = 90 << 20  # Python and the libraries of the native road; measured, as are the next four
+_EXPORTER = 90 << 20  # Python and the libraries of the native export path; measured, as are the next four
 _SLICE = 12 << 20  # a slice of rows being quantised, of which there is one a core, and one more
 _TRACER = 450 << 20  # Python and torch, transformers, Optimum
 _TRACED = 4.2  # peak of tracing, as a multiple of the weights in fp32
@@ -46,7 +46,7 @@ _PROTOBUF_LIMIT = 2 << 30  # a larger trace is written twice: a file a tensor, t
 _UNPACKING = 6  # bytes a weight while the codes of a quantised checkpoint are unpacked, a matrix at a time; counted
 _LARGEST_BLOCK = 256  # that MatMulNBits takes
 _GRAPH = 1 << 20  # model.onnx and the small files
-_SMALLEST = 16  # rows or columns of a matrix that Optimum's road packs
+_SMALLEST = 16  # rows or columns of a matrix that the Optimum export path packs
 
 # What the architectures call the parts of a config.json.
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -103,7 +103,7 @@ class Footprint:
         parameters: how many.
         vocab: how many logits a token has.
         stored: of model.onnx.data.
-        trace: written beside it meanwhile, by Optimum's road.
+        trace: written beside it meanwhile, by Optimum's route.
         read: weights read for every token.
         packed: the same in the device's memory.
         table: the embedding's table where it is one of its own.
@@ -173,7 +173,7 @@ class Footprint:
         )
 
     def corrected(self, result: GraphResult) -> Footprint:
-        """With what is known once the graph is written; the same on the native road."""
+        """With what is known once the graph is written; the same on the native route."""
         return replace(
             self,
             parameters=result.parameters,
@@ -184,7 +184,7 @@ class Footprint:
 
 
 def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Footprint:
-    """Of a model on the native road; `scheme` is how the checkpoint is quantised already."""
+    """Of a model on the native export path; `scheme` is how the checkpoint is quantised already."""
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
     body = [(kept(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
     products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
@@ -226,7 +226,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
 
 
 def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target, tokens: int | None = None) -> Footprint:
-    """Of a model on Optimum's road: about, since its graph is not known before it is traced.
+    """Of a model on Optimum's route: about, since its graph is not known before it is traced.
 
     `tokens` is how many of its vocabulary are left; None for all.
     """

@@ -23,7 +23,7 @@ _POSITIONS = 8  # learned position embeddings are looked up and added
 
 
 def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Workload:
-    """The workload of a model on the native road; `scheme` is how the checkpoint is quantised already."""
+    """The workload of a model on the native export path; `scheme` is how the checkpoint is quantised already."""
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
     taken = footprint.of_decoder(decoder, spec, target, scheme)
     weights: Counter[FormatSpec] = Counter()

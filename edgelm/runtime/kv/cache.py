@@ -24,7 +24,7 @@ PROMPT_PASS = 32  # tokens from which a pass is a prompt's; fewer are guesses, w
 
 
 @dataclass(frozen=True)
-class Kept:
+class KVSnapshot:
     """What a number of tokens left in a cache.
 
     Attributes:
@@ -79,10 +79,10 @@ class Cache(Protocol):
     def keep(self, position: int) -> None:
         """See to it that `save` and `truncate` can go to `position`, where the cache is now."""
 
-    def save(self, position: int) -> Kept:
+    def save(self, position: int) -> KVSnapshot:
         """What the first `position` tokens left, or fewer where the state of that place was not kept."""
 
-    def load(self, kept: Kept) -> None:
+    def load(self, kept: KVSnapshot) -> None:
         """Take over what `save` gave, in place of all that is held; arrays may be used as they are."""
 
 
@@ -218,7 +218,7 @@ class SharedCache:
             self._keep(total)
 
     def feed(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Beside what a step reads anyway."""
+        """Comparison what a step reads anyway."""
         for runner in {self._runner, self._prompts, self._filler}:
             if runner is not None:
                 runner.always(arrays)
@@ -242,7 +242,7 @@ class SharedCache:
         self._reached = min(place, position)
         return self._reached
 
-    def save(self, position: int) -> Kept:
+    def save(self, position: int) -> KVSnapshot:
         """Views of the buffers, and copies of states and windows."""
         states = {place: arrays for place, arrays in self._kept.items() if place <= position}
         if self._stand(self._reached, position):
@@ -250,14 +250,14 @@ class SharedCache:
         place = position if self.rewinds else max(states, default=0)
         named = {place: dict(zip(self._kept_names, arrays, strict=True)) for place, arrays in states.items()}
         layers = {n: buffer[:, :, :place] for n, buffer in zip(self._past, self._buffers, strict=False)}
-        return Kept(place, layers, named)
+        return KVSnapshot(place, layers, named)
 
     def keep(self, position: int) -> None:
         """Keep the states after all `position` tokens, so that `save` and `truncate` find them."""
         if self._state_names and position:
             self._keep(position)
 
-    def load(self, kept: Kept) -> None:
+    def load(self, kept: KVSnapshot) -> None:
         """The arrays become the buffers, as they are."""
         self._kept = {place: [states[n].copy() for n in self._kept_names] for place, states in kept.states.items()}
         self._reached = -1  # what the windows hold is of another text

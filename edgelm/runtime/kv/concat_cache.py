@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.runtime.kv.cache import NUMPY, PROMPT_PASS, Kept
+from edgelm.runtime.kv.cache import NUMPY, PROMPT_PASS, KVSnapshot
 from edgelm.runtime.ort.session import PROMPT, give_back, ort
 
 
@@ -75,9 +75,9 @@ class GrowingCache:
             self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in cut]
         return position
 
-    def save(self, position: int) -> Kept:
+    def save(self, position: int) -> KVSnapshot:
         """Views of the past."""
-        return Kept(
+        return KVSnapshot(
             position, {i.name: v.numpy()[:, :, :position] for i, v in zip(self._past, self._values, strict=True)}
         )
 
@@ -93,7 +93,7 @@ class GrowingCache:
     def keep(self, position: int) -> None:
         """Nothing to do: `truncate` goes anywhere."""
 
-    def load(self, kept: Kept) -> None:
+    def load(self, kept: KVSnapshot) -> None:
         """Copies of the arrays become the past."""
         arrays = (np.ascontiguousarray(kept.layers[i.name][:, :, : kept.position]) for i in self._past)
         self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edgelm.errors import PromptCacheError
-from edgelm.runtime.kv.cache import Kept
+from edgelm.runtime.kv.cache import KVSnapshot
 
 MAGIC = b"edgelm prompt cache 1\n\0\0"
 _KIND = MAGIC[:19]
@@ -35,7 +35,7 @@ _ROOM = 256  # tokens; what the capacity is a multiple of, and leaves room for
 _HINT = "make it again: run once without it, or delete it"
 
 
-def write(path: Path, digest: str, tokens: list[int], kept: Kept, context: int) -> None:
+def write(path: Path, digest: str, tokens: list[int], kept: KVSnapshot, context: int) -> None:
     """Write a prompt cache aside and rename it.
 
     Args:
@@ -82,7 +82,7 @@ def write(path: Path, digest: str, tokens: list[int], kept: Kept, context: int) 
         ) from None
 
 
-def read(path: Path, digest: str) -> tuple[list[int], Kept]:
+def read(path: Path, digest: str) -> tuple[list[int], KVSnapshot]:
     """Map a prompt cache.
 
     Args:
@@ -115,7 +115,7 @@ def read(path: Path, digest: str) -> tuple[list[int], Kept]:
         if _checksum(array if place is not None else array[:, :, : len(tokens)]) != entry["crc32"]:
             raise _damaged(path, f"the checksum of {name} is wrong")
         (layers if place is None else states.setdefault(place, {}))[name] = array
-    return tokens, Kept(len(tokens), layers, states)
+    return tokens, KVSnapshot(len(tokens), layers, states)
 
 
 def is_prompt_cache(path: Path) -> bool:
@@ -140,7 +140,7 @@ def _header(path: Path, mapped: mmap.mmap) -> tuple[dict[str, Any], int]:
     return header, base
 
 
-def _arrays(kept: Kept) -> Iterator[tuple[int | None, str, np.ndarray]]:
+def _arrays(kept: KVSnapshot) -> Iterator[tuple[int | None, str, np.ndarray]]:
     """Every array with its name, and for a state its place."""
     for name, array in kept.layers.items():
         yield None, name, array

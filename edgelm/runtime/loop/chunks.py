@@ -17,7 +17,7 @@ from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 if TYPE_CHECKING:
     from edgelm.runtime.engine import Engine
     from edgelm.runtime.loop.draft import DraftModel, ModelDrafter
-    from edgelm.runtime.loop.structured import Guide
+    from edgelm.runtime.loop.structured import Grammar
     from edgelm.runtime.sample.logprobs import TokenLogprob
 
 
@@ -38,7 +38,7 @@ def generate_chunks(
     writer = _Writer(tokenizer, request.config.stop, "" if healing is None else healing.text)
     lookup = _drafter(engine, request, cost, draft)
     records: list[TokenLogprob] = []
-    sampler, drafter, follow = _guided(request.guide, make_sampler(request.config, len(request.ids)), lookup)
+    sampler, drafter, follow = _constrained(request.grammar, make_sampler(request.config, len(request.ids)), lookup)
     sampler = sampler if healing is None else healing.sampler(sampler, len(request.ids))
     steps = generate_step(
         engine,
@@ -113,16 +113,18 @@ def _recorded(sampler: Sampler, tokenizer: Tokenizer, count: int | None, records
     return recording(sampler, tokenizer, count, records.append)
 
 
-def _guided(guide: Guide | None, sampler: Sampler, drafter: Drafter | None) -> tuple[Sampler, Drafter | None, Follow]:
-    """Sampler, drafter, and what follows a token, where a guide has a say in them."""
-    if guide is None:
+def _constrained(
+    grammar: Grammar | None, sampler: Sampler, drafter: Drafter | None
+) -> tuple[Sampler, Drafter | None, Follow]:
+    """Sampler, drafter, and what follows a token, where a grammar has a say in them."""
+    if grammar is None:
         return sampler, drafter, lambda token: ((token,), False)
-    from edgelm.runtime.loop.structured import GuidedDrafter
+    from edgelm.runtime.loop.structured import GrammarDrafter
 
     return (
-        lambda logits, history: sampler(guide.mask(logits), history),
-        None if drafter is None else GuidedDrafter(drafter, guide),
-        lambda token: (guide.follow(token), guide.finished),
+        lambda logits, history: sampler(grammar.mask(logits), history),
+        None if drafter is None else GrammarDrafter(drafter, grammar),
+        lambda token: (grammar.follow(token), grammar.finished),
     )
 
 

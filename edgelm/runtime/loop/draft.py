@@ -43,7 +43,7 @@ def load_both(
     *,
     max_memory_mb: float | None = None,
     threads: int | None = None,
-    in_turn: bool = True,
+    disable_spinning: bool = True,
     **options: Any,
 ) -> tuple[Engine, DraftModel]:
     """Load a bundle, and another one as its draft model.
@@ -53,7 +53,7 @@ def load_both(
         tokenizer: of it.
         draft: the small one.
         max_memory_mb: for both together.
-        threads, in_turn: see `Engine.load`.
+        threads, disable_spinning: see `Engine.load`.
         options: others of `Engine.load`.
 
     Raises:
@@ -72,14 +72,14 @@ def load_both(
     rooms: tuple[Room | None, Room | None] = (None, None)
     if max_memory_mb is not None:
         rooms = fit_both(bundle.manifest, draft.manifest, max_memory_mb)
-    engine = Engine.load(bundle, threads=threads, room=rooms[0], in_turn=in_turn, **options)
+    engine = Engine.load(bundle, threads=threads, room=rooms[0], disable_spinning=disable_spinning, **options)
     try:
         if engine.room_after(0) == 0:
             raise OptionError(
                 f"{bundle.path} cannot take back a wrong guess without reading again, so that guesses do not pay",
                 hint="leave the draft out",
             )
-        small = Engine.load(draft, threads=engine.threads, room=rooms[1], in_turn=in_turn, **options)
+        small = Engine.load(draft, threads=engine.threads, room=rooms[1], disable_spinning=disable_spinning, **options)
     except BaseException:
         engine.close()
         raise
@@ -88,7 +88,7 @@ def load_both(
     return engine, DraftModel(small, engine.vocab_size, frozenset(eos), read[1] / read[0])
 
 
-class Pace:
+class CostEstimate:
     """What the passes of a draft model take, in seconds a token; measured while it runs, and kept.
 
     Args:
@@ -108,7 +108,7 @@ class Pace:
         """Seconds of a token read with many others."""
         return _PROMPT * self.token(single) if self._prompt is None else self._prompt
 
-    def saw(self, tokens: int, seconds: float) -> None:
+    def record(self, tokens: int, seconds: float) -> None:
         """A pass over `tokens` took so long."""
         if tokens == 1:
             self._token = _moved(self._token, seconds)
@@ -126,13 +126,13 @@ class DraftModel:
         share: of the large model's time a token takes it, about; such as the ratio of weights read.
 
     Attributes:
-        pace: what its passes take.
+        cost: what its passes take.
         seen: its guesses right and wrong, the older ones counting less.
     """
 
     def __init__(self, engine: Engine, vocab_size: int, eos: Collection[int], share: float) -> None:
         self.engine = engine
-        self.pace = Pace(share)
+        self.cost = CostEstimate(share)
         self.seen = _PRIOR
         self._known = min(engine.vocab_size, vocab_size)
         self._eos = frozenset(eos)
@@ -191,7 +191,7 @@ class DraftModel:
                     return []
                 started = time.perf_counter()
                 logits = self.engine.forward(piece, wanted)
-                self.pace.saw(len(piece), time.perf_counter() - started)
+                self.cost.record(len(piece), time.perf_counter() - started)
             token = self._choose(logits[-1, : self._known])
             if token in self._eos:
                 break
@@ -269,10 +269,10 @@ class ModelDrafter:
     def _plan(self, history: Sequence[int], limit: int, single: float) -> tuple[int, float]:
         """How many tokens to have guessed, and how many times as fast that promises to be."""
         model, (right, wrong) = self._model, self._model.seen
-        each = model.pace.token(single) / single
+        each = model.cost.token(single) / single
         length, promise = best_length(right / (right + wrong), lambda count: self._cost.of(count + 1) + count * each)
         # What it has yet to read of the text must be won back by the tokens that are left.
-        behind = (model.missing(history, self._sure) - 1) * model.pace.prompt(single) / single
+        behind = (model.missing(history, self._sure) - 1) * model.cost.prompt(single) / single
         if length and behind <= limit * (1 - 1 / promise):
             return length, promise
         if not self._until:

@@ -115,7 +115,7 @@ def _decode(
                     return reason
                 text.read(left)
     finally:
-        text.settle()
+        text.commit_draft()
 
 
 class _Text:
@@ -142,10 +142,10 @@ class _Text:
     @property
     def needs_pass(self) -> bool:
         """Whether there are no logits yet for what follows."""
-        return self._stands < len(self.history) - self._start
+        return self._accepted < len(self.history) - self._start
 
     @property
-    def _stands(self) -> int:
+    def _accepted(self) -> int:
         """How many tokens of the draft are those that came."""
         came = self.history[self._start : self._start + len(self._draft)]
         pairs = enumerate(zip(came, self._draft, strict=False))
@@ -158,7 +158,7 @@ class _Text:
 
     def read(self, left: int) -> None:
         """Read what the engine lacks, and a guess of at most `left` - 1 tokens behind it."""
-        self.settle()
+        self.commit_draft()
         engine, history = self._engine, self.history
         limit = min(left - 1, engine.context - len(history))
         if self._drafter is not None and (room := engine.room_after(len(history))) is not None:
@@ -170,11 +170,11 @@ class _Text:
         self._rows = engine.forward(new + self._draft, len(self._draft) + 1)
         self._tokens, self._seconds = len(new) + len(self._draft), time.perf_counter() - started
 
-    def settle(self) -> None:
+    def commit_draft(self) -> None:
         """Take back what was guessed wrong, and tell the drafter how it went."""
         if self._drafter is None or not self._tokens:
             return
-        started, stands = time.perf_counter(), self._stands
+        started, stands = time.perf_counter(), self._accepted
         if self._engine.position > self._start + stands:
             self._engine.rewind(self._start + stands)
         if self._draft:

@@ -15,7 +15,7 @@ from edgelm.runtime.sample.sampling import GenerationConfig
 
 if TYPE_CHECKING:
     from edgelm.runtime.engine import KVState
-    from edgelm.runtime.loop.structured import Guide
+    from edgelm.runtime.loop.structured import Grammar
     from edgelm.runtime.lora_adapter import RuntimeAdapter
     from edgelm.runtime.sample.token_healing import Healing
 
@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
         reuse_cache: False computes the whole prompt anew.
         speculate: ``auto`` guesses tokens from the text so far, or by the draft model where there is one, and checks
             several in one pass, while that pays; ``off`` does not. ``auto`` is off where a seed must give the same text: with `seed` and a temperature.
-        json_schema, regex, choice: the form of the text, at most one of them; see `Grammars.guide`. The text ends where
+        json_schema, regex, choice: the form of the text, at most one of them; see `Grammars.grammar`. The text ends where
             the form does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
         logprobs, top_logprobs: whether results carry how likely each token was, and how many of the likeliest others at
             its place; see `TokenLogprob`. They cost a little time, and all tokens are sampled then.
@@ -86,7 +86,7 @@ class Request:
         reuse_cache: whether what the KV cache has in common with the prompt need not be computed.
         encode_seconds: what making the ids took.
         speculate: whether tokens are guessed.
-        guide: keeps the text to a form, or None.
+        grammar: keeps the text to a form, or None.
         logprobs: how many alternatives are wanted with every token; None for no log-probabilities.
         echo: text that comes before the completion.
         healing: of the prompt's end, whose last token `ids` lack then.
@@ -101,7 +101,7 @@ class Request:
     reuse_cache: bool
     encode_seconds: float
     speculate: bool = False
-    guide: Guide | None = None
+    grammar: Grammar | None = None
     logprobs: int | None = None
     echo: str = ""
     healing: Healing | None = None

@@ -41,7 +41,7 @@ class PassCost:
         """The cost of a pass over `tokens`."""
         return 1 + self._extra * (tokens - 1)
 
-    def saw(self, tokens: int, seconds: float) -> None:
+    def record(self, tokens: int, seconds: float) -> None:
         """A pass took so long."""
         if tokens == 1:
             self._single = seconds if self._single is None else self._single + 0.2 * (seconds - self._single)
@@ -93,7 +93,7 @@ class PromptLookup:
 
     def passed(self, tokens: int, seconds: float) -> None:
         """A pass over `tokens`, and undoing what was wrong in it, took so long."""
-        self._cost.saw(tokens, seconds)
+        self._cost.record(tokens, seconds)
 
     def _length(self, size: int, position: int) -> int:
         """How many tokens to guess: as many as promise to be fastest, or a few now and then to see whether it pays."""

@@ -38,7 +38,7 @@ _OTHERS = """
 _WORDS = frozenset((*_MAPS, *_LISTS, *_ONES, *_OTHERS.split()))
 
 
-class Guide:
+class Grammar:
     """Says which tokens may come next, and follows those that do.
 
     Args:
@@ -86,17 +86,17 @@ class Guide:
             )
 
 
-class GuidedDrafter:
+class GrammarDrafter:
     """A drafter's guesses, as far as the form allows for them."""
 
-    def __init__(self, drafter: Drafter, guide: Guide) -> None:
-        self._drafter, self._guide = drafter, guide
+    def __init__(self, drafter: Drafter, grammar: Grammar) -> None:
+        self._drafter, self._grammar = drafter, grammar
         self.checked, self.passed = drafter.checked, drafter.passed
 
     def draft(self, history: Sequence[int], limit: int) -> list[int]:
         """The guess, cut short."""
         guess = self._drafter.draft(history, limit)
-        return self._guide.possible(guess) if guess else guess
+        return self._grammar.possible(guess) if guess else guess
 
 
 class Grammars:
@@ -112,21 +112,21 @@ class Grammars:
         self._tokenizer, self._eos, self._vocab_size = tokenizer, sorted(eos), vocab_size
         self._prepared: llguidance.LLTokenizer | None = None
 
-    def guide(
+    def grammar(
         self,
         *,
         json_schema: Mapping[str, Any] | bool | str | None = None,
         regex: str | None = None,
         choice: Sequence[str] | None = None,
         forces: bool = True,
-    ) -> Guide:
-        """A guide for one generation.
+    ) -> Grammar:
+        """A grammar for one generation.
 
         Args:
             json_schema: a JSON schema, parsed or not.
             regex: a regular expression for the whole text, in the syntax of Rust's regex crate.
             choice: strings of which the text is one.
-            forces: see `Guide`.
+            forces: see `Grammar`.
 
         Raises:
             OptionError: not just one of them; invalid; or with a part that is not supported.
@@ -170,7 +170,7 @@ class Grammars:
         matcher = llguidance.LLMatcher(self._prepared, grammar, log_level=0)
         if matcher.is_error():
             raise OptionError(f"{names[0]} cannot be used: {_line(matcher.get_error())}")
-        return Guide(matcher, self._eos, forces=forces)
+        return Grammar(matcher, self._eos, forces=forces)
 
 
 def _schema(schema: object) -> str:

@@ -48,7 +48,7 @@ def open_sessions(
     cache: WeightCache | None = None,
     on_bytes: OnBytes | None = None,
     *,
-    in_turn: bool = False,
+    disable_spinning: bool = False,
 ) -> Sessions:
     """Open them; the arguments are those of `Engine.load`.
 
@@ -59,10 +59,10 @@ def open_sessions(
     prefill = bundle.prefill_path if exact_int8(cpu) else None
     decode, prompts = _threads(bundle, cpu, threads, prefill_threads)
     if prefill is None:
-        return _of_one_graph(bundle, cpu, decode, prompts, prefill_threads, cache, on_bytes, in_turn)
+        return _of_one_graph(bundle, cpu, decode, prompts, prefill_threads, cache, on_bytes, disable_spinning)
     with watching() as watch:
-        found = _of_one_graph(bundle, cpu, decode, decode, None, cache, on_bytes, in_turn)
-        session = open_mapped(prefill, prompts, in_turn=True)
+        found = _of_one_graph(bundle, cpu, decode, decode, None, cache, on_bytes, disable_spinning)
+        session = open_mapped(prefill, prompts, disable_spinning=True)
     files = [bundle.path / DATA, *([] if found.packed is None else [found.packed / PACKED])]
     return replace(
         found,
@@ -81,23 +81,23 @@ def _of_one_graph(
     asked: int | None,
     cache: WeightCache | None,
     on_bytes: OnBytes | None,
-    in_turn: bool,
+    disable_spinning: bool,
 ) -> Sessions:
     """One session, or two on the same weights where prompts have another number of threads, as `asked` for or not."""
     counts = (threads, prefill_threads) if threads != prefill_threads else (threads,)
     if cache is not None:
-        prepared = open_prepared(bundle, cache, cpu, counts, on_bytes, in_turn=in_turn)
+        prepared = open_prepared(bundle, cache, cpu, counts, on_bytes, disable_spinning=disable_spinning)
         if prepared is not None:
             decode, *more = prepared.sessions
             return Sessions(decode, more[0] if more else None, threads, prefill_threads, prepared.folder)
     provider = str(bundle.manifest.get("provider", "cpu"))
-    session, reason = open_or_fall_back(bundle.model_path, threads, provider, in_turn=in_turn)
+    session, reason = open_or_fall_back(bundle.model_path, threads, provider, disable_spinning=disable_spinning)
     if reason is not None:
         message = f"{reason}: running on the CPU instead (see README, Jetson)"
         warnings.warn(message, EdgeLMWarning, stacklevel=4)
     if len(counts) == 1 or asked is None:  # a second session would pack the weights again
         return Sessions(session, None, threads, threads)
-    second = open_or_fall_back(bundle.model_path, prefill_threads, provider, in_turn=in_turn)[0]
+    second = open_or_fall_back(bundle.model_path, prefill_threads, provider, disable_spinning=disable_spinning)[0]
     return Sessions(session, second, threads, prefill_threads)
 
 

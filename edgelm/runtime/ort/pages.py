@@ -82,7 +82,7 @@ class Watch:
     def __init__(self) -> None:
         self._seen: list[tuple[Any, dict[str, list[Range]]]] = []
 
-    def saw(self, session: Any, before: dict[str, list[Range]] | None) -> None:
+    def record(self, session: Any, before: dict[str, list[Range]] | None) -> None:
         """A session was made, and before that `before` was mapped."""
         after = _mapped(_SMAPS)
         if before is not None and after is not None:
@@ -115,7 +115,7 @@ def make(session: Callable[[], Any], *, watched: bool) -> Any:
             return session()
         before = _mapped(_MAPS)
         made = session()
-        watch.saw(made, before)
+        watch.record(made, before)
         return made
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from edgelm.bundle.reader import Bundle
 from edgelm.machine.host import CpuInfo
 from edgelm.runtime.ort.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
-from edgelm.runtime.ort.session import IN_TURN, give_back, version
+from edgelm.runtime.ort.session import NO_SPINNING, give_back, version
 from edgelm.runtime.ort.weightcache import Entry, WeightCache, describe, entry_key, expected_size, worth
 
 
@@ -32,7 +32,7 @@ def open_prepared(
     threads: Sequence[int],
     on_bytes: OnBytes | None = None,
     *,
-    in_turn: bool = False,
+    disable_spinning: bool = False,
 ) -> Prepared | None:
     """A session for each number of threads, all on the same mapped weights.
 
@@ -44,7 +44,7 @@ def open_prepared(
         cpu: this machine's.
         threads: of each session: the first, and perhaps a second one for prompts.
         on_bytes: hears of the packing, where that has to be done.
-        in_turn: whether another model's sessions run on the same cores.
+        disable_spinning: whether another model's sessions run on the same cores.
 
     Returns:
         them; None where they must be opened without the cache.
@@ -56,14 +56,14 @@ def open_prepared(
     if entry is not None:
         if not entry.useful:
             return None
-        found = _open(entry, bundle, threads, in_turn)
+        found = _open(entry, bundle, threads, disable_spinning)
         if found is not None:
             return found
         entry.remove()
     entry = _make(bundle, cache, key, cpu, on_bytes)
     if entry is None or not entry.useful:
         return None
-    found = _open(entry, bundle, threads, in_turn)
+    found = _open(entry, bundle, threads, disable_spinning)
     if found is None:  # so it would be the next time
         entry.remove()
         _give_up(bundle, cache, key, cpu)
@@ -96,12 +96,15 @@ def _give_up(bundle: Bundle, cache: WeightCache, key: str, cpu: CpuInfo) -> None
             cache.commit(made, key, describe(bundle, version(), cpu), {})
 
 
-def _open(entry: Entry, bundle: Bundle, threads: Sequence[int], in_turn: bool) -> Prepared | None:
+def _open(entry: Entry, bundle: Bundle, threads: Sequence[int], disable_spinning: bool) -> Prepared | None:
     try:
         graph = (entry.folder / GRAPH).read_bytes()
         graph = moved(graph, Path(entry.facts["path"]), bundle.path)
         graph = moved(graph, Path(entry.facts["folder"]), entry.folder)
-        entries: list[dict[str, str]] = [IN_TURN if in_turn else {}, IN_TURN]  # the second is for prompts
+        entries: list[dict[str, str]] = [
+            NO_SPINNING if disable_spinning else {},
+            NO_SPINNING,
+        ]  # the second is for prompts
         sessions = [open_packed(graph, count, **own) for count, own in zip(threads, entries, strict=False)]
     except Exception:  # onnxruntime's exceptions have no public base class; any is a reason to do without
         return None

@@ -30,7 +30,7 @@ ort.set_default_logger_severity(4)  # what goes wrong arrives as an exception, t
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Threads of a session do not wait actively once its run is done: those of another one want the cores.
-IN_TURN = {"session.force_spinning_stop": "1"}
+NO_SPINNING = {"session.force_spinning_stop": "1"}
 _CPU = OrtDevice(OrtDevice.cpu(), OrtDevice.default_memory(), 0)
 
 
@@ -47,21 +47,23 @@ def providers(wanted: str) -> list[str]:
     return [p for p in dict.fromkeys([name, _PROVIDERS["cpu"]]) if p in ort.get_available_providers()]
 
 
-def open_or_fall_back(model: Path, threads: int, wanted: str, *, in_turn: bool = False) -> tuple[Any, str | None]:
+def open_or_fall_back(
+    model: Path, threads: int, wanted: str, *, disable_spinning: bool = False
+) -> tuple[Any, str | None]:
     """A session on the provider `wanted`, or on the CPU where that is missing or fails; and the reason for the CPU.
 
-    For `in_turn` see `open_session`.
+    For `disable_spinning` see `open_session`.
 
     Raises:
         BundleError, DeviceError: the CPU cannot load it either.
     """
     names = providers(wanted)
     if wanted == "cpu":
-        return open_session(model, threads, names, in_turn=in_turn), None
+        return open_session(model, threads, names, disable_spinning=disable_spinning), None
     reason = f"this onnxruntime has no {wanted} provider"
     if names[0] == _PROVIDERS[wanted]:
         try:
-            session = open_session(model, threads, names, in_turn=in_turn)
+            session = open_session(model, threads, names, disable_spinning=disable_spinning)
         except (BundleError, DeviceError) as error:
             reason = f"the {wanted} provider failed ({error})"
         else:
@@ -69,13 +71,15 @@ def open_or_fall_back(model: Path, threads: int, wanted: str, *, in_turn: bool =
                 return session, None
             # onnxruntime goes on without a provider whose libraries do not load.
             return session, f"the {wanted} provider's libraries cannot be loaded"
-    return open_session(model, threads, [_PROVIDERS["cpu"]], in_turn=in_turn), reason
+    return open_session(model, threads, [_PROVIDERS["cpu"]], disable_spinning=disable_spinning), reason
 
 
-def open_session(model: Path, threads: int, wanted: list[str], *, in_turn: bool = False, **entries: str) -> Any:
+def open_session(
+    model: Path, threads: int, wanted: list[str], *, disable_spinning: bool = False, **entries: str
+) -> Any:
     """An InferenceSession on `threads` threads; `entries` are further settings of onnxruntime.
 
-    Where several sessions run `in_turn` on the same cores, their threads sleep between runs: awake they would wait for
+    Where several sessions run `disable_spinning` on the same cores, their threads sleep between runs: awake they would wait for
     their own next run on the cores that the other session needs.
 
     Raises:
@@ -83,7 +87,7 @@ def open_session(model: Path, threads: int, wanted: list[str], *, in_turn: bool 
         DeviceError: there is not enough memory.
     """
     try:
-        return _session(str(model), _options(threads, **(IN_TURN if in_turn else {}), **entries), wanted)
+        return _session(str(model), _options(threads, **(NO_SPINNING if disable_spinning else {}), **entries), wanted)
     except MemoryError:
         raise DeviceError(f"not enough memory to load {model}", hint="see: edgelm doctor") from None
     except Exception as error:  # its exceptions have no public base class
@@ -93,13 +97,15 @@ def open_session(model: Path, threads: int, wanted: list[str], *, in_turn: bool 
         ) from None
 
 
-def open_mapped(model: Path, threads: int, *, in_turn: bool = False) -> Any:
+def open_mapped(model: Path, threads: int, *, disable_spinning: bool = False) -> Any:
     """A session on the CPU whose kernels read the weights as the file has them, mapped: nothing is packed or copied.
 
     Raises:
         BundleError, DeviceError: as `open_session`.
     """
-    return open_session(model, threads, [_PROVIDERS["cpu"]], in_turn=in_turn, **{"session.disable_prepacking": "1"})
+    return open_session(
+        model, threads, [_PROVIDERS["cpu"]], disable_spinning=disable_spinning, **{"session.disable_prepacking": "1"}
+    )
 
 
 def save_optimized(model: Path, path: Path) -> None:

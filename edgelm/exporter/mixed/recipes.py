@@ -88,7 +88,7 @@ def choices(decoder: Decoder, target: Target, *, floats: bool = False) -> Choice
     )
 
 
-class Menu:
+class Candidates:
     """All recipes of a model that are worth having, from the smallest to the best.
 
     Attributes:
@@ -179,11 +179,13 @@ class Attempt:
     kld: float | None
 
 
-def search(menu: Menu, budget: Budget, weigh: Callable[[RecipeSpec], int], write: Callable[[int], Attempt]) -> Attempt:
+def search(
+    candidates: Candidates, budget: Budget, weigh: Callable[[RecipeSpec], int], write: Callable[[int], Attempt]
+) -> Attempt:
     """Write the recipe that serves a budget: the least KLD within its bytes, or the fewest bytes within its KLD.
 
     Args:
-        menu: the recipes.
+        candidates: the recipes.
         budget: without limits the bundle takes no more than one of the target's default recipe.
         weigh: exactly what a bundle of a recipe takes.
         write: writes one, and measures it where KLD is limited; the last one written stays.
@@ -192,59 +194,59 @@ def search(menu: Menu, budget: Budget, weigh: Callable[[RecipeSpec], int], write
         ExportError: no recipe keeps the budget; it says what the best one reaches.
     """
     if budget.kld is not None:
-        return _within_kld(menu, budget, _largest(menu, budget, weigh), write)
+        return _within_kld(candidates, budget, _largest(candidates, budget, weigh), write)
     if budget.size is None:
-        budget = replace(budget, size=max(weigh(menu.target.recipe()), weigh(menu.recipe(0))))
+        budget = replace(budget, size=max(weigh(candidates.target.recipe()), weigh(candidates.recipe(0))))
     assert budget.size is not None
-    point, default = _largest(menu, budget, weigh), menu.default_loss
-    if default is not None and float(menu.frontier.loss[point]) > _WORTH * default:
-        point = DEFAULT if weigh(menu.recipe(DEFAULT)) <= budget.size else point
+    point, default = _largest(candidates, budget, weigh), candidates.default_loss
+    if default is not None and float(candidates.frontier.loss[point]) > _WORTH * default:
+        point = DEFAULT if weigh(candidates.recipe(DEFAULT)) <= budget.size else point
     return write(point)
 
 
-def _largest(menu: Menu, budget: Budget, weigh: Callable[[RecipeSpec], int]) -> int:
+def _largest(candidates: Candidates, budget: Budget, weigh: Callable[[RecipeSpec], int]) -> int:
     """The best point whose bundle keeps the limit of bytes."""
     if budget.size is None:
-        return menu.last
-    smallest = weigh(menu.recipe(0))
+        return candidates.last
+    smallest = weigh(candidates.recipe(0))
     if smallest > budget.size:
-        loss = float(menu.frontier.loss[0])
+        loss = float(candidates.frontier.loss[0])
         raise ExportError(
-            f"no recipe of {menu.target.name} keeps --max-size {shown(budget.size)}: the smallest takes "
+            f"no recipe of {candidates.target.name} keeps --max-size {shown(budget.size)}: the smallest takes "
             f"{shown(smallest)}, with a KLD of about {loss:.2g}",
-            hint=_smaller(menu),
+            hint=_smaller(candidates),
         )
-    fits, highest = 0, menu.last
+    fits, highest = 0, candidates.last
     while fits < highest:
         point = (fits + highest + 1) // 2
-        if weigh(menu.recipe(point)) <= budget.size:
+        if weigh(candidates.recipe(point)) <= budget.size:
             fits = point
         else:
             highest = point - 1
     return fits
 
 
-def _smaller(menu: Menu) -> str:
+def _smaller(candidates: Candidates) -> str:
     """What to do where even the smallest recipe is too large."""
-    cores = [name for name, spec in menu.target.recipes.items() if spec.note]
+    cores = [name for name, spec in candidates.target.recipes.items() if spec.note]
     slow = f"--quant {cores[0]} is smaller, but slow on this core; or " if cores else ""
     return f"{slow}take a smaller model, or a larger --max-size"
 
 
-def _within_kld(menu: Menu, budget: Budget, largest: int, write: Callable[[int], Attempt]) -> Attempt:
+def _within_kld(candidates: Candidates, budget: Budget, largest: int, write: Callable[[int], Attempt]) -> Attempt:
     """Bracket the limit of KLD: what was measured corrects what is predicted, from try to try."""
     assert budget.kld is not None
     aim, too_coarse, good = _AIM * budget.kld, -1, None
     made = None
     for _ in range(_TRIES):
-        wanted = menu.frontier.within_loss(aim)
+        wanted = candidates.frontier.within_loss(aim)
         highest = largest if good is None else good.point - 1
-        point = min(max(menu.last if wanted is None else wanted, too_coarse + 1), highest)
+        point = min(max(candidates.last if wanted is None else wanted, too_coarse + 1), highest)
         made = write(point)
         assert made.kld is not None
         if made.kld > budget.kld:
             if point == largest:
-                raise _unreached(menu, budget, made)
+                raise _unreached(candidates, budget, made)
             too_coarse = point
         else:
             good = made
@@ -252,19 +254,19 @@ def _within_kld(menu: Menu, budget: Budget, largest: int, write: Callable[[int],
                 break
         if good is not None and good.point == too_coarse + 1:
             break
-        predicted = float(menu.frontier.loss[point])
+        predicted = float(candidates.frontier.loss[point])
         aim = _AIM * budget.kld * (predicted / made.kld if made.kld > 0 and predicted > 0 else 2.0)
     if good is None:  # what is predicted is no guide here: the best there is
         good = write(largest)
         if good.kld is not None and good.kld > budget.kld:
-            raise _unreached(menu, budget, good)
+            raise _unreached(candidates, budget, good)
     return good if made is good else write(good.point)
 
 
-def _unreached(menu: Menu, budget: Budget, best: Attempt) -> ExportError:
+def _unreached(candidates: Candidates, budget: Budget, best: Attempt) -> ExportError:
     within = f" within --max-size {shown(budget.size)}" if budget.size is not None else ""
     return ExportError(
-        f"no recipe of {menu.target.name} reaches --max-kld {budget.kld:g}{within}: the best, "
+        f"no recipe of {candidates.target.name} reaches --max-kld {budget.kld:g}{within}: the best, "
         f"{shown(best.size)}, has a KLD of {best.kld:.3g}",
         hint="calibrate (--calibrate TEXT), or allow more",
     )

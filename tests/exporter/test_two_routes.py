@@ -1,4 +1,4 @@
-"""Every native family that Optimum can trace gives the same logits on both roads."""
+"""Every native family that Optimum can trace gives the same logits on both export paths."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_both_roads_agree(tiny_checkpoint: Callable[..., Path], tmp_path: Path, 
     pytest.importorskip("optimum.exporters.onnx")
     checkpoint, ids = tiny_checkpoint(kind, initializer_range=0.05, **KINDS[kind]), some_ids(40)
     engines = [
-        Engine.load(export(checkpoint, "x86-64", "fp32", output=tmp_path / road, exporter=road))
-        for road in ("native", "optimum")
+        Engine.load(export(checkpoint, "x86-64", "fp32", output=tmp_path / route, exporter=route))
+        for route in ("native", "optimum")
     ]
     native, traced = (engine.forward(ids[:30], 30) for engine in engines)
     close(traced, native)
