@@ -16,8 +16,8 @@ from edgelm.errors import CheckpointError
 from edgelm.exporter import recipe
 from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
+from edgelm.exporter.formats.blocked import Blocked
 from edgelm.exporter.formats.format import Format, Matrix
-from edgelm.exporter.formats.registry import Blocked
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.lora_adapter import place

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from edgelm.exporter.formats.blocked import Blocked
 from edgelm.exporter.formats.format import Format
-from edgelm.exporter.formats.registry import Blocked, make_format
+from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.formats.rounding.rtn import quantize_blocks, quantize_rows
 from edgelm.exporter.formats.rounding.search import search_blocks
 from edgelm.exporter.pipeline import export

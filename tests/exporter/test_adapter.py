@@ -25,9 +25,10 @@ from edgelm.errors import (
     PromptCacheError,
     UnsupportedModelError,
 )
+from edgelm.exporter.formats.blocked import Blocked
+from edgelm.exporter.formats.dense import Dense
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel
-from edgelm.exporter.formats.registry import Blocked, Dense
 from edgelm.exporter.graph.decoder_graph import Formats, GraphBuilder, Weights
 from edgelm.exporter.lora_adapter import export_adapter
 from edgelm.exporter.model.decoder import Linear, Source

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgelm.errors import ExportError
+from edgelm.exporter.formats.blocked import Blocked
+from edgelm.exporter.formats.dense import Dense
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel, Rows
-from edgelm.exporter.formats.registry import Blocked, Dense, make_format
+from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks, quantize_rows
 from edgelm.exporter.formats.rounding.search import search_blocks
 from edgelm.exporter.onnx.builder import Builder

@@ -157,7 +157,7 @@ def _round(model: Any, quant: str) -> None:
     """Round the matrices as the Jetson's recipe does."""
     import torch
 
-    from edgelm.exporter.formats.registry import Blocked
+    from edgelm.exporter.formats.blocked import Blocked
     from edgelm.exporter.formats.rounding.rtn import quantize_blocks
     from edgelm.exporter.formats.rounding.search import search_blocks
 

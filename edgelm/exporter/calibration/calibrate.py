@@ -14,8 +14,8 @@ import numpy as np
 
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.kvscales import KVRanges
+from edgelm.exporter.formats.blocked import Blocked
 from edgelm.exporter.formats.format import Format
-from edgelm.exporter.formats.registry import Blocked
 from edgelm.exporter.formats.rounding.gptq import Factor, Hessian, factor, gptq_blocks
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Linear

@@ -21,8 +21,8 @@ import numpy as np
 from edgelm.evaluate.divergence import kl_divergence
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.calibrate import squares
+from edgelm.exporter.formats.dense import Dense
 from edgelm.exporter.formats.format import Format, Matrix
-from edgelm.exporter.formats.registry import Dense
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader

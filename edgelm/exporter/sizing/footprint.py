@@ -15,9 +15,10 @@ from edgelm.exporter import recipe
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.prequantized import Scheme
+from edgelm.exporter.formats.blocked import Blocked
+from edgelm.exporter.formats.dense import Dense
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel
-from edgelm.exporter.formats.registry import Blocked, Dense
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import SLACK, cache_head_dim
 from edgelm.exporter.model.decoder import Decoder
