@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgelm.exporter.lora_adapter import export_adapter
     from edgelm.exporter.pipeline import export
     from edgelm.runtime.lm import LM, load
-    from edgelm.runtime.sample.sampling import GenerationConfig
+    from edgelm.runtime.sample.config import GenerationConfig
     from edgelm.target.target import Target
 
 __all__ = [
@@ -40,7 +40,7 @@ _HOMES = {
     "LM": "edgelm.runtime.lm",
     "Bundle": "edgelm.bundle.reader",
     "EdgeLMError": "edgelm.errors",
-    "GenerationConfig": "edgelm.runtime.sample.sampling",
+    "GenerationConfig": "edgelm.runtime.sample.config",
     "Target": "edgelm.target.target",
     "export": "edgelm.exporter.pipeline",
     "export_adapter": "edgelm.exporter.lora_adapter",

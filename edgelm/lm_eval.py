@@ -19,7 +19,8 @@ from edgelm.errors import DependencyError, EdgeLMError, OptionError
 from edgelm.evaluate.likelihood import log_likelihoods, prefix_token
 from edgelm.runtime.lm import LM, load
 from edgelm.runtime.loop.generate import generate_step
-from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
+from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.sample.sampling import make_sampler
 from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings
 
 try:

@@ -16,7 +16,8 @@ from edgelm.runtime.engine import Engine
 from edgelm.runtime.loop.draft import DraftModel, ModelDrafter
 from edgelm.runtime.loop.generate import generate_step
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
-from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
+from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.sample.sampling import make_sampler
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 _PROMPT = 128  # tokens of the text

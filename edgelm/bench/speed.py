@@ -23,7 +23,8 @@ import numpy as np
 
 from edgelm.errors import OptionError
 from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
-from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
+from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.sample.sampling import make_sampler
 
 PROMPT, GENERATION = 512, 128  # tokens of the tests that are run unless others are asked for
 Clock = Callable[[], float]

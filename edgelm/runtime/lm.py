@@ -16,8 +16,8 @@ from edgelm.runtime.loop.completions import complete
 from edgelm.runtime.loop.request import Options, Request, check_bias, make_interrupt, speculates, split_options
 from edgelm.runtime.loop.results import Chunk, Completion, Timings
 from edgelm.runtime.loop.speculation import PassCost
+from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.logprobs import wanted
-from edgelm.runtime.sample.sampling import GenerationConfig
 from edgelm.runtime.session import Session
 from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.prompt import Prompt, PromptEncoder, text_tools

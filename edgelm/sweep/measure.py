@@ -29,7 +29,7 @@ from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM
-from edgelm.runtime.sample.sampling import GenerationConfig
+from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.text.prompt import text_tools
 from edgelm.sweep.candidates import BASE, Candidate
 from edgelm.sweep.record import NAME, Record, kept_file

@@ -20,7 +20,7 @@ from edgelm.cli.chat import Conversation
 from edgelm.errors import PromptError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.loop.results import Chunk, Timings
-from edgelm.runtime.sample.sampling import GenerationConfig
+from edgelm.runtime.sample.config import GenerationConfig
 
 FEW = ("--max-tokens", "6", "--temperature", "0.5", "--seed", "1")
 FAREWELL = "note: the answer was cut off: --max-tokens, or the context is full\n"

@@ -24,7 +24,8 @@ from edgelm.exporter.pipeline import export
 from edgelm.runtime.loop.draft import CostEstimate, DraftModel, ModelDrafter
 from edgelm.runtime.loop.generate import generate_step
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
-from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
+from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.sample.sampling import make_sampler
 
 
 class FreeCost(CostEstimate):

@@ -18,8 +18,8 @@ from test_speculation import Free
 
 from edgelm.errors import EdgeLMError, OptionError
 from edgelm.runtime.loop.results import Usage
+from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.penalties import make_adjustment
-from edgelm.runtime.sample.sampling import GenerationConfig
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 # -- log-probabilities

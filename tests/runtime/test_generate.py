@@ -11,7 +11,8 @@ from fake_engine import FakeEngine, greedy, logits_of
 
 from edgelm.errors import EdgeLMError, PromptError
 from edgelm.runtime.loop.generate import generate_step
-from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
+from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.sample.sampling import make_sampler
 
 PROMPT = [5, 6, 7, 8, 9]
 

@@ -21,7 +21,7 @@ from tokenizers import decoders, models, pre_tokenizers
 import edgelm.runtime.lm as lm_module
 from edgelm.errors import BundleError, EdgeLMError, OptionError, PromptError, TemplateError
 from edgelm.runtime.lm import LM, Chunk, Completion, Timings, load
-from edgelm.runtime.sample.sampling import GenerationConfig
+from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.tokenizer import Tokenizer
 

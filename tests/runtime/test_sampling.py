@@ -11,7 +11,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgelm.errors import BundleError, EdgeLMError, OptionError
-from edgelm.runtime.sample.sampling import GenerationConfig, candidates, make_sampler, top_k
+from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.sample.sampling import candidates, make_sampler, top_k
 
 INF = float("inf")
 NAN = float("nan")

@@ -21,7 +21,8 @@ from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.loop.generate import Drafter, generate_step
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
-from edgelm.runtime.sample.sampling import GenerationConfig, make_sampler
+from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.sample.sampling import make_sampler
 
 SMALL = 5  # ids of a vocabulary in which texts repeat themselves
 

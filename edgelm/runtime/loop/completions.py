@@ -7,7 +7,7 @@ from typing import Any
 
 from edgelm.errors import OptionError
 from edgelm.runtime.loop.results import Chunk, Completion
-from edgelm.runtime.sample.sampling import GenerationConfig
+from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.text.prompt import Prompt
 
 

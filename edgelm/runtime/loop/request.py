@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from edgelm.errors import OptionError
 from edgelm.runtime.loop.generate import FinishReason, Interrupt
-from edgelm.runtime.sample.sampling import GenerationConfig
+from edgelm.runtime.sample.config import GenerationConfig
 
 if TYPE_CHECKING:
     from edgelm.runtime.engine import KVState

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from edgelm.runtime.sample.sampling import GenerationConfig
+from edgelm.runtime.sample.config import GenerationConfig
 
 Floats = npt.NDArray[np.floating[Any]]
 Adjust = Callable[[Floats, Sequence[int]], Floats]
