@@ -120,7 +120,7 @@ def main(
     if as_json:
         click.echo(json.dumps({"bundle": str(bundle), "draft": str(draft), "rows": rows}))
         return
-    click.echo("| right | off ms | on ms | times as fast | draft's token ms | guesses right | |")
+    click.echo("| right | off ms | on ms | times as fast | draft's token ms | draft tokens accepted | |")
     click.echo("|---:|---:|---:|---:|---:|---:|---|")
     for row in rows:
         low, high = row["range"]

@@ -1,4 +1,4 @@
-"""What loading a bundle takes, in time and memory, with and without the cache of packed weights.
+"""What loading a bundle takes, in time and memory, with and without the cache of prepacked weights.
 
     python benchmarks/load.py [BUNDLE …] [-r 5] [-t THREADS] [--prompt 512] [--drop-caches] [--json]
     python benchmarks/load.py --shape smollm2-135m --shape qwen2.5-0.5b --quant int4
@@ -6,7 +6,7 @@
 Without BUNDLE the shapes are made and exported first (random weights of true shapes: time and memory do not depend on
 values). Each load is a process of its own, the ways in turn; medians of the repetitions, after one round to warm up.
 
-* off: without the cache. on: with it, all made. on, two: the same with a session of its own for prompts.
+* off: without the cache. on: with it, all made. on, two: the same with a session of its own for prefill.
 * cold: the files are dropped from the page cache first (posix_fadvise; with --drop-caches all of the machine's, where root
   may). warm: right after. first: the load that fills an empty cache, fsync included.
 * anonymous: memory that belongs to no file and cannot be dropped, above that of Python with all libraries imported: after

@@ -1,4 +1,4 @@
-"""What quantisation costs: size, perplexity, KL divergence, same top token and task accuracy of every way to round.
+"""What quantisation costs: size, perplexity, KL divergence, top-1 agreement and task accuracy of every way to round.
 
     python benchmarks/quality.py stories --text tinystories.txt --model path/to/stories260K
     python benchmarks/quality.py home
@@ -148,7 +148,7 @@ def row(name: str, base: Bundle, bundle: Bundle, text: Path, chunks: int, task: 
 
 
 def show(rows: Iterator[dict[str, Any]]) -> None:
-    click.echo("| | kB | perplexity | KLD | of rtn | same top | exact match |")
+    click.echo("| | kB | perplexity | KLD | of rtn | top-1 | exact match |")
     click.echo("|---|---:|---:|---:|---:|---:|---:|")
     for r in rows:
         share = f"{r['of_rtn']:.2f}" if "of_rtn" in r else ""

@@ -1,8 +1,8 @@
-"""What a draft bundle gains on a text: greedy decoding with it and without, in turn.
+"""What a draft bundle gains on a text: greedy decoding with it and without, alternating.
 
 Random ids, which the other tests feed, say nothing about how often a draft model is right. So both models go on with the
 sample text that comes with edgelm; ends of text are passed over. ``tg128 text`` decodes one by one, ``tg128 text +draft``
-with guesses, those of prompt lookup included.
+with drafts, those of prompt lookup included.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def measure_drafted(
 
     Args:
         engine: is left empty.
-        draft: guesses.
+        draft: the draft model.
         tokenizer: of both.
         generations: how many tokens, 2 or more; fewer are passed over.
         repetitions: timed runs of each.
         clock: seconds.
-        on_step: hears of every run.
+        on_step: is called with every run.
 
     Returns:
-        the rates of tokens after the first, and of each pair a note on what was guessed.
+        the rates of tokens after the first, and of each pair a note on what was drafted.
     """
     ids = [i for i in load_passages(BUILTIN, "evaluation").encode(tokenizer, None) if i < engine.vocab_size]
     counts, cost = [count for count in generations if count > 1], PassCost()
@@ -70,8 +70,8 @@ def measure_drafted(
         results += [Rates(test, tuple(found)) for test, found in zip(tests, rates, strict=True)]
         assert drafter is not None
         faster = results[-1].mean / results[-2].mean
-        guesses = f"{drafter.accepted} of {drafter.drafted} guesses right"
-        notes.append(f"tg{count} with the draft: {guesses}, {faster:.2f} times as fast")
+        drafts = f"{drafter.accepted} of {drafter.drafted} draft tokens accepted"
+        notes.append(f"tg{count} with the draft: {drafts}, {faster:.2f} times as fast")
     engine.reset()
     return results, notes
 

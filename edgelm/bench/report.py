@@ -38,8 +38,8 @@ class Report:
         memory: at the end.
         results: of each test.
         notes: what was measured otherwise than usual.
-        prefill_threads: for prompts.
-        packed: whether packed weights were mapped from the cache.
+        prefill_threads: for prefill.
+        packed: whether prepacked weights were mapped from the cache.
     """
 
     model: str
@@ -61,7 +61,7 @@ class Report:
     packed: bool = False
 
     def effective_gbs(self, rates: Rates) -> float | None:
-        """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt, and where tokens are guessed."""
+        """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt, and with drafts."""
         single = rates.test.generation and not rates.test.kind
         return self.weights_bytes * rates.mean / 1e9 if single else None
 
@@ -210,10 +210,10 @@ def _markdown(report: Report) -> str:
         )
     peak, anonymous = report.memory.peak, report.memory.anonymous
     lines = _table(speeds, left=(0, 3, 5))
-    mapped = ", packed weights mapped from the cache" if report.packed else ""
+    mapped = ", prepacked weights mapped from the cache" if report.packed else ""
     lines += ["", f"- load: {report.load_seconds:.2f} s{mapped}"]
     if report.prefill_threads not in (None, report.threads):
-        lines.append(f"- threads for prompts: {report.prefill_threads}")
+        lines.append(f"- threads for prefill: {report.prefill_threads}")
     if peak is not None:
         rest = "" if anonymous is None else f" ({anonymous / 1e6:.1f} MB anonymous at the end)"
         lines.append(f"- peak memory: {peak / 1e6:.1f} MB{rest}")

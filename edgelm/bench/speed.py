@@ -163,7 +163,7 @@ def measure(
         bos: the id that a prompt begins with, or None where the vocabulary uses none.
         seed: of the random ids.
         clock: seconds.
-        on_step: hears of every run.
+        on_step: is called with every run.
 
     Raises:
         OptionError: repetitions below 1.

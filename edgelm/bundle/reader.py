@@ -3,7 +3,7 @@
     manifest.json            what is inside, for which target, and the size and SHA-256 of every other file
     model.onnx               the graph
     model.onnx.data          its weights, memory-mapped at load
-    prefill.onnx, prefill.onnx.data   a second graph, for prompts, in bundles exported so
+    prefill.onnx, prefill.onnx.data   the prefill graph, in bundles with one
     tokenizer.json           as `tokenizers` reads it
     chat_template.jinja      where the model has one
     tokenizer_config.json    its settings, for other programs
@@ -48,7 +48,7 @@ _REQUIRED_KEYS = ("model", "target", "quant", "recipe", "context", "special_toke
 
 
 def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file, in hex; `on_bytes` hears of every piece read (for progress)."""
+    """SHA-256 of a file, in hex; `on_bytes` is called with every piece read (for progress)."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 22):
@@ -120,7 +120,7 @@ class Bundle:
 
     @property
     def prefill_path(self) -> Path | None:
-        """The graph that reads prompts, in a bundle with one for that."""
+        """The prefill graph, in a bundle with one."""
         return self.path / PREFILL if PREFILL in self.files else None
 
     @property

@@ -142,7 +142,7 @@ def _partial(output: Path) -> str:
 
 
 def _sweep(output: Path) -> None:
-    """Remove what exports to `output` left behind that were killed; one that is at work holds its folder."""
+    """Remove what exports to `output` left behind that were killed; a live one holds its folder."""
     for folder in output.parent.iterdir():
         if folder.name.startswith(_partial(output)):
             with contextlib.suppress(OSError), locked(folder) as free:

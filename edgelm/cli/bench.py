@@ -88,7 +88,7 @@ def command(
     pp512 is a prompt of 512 tokens, read as any prompt is, tg128 are 128 tokens decoded one by one; t/s are tokens per second,
     mean and standard deviation. TTFT is the time to the first token, GB/s the rate at which decode read the weights.
 
-    With --draft a text is decoded, too, with the draft bundle's guesses and without.
+    With --draft a text is decoded, too, with the draft bundle and without.
 
     \b
     Examples:

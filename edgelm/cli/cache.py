@@ -1,4 +1,4 @@
-"""``edgelm cache``: the packed weights that are kept for this processor."""
+"""``edgelm cache``: the prepacked weights cached for this processor."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from edgelm.errors import DeviceError, OptionError
 from edgelm.runtime.ort.weightcache import LIMIT, SWITCH, Entry, WeightCache, limit_bytes, switched_on, user_folder
 
 
-@click.group("cache", invoke_without_command=True)
+@click.group("cache", invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Show, check or clear the weights that are packed for this processor.
+    """List, verify or clear the cache of prepacked weights.
 
-    The first time a bundle is loaded, its weights are written down as this processor's kernels want them; later loads map
+    The first load of a bundle writes its weights in the layout of this processor's kernels (prepacked); later loads map
     that file instead of holding a copy in memory. EDGELM_WEIGHT_CACHE=off does without, EDGELM_WEIGHT_CACHE_MB is the
     most that all of it may take.
 
@@ -61,7 +61,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.option("--down-to", type=float, metavar="MB", help="Remove what was unused for longest, until no more is left.")
 @json_option
 def clear(bundle: Path | None, down_to: float | None, as_json: bool) -> None:
-    """Remove all packed weights, or those of one bundle.
+    """Remove all prepacked weights, or those of one bundle.
 
     A model that is running keeps what it has mapped.
 
@@ -98,9 +98,9 @@ def clear(bundle: Path | None, down_to: float | None, as_json: bool) -> None:
 @command.command("verify")
 @json_option
 def verify(as_json: bool) -> None:
-    """Read all packed weights and compare them with their checksums; what is damaged is removed.
+    """Read all prepacked weights and compare them with their checksums; what is damaged is removed.
 
-    Exits with 1 if something is. Nothing wrong comes of damage: a load compares packed weights with those it would make.
+    Exits with 1 if something is. Nothing wrong comes of damage: a load compares with what it would pack.
     """
     cache = _cache()
     entries = [entry for entry in cache.entries() if entry.useful]

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     "--target", metavar="NAME|FILE", help="The board.  [default: rpi5, or the one that the bundle was made for]"
 )
 @click.option("--quant", metavar="NAME", help="Recipe for a MODEL.  [default: the target's]")
-@click.option("--kv", type=click.Choice(["float", "int8"]), help="Keys and values of a MODEL.  [default: the recipe's]")
+@click.option("--kv", type=click.Choice(["float", "int8"]), help="KV cache of a MODEL.  [default: the recipe's]")
 @click.option(
-    "--prefill", type=click.Choice(["same", "int8"]), help="What reads a MODEL's prompts.  [default: the recipe's]"
+    "--prefill", type=click.Choice(["same", "int8"]), help="The prefill graph of a MODEL.  [default: the recipe's]"
 )
 @click.option(
     "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: room for 4k and 512]"
@@ -104,7 +104,7 @@ def _lines(found: Estimate) -> Iterator[str]:
     threads = f"{expected.threads} thread{'s' if expected.threads > 1 else ''}"
     yield f"{found.model} as {found.quant} on {found.target}, {threads}, context of {found.context:,} tokens"
     yield ""
-    rows = [("", "tok/s", "ms a step", "bound by"), _row(f"prefill of {expected.prompt}", expected.prefill)]
+    rows = [("", "tok/s", "ms/step", "bound by"), _row(f"prefill of {expected.prompt}", expected.prefill)]
     rows += [_row(f"decode after {speed.depth:,}", speed) for speed in expected.decode]
     yield from table(rows, left=(0, 3), indent="  ")
     yield ""

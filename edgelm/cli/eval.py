@@ -163,7 +163,7 @@ class _Measure:
         return card
 
     def _load(self, bundle: Bundle) -> AbstractContextManager[LM]:
-        # What is compared with is often there for this once: its weights are not kept packed.
+        # What is compared with is often there for this once: its prepacked weights are not cached.
         return loaded(bundle.path, threads=self.threads, weight_cache=bundle is self.bundle)
 
     def _run(self, bundle: Bundle, items: Sequence[Item]) -> TaskResult:

@@ -48,7 +48,7 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
 @click.option(
     "--lora-ready",
     is_flag=True,
-    help="Let LoRA adapters be switched at run time; costs three nodes of the graph a matrix.",
+    help="Let LoRA adapters be switched at run time; costs three nodes per matrix.",
 )
 @click.option(
     "--adapter-only", is_flag=True, help="MODEL is a LoRA adapter (PEFT): make a file of it for a bundle that is there."
@@ -83,12 +83,12 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
 @click.option(
     "--kv",
     type=click.Choice(["float", "int8"]),
-    help="How keys and values are kept; int8 takes a quarter of the memory.  [default: the recipe's]",
+    help="Type of the KV cache; int8 takes a quarter of the memory.  [default: the recipe's]",
 )
 @click.option(
     "--prefill",
     type=click.Choice(["same", "int8"]),
-    help="What reads prompts: int8 is faster and takes a byte a weight more on disk; same is what decode reads.  "
+    help="The prefill graph: int8 is faster and takes one more byte per weight on disk; same is decode's.  "
     "[default: the recipe's]",
 )
 @click.option(
@@ -199,7 +199,7 @@ def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
 def recipe_lines(
     recipe: dict[str, dict[str, Any]], kv_calibration: dict[str, Any] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """(role, its format in words) of a manifest's recipe, and on what the steps of keys and values were found."""
+    """(role, its format in words) of a manifest's recipe, and on what the scales of an int8 KV cache were found."""
     for role, spec in recipe.items():
         if role == "matrices" or (role == "body" and "matrices" in recipe):
             if role == "body":
@@ -213,7 +213,7 @@ def recipe_lines(
             continue
         if role == "kv":
             found = f", found on {kv_calibration['text']['name']}" if kv_calibration else ""
-            yield role, f"{spec['bits']}-bit integers, a step a channel{found}"
+            yield role, f"{spec['bits']}-bit integers, scales per channel{found}"
             continue
         shared = f", the same bytes as the {spec['shared_with']}" if "shared_with" in spec else ""
         yield (

@@ -24,7 +24,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "emulate": "Run edgelm on an emulated ARM core, without a board.",
     "eval": "Measure how good a bundle is: tasks, perplexity.",
     "sweep": "Measure many recipes of a model, and show the best.",
-    "cache": "Show or clear the weights that are packed for this processor.",
+    "cache": "List, verify or clear the cache of prepacked weights.",
 }
 
 

@@ -37,9 +37,9 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
     help="For which to tell what a checkpoint needs.",
 )
 @click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
-@click.option("--kv", type=click.Choice(["float", "int8"]), help="Keys and values of a MODEL.  [default: the recipe's]")
+@click.option("--kv", type=click.Choice(["float", "int8"]), help="KV cache of a MODEL.  [default: the recipe's]")
 @click.option(
-    "--prefill", type=click.Choice(["same", "int8"]), help="What reads a MODEL's prompts.  [default: the recipe's]"
+    "--prefill", type=click.Choice(["same", "int8"]), help="The prefill graph of a MODEL.  [default: the recipe's]"
 )
 @json_option
 def command(path: str, target: str, context: int | None, kv: str | None, prefill: str | None, as_json: bool) -> None:
@@ -130,19 +130,19 @@ def _memory_lines(memory: dict[str, Any], context: int) -> Iterator[str]:
     per_token = int(memory["kv_bytes_per_token"])
     yield fact("memory", f"{size(memory['total_bytes'])} in all with the context full")
     if "packed_bytes" in memory:
-        yield fact("  weights", f"{size(memory['packed_bytes'] + memory['table_bytes'])} as packed by onnxruntime")
+        yield fact("  weights", f"{size(memory['packed_bytes'] + memory['table_bytes'])} as prepacked by onnxruntime")
     if memory.get("prefill_bytes"):
         whole = memory["prefill_bytes"]
         at_once = memory.get("passing_bytes", whole)
         yield fact(
-            "  prompts", f"{size(at_once)} of the {size(whole)} of matrices that read prompts, mapped from the file"
+            "  prefill", f"{size(at_once)} resident of the {size(whole)} of the prefill graph's matrices, mapped"
         )
     yield fact("  per token", f"{size(memory['weights_bytes'])} of weights are read")
     yield fact("  KV cache", f"{size(per_token * 1000)} per 1,000 tokens, {size(memory['kv_bytes'])} when full")
     if memory.get("window_bytes"):
         yield fact("  windows", f"{size(memory['window_bytes'])}, of layers that keep their last tokens alone")
     if memory.get("state_bytes"):
-        yield fact("  states", f"{size(memory['state_bytes'])}, of layers that keep no keys and values")
+        yield fact("  states", f"{size(memory['state_bytes'])}, of layers without a KV cache")
     rest = sum(int(memory.get(f"{part}_bytes", 0)) for part in ("runtime", "logits", "activations"))
     yield fact("  runtime", f"{size(rest)}: onnxruntime, Python, activations, logits")
 

@@ -1,4 +1,4 @@
-"""A model loaded for a command, with a line on stderr while its weights are packed."""
+"""A model loaded for a command, with a line on stderr while its weights are prepacked."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def loaded(bundle: Path, **options: Any) -> Iterator[LM]:
 
 
 def packing(bar: Bar) -> Callable[[int, int], None]:
-    """What to do with the progress of packing weights."""
+    """What to do with the progress of prepacking."""
     before = 0
 
     def show(done: int, total: int) -> None:
         nonlocal before
         if done == 0:
-            bar.start("preparing for this processor, once", total)
+            bar.start("prepacking (first load only)", total)
         bar.advance(done - before)
         before = done
 

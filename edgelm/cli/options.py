@@ -21,12 +21,12 @@ prefill_threads_option = click.option(
     "--prefill-threads",
     type=int,
     metavar="N",
-    help="CPU threads for prompts.  [default: -t, or what suits this machine]",
+    help="CPU threads for prefill.  [default: -t, or what suits this machine]",
 )
 weight_cache_option = click.option(
     "--weight-cache/--no-weight-cache",
     default=True,
-    help="Keep the weights as this processor wants them, and map them.  [default: yes; see: edgelm cache]",
+    help="Cache prepacked weights, and map them.  [default: yes; see: edgelm cache]",
 )
 memory_option = click.option(
     "--max-memory",
@@ -51,7 +51,7 @@ draft_option = click.option(
     "--draft",
     type=click.Path(path_type=Path),
     metavar="BUNDLE",
-    help="A smaller bundle with the same tokens, whose guesses are checked several at once, while that pays.",
+    help="A smaller bundle with the same tokens, for speculative decoding while that pays.",
 )
 
 _LOADING = (memory_option, threads_option, prefill_threads_option, weight_cache_option)
@@ -59,10 +59,12 @@ _SAMPLING = (
     click.option(
         "--max-tokens", type=int, metavar="N", help="Tokens to generate at most.  [default: the model's, or 256]"
     ),
-    click.option("--temperature", type=float, metavar="T", help="0 takes the likeliest token; 1 samples as trained."),
-    click.option("--top-k", type=int, metavar="K", help="Sample from the K likeliest tokens; 0 is off."),
-    click.option("--top-p", type=float, metavar="P", help="Sample from the likeliest tokens that sum to P; 1 is off."),
-    click.option("--min-p", type=float, metavar="P", help="Drop tokens below P times the likeliest; 0 is off."),
+    click.option("--temperature", type=float, metavar="T", help="0 takes the most likely token; 1 samples as trained."),
+    click.option("--top-k", type=int, metavar="K", help="Sample from the K most likely tokens; 0 is off."),
+    click.option(
+        "--top-p", type=float, metavar="P", help="Sample from the most likely tokens that sum to P; 1 is off."
+    ),
+    click.option("--min-p", type=float, metavar="P", help="Drop tokens below P times the most likely; 0 is off."),
     click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 makes repetition less likely."),
     click.option("--frequency-penalty", type=float, metavar="F", help="Lower a token by F for every time it came."),
     click.option("--presence-penalty", type=float, metavar="P", help="Lower a token by P once it came."),
@@ -77,7 +79,7 @@ _SAMPLING = (
     click.option(
         "--speculate",
         type=click.Choice(["auto", "off"]),
-        help="Guess tokens from the text so far and check several at once, while that pays.  [default: auto]",
+        help="Draft tokens from the text so far and verify several at once, while that pays.  [default: auto]",
     ),
     click.option("--stop", multiple=True, metavar="STR", help="End the text before STR; may be given several times."),
 )
@@ -96,7 +98,7 @@ _FORM = (
 
 
 def form_options(function: F) -> F:
-    """Adds the options that give the text a form."""
+    """Adds the options of constrained decoding."""
     for option in reversed(_FORM):
         function = option(function)
     return function

@@ -14,7 +14,7 @@ _WORST = 5  # matrices that are listed
 def quality_summary(card: Mapping[str, Any]) -> str:
     """A card in a line."""
     same, kld, ratio = card["same_top"]["value"], card["kld"]["mean"], card["perplexity"]["ratio"]
-    return f"KLD {kld:.4f}, same top token {same:.1%}, perplexity {_percent(ratio)} (text: {card['text']['name']})"
+    return f"KLD {kld:.4f}, top-1 agreement {same:.1%}, perplexity {_percent(ratio)} (text: {card['text']['name']})"
 
 
 def divergence_lines(found: Mapping[str, Any], base: str) -> Iterator[str]:
@@ -29,7 +29,7 @@ def divergence_lines(found: Mapping[str, Any], base: str) -> Iterator[str]:
         ("  median", f"{kld['median']:.5f}", ""),
         *((f"  {name[1:]} %", f"{value:.5f}", "") for name, value in kld.items() if name.startswith("p")),
         ("  largest", f"{kld['max']:.5f}", ""),
-        ("same top token", f"{same['value']:.2%}", f"{same['stderr']:.2%}"),
+        ("top-1 agreement", f"{same['value']:.2%}", f"{same['stderr']:.2%}"),
         ("RMS of delta p", f"{found['rms_delta_p']:.2%}", ""),
         *([("P of trimmed tokens", f"{found['outside_vocabulary']:.2%}", "")] if "outside_vocabulary" in found else []),
     ]

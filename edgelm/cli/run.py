@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     "top_logprobs",
     type=int,
     metavar="K",
-    help="With --json: how likely each token was, and the K likeliest at its place.",
+    help="With --json: how likely each token was, and the K most likely at its place.",
 )
 @prompt_cache_option
 @click.option("--stats", is_flag=True, help="Print speed to standard error.")
@@ -151,7 +151,7 @@ def speed(timings: Timings) -> str:
     if timings.decode_tokens_per_second is not None:
         parts[-1] += f" at {timings.decode_tokens_per_second:.2f} tok/s"
     if timings.drafted_tokens:
-        parts.append(f"{timings.accepted_tokens} of {timings.drafted_tokens} guesses right")
+        parts.append(f"{timings.accepted_tokens} of {timings.drafted_tokens} draft tokens accepted")
     return ", ".join(parts)
 
 

@@ -67,7 +67,7 @@ def command(
 
     fp32, and for each recipe of the target: 4-bit weights in blocks of 32, 64 and 128, rounded to the nearest step, with
     searched scales, and by GPTQ; int8, with smoothed activations too where that applies. Each is compared with fp32 on a
-    text: size, KL divergence, same top token, perplexity. A * marks the frontier: no other recipe is both smaller and
+    text: size, KL divergence, top-1 agreement, perplexity. A * marks the frontier: no other recipe is both smaller and
     nearer to the original. An interrupted sweep goes on where it was when the same command is given again.
 
     MODEL is a folder, a Hugging Face hub id, or nothing for the small model that comes with edgelm, which is calibrated
@@ -215,7 +215,7 @@ def _lines(facts: Mapping[str, Any], rows: Sequence[Row], items: Sequence[Item] 
         "size",
         "KLD",
         "±",
-        "same top",
+        "top-1",
         "perplexity",
         *([name, "±"] if name else []),
         "memory",

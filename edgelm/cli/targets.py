@@ -82,7 +82,9 @@ def _details(target: Target) -> str:
 def _recipe(recipe: RecipeSpec) -> list[str]:
     lines = [_row(f"  {role}", str(getattr(recipe, role))) for role in ROLES if role != "kv"]
     lines.append(
-        _row("  kv", f"{recipe.kv.bits}-bit" + (" floats" if recipe.kv.op == "none" else " integers, a step a channel"))
+        _row(
+            "  kv", f"{recipe.kv.bits}-bit" + (" floats" if recipe.kv.op == "none" else " integers, scales per channel")
+        )
     )
     return lines + ([_row("  note", recipe.note)] if recipe.note else [])
 

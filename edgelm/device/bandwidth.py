@@ -13,8 +13,8 @@ def read_bandwidth(threads: int, available: int | None = None, *, seconds: float
     """GB/s (10**9 bytes) read by `threads` threads together; the best of the passes made in about `seconds`.
 
     Takes at most 256 MB, and a quarter of the `available` bytes; None where that is too little to tell.
-    A pass is numpy's maximum over 32-bit integers, one vector instruction a load; numpy lets go of the interpreter
-    lock meanwhile.
+    A pass is numpy's maximum over 32-bit integers, one vector instruction a load; numpy releases the GIL
+    meanwhile.
     """
     import numpy as np
 

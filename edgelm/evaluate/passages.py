@@ -159,7 +159,7 @@ def _builtin(part: Part) -> Passages:
 
 
 def _turns(passage: str) -> Messages:
-    """``user: …`` and ``assistant: …`` in turn as messages."""
+    """Alternating ``user: …`` and ``assistant: …`` as messages."""
     _, *parts = _TURN.split(passage)
     turns = zip(parts[::2], parts[1::2], strict=True)
     return tuple({"role": role, "content": content.strip()} for role, content in turns)

@@ -78,7 +78,7 @@ def perplexity(
         bos: the id that a text begins with, or None where the vocabulary uses none.
         chunk: ids in a chunk; None is `CHUNK`, or the context where that is less.
         chunks: how many to score; None is all.
-        on_chunk: hears of every chunk.
+        on_chunk: is called with every chunk.
 
     Raises:
         OptionError: `chunk` or `chunks` is out of range.

@@ -65,7 +65,7 @@ def run_task(lm: LM, items: Sequence[Item], *, on_example: OnItem = lambda done,
     Args:
         lm: the model; its engine is used alone meanwhile.
         items: of one task.
-        on_example: hears of every item.
+        on_example: is called with every item.
 
     Raises:
         PromptError: an item is too long for the model's context, or its template refuses it, or it has none; it names

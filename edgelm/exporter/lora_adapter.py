@@ -104,7 +104,7 @@ def export_adapter(
         base: the folder of a bundle exported with ``lora_ready``.
         output: the file; None is ``<base>-<adapter>.safetensors``.
         overwrite: whether a file already there is replaced.
-        progress: hears of a download.
+        progress: is called with a download's progress.
 
     Returns:
         the file.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Progress:
-    """Hears of steps; this one says nothing.
+    """Is called with how far an export is; this one says nothing.
 
     Attributes:
         visible: whether it shows bars; then libraries that have their own may show them, too.

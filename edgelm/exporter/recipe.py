@@ -23,8 +23,8 @@ class Choices:
     """What an export may choose whatever the recipe; None leaves it to the recipe.
 
     Attributes:
-        kv: how keys and values are kept; see `with_kv`.
-        prefill: what reads prompts; see `with_prefill`.
+        kv: type of the KV cache; see `with_kv`.
+        prefill: the prefill graph; see `with_prefill`.
     """
 
     kv: str | None = None
@@ -60,7 +60,7 @@ def activations(recipe: RecipeSpec, target: Target) -> np.dtype[Any]:
 
 
 def with_kv(recipe: RecipeSpec, kv: str | None, target: Target) -> RecipeSpec:
-    """The recipe with keys and values kept as ``int8`` or ``float``, the type of the activations; None is its own choice.
+    """The recipe with a KV cache of ``int8`` or ``float``, the type of the activations; None is its own choice.
 
     Raises:
         OptionError: neither of them.
@@ -73,11 +73,9 @@ def with_kv(recipe: RecipeSpec, kv: str | None, target: Target) -> RecipeSpec:
     chosen = recipe if kv is None else replace(recipe, kv=INT8_KV)
     if quantised_kv(chosen) and target.runtime.provider != "cpu":
         raise ExportError(
-            f"{'a recipe with int8 keys and values' if kv is None else '--kv int8'} is for targets that compute on the "
+            f"{'a recipe with an int8 KV cache' if kv is None else '--kv int8'} is for targets that compute on the "
             f"CPU, and {target.name} has provider {target.runtime.provider!r}",
-            hint="--kv float keeps them in 16 bits"
-            if kv is None
-            else "leave it out: keys and values are kept in 16 bits there",
+            hint="--kv float keeps them in 16 bits" if kv is None else "leave it out: the KV cache is in 16 bits there",
         )
     return chosen
 
@@ -102,17 +100,17 @@ def with_prefill(recipe: RecipeSpec, prefill: str | None, target: Target) -> Rec
 
 
 def quantised_kv(recipe: RecipeSpec) -> bool:
-    """Whether keys and values are kept in 8 bits."""
+    """Whether the KV cache is in 8 bits."""
     return recipe.kv.op == INT8_KV.op
 
 
 def cache_type(recipe: RecipeSpec, target: Target) -> np.dtype[Any]:
-    """The numpy type of keys and values as they are kept."""
+    """The numpy type of the KV cache."""
     return np.dtype(np.int8) if quantised_kv(recipe) else activations(recipe, target)
 
 
 def used_kv(recipe: RecipeSpec, target: Target) -> dict[str, Any]:
-    """How keys and values are kept, for the manifest."""
+    """The KV cache's format, for the manifest."""
     spec = INT8_KV if quantised_kv(recipe) else FormatSpec("none", 8 * activations(recipe, target).itemsize)
     return spec.to_dict()
 

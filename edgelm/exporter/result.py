@@ -17,7 +17,7 @@ class GraphResult:
         weight_bytes_per_token: read for every decoded token.
         kv_bytes_per_token: kept for every token of context.
         calibration: on what, for the manifest; None without.
-        kv_calibration: on what the steps of keys and values were found; None where they are kept as floats.
+        kv_calibration: on what the scales of an int8 KV cache were found; None for floats.
         errors: of each rounded matrix by name, where asked for: ``{"format", "weight"}`` and, where it is calibrated,
             ``"output"``: what rounding adds to its weights, and to its products, as a share of their sum of squares.
         places: the matrices beside which an adapter has a place, for lora.json; None where it has none.

@@ -3,7 +3,7 @@
 A step of n tokens after a context of d takes
 
     products    for each format the larger of bytes / bandwidth and n * weights / (rate * threads)
-    attention   the larger of n * pairs / (rate * threads) and the bytes of keys and values / bandwidth
+    attention   the larger of n * pairs / (rate * threads) and the bytes of the KV cache / bandwidth
     activations n * width / (rate * threads), what is read and written between the products
     nodes       a fixed time for each node of the graph
 
@@ -42,7 +42,7 @@ class Heads:
 
     Attributes:
         pair: multiply-accumulates for a query token and a token it sees: 2 * heads * head_dim, of all these layers.
-        kv_bytes: of keys and values of a token, of all these layers.
+        kv_bytes: of a token in the KV cache, of all these layers.
         window: how many tokens a query sees at most, or None.
     """
 
@@ -76,7 +76,7 @@ class Workload:
         nodes: of the graph.
         activation_bytes: that the layers read and write for a token, between the products.
         file_bytes: of the weights as stored.
-        prefill: the matrices that read prompts, where these are not the body's.
+        prefill: the prefill graph's matrices, where these are not the body's.
     """
 
     body: tuple[Matrices, ...]
@@ -331,7 +331,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> Workload:
 
 
 def _prompts(recipe: Mapping[str, Any], weights: int, nbytes: int) -> tuple[Matrices, ...]:
-    """The matrices that read prompts; none where those of decode do."""
+    """The prefill graph's matrices; none where it is decode's."""
     spec = recipe.get("prefill")
     return () if spec is None else (Matrices(FormatSpec(spec["op"], int(spec["bits"])), weights, nbytes),)
 

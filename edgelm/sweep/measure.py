@@ -1,4 +1,4 @@
-"""A sweep: every recipe exported, compared with the model in fp32, and let go.
+"""A sweep: every recipe exported, compared with the model in fp32, and released.
 
 At any time there are two bundles on disk, the one in fp32 and the one that is measured, unless they are to be kept.
 """
@@ -107,8 +107,8 @@ class Sweep:
 
         Args:
             record: see `record`; it is written after every candidate.
-            progress: hears how far each is.
-            on_row: hears of every row that is added.
+            progress: is called with how far each is.
+            on_row: is called with every row that is added.
 
         Returns:
             why candidates could not be measured, by name.

@@ -35,7 +35,7 @@ def find_fallback(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo 
 
 
 def exact_int8(cpu: CpuInfo) -> bool:
-    """Whether int8 products are exact on this core, so that prompts may be read by them.
+    """Whether int8 products are exact on this core, so that int8 prefill may be used.
 
     On x86-64 without VNNI onnxruntime adds pairs of products in 16 bits, which large values overflow (VPMADDUBSW
     saturates); what features a core has is not known everywhere, and then it is taken to be one of those.

@@ -43,7 +43,7 @@ class RecipeSpec:
     """The format of each role: `body` (the layers' matrices), `head` (lm_head), `embedding`, `kv` (the cache).
 
     `matrices` has those of body matrices that differ from `body`, by the matrix' name; `prefill` is the format of the
-    layers' matrices in a graph of its own for prompts, or None.
+    layers' matrices in a prefill graph, or None.
     """
 
     body: FormatSpec
@@ -55,7 +55,7 @@ class RecipeSpec:
     prefill: FormatSpec | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Role -> format, as in a manifest; with the format of prompts and the note where there are such."""
+        """Role -> format, as in a manifest; with the prefill graph's format and the note where there are such."""
         roles: dict[str, Any] = {role: getattr(self, role).to_dict() for role in ROLES}
         roles |= {} if self.prefill is None else {"prefill": self.prefill.to_dict()}
         return roles | ({"note": self.note} if self.note else {})

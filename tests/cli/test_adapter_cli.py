@@ -138,7 +138,7 @@ def test_bench(edgelm, base, file, tiny_bundle):
     rows = [row.split("|")[6].strip() for row in ended.out.split("\n\n")[0].splitlines()[2:]]
     assert rows == ["pp8", "tg1", "tg12", "tg12 text", "tg12 text +draft"]
     assert "note: with the adapter lamps" in ended.err
-    assert "guesses right" in ended.err
+    assert "draft tokens accepted" in ended.err
     assert edgelm("bench", tiny_bundle.path, "--adapter", file).code == 1
 
 

@@ -10,7 +10,7 @@ def test_a_checkpoint(edgelm, tiny_checkpoint):
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     assert " as int8 on rpi4, 2 threads, context of 128 tokens" in lines[0]
-    assert lines[2].split() == ["tok/s", "ms", "a", "step", "bound", "by"]
+    assert lines[2].split() == ["tok/s", "ms/step", "bound", "by"]
     assert [line.split("  ")[1] for line in lines[3:5]] == ["prefill of 128", "decode after 0"]
     assert "  fits         yes" in lines
     assert any("not measured on the board" in line for line in lines)

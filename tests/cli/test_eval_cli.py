@@ -116,7 +116,7 @@ def test_against_itself(edgelm, tiny_bundle, text):
     head, *rows = out.splitlines()
     assert head.endswith("(fp32), 248 tokens of text.txt")
     assert ["KLD,", "mean", "0.00000", "0.00000"] in [row.split() for row in rows]
-    assert ["same", "top", "token", "100.00%", "0.00%"] in [row.split() for row in rows]
+    assert ["top-1", "agreement", "100.00%", "0.00%"] in [row.split() for row in rows]
 
 
 def test_against_its_checkpoint_and_kept(edgelm, tiny_checkpoint, text, tmp_path):

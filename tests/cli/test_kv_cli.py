@@ -17,8 +17,8 @@ def test_an_int8_cache_is_told_everywhere(
     checkpoint, bundle = tiny_checkpoint(), tmp_path / "b"
     code, out, _ = edgelm("export", checkpoint, "--target", "rpi5", "--kv", "int8", "-o", bundle)
     assert code == 0
-    assert "8-bit integers, a step a channel, found on builtin" in out
-    assert "8-bit integers, a step a channel, found on builtin" in edgelm("inspect", bundle).out
+    assert "8-bit integers, scales per channel, found on builtin" in out
+    assert "8-bit integers, scales per channel, found on builtin" in edgelm("inspect", bundle).out
     needs = [
         json.loads(edgelm("inspect", checkpoint, "--json", *more).out)["needs"]["quants"]["int4"]["memory"]
         for more in ((), ("--kv", "int8"))

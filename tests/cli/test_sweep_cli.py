@@ -51,7 +51,7 @@ def test_a_table(edgelm, arguments, places):
     ended = edgelm(*arguments, "--plot", places / "plot.svg")
     assert ended.code == 0
     head, *rows = (line.split() for line in ended.out.splitlines()[2:-2])
-    assert head == ["recipe", "size", "KLD", "±", "same", "top", "perplexity", "memory", "fits"]
+    assert head == ["recipe", "size", "KLD", "±", "top-1", "perplexity", "memory", "fits"]
     assert [[word for word in row if word in NAMES] for row in rows] == [[name] for name in NAMES]
     assert rows[0][0] == "*", "nothing is nearer to fp32 than itself"
     assert left(places, "tmp") == left(places, "cache") == [], "nothing is left behind"

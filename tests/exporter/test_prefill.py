@@ -1,4 +1,4 @@
-"""A graph of its own for prompts: near transformers in every family, whatever the pieces; and what it takes is told."""
+"""The prefill graph: near transformers in every family, whatever the pieces; and what it takes is told."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PROMPT = 70  # of the ids; the others are decoded
 
 @pytest.fixture(scope="module")
 def bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny model in fp32, with int8 matrices for prompts."""
+    """The tiny model in fp32, with int8 prefill."""
     return export(tiny_checkpoint(), "x86-64", "fp32", prefill="int8", output=tmp_path_factory.mktemp("prefill") / "b")
 
 

@@ -100,7 +100,7 @@ def test_a_replay_gives_the_same_bytes(made: Bundle, checkpoint: Path, text: Pat
 
 
 def test_a_budget_is_kept_to_the_byte(made: Bundle, checkpoint: Path, text: Path, tmp_path: Path) -> None:
-    """What is weighed counts places for adapters, lora.json and the steps of keys and values."""
+    """What is weighed counts places for adapters, lora.json and the scales of an int8 KV cache."""
     options = {"trim_vocab": text, "kv": "int8", "lora_ready": True, "card": "none"}
     least = export(checkpoint, "rpi5", "auto", max_size=made.size, output=tmp_path / "b", **options)
     again = export(checkpoint, "rpi5", "auto", max_size=least.size, output=tmp_path / "c", **options)

@@ -91,7 +91,7 @@ class Prepared:
         reader: of the weights, smoothed where that was found to help.
         calibrated: matrices that are rounded already, or None.
         facts: for the manifest; None for an export without calibration.
-        kv: the steps of keys and values, where they are kept as int8.
+        kv: the scales of keys and values, where the cache is int8.
     """
 
     reader: WeightReader
@@ -116,7 +116,7 @@ def calibrate(
         formats: of its roles.
         chunks: ids of the text, int64 [S] each; every chunk is a text of its own.
         folder: for the rounded matrices; they are read from there until the bundle is written.
-        progress: hears of every matrix.
+        progress: is called with every matrix.
     """
     found = Calibrated(sum(map(len, chunks)))
     context = max(map(len, chunks))

@@ -1,9 +1,9 @@
-"""The steps in which keys and values are kept as int8: one a channel, the same for all tokens, found on a text.
+"""The scales of an int8 KV cache: per channel, the same for all tokens, found on a text.
 
 The text goes through the layers in fp32, one after the other, as in calibration of weights; what is held is one layer.
-The step of a channel is its largest magnitude, and a twentieth more, over 127. Nothing is clipped to make the steps finer:
-the largest keys are often those of the first token, which all later ones lean on. On stories260K steps of 0.8 of that cost
-thirty times the divergence, one step for all channels four times.
+The scale of a channel is its largest magnitude, and a twentieth more, over 127. Nothing is clipped to make the scales
+finer: the largest keys are often those of the first token, which all later ones lean on. On stories260K scales of 0.8
+of that cost thirty times the divergence, one scale for all channels four times.
 
 A key is rotated by its place, so that a channel whose pair turns slowly has another range at place 10,000 than in the
 text. Rotations add up: keys of the text, turned on by as many places as the context has room for, are the keys that the
@@ -30,7 +30,7 @@ from edgelm.exporter.progress import Progress
 TOKENS = 4096  # of text at most: ranges are found sooner than codes of weights
 _CODES, _MARGIN = 127, 1.05  # another text goes a little further
 _TURNS = 16  # how far on keys are turned, between not at all and the end of the context
-_SMALLEST = 1e-4  # step of a channel, as a share of the largest of its layer's: a channel may be silent in the text
+_SMALLEST = 1e-4  # scale of a channel, as a share of the largest of its layer's: a channel may be silent in the text
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def find_scales(
     folder: Path,
     progress: Progress,
 ) -> dict[str, KVScales]:
-    """The steps of every layer's keys and values, by the layer's name.
+    """The scales of every layer's keys and values, by the layer's name.
 
     Args:
         reader: of the weights.
@@ -64,7 +64,7 @@ def find_scales(
         chunks: ids of the text, int64 [S] each; every chunk is a text of its own.
         context: of the bundle, in tokens.
         folder: for graphs that are gone when this returns.
-        progress: hears of every layer.
+        progress: is called with every layer.
     """
     progress.start("ranges of keys and values", len(decoder.layers))
     found: dict[str, KVScales] = {}
@@ -88,16 +88,16 @@ def find_scales(
 
 
 def memory(decoder: Decoder) -> int:
-    """Bytes that finding the steps takes about: hidden states twice, a layer twice."""
+    """Bytes that finding the scales takes about: hidden states twice, a layer twice."""
     layer = max(sum(m.outputs * m.inputs for m in layer.linears) for layer in decoder.layers)
     return 8 * TOKENS * decoder.hidden + 8 * layer
 
 
 def _steps(highest: np.ndarray) -> np.ndarray:
-    """Steps [1, H, 1, D] of channels that reach `highest` [1, H, D]."""
+    """Scales [1, H, 1, D] of channels that reach `highest` [1, H, D]."""
     least = _SMALLEST * float(highest.max()) or 1.0
-    steps: np.ndarray = (_MARGIN * np.maximum(highest, least) / _CODES).astype(np.float32)
-    return steps[:, :, None]
+    scales: np.ndarray = (_MARGIN * np.maximum(highest, least) / _CODES).astype(np.float32)
+    return scales[:, :, None]
 
 
 def _key_range(keys: np.ndarray, attention: Attention, context: int) -> np.ndarray:

@@ -141,7 +141,7 @@ def with_kv_scales(
     writer: BundleWriter,
     progress: Progress,
 ) -> calibrate.Prepared:
-    """The weights, and the steps of keys and values where the recipe keeps those as int8; without a text `wanted` they
+    """The weights, and the scales of keys and values where the recipe has an int8 cache; without a text `wanted` they
     are found on edgelm's own.
 
     Raises:
@@ -151,7 +151,7 @@ def with_kv_scales(
         return weights
     passages = load_passages(wanted or BUILTIN, "calibration")
     chunks = chunks_of(passages, decoder, min(CHUNK, context), kvscales.TOKENS, text, writer, progress)
-    _tell_memory("finding the steps of keys and values", kvscales.memory(decoder), progress)
+    _tell_memory("finding the scales of the int8 KV cache", kvscales.memory(decoder), progress)
     with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.ranges-", dir=writer.output.parent) as folder:
         scales = kvscales.find_scales(
             weights.reader, decoder, recipe.formats(spec, decoder.hidden), chunks, context, Path(folder), progress
@@ -202,7 +202,7 @@ def measuring(
         wanted: the text.
         write_base: writes the model in fp32; what differs of its manifest.
         writer: of the bundle.
-        progress: hears of every chunk.
+        progress: is called with every chunk.
     """
     from edgelm.evaluate.card import compare, quality_card
 

@@ -145,7 +145,7 @@ def channel_scales(inputs: np.ndarray, weights: np.ndarray, alpha: float) -> np.
 
 
 def quantised_product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """``x Wᵀ`` as DynamicQuantizeMatMul has it: x in 8 bits with one scale and zero point, a scale a row of W."""
+    """``x Wᵀ`` as DynamicQuantizeMatMul has it: x in 8 bits with one scale and zero point, scales per row of W."""
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     step = (high - low) / 255 or 1.0
     zero = np.rint(-low / step)

@@ -25,7 +25,7 @@ _SCALES = 5  # inputs from the tables to the scales: positions, bias and sinks s
 
 @dataclass(frozen=True)
 class KVScales:
-    """The steps in which a layer's keys and values are kept as int8: float32 [1, kv_heads, 1, head_dim] each.
+    """The scales of a layer's int8 keys and values: float32 [1, kv_heads, 1, head_dim] each.
 
     Of keys as they are after the rotary embedding, with the dimensions of the operator's head.
     """
@@ -127,10 +127,10 @@ class AttentionBuilder:
             attributes["sliding_window_cache"] = 1
         if (scales := self.scales.get(layer)) is not None:
             attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-            steps: list[ir.Value | None] = [
+            constants: list[ir.Value | None] = [
                 b.constant(f"{name}.{n}_scale", s) for n, s in (("k", scales.key), ("v", scales.value))
             ]
-            tables = [*tables, *[None] * (_SCALES - len(tables)), *steps]
+            tables = [*tables, *[None] * (_SCALES - len(tables)), *constants]
         context, key, value = self.b.ops(
             "GroupQueryAttention",
             [*qkv, *past, self.seqlens, self.total, *tables],

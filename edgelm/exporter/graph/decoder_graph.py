@@ -4,7 +4,7 @@ One graph for prefill and decode. In: ``input_ids [1, S]``, ``attention_mask [1,
 layer, and ``num_logits`` (default 1): for how many of the last positions logits are wanted.
 Out: ``logits [1, num_logits, V]`` and the cache. Past and present are one buffer of a capacity >= T.
 
-A bundle may have a second graph, for prompts: it has the cache alone, and no logits.
+A bundle may have a second graph, for prefill: it writes the cache alone, and no logits.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Weights:
         vector: rows of a vector → float32 [rows].
         table: (tensor name, shape, first row, rows) → float32 [rows, columns].
         array: (tensor name, shape) → float32 of that shape; for small ones.
-        kv: layer name → the steps of its keys and values; empty where they are kept as floats.
+        kv: layer name → the scales of its keys and values; empty where they are floats.
     """
 
     pack: Callable[[Linear, Format], Matrix]
@@ -160,7 +160,7 @@ class Persistent:
 def persistent_of(
     index: int, layer: Layer, activations: np.dtype[Any], context: int | None = None, *, quantised: bool = False
 ) -> list[Persistent]:
-    """Keys and values of attention, whose third axis grows; states, whose axes are all fixed, of what stands in its place.
+    """Keys and values of attention, whose third axis grows; states, whose axes are all fixed, of what takes its place.
 
     Keys and values are int8 where they are `quantised`; in a bundle with a `context` they may be those of a window. The names are those that onnxruntime-genai knows.
     """

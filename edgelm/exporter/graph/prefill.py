@@ -1,7 +1,7 @@
-"""The graph that reads prompts, beside the one that decodes: prefill.onnx writes the cache, model.onnx makes logits.
+"""The prefill graph, beside the one that decodes: prefill.onnx writes the cache, model.onnx makes logits.
 
 Decode is bound by the bytes that a token reads, so it wants few bits; a prompt is bound by arithmetic, which processors do
-fastest in 8 bits. Its matrices are int8 with a scale an output channel, and activations with a scale a token. All else,
+fastest in 8 bits. Its matrices are int8 with scales per output channel, and activations with a scale per token. All else,
 embedding, norms and tables, is read from model.onnx.data.
 """
 

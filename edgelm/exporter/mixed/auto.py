@@ -96,7 +96,7 @@ def export(
         budget: see `recipes.search`. Floats are on offer only where KLD is limited: by size alone they would fill it up.
         wanted: text on which matrices are measured.
         write: writes the target's recipe `AUTO`, with facts for the manifest.
-        progress: hears of it.
+        progress: is called with how far it is.
         card: whether the bundle gets a quality card.
         choices: made whatever the recipe.
         lora_ready: whether adapters have a place.

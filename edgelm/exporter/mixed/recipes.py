@@ -256,7 +256,7 @@ def _within_kld(candidates: Candidates, budget: Budget, largest: int, write: Cal
             break
         predicted = float(candidates.frontier.loss[point])
         aim = _AIM * budget.kld * (predicted / made.kld if made.kld > 0 and predicted > 0 else 2.0)
-    if good is None:  # what is predicted is no guide here: the best there is
+    if good is None:  # predictions do not help here: the best there is
         good = write(largest)
         if good.kld is not None and good.kld > budget.kld:
             raise _unreached(candidates, budget, good)

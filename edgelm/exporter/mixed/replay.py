@@ -95,7 +95,7 @@ class Replay:
             return wanted
         name, digest = str(known.get("name")), str(known.get("sha256"))
         own = name == BUILTIN and load_passages(BUILTIN, "calibration").sha256 == digest
-        if self.calibration is None and own:  # steps of keys and values are found on it without being asked
+        if self.calibration is None and own:  # scales of an int8 KV cache are found on it without being asked
             return wanted
         if wanted is None:
             if not own:

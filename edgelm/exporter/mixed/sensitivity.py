@@ -86,7 +86,7 @@ def measure(
         choices: what to try; the first of each matrix is not fp32.
         chunks: ids of the text, int64 [S] each, of one length.
         folder: for the hidden states of all variants meanwhile.
-        progress: hears of every run of a layer.
+        progress: is called with every run of a layer.
     """
     work = _Work(reader, decoder, choices, chunks, folder, progress)
     progress.start("measuring matrices", work.total)

@@ -39,8 +39,8 @@ def of_model(
         threads: None takes the board's.
         revision: branch, tag or commit on the hub.
         vocab: how many tokens are left where the vocabulary is trimmed; None for all.
-        kv: how keys and values are kept, ``float`` or ``int8``; None is the recipe's choice.
-        prefill: what reads prompts, ``same`` or ``int8``; None is the recipe's choice.
+        kv: type of the KV cache, ``float`` or ``int8``; None is the recipe's choice.
+        prefill: the prefill graph, ``same`` or ``int8``; None is the recipe's choice.
 
     Raises:
         CheckpointError: config.json is missing or wrong, or the hub cannot give it.

@@ -37,7 +37,7 @@ _RUNTIME = 60 << 20  # Python, numpy, onnxruntime, tokenizers and a session; mea
 _TOKEN = 400  # a token of the vocabulary in `tokenizers`; measured on three tokenizers of 32,000 to 50,000
 _ACTIVATIONS = 1.9  # of all that a layer's matrices read and write for a chunk, the arena's peak; measured
 
-_PASSING = 64 << 20  # of the matrices that read prompts: what a board can read between two releases of them
+_PASSING = 64 << 20  # of the prefill graph's matrices: what a board can read between two releases of them
 
 _EXPORTER = 90 << 20  # Python and the libraries of the native export path; measured, as are the next four
 _SLICE = 12 << 20  # a slice of rows being quantised, of which there is one a core, and one more
@@ -62,12 +62,12 @@ class DeviceMemory:
 
     Attributes:
         weights_bytes: weights read for every token, as the file holds them.
-        packed_bytes: the same as onnxruntime lays them out; the file's bytes are let go.
+        packed_bytes: the same as onnxruntime lays them out; the file's bytes are released.
         table_bytes: the embedding's own table, mapped from the file and looked up. One that is tied to the head is
             not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
             shows all until memory is short.
-        prefill_bytes: of the matrices that read prompts alone, mapped from the file; 0 where decode's read them.
-        passing_bytes: of these, what stands in memory at once, about (`edgelm.runtime.ort.pages`).
+        prefill_bytes: of the prefill graph's matrices, mapped from the file; 0 where it is decode's.
+        passing_bytes: of these, what is resident at once, about (`edgelm.runtime.ort.pages`).
         kv_bytes_per_token, kv_bytes: keys and values of layers that keep the whole context.
         window_bytes: of layers that keep a window alone, and the copies of it that are kept to go back to.
         state_bytes: what layers without keys and values keep, read from one buffer and written to another.

@@ -55,7 +55,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
 
 
 def _prompts(decoder: Decoder) -> tuple[Matrices, ...]:
-    """The matrices of a graph for prompts."""
+    """The matrices of a prefill graph."""
     weights = sum(m.outputs * m.inputs for m in prefill.linears(decoder))
     return (Matrices(prefill.FORMAT.spec, weights, prefill.nbytes(decoder)),)
 

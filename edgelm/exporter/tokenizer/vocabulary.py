@@ -98,7 +98,7 @@ def trim(text: Text, config: Config, domain: Domain, progress: Progress) -> Trim
         text: the checkpoint's.
         config: its config.json.
         domain: what to keep the vocabulary for.
-        progress: hears of every piece of text.
+        progress: is called with every piece of text.
 
     Raises:
         UnsupportedModelError: the tokenizer is of a kind that cannot be cut, or would encode the text in another way.
