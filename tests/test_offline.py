@@ -69,5 +69,5 @@ def test_the_default_model_never_opens_an_internet_socket(watched: dict[str, str
 def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
     code = "import os, edgelm.runtime.ort.session; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
     subprocess.run([sys.executable, "-c", code], check=True)
-    source = (Path(__file__).parents[1] / "edgelm" / "runtime" / "ort.py").read_text()
+    source = (Path(__file__).parents[1] / "edgelm" / "runtime" / "ort" / "session.py").read_text()
     assert source.index('os.environ["ORT_DISABLE_TELEMETRY"]') < source.index("import onnxruntime")

@@ -82,7 +82,7 @@ def test_without_onnxruntime_the_reason_is_told(monkeypatch):
 
 def test_onnxruntime_is_not_imported_before_the_check():
     script = (
-        "import sys\nfrom edgelm import wheels\nfrom edgelm.errors import DeviceError\n"
+        "import sys\nfrom edgelm.machine import wheels\nfrom edgelm.errors import DeviceError\n"
         "def refuse(cpu=None):\n    assert 'onnxruntime' not in sys.modules\n    raise DeviceError('old core')\n"
         "wheels.require = refuse\n"
         "from edgelm.cli import main\nsys.exit(main(['run', sys.argv[1], '-p', 'x']))\n"

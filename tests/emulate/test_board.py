@@ -175,7 +175,7 @@ def test_each_core_has_packed_weights_of_its_own(
 ) -> None:
     """The folder is the user's, the host's and all boards'; what a load maps gives the same bits as without."""
     code = (
-        "import sys; from pathlib import Path; from edgelm.runtime import packing, weightcache\n"
+        "import sys; from pathlib import Path; from edgelm.runtime.ort import packing, weightcache\n"
         "packing._SMALL = weightcache.SMALLEST = 0\n"
         "from edgelm.bundle.reader import Bundle; from edgelm.runtime.engine import Engine\n"
         "caches = (False, *[weightcache.WeightCache(Path(sys.argv[2]))] * 2)\n"

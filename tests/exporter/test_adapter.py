@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from safetensors.numpy import load_file, save_file
 from test_lora import ALPHA, RANK, SHAPES, merge_by_hand, write_adapter
@@ -39,6 +38,7 @@ from edgelm.forecast.cost_model import from_manifest
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM
 from edgelm.runtime.lora_adapter import METADATA, RuntimeAdapter
+from edgelm.runtime.ort.session import open_session
 
 torch = pytest.importorskip("torch")
 
@@ -128,7 +128,7 @@ def test_beside_a_quantised_matrix_it_adds_its_product(format: Format, bias: boo
         y = graph.linear(linear, builder.input("x", "float32", [1, "s", 128]))
         builder.output(y, "y", "float32", [1, "s", 48])
         builder.save(tmp_path / MODEL, {})
-    session = onnxruntime.InferenceSession(str(tmp_path / MODEL), providers=["CPUExecutionProvider"])
+    session = open_session(tmp_path / MODEL, 1, ["CPUExecutionProvider"])
     alone = session.run(["y"], {"x": x})[0]
     both = session.run(["y"], {"x": x, "m.lora_A": a, "m.lora_B": b})[0]
     np.testing.assert_allclose(both - alone, x @ a @ b, atol=2e-4)

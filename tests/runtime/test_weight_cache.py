@@ -39,7 +39,7 @@ HYBRID = {
     "num_experts": 0,
 }
 IDS = np.random.default_rng(0).integers(3, 300, 100)
-SMALL = "from edgelm.runtime import packing, weightcache; packing._SMALL = weightcache.SMALLEST = 0\n"
+SMALL = "from edgelm.runtime.ort import packing, weightcache; packing._SMALL = weightcache.SMALLEST = 0\n"
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector  # noqa: E402
 
 from edgelm.errors import BundleError, DeviceError  # noqa: E402
+from edgelm.machine.host import read_cpu  # noqa: E402
 from edgelm.runtime.ort.pages import make  # noqa: E402
+from edgelm.target.fallback import exact_int8  # noqa: E402
 
 ort.set_default_logger_severity(4)  # what goes wrong arrives as an exception, told once
 
@@ -165,9 +168,17 @@ def _options(threads: int, **entries: str) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.enable_mem_pattern = False  # plans memory for one shape; prompts have many
-    for name, value in entries.items():
+    for name, value in {**_exact(), **entries}.items():
         options.add_session_config_entry(name, value)
     return options
+
+
+@cache
+def _exact() -> dict[str, str]:
+    """What keeps products of int8 exact on this processor: nothing where it has the instructions for that, else weights
+    as unsigned bytes, which take longer but whose sums do not saturate.
+    """
+    return {} if exact_int8(read_cpu()) else {"session.x64quantprecision": "1"}
 
 
 def _session(model: str | bytes, options: Any, wanted: list[str], *, lasting: bool = True) -> Any:
