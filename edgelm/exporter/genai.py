@@ -10,24 +10,24 @@ from typing import Any
 
 from edgelm.bundle.reader import MODEL
 from edgelm.exporter.model.decoder import Attention, Decoder, ShortConv
+from edgelm.exporter.recipe import GraphPlan
 from edgelm.exporter.tokenizer.text_files import TextFiles
 
 CONFIG = "genai_config.json"
 
 
-def config(graph: dict[str, Any], context: int, text: TextFiles, decoder: Decoder) -> dict[str, Any]:
+def config(plan: GraphPlan, graph: dict[str, Any], text: TextFiles) -> dict[str, Any]:
     """The file's content.
 
     Args:
-        graph: the manifest's entry of a native graph of `decoder`.
-        context: of the bundle, in tokens.
+        plan: of the graph.
+        graph: its entry in the manifest.
         text: special tokens and sampling defaults.
     """
-    special_tokens, generation = text.special_tokens, text.generation
+    special_tokens = text.special_tokens
     eos = special_tokens["eos"]
     pad = special_tokens["pad"] if special_tokens["pad"] is not None else next(iter(eos), 0)
-    sampled = bool(generation.get("do_sample", False))
-    convs = _short_convs(decoder)
+    convs = _short_convs(plan.decoder)
     return {
         "model": {
             # Generic: the graph says all the rest. Only a cache of short convolutions has to be asked for.
@@ -36,47 +36,58 @@ def config(graph: dict[str, Any], context: int, text: TextFiles, decoder: Decode
             "eos_token_id": eos or pad,
             "pad_token_id": pad,
             "vocab_size": graph["vocab"],
-            "context_length": context,
-            "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "filename": MODEL,
-                "head_size": graph["head_dim"],
-                "hidden_size": graph["hidden"],
-                "num_attention_heads": graph["heads"],
-                "num_hidden_layers": graph["layers"],
-                "num_key_value_heads": graph["kv_heads"],
-                **convs,
-                "inputs": {
-                    "input_ids": "input_ids",
-                    "attention_mask": "attention_mask",
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
-                    **({"past_conv_names": "past_key_values.%d.conv_state"} if convs else {}),
-                },
-                "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                    **({"present_conv_names": "present.%d.conv_state"} if convs else {}),
-                },
-            },
+            "context_length": plan.context,
+            "decoder": _decoder(graph, convs),
         },
-        "search": {
-            "max_length": context,
-            "min_length": 0,
-            "do_sample": sampled,
-            "temperature": float(generation.get("temperature", 1.0)) if sampled else 1.0,
-            "top_k": int(generation.get("top_k", 50)) if sampled else 1,
-            "top_p": float(generation.get("top_p", 1.0)) if sampled else 1.0,
-            "repetition_penalty": float(generation.get("repetition_penalty", 1.0)),
-            "num_beams": 1,
-            "num_return_sequences": 1,
-            "early_stopping": True,
-            "length_penalty": 1.0,
-            "no_repeat_ngram_size": 0,
-            "diversity_penalty": 0.0,
-            "past_present_share_buffer": True,
+        "search": _search(text.generation, plan.context),
+    }
+
+
+def _decoder(graph: dict[str, Any], convs: dict[str, Any]) -> dict[str, Any]:
+    """The graph's shape, and what its inputs and outputs are called."""
+    return {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": MODEL,
+        "head_size": graph["head_dim"],
+        "hidden_size": graph["hidden"],
+        "num_attention_heads": graph["heads"],
+        "num_hidden_layers": graph["layers"],
+        "num_key_value_heads": graph["kv_heads"],
+        **convs,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+            **({"past_conv_names": "past_key_values.%d.conv_state"} if convs else {}),
         },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+            **({"present_conv_names": "present.%d.conv_state"} if convs else {}),
+        },
+    }
+
+
+def _search(generation: dict[str, Any], context: int) -> dict[str, Any]:
+    """How it samples unless a program says otherwise."""
+    sampled = bool(generation.get("do_sample", False))
+    return {
+        "max_length": context,
+        "min_length": 0,
+        "do_sample": sampled,
+        "temperature": float(generation.get("temperature", 1.0)) if sampled else 1.0,
+        "top_k": int(generation.get("top_k", 50)) if sampled else 1,
+        "top_p": float(generation.get("top_p", 1.0)) if sampled else 1.0,
+        "repetition_penalty": float(generation.get("repetition_penalty", 1.0)),
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "early_stopping": True,
+        "length_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "diversity_penalty": 0.0,
+        "past_present_share_buffer": True,
     }
 
 

@@ -1,11 +1,10 @@
-"""The native route: config.json + safetensors → graph, tensor by tensor, without torch."""
+"""The native export path: config.json + safetensors → graph, tensor by tensor, without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import numpy as np
 from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError
-from edgelm.exporter import recipe
 from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
 from edgelm.exporter.formats.blocked import Blocked
@@ -26,9 +24,9 @@ from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile, SizedFile
 from edgelm.exporter.progress import Progress
+from edgelm.exporter.recipe import GraphPlan
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.sizing import footprint
-from edgelm.target.target import RecipeSpec, Target
 
 # What some checkpoints keep beside their weights: masks and rotary frequencies, which are computed here.
 _BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
@@ -37,33 +35,27 @@ _HEADS = ("lm_head.weight", "embed_out.weight")  # stored by some although they 
 
 
 def write_graph(
+    plan: GraphPlan,
     checkpoint: Checkpoint,
-    decoder: Decoder,
-    target: Target,
-    spec: RecipeSpec,
-    context: int,
     writer: BundleWriter,
     progress: Progress,
     prepared: Prepared | None = None,
     *,
     errors: bool = False,
-    lora_ready: bool = False,
 ) -> GraphResult:
     """Write model.onnx and model.onnx.data into the bundle, from the weights as they are or as they were `prepared`; and
     prefill.onnx with its data where the recipe has one.
 
-    With `errors` the result tells how far each matrix is from what it was; that takes as long again. With `lora_ready`
-    every body matrix has a place for an adapter's.
+    With `errors` the result tells how far each matrix is from what it was; that takes as long again.
 
     Raises:
         CheckpointError: a tensor is missing, of another shape, or not finite.
         ExportError: a format does not go with the target's activations.
     """
-    formats = recipe.formats(spec, decoder.hidden)
-    tied = decoder_graph.shares_table(decoder, formats)
-    taken = footprint.of_decoder(decoder, spec, target, checkpoint.scheme)
+    decoder = plan.decoder
+    taken = footprint.of_decoder(decoder, plan.spec, plan.target, checkpoint.scheme)
     _expect_tensors(checkpoint, decoder, progress)  # before the first byte is written
-    again = sum(m.outputs * m.inputs for m in prefill.linears(decoder)) if spec.prefill is not None else 0
+    again = sum(m.outputs * m.inputs for m in prefill.linears(decoder)) if plan.spec.prefill is not None else 0
     progress.start("weights", decoder.parameters + again)
     prepared = prepared or Prepared(WeightReader(checkpoint))
     reader = prepared.reader
@@ -71,33 +63,26 @@ def write_graph(
     kv = {} if prepared.kv is None else prepared.kv.scales
     weights = partial(decoder_graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
     packing = _Packing(lambda name: DataFile(writer.path(name)), packer.pack, packer.pack_again)
-    for name, builder, _ in _graphs(decoder, target, spec, context, weights, packing, lora_ready=lora_ready):
+    for name, builder, _ in _graphs(plan, weights, packing):
         builder.save(writer.path(name), {"family": decoder.family})
     progress.finish()
     return GraphResult(
-        graph=graph_facts(decoder, spec, target, context, lora_ready=lora_ready),
-        recipe={
-            **recipe.used(formats, tied),
-            "kv": recipe.used_kv(spec, target),
-            **({} if spec.prefill is None else {"prefill": spec.prefill.to_dict()}),
-            **recipe.used_matrices(spec, decoder),
-        },
+        graph=graph_facts(plan),
+        recipe=plan.recipe(),
         parameters=decoder.parameters,
         weight_bytes_per_token=taken.read,
         kv_bytes_per_token=taken.kv_per_token,
         calibration=prepared.facts,
         kv_calibration=None if prepared.kv is None else prepared.kv.facts,
         errors=packer.errors,
-        places=[place(linear) for linear in decoder.linears] if lora_ready else None,
+        places=[place(linear) for linear in decoder.linears] if plan.lora_ready else None,
     )
 
 
-def graph_facts(
-    decoder: Decoder, spec: RecipeSpec, target: Target, context: int, *, lora_ready: bool = False
-) -> dict[str, Any]:
+def graph_facts(plan: GraphPlan) -> dict[str, Any]:
     """What the Engine must know of a graph."""
-    attention, itemsize = decoder.attentions[0], recipe.cache_type(spec, target).itemsize
-    windows = _windows(decoder, context, itemsize) if footprint.keeps_windows(target) else {}
+    decoder, attention = plan.decoder, plan.decoder.attentions[0]
+    windows = _windows(decoder, plan.context, plan.cache_type.itemsize) if plan.keeps_windows else {}
     return {
         "cache": "shared",
         "layers": len(decoder.layers),
@@ -106,32 +91,20 @@ def graph_facts(
         "head_dim": cache_head_dim(attention),
         "hidden": decoder.hidden,
         "vocab": decoder.vocab,
-        "activations": recipe.activations(spec, target).name,
-        "tied": decoder_graph.shares_table(decoder, recipe.formats(spec, decoder.hidden)),
-        **({"lora_places": len(decoder.linears)} if lora_ready else {}),
+        "activations": plan.activations.name,
+        "tied": plan.tied,
+        **({"lora_places": len(decoder.linears)} if plan.lora_ready else {}),
         **({"windows": windows} if windows else {}),
     }
 
 
-def weigh(
-    reader: WeightReader,
-    decoder: Decoder,
-    target: Target,
-    spec: RecipeSpec,
-    context: int,
-    folder: Path,
-    *,
-    lora_ready: bool = False,
-) -> int:
-    """Bytes of the graphs and their weights in a recipe, exactly; no matrix is read. `folder` holds a graph meanwhile."""
-    kv = _blank_steps(decoder) if recipe.quantised_kv(spec) else {}
+def weigh(plan: GraphPlan, reader: WeightReader) -> int:
+    """Bytes of the graphs and their weights, exactly; no matrix is read, and nothing is written."""
+    kv = _blank_scales(plan.decoder) if plan.quantised_kv else {}
     weights = partial(decoder_graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
     packing, total = _Packing(SizedFile, _sized, _sized), 0
-    for name, builder, data in _graphs(decoder, target, spec, context, weights, packing, lora_ready=lora_ready):
-        path = folder / f"weighed.{name}"
-        builder.save(path, {"family": decoder.family})
-        total += data.size + path.stat().st_size
-        path.unlink()
+    for _, builder, data in _graphs(plan, weights, packing):
+        total += data.size + len(builder.serialized({"family": plan.decoder.family}))
     return total
 
 
@@ -148,19 +121,14 @@ class _Packing:
 
 
 def _graphs(
-    decoder: Decoder,
-    target: Target,
-    spec: RecipeSpec,
-    context: int,
+    plan: GraphPlan,
     weights: Callable[[Callable[[Linear, Format], Matrix]], decoder_graph.Weights],
     packing: _Packing,
-    *,
-    lora_ready: bool,
 ) -> Iterator[tuple[str, Builder, DataFile]]:
     """Build the graphs of a bundle in turn: (its file's name, the graph, its data file, all of it written)."""
-    formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target).name
+    decoder, spec, formats, dtype = plan.decoder, plan.spec, plan.formats, plan.activations.name
     build = partial(
-        decoder_graph.build, context=context, branches=lora_ready, keeps_windows=footprint.keeps_windows(target)
+        decoder_graph.build, context=plan.context, branches=plan.lora_ready, keeps_windows=plan.keeps_windows
     )
     packed: dict[str, Matrix] = {}
     with packing.open(DATA) as data:
@@ -201,8 +169,8 @@ def _windows(decoder: Decoder, context: int, itemsize: int) -> dict[str, dict[st
     }
 
 
-def _blank_steps(decoder: Decoder) -> dict[str, KVScales]:
-    """What takes as many bytes as the steps of keys and values that are yet to be found."""
+def _blank_scales(decoder: Decoder) -> dict[str, KVScales]:
+    """What takes as many bytes as the scales of keys and values that are yet to be found."""
     shapes = {
         layer.name: (1, mixer.kv_heads, 1, cache_head_dim(mixer))
         for layer in decoder.layers

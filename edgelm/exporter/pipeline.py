@@ -12,7 +12,7 @@ from edgelm import demo
 from edgelm.bundle.reader import LORA, QUALITY, Bundle
 from edgelm.bundle.writer import BundleWriter, check_output, writing
 from edgelm.errors import EdgeLMError, OptionError
-from edgelm.exporter.calibration.quality import QualityOptions, measuring
+from edgelm.exporter.calibration.quality import Calibration, QualityOptions, measuring
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import name_of, resolve, slug
 from edgelm.exporter.lora_adapter import expect_places, open_adapter, places_file
@@ -21,7 +21,7 @@ from edgelm.exporter.mixed import auto, recipes
 from edgelm.exporter.mixed.budget import Budget
 from edgelm.exporter.mixed.replay import read_replay
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.recipe import Choices
+from edgelm.exporter.recipe import Choices, GraphPlan
 from edgelm.exporter.routes import Exporter, Job, Route, choose_route
 from edgelm.exporter.sizing import preflight
 from edgelm.exporter.sizing.context import choose_context
@@ -142,14 +142,16 @@ def export(
         measure = _text_to_measure_on(quality, budget, route, taken, choices.of(planned.recipe(quant), board))
 
         def write_base(aside: BundleWriter) -> dict[str, Any]:
-            return {"graph": route.write(Job(board.recipe("fp32"), length, text, aside)).graph}
+            exact = Calibration(None, text, aside, progress)
+            return {"graph": route.write(Job(board.recipe("fp32"), length, exact)).graph}
 
         card_of = None if measure is None else stack.enter_context(measuring(measure, write_base, writer, progress))
 
         def write(board: Target, more: Mapping[str, Any]) -> auto.Written:
             taken = checked(board)
             spec = choices.of(board.recipe(quant), board)
-            result = route.write(Job(spec, length, text, writer, quality.calibrate, card_of is not None, lora_ready))
+            calibration = Calibration(quality.calibrate, text, writer, progress)
+            result = route.write(Job(spec, length, calibration, card_of is not None, lora_ready))
             facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, route.name)
             facts |= more
             if cut is not None:
@@ -166,19 +168,13 @@ def export(
 
         if automatic:
             facts, found = auto.export(
+                GraphPlan(decoder, planned.recipe(quant), board, length, lora_ready),
                 route.checkpoint,
-                decoder,
-                board,
+                Calibration(quality.calibrate or quality.own, text, writer, progress),
                 budget,
-                quality.calibrate or quality.own,
-                length,
-                text,
-                writer,
                 write,
-                progress,
                 card=card_of is not None,
                 choices=choices,
-                lora_ready=lora_ready,
             )
         else:
             facts, found = write(board, {} if replay is None or replay.mixed is None else {"mixed": replay.mixed})

@@ -10,7 +10,7 @@ import numpy as np
 from edgelm.errors import ExportError, OptionError
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import make_format
-from edgelm.exporter.graph.decoder_graph import Formats
+from edgelm.exporter.graph.decoder_graph import Formats, shares_table
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.target.target import FormatSpec, RecipeSpec, Target
 
@@ -41,6 +41,64 @@ class Choices:
 
 
 AS_IT_IS = Choices()
+
+
+@dataclass(frozen=True)
+class GraphPlan:
+    """What a native graph is built from, but its weights.
+
+    Attributes:
+        decoder: what the model is.
+        spec: how its weights, keys and values are stored, and what reads prompts.
+        target: the board.
+        context: longest prompt plus answer in tokens.
+        lora_ready: whether every body matrix has a place for an adapter's.
+    """
+
+    decoder: Decoder
+    spec: RecipeSpec
+    target: Target
+    context: int
+    lora_ready: bool = False
+
+    @property
+    def formats(self) -> Formats:
+        """The format of each role."""
+        return formats(self.spec, self.decoder.hidden)
+
+    @property
+    def activations(self) -> np.dtype[Any]:
+        """The numpy type of activations."""
+        return activations(self.spec, self.target)
+
+    @property
+    def cache_type(self) -> np.dtype[Any]:
+        """The numpy type of keys and values as they are kept."""
+        return cache_type(self.spec, self.target)
+
+    @property
+    def quantised_kv(self) -> bool:
+        """Whether keys and values are kept in 8 bits."""
+        return quantised_kv(self.spec)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is looked up from the head's bytes."""
+        return shares_table(self.decoder, self.formats)
+
+    @property
+    def keeps_windows(self) -> bool:
+        """Whether layers that look back over a window may keep that alone."""
+        return keeps_windows(self.target)
+
+    def recipe(self) -> dict[str, Any]:
+        """The recipe as it is used, for the manifest."""
+        return {
+            **used(self.formats, self.tied),
+            "kv": used_kv(self.spec, self.target),
+            **({} if self.spec.prefill is None else {"prefill": self.spec.prefill.to_dict()}),
+            **used_matrices(self.spec, self.decoder),
+        }
 
 
 def formats(recipe: RecipeSpec, hidden: int) -> Formats:
@@ -107,6 +165,11 @@ def quantised_kv(recipe: RecipeSpec) -> bool:
 def cache_type(recipe: RecipeSpec, target: Target) -> np.dtype[Any]:
     """The numpy type of the KV cache."""
     return np.dtype(np.int8) if quantised_kv(recipe) else activations(recipe, target)
+
+
+def keeps_windows(target: Target) -> bool:
+    """Whether layers may keep a window alone: on CUDA the operator has no room beyond the window."""
+    return target.runtime.provider == "cpu"
 
 
 def used_kv(recipe: RecipeSpec, target: Target) -> dict[str, Any]:

@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, ExportError, OptionError, UnsupportedModelError
 from edgelm.exporter import families, genai, native
-from edgelm.exporter.calibration.quality import prepared, with_kv_scales
+from edgelm.exporter.calibration.quality import Calibration, prepared, with_kv_scales
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.lora import MERGE
 from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.recipe import Choices, quantised_kv
+from edgelm.exporter.recipe import Choices, GraphPlan, quantised_kv
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.sizing import footprint
 from edgelm.exporter.sizing.footprint import Footprint
-from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.exporter.tokenizer.vocabulary import Trim
 from edgelm.target.target import RecipeSpec, Target
 
@@ -33,20 +31,16 @@ class Job:
     """What to write.
 
     Attributes:
-        recipe: how weights are stored.
+        spec: how weights are stored.
         context: in tokens.
-        text: what was written of tokenizer and template.
-        writer: of the bundle.
-        calibrate: a text to calibrate on, or None.
+        calibration: the text to calibrate on, and where to write.
         errors: whether to tell how far each matrix is from what it was.
         lora_ready: whether adapters have a place.
     """
 
-    recipe: RecipeSpec
+    spec: RecipeSpec
     context: int
-    text: TextFiles
-    writer: BundleWriter
-    calibrate: str | None = None
+    calibration: Calibration
     errors: bool = False
     lora_ready: bool = False
 
@@ -117,34 +111,12 @@ def _native_route(
         decoder = whole.with_vocab(len(cut.rows))
 
     def write(job: Job) -> GraphResult:
-        reader = WeightReader(checkpoint)
-        with prepared(
-            job.calibrate,
-            reader,
-            decoder,
-            job.recipe,
-            job.context,
-            job.text,
-            job.writer,
-            progress,
-            smoothing=not job.lora_ready,
-        ) as weights:
-            weights = with_kv_scales(
-                weights, job.calibrate, decoder, job.recipe, job.context, job.text, job.writer, progress
-            )
-            result = native.write_graph(
-                checkpoint,
-                decoder,
-                target,
-                job.recipe,
-                job.context,
-                job.writer,
-                progress,
-                weights,
-                errors=job.errors,
-                lora_ready=job.lora_ready,
-            )
-        job.writer.write_json(genai.CONFIG, genai.config(result.graph, job.context, job.text, decoder))
+        plan = GraphPlan(decoder, job.spec, target, job.context, job.lora_ready)
+        writer = job.calibration.writer
+        with prepared(plan, WeightReader(checkpoint), job.calibration) as weights:
+            weights = with_kv_scales(plan, weights, job.calibration)
+            result = native.write_graph(plan, checkpoint, writer, progress, weights, errors=job.errors)
+        writer.write_json(genai.CONFIG, genai.config(plan, result.graph, job.calibration.text))
         return result
 
     def taken(model: Decoder, spec: RecipeSpec) -> Footprint:
@@ -176,14 +148,14 @@ def _optimum_route(
     rows = None if cut is None else cut.rows
 
     def write(job: Job) -> GraphResult:
-        if job.calibrate is not None:
+        if job.calibration.wanted is not None:
             progress.say("only native families are calibrated: scales are searched without data")
-        if quantised_kv(job.recipe):
+        if quantised_kv(job.spec):
             progress.say("only native families keep keys and values as int8: here they are floats")
-        if job.recipe.prefill is not None:
+        if job.spec.prefill is not None:
             progress.say("only native families have a graph of their own for prompts: here decode's reads them")
         try:
-            return route.write_graph(checkpoint, target, job.recipe, job.writer, progress, rows)
+            return route.write_graph(checkpoint, target, job.spec, job.calibration.writer, progress, rows)
         except ExportError as error:
             if reason is None:
                 raise

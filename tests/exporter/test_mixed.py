@@ -21,6 +21,7 @@ from edgelm.exporter.mixed.replay import read_replay
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
+from edgelm.exporter.recipe import GraphPlan
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import FormatSpec, Target, load_all, load_target
@@ -120,7 +121,7 @@ def test_what_a_bundle_takes_is_known_before_it_is_written(made: Bundle, checkpo
     decoder, board = families.describe(source.config), load_target("rpi5")
     for spec in (board.recipe("int4"), board.recipe("int8"), read_replay(made.path).spec):
         bundle = export(checkpoint, auto.with_recipe(board, "one", spec), "one", output=tmp_path / "b", overwrite=True)
-        told = native.weigh(WeightReader(source), decoder, board, spec, bundle.context, tmp_path)
+        told = native.weigh(GraphPlan(decoder, spec, board, bundle.context), WeightReader(source))
         assert told == bundle.files["model.onnx"]["bytes"] + bundle.files["model.onnx.data"]["bytes"]
 
 

@@ -27,6 +27,7 @@ from edgelm.exporter.graph import prefill
 from edgelm.exporter.lora_adapter import export_adapter
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
+from edgelm.exporter.recipe import GraphPlan
 from edgelm.exporter.sizing import footprint
 from edgelm.exporter.sizing.estimate import of_model
 from edgelm.exporter.sizing.preflight import Plan, misfit
@@ -196,7 +197,7 @@ def test_its_size_is_known_before(kind: str, quant: str, tiny_checkpoint: Callab
     told = footprint.of_decoder(decoder, spec, target)
     count = 2 * len(prefill.linears(decoder))
     assert 0 <= sizes[PREFILL_DATA] - told.prefill < 4096 * count
-    assert native.weigh(WeightReader(checkpoint), decoder, target, spec, 64, tmp_path) == sum(sizes.values())
+    assert native.weigh(GraphPlan(decoder, spec, target, 64), WeightReader(checkpoint)) == sum(sizes.values())
     memory = made.manifest["memory"]
     plain = footprint.of_decoder(decoder, target.recipe(quant), target).device(64)
     assert memory["prefill_bytes"] == told.prefill

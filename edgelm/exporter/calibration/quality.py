@@ -25,6 +25,7 @@ from edgelm.exporter.calibration import calibrate, kvscales, smooth
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
+from edgelm.exporter.recipe import GraphPlan
 from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.machine.host import read_memory
 from edgelm.runtime.text.prompt import text_tools
@@ -77,43 +78,72 @@ class QualityOptions:
         return None if exact or parameters > SMALL else self.own
 
 
-@contextmanager
-def prepared(
-    wanted: str | None,
-    reader: WeightReader,
-    decoder: Decoder,
-    spec: RecipeSpec,
-    context: int,
-    text: TextFiles,
-    writer: BundleWriter,
-    progress: Progress,
-    *,
-    smoothing: bool = True,
-) -> Iterator[calibrate.Prepared]:
-    """The weights to export, calibrated on the text `wanted` as far as the recipe gains from it.
+@dataclass(frozen=True)
+class Calibration:
+    """The text that an export chooses scales on, and what the model reads it with.
 
-    Without `smoothing` no inputs of matrices are scaled: adapters at run time would not know of it. Matrices rounded already wait in a folder beside the bundle, which is gone when the context is left.
+    Attributes:
+        wanted: the text's name, as `load_passages` takes it; None where weights are not calibrated.
+        text: what was written of tokenizer and template.
+        writer: of the bundle; what waits for the export's end waits in hidden folders beside it.
+        progress: is called with every step.
+    """
+
+    wanted: str | None
+    text: TextFiles
+    writer: BundleWriter
+    progress: Progress
+
+    def chunks(self, passages: Passages, decoder: Decoder, chunk: int, most: int) -> list[np.ndarray]:
+        """A text as ids, int64 [chunk] each, `most` in all.
+
+        Raises:
+            OptionError: it is shorter than a chunk.
+        """
+        facts = {"tokenizer": self.text.tokenizer, "special_tokens": self.text.special_tokens}
+        tokenizer, template = text_tools(self.writer.draft(facts))
+        ids = [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
+        chunks = spread_chunks(ids, chunk, most, starting_token(tokenizer))
+        enough = min(_FEW, most)
+        if (tokens := sum(map(len, chunks))) < enough:
+            self.progress.say(
+                f"the calibration text has only {tokens:,} usable tokens: {enough:,} or more serve better"
+            )
+        return chunks
+
+    def folder(self, purpose: str) -> tempfile.TemporaryDirectory[str]:
+        """A hidden folder beside the bundle, gone when its context is left."""
+        output = self.writer.output
+        return tempfile.TemporaryDirectory(prefix=f".{output.name}.{purpose}-", dir=output.parent)
+
+
+@contextmanager
+def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) -> Iterator[calibrate.Prepared]:
+    """The weights to export, calibrated as far as the recipe gains from it.
+
+    Where adapters have a place no inputs of matrices are scaled: they would not know of it. Matrices rounded already
+    wait in a folder beside the bundle, which is gone when the context is left.
 
     Raises:
         OptionError: the text is shorter than a chunk.
     """
-    if wanted is None:
+    decoder, formats, progress = plan.decoder, plan.formats, calibration.progress
+    if calibration.wanted is None:
         yield calibrate.Prepared(reader)
         return
-    formats = recipe.formats(spec, decoder.hidden)
     rounds, smooths = calibrate.worthwhile(decoder, formats), smooth.worthwhile(decoder, formats)
-    if smooths and not smoothing:
+    if smooths and plan.lora_ready:
         progress.say("activations of DynamicQuantizeMatMul stay uneven: adapters would not know of what evens them")
         smooths = False
     if not (rounds or smooths):
         progress.say("calibration serves 4-bit matrices and DynamicQuantizeMatMul, and this recipe has neither")
         yield calibrate.Prepared(reader)
         return
-    passages = load_passages(wanted, "calibration")
-    chunks = chunks_of(passages, decoder, min(CHUNK, context), TOKENS, text, writer, progress)
+    passages = load_passages(calibration.wanted, "calibration")
+    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), TOKENS)
     facts: dict[str, Any] = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
     _tell_memory("calibration", calibrate.memory(decoder, facts["tokens"]), progress)
-    with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.calibrating-", dir=writer.output.parent) as folder:
+    with calibration.folder("calibrating") as folder:
         smoothed: dict[str, Any] = {}
         if smooths:
             even = smooth.smooth(reader, decoder, formats, chunks, Path(folder), progress)
@@ -131,52 +161,25 @@ def prepared(
         )
 
 
-def with_kv_scales(
-    weights: calibrate.Prepared,
-    wanted: str | None,
-    decoder: Decoder,
-    spec: RecipeSpec,
-    context: int,
-    text: TextFiles,
-    writer: BundleWriter,
-    progress: Progress,
-) -> calibrate.Prepared:
+def with_kv_scales(plan: GraphPlan, weights: calibrate.Prepared, calibration: Calibration) -> calibrate.Prepared:
     """The weights, and the scales of keys and values where the recipe has an int8 cache; without a text `wanted` they
     are found on edgelm's own.
 
     Raises:
         OptionError: the text is shorter than a chunk.
     """
-    if not recipe.quantised_kv(spec):
+    if not plan.quantised_kv:
         return weights
-    passages = load_passages(wanted or BUILTIN, "calibration")
-    chunks = chunks_of(passages, decoder, min(CHUNK, context), kvscales.TOKENS, text, writer, progress)
+    decoder, progress = plan.decoder, calibration.progress
+    passages = load_passages(calibration.wanted or BUILTIN, "calibration")
+    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), kvscales.TOKENS)
     _tell_memory("finding the scales of the int8 KV cache", kvscales.memory(decoder), progress)
-    with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.ranges-", dir=writer.output.parent) as folder:
+    with calibration.folder("ranges") as folder:
         scales = kvscales.find_scales(
-            weights.reader, decoder, recipe.formats(spec, decoder.hidden), chunks, context, Path(folder), progress
+            weights.reader, decoder, plan.formats, chunks, plan.context, Path(folder), progress
         )
     facts = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
     return replace(weights, kv=kvscales.KVRanges(scales, facts))
-
-
-def chunks_of(
-    passages: Passages,
-    decoder: Decoder,
-    chunk: int,
-    most: int,
-    text: TextFiles,
-    writer: BundleWriter,
-    progress: Progress,
-) -> list[np.ndarray]:
-    """The calibration text as ids, int64 [chunk] each, `most` in all."""
-    tokenizer, template = text_tools(writer.draft({"tokenizer": text.tokenizer, "special_tokens": text.special_tokens}))
-    ids = [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
-    chunks = spread_chunks(ids, chunk, most, starting_token(tokenizer))
-    enough = min(_FEW, most)
-    if (tokens := sum(map(len, chunks))) < enough:
-        progress.say(f"the calibration text has only {tokens:,} usable tokens: {enough:,} or more serve better")
-    return chunks
 
 
 def _tell_memory(what: str, needed: int, progress: Progress) -> None:

@@ -7,7 +7,7 @@ are laid out anew: dimensions are moved, and zeros added, so that the same produ
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,21 @@ class KVScales:
 
     key: np.ndarray
     value: np.ndarray
+
+
+@dataclass(frozen=True)
+class KVLayout:
+    """How a graph keeps keys and values.
+
+    Attributes:
+        context: tokens that there is room for.
+        scales: of the layers that keep them as int8, by the layer's name.
+        keeps_windows: whether layers that look back over less than the context keep their windows alone.
+    """
+
+    context: int
+    scales: Mapping[str, KVScales] = field(default_factory=dict)
+    keeps_windows: bool = False
 
 
 def head_layout(head_dim: int, rope: Rope | None) -> tuple[int, ...]:
@@ -87,17 +102,12 @@ class AttentionBuilder:
         norm: Callable[[ir.Value, Norm], ir.Value],
         mask: ir.Value,
         count: ir.Value,
-        context: int,
-        scales: Mapping[str, KVScales] | None = None,
-        *,
-        keeps_windows: bool = False,
+        kv: KVLayout,
     ) -> None:
         self.b = b
-        self.scales = scales or {}
-        self.keeps_windows = keeps_windows
+        self.kv = kv
         self.linear = linear
         self.norm = norm
-        self.context = context
         self._ropes: dict[Rope, list[ir.Value]] = {}
         last = b.op("Sub", [count, b.integers([1])], "attn_mask/last")
         self.seqlens = b.op("Cast", [last], "attn_mask/seqlens_k", to=int(ir.DataType.INT32))
@@ -116,16 +126,16 @@ class AttentionBuilder:
             "kv_num_heads": attention.kv_heads,
             "scale": float(attention.scale or attention.head_dim**-0.5),
             # A window as long as the context hides nothing; without one the faster path is open.
-            "local_window_size": attention.window if attention.window and attention.window < self.context else -1,
+            "local_window_size": attention.window if attention.window and attention.window < self.kv.context else -1,
             "softcap": float(attention.softcap),
             "do_rotary": int(attention.rope is not None),
             "rotary_interleaved": int(attention.rope is not None and attention.rope.interleaved),
         }
         qkv, gate = self._project(name, attention, x, layout)
         tables: list[ir.Value | None] = [*self._tables(attention)]
-        if self.keeps_windows and window_capacity(attention, self.context) is not None:
+        if self.kv.keeps_windows and window_capacity(attention, self.kv.context) is not None:
             attributes["sliding_window_cache"] = 1
-        if (scales := self.scales.get(layer)) is not None:
+        if (scales := self.kv.scales.get(layer)) is not None:
             attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
             constants: list[ir.Value | None] = [
                 b.constant(f"{name}.{n}_scale", s) for n, s in (("k", scales.key), ("v", scales.value))
@@ -187,7 +197,7 @@ class AttentionBuilder:
         return self._ropes[rope]
 
     def _make_tables(self, rope: Rope) -> list[ir.Value]:
-        cos, sin = rope_tables(rope, self.context)
+        cos, sin = rope_tables(rope, self.kv.context)
         tables = {"cos": cos, "sin": sin}
         return [self.b.constant(f"{_label(rope)}.{k}", t.astype(self.b.float)) for k, t in tables.items()]
 

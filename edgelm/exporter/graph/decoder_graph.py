@@ -19,7 +19,7 @@ import onnx_ir as ir
 from edgelm.bundle.reader import lora_inputs
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.per_row import Rows
-from edgelm.exporter.graph.attention import AttentionBuilder, KVScales, cache_shape, window_capacity
+from edgelm.exporter.graph.attention import AttentionBuilder, KVLayout, KVScales, cache_shape, window_capacity
 from edgelm.exporter.graph.deltanet import DeltaNetBuilder
 from edgelm.exporter.graph.shortconv import ShortConvBuilder
 from edgelm.exporter.model.decoder import (
@@ -140,9 +140,7 @@ def mixers_of(
     """
     b, linear, norm, array = graph.b, graph.linear, graph.plain_norm, graph.weights.array
     return {
-        Attention: AttentionBuilder(
-            b, linear, norm, mask, count, context, graph.weights.kv, keeps_windows=keeps_windows
-        ),
+        Attention: AttentionBuilder(b, linear, norm, mask, count, KVLayout(context, graph.weights.kv, keeps_windows)),
         ShortConv: ShortConvBuilder(b, linear, array),
         GatedDeltaNet: DeltaNetBuilder(b, linear, norm, array),
     }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.errors import ExportError, UnsupportedModelError
 from edgelm.evaluate.passages import load_passages
 from edgelm.exporter import genai, native
-from edgelm.exporter.calibration.quality import chunks_of
+from edgelm.exporter.calibration.quality import Calibration
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.lora_adapter import places_size
 from edgelm.exporter.mixed import recipes, sensitivity
@@ -20,8 +19,7 @@ from edgelm.exporter.mixed.budget import Budget
 from edgelm.exporter.mixed.recipes import AUTO, Attempt, Candidates
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
-from edgelm.exporter.progress import Progress
-from edgelm.exporter.recipe import AS_IT_IS, Choices
+from edgelm.exporter.recipe import AS_IT_IS, Choices, GraphPlan
 from edgelm.exporter.sizing.preflight import free_disk
 from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.target.target import RecipeSpec, Target
@@ -74,77 +72,79 @@ def smallest(decoder: Decoder, target: Target) -> RecipeSpec:
 
 
 def export(
+    plan: GraphPlan,
     checkpoint: Checkpoint,
-    decoder: Decoder,
-    target: Target,
+    calibration: Calibration,
     budget: Budget,
-    wanted: str,
-    context: int,
-    text: TextFiles,
-    writer: BundleWriter,
     write: Callable[[Target, dict[str, Any]], Written],
-    progress: Progress,
     *,
     card: bool,
     choices: Choices = AS_IT_IS,
-    lora_ready: bool = False,
 ) -> Written:
     """Write the bundle whose recipe serves the budget best.
 
     Args:
-        checkpoint, decoder, target, context, text, writer: of the export.
+        plan: of the graph; its recipe is any.
+        checkpoint: of the weights.
+        calibration: its text is what matrices are measured on.
         budget: see `recipes.search`. Floats are on offer only where KLD is limited: by size alone they would fill it up.
-        wanted: text on which matrices are measured.
         write: writes the target's recipe `AUTO`, with facts for the manifest.
-        progress: is called with how far it is.
         card: whether the bundle gets a quality card.
         choices: made whatever the recipe.
-        lora_ready: whether adapters have a place.
 
     Raises:
         ExportError: no recipe keeps the budget.
     """
+    measured = _measure(plan, checkpoint, calibration, budget)
+    target, candidates, folder = plan.target, measured.candidates, calibration.writer.folder
+    rest = (_CARD + _CARD_MATRIX * (2 + len(plan.decoder.linears)) if card else 0) + _size(folder)
     reader = WeightReader(checkpoint)
-    offer = recipes.choices(decoder, target, floats=budget.kld is not None)
-    passages = load_passages(wanted, "calibration")
-    chunk, most = sensitivity.text_size(decoder, context)
-    chunks = chunks_of(passages, decoder, chunk, most, text, writer, progress)
-    tokens = sum(map(len, chunks))
-    _expect_room(sensitivity.disk(decoder, tokens), writer)
-    with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.trying-", dir=writer.output.parent) as name:
-        folder = Path(name)
-        candidates = Candidates(
-            decoder, target, offer, sensitivity.measure(reader, decoder, offer, chunks, folder, progress)
-        )
-        rest = (_CARD + _CARD_MATRIX * (2 + len(decoder.linears)) if card else 0) + _size(writer.folder)
 
-        def weigh(spec: RecipeSpec) -> int:
-            spec = choices.of(spec, target)
-            facts = native.graph_facts(decoder, spec, target, context, lora_ready=lora_ready)
-            config = genai.config(facts, context, text, decoder)
-            graph = native.weigh(reader, decoder, target, spec, context, folder, lora_ready=lora_ready)
-            places = places_size(decoder, facts["activations"]) if lora_ready else 0
-            return rest + graph + places + len(json_text(config).encode())
+    def weigh(spec: RecipeSpec) -> int:
+        return rest + graph_size(replace(plan, spec=choices.of(spec, target)), reader, calibration.text)
 
-        done: Written | None = None
+    done: Written | None = None
 
-        def attempt(point: int) -> Attempt:
-            nonlocal done
-            spec = candidates.recipe(point)
-            limits = {"max_size": budget.size, "max_kld": budget.kld}
-            facts = {
-                "text": passages.facts(),
-                "tokens": tokens,
-                "budget": {name: limit for name, limit in limits.items() if limit is not None},
-                "sensitivity": candidates.sensitivity(point),
-            }
-            done = write(with_recipe(target, AUTO, spec), {"mixed": facts})
-            found = done[1]
-            return Attempt(point, _size(writer.folder), None if found is None else float(found["kld"]["mean"]))
+    def attempt(point: int) -> Attempt:
+        nonlocal done
+        facts = {**measured.facts, "budget": budget.facts(), "sensitivity": candidates.sensitivity(point)}
+        done = write(with_recipe(target, AUTO, candidates.recipe(point)), {"mixed": facts})
+        found = done[1]
+        return Attempt(point, _size(folder), None if found is None else float(found["kld"]["mean"]))
 
-        recipes.search(candidates, budget, weigh, attempt)
+    recipes.search(candidates, budget, weigh, attempt)
     assert done is not None
     return done
+
+
+def graph_size(plan: GraphPlan, reader: WeightReader, text: TextFiles) -> int:
+    """Bytes of all that a native graph brings into a bundle, exactly; no matrix is read, and nothing is written."""
+    facts = native.graph_facts(plan)
+    places = places_size(plan.decoder, facts["activations"]) if plan.lora_ready else 0
+    return native.weigh(plan, reader) + places + len(json_text(genai.config(plan, facts, text)).encode())
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The recipes there are, by what each matrix loses in its formats; and on what text, for the manifest."""
+
+    candidates: Candidates
+    facts: dict[str, Any]
+
+
+def _measure(plan: GraphPlan, checkpoint: Checkpoint, calibration: Calibration, budget: Budget) -> _Measured:
+    assert calibration.wanted is not None
+    decoder, target = plan.decoder, plan.target
+    offer = recipes.choices(decoder, target, floats=budget.kld is not None)
+    passages = load_passages(calibration.wanted, "calibration")
+    chunks = calibration.chunks(passages, decoder, *sensitivity.text_size(decoder, plan.context))
+    tokens = sum(map(len, chunks))
+    _expect_room(sensitivity.disk(decoder, tokens), calibration.writer)
+    with calibration.folder("trying") as folder:
+        losses = sensitivity.measure(
+            WeightReader(checkpoint), decoder, offer, chunks, Path(folder), calibration.progress
+        )
+    return _Measured(Candidates(decoder, target, offer, losses), {"text": passages.facts(), "tokens": tokens})
 
 
 def _size(folder: Path) -> int:

@@ -105,6 +105,10 @@ class Builder:
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the graph; the same one gives the same bytes."""
+        path.write_bytes(self.serialized(metadata))
+
+    def serialized(self, metadata: dict[str, str]) -> bytes:
+        """The graph's file."""
         graph = ir.Graph(
             self._inputs,
             self._outputs,
@@ -117,7 +121,8 @@ class Builder:
             graph, ir_version=IR_VERSION, producer_name="edgelm", producer_version=__version__, metadata_props=metadata
         )
         proto = ir.to_proto(model)
-        path.write_bytes(proto.SerializeToString(deterministic=True))
+        content: bytes = proto.SerializeToString(deterministic=True)
+        return content
 
 
 def _dtype(name: str) -> ir.DataType:

@@ -212,7 +212,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         windows=tuple(
             (x.window, 2 * x.kv_heads * cache_head_dim(x) * itemsize)
             for x in decoder.attentions
-            if x.window is not None and keeps_windows(target)
+            if x.window is not None and recipe.keeps_windows(target)
         ),
         copies=1,
         state=2 * sum(math.prod(s.shape) * (4 if s.full else dtype.itemsize) for s in states),
@@ -268,11 +268,6 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target, toke
         scores=4 * heads,
         host=_TRACER + int(_TRACED * fp32),
     )
-
-
-def keeps_windows(target: Target) -> bool:
-    """Whether layers may keep a window alone: on CUDA the operator has no room beyond the window."""
-    return target.runtime.provider == "cpu"
 
 
 def kept(format: Format, k: int, scheme: Scheme | None) -> Format:
