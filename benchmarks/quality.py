@@ -45,7 +45,6 @@ from edgelm.evaluate.passages import load_passages, spread_chunks, starting_toke
 from edgelm.evaluate.task import read_task, run_task
 from edgelm.exporter import families
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.formats.rounding.rtn import quantize_blocks
 from edgelm.exporter.mixed import recipes
 from edgelm.exporter.mixed.auto import with_recipe
@@ -106,7 +105,7 @@ def measure(
     yield row("int8", base, int8, text, chunks, task)
     for block in (32, 64):
         chosen = in_blocks(board, block)
-        with mock.patch("edgelm.exporter.formats.registry.search_blocks", quantize_blocks):
+        with mock.patch("edgelm.exporter.formats.blocked.search_blocks", quantize_blocks):
             nearest = export(model, chosen, "int4", output=folder / f"rtn{block}")
         rtn = row(f"int4 rtn, block {block}", base, nearest, text, chunks, task)
         yield rtn
@@ -181,8 +180,8 @@ def sensitivity(model: Path, text: Path, target: str, chunks: int) -> None:
         ids = tokenizer.encode(content[:CALIBRATION_CHARACTERS])
         pieces = spread_chunks(ids, *text_size(decoder, base.context), starting_token(tokenizer))
         derived = measure_losses(reader, decoder, choices, pieces, folder, Progress())
-        for number, spec in enumerate(recipes.formats_of(board)):
-            format = make_format(spec)
+        for number, format in enumerate(recipes.formats_of(board)):
+            spec = format.spec
             alone = {linear.name: [format.fit(linear.inputs)] for linear in decoder.linears}
             own = measure_losses(
                 reader,

@@ -25,7 +25,6 @@ from safetensors.numpy import save
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.bundle.writer import json_text, umask
 from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
-from edgelm.exporter.calibration import smooth
 from edgelm.exporter.checkpoint.checkpoint import spellings
 from edgelm.exporter.checkpoint.hub import resolve, slug
 from edgelm.exporter.checkpoint.lora import Adapter, LowRank
@@ -61,7 +60,7 @@ def expect_places(route: str, calibrate: str | None, recipe: RecipeSpec | None) 
         )
     if recipe is None or recipe.matrices:
         return
-    if calibrate is not None and smooth.smooths(make_format(recipe.body)):
+    if calibrate is not None and make_format(recipe.body).smooths:
         raise UnsupportedModelError(
             "calibration of this recipe scales the inputs of matrices, which an adapter would not know of",
             hint=f"leave out --calibrate; or {_MERGE_INSTEAD}",

@@ -14,7 +14,6 @@ from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError
 from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
-from edgelm.exporter.formats.blocked import Blocked
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import KVScales, cache_head_dim, window_capacity
@@ -223,16 +222,18 @@ class _Packer:
             self.progress.advance(piece.size, linear.name)
 
     def pack(self, b: Builder, linear: Linear, format: Format) -> Matrix:
-        """The packed matrix; one that is quantised already keeps its codes where the format has the same operator."""
-        if isinstance(format, Blocked) and (codes := self.reader.codes(linear)):
+        """The packed matrix; one that is quantised already keeps its codes where the format can adopt them."""
+        scheme = self.reader.checkpoint.scheme
+        adopted = None if scheme is None else format.adopting(scheme, linear.inputs)
+        if adopted is not None and (codes := self.reader.codes(linear)):
             self.progress.advance(linear.outputs * linear.inputs, linear.name)
-            return Blocked(codes[0].bits, codes[0].block).pack_codes(b, linear.name, codes)
+            return adopted.pack_codes(b, linear.name, codes)
         rounded = None if self.calibrated is None else self.calibrated.get(linear.name)
         if rounded is None:
             return format.pack(b, linear.name, linear.outputs, linear.inputs, self._rows(linear, format))
         self.progress.advance(linear.outputs * linear.inputs, linear.name)
         self.errors[linear.name] = rounded.errors()
-        return rounded.format.pack_rounded(b, linear.name, linear.outputs, linear.inputs, rounded.pieces())
+        return rounded.format.pack_parts(b, linear.name, linear.outputs, linear.inputs, rounded.pieces())
 
     def _rows(self, linear: Linear, format: Format) -> Iterator[np.ndarray]:
         lost = whole = 0.0

@@ -17,7 +17,7 @@ from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import name_of, resolve, slug
 from edgelm.exporter.lora_adapter import expect_places, open_adapter, places_file
 from edgelm.exporter.manifest import manifest, source_hashes
-from edgelm.exporter.mixed import auto, recipes
+from edgelm.exporter.mixed import auto
 from edgelm.exporter.mixed.budget import Budget
 from edgelm.exporter.mixed.replay import read_replay
 from edgelm.exporter.progress import Progress
@@ -121,8 +121,8 @@ def export(
     length = choose_context(context, board, route.context_limit)
     if replay is not None:
         replay.check(route.decoder)
-        if "MatMulNBits" in replay.operators and not recipes.runs_blocks(board):
-            progress.say(f"the recipe's MatMulNBits falls back to slow kernels on {board.name} (docs/targets.md)")
+        for operator in replay.slow(board):
+            progress.say(f"the recipe's {operator} falls back to slow kernels on {board.name} (docs/targets.md)")
     planned = board
     if automatic:
         decoder = auto.expect_mixable(route.checkpoint, route.decoder)

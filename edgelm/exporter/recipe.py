@@ -113,7 +113,7 @@ def formats(recipe: RecipeSpec, hidden: int) -> Formats:
 
 def activations(recipe: RecipeSpec, target: Target) -> np.dtype[Any]:
     """The numpy type of activations: the target's, but float32 where the weights are kept in float32."""
-    full = recipe.body.op == "MatMul" and recipe.body.bits == 32
+    full = make_format(recipe.body).exact
     return np.dtype("float16" if target.runtime.activations == "fp16" and not full else "float32")
 
 

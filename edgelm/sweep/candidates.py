@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgelm.errors import OptionError, near
+from edgelm.exporter.formats.registry import make_format
 from edgelm.target.target import RecipeSpec, Target
 
 BASE = "fp32"  # the candidate that all others are compared with
@@ -69,7 +70,8 @@ def chosen(found: Sequence[Candidate], names: Iterable[str]) -> list[Candidate]:
 
 
 def _of_recipe(target: Target, quant: str, recipe: RecipeSpec) -> Iterator[Candidate]:
-    if recipe.body.op == "MatMulNBits" and recipe.body.bits == 4:
+    format = make_format(recipe.body)
+    if format.calibrates:
         for block in sorted({*BLOCKS, recipe.body.block or BLOCKS[0]}):
             name = f"{quant}-b{block}"
             board = _with(target, quant, _in_blocks(recipe, block, None))
@@ -78,7 +80,7 @@ def _of_recipe(target: Target, quant: str, recipe: RecipeSpec) -> Iterator[Candi
             yield Candidate(f"{name}-gptq", board, quant, calibrated=True)
         return
     yield Candidate(quant, target, quant)
-    if recipe.body.op == "DynamicQuantizeMatMul":
+    if format.smooths:
         yield Candidate(f"{quant}-smooth", target, quant, calibrated=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgelm.machine.host import CpuInfo, MemoryInfo, read_memory
 from edgelm.target.match import best_target
+from edgelm.target.operators import OPERATORS
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,13 @@ def find_fallback(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo 
     """
     if cpu.arch != "aarch64" or manifest.get("provider", "cpu") != "cpu":
         return None
-    ops = operators(manifest)
     core = f"{cpu.core} has" if cpu.core else "this core has"
-    if "MatMulNBits" in ops and cpu.has_dotprod is False:
-        factor = 30 if bits(manifest, "MatMulNBits") == 8 else 6
-        detail = f"MatMulNBits weights, but {core} no dotprod: {factor}x the work of int8 by DynamicQuantizeMatMul"
-        return Fallback(detail, export_line(manifest, cpu, memory, "int8"))
+    for name in sorted(operators(manifest) & OPERATORS.keys()):
+        operator = OPERATORS[name]
+        if operator.falls_back(cpu.arch, "cpu", cpu.has_dotprod):
+            factor = operator.work(bits(manifest, name))
+            detail = f"{name} weights, but {core} no dotprod: {factor}x the work of int8 by DynamicQuantizeMatMul"
+            return Fallback(detail, export_line(manifest, cpu, memory, "int8"))
     return None
 
 

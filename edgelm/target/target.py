@@ -16,6 +16,7 @@ from typing import Any
 
 from edgelm.errors import TargetError, near
 from edgelm.target.format_spec import FormatSpec as FormatSpec
+from edgelm.target.operators import operators_of
 from edgelm.target.rates import Rates, read_rates
 from edgelm.target.table import Table
 from edgelm.target.toml_lines import key_lines
@@ -23,19 +24,6 @@ from edgelm.target.toml_lines import key_lines
 ROLES = ("body", "head", "embedding", "kv")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # targets and recipes give their names to folders
-_BLOCKS = (16, 32, 64, 128, 256)
-_MATRIX: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "MatMul": ((32, 16), ()),
-    "MatMulNBits": ((4, 8), _BLOCKS),
-    "DynamicQuantizeMatMul": ((8,), ()),  # one scale per output channel: the block is the whole row
-}
-FORMATS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # role -> operator -> (bits, blocks)
-    "body": _MATRIX,
-    "head": _MATRIX,
-    "embedding": {"Gather": ((32, 16, 8), ()), "GatherBlockQuantized": ((4, 8), _BLOCKS)},
-    "kv": {"none": ((32, 16), ()), "GroupQueryAttention": ((8,), ())},
-    "prefill": {"DynamicQuantizeMatMul": ((8,), ())},
-}
 
 
 @dataclass(frozen=True)
@@ -301,11 +289,11 @@ def _recipe(table: Table, runtime: Runtime) -> RecipeSpec:
 
 def _format(role: str, table: Table) -> FormatSpec:
     table.only(("op", "bits", "block"))
-    op = table.string("op", choices=FORMATS[role])
-    all_bits, blocks = FORMATS[role][op]
-    bits = table.choice("bits", all_bits, f" for {op}")
-    if blocks:
-        return FormatSpec(op, bits, table.choice("block", blocks, f" for {op}"))
+    known = operators_of(role)
+    op = table.string("op", choices=known)
+    bits = table.choice("bits", known[op].bits, f" for {op}")
+    if known[op].blocks:
+        return FormatSpec(op, bits, table.choice("block", known[op].blocks, f" for {op}"))
     if "block" in table.data:
         table.fail("block", f"does not go with {op}: leave it out")
     return FormatSpec(op, bits)

@@ -9,11 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from edgelm.exporter.formats.blocked import Blocked
-from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import make_format
-from edgelm.exporter.formats.rounding.rtn import quantize_blocks, quantize_rows
-from edgelm.exporter.formats.rounding.search import search_blocks
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import load_target
@@ -154,16 +150,5 @@ def round_weights(model: Any, quant: str, target: str) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
-                parameter.copy_(torch.from_numpy(_rounded(parameter.numpy(), format)))
-
-
-def _rounded(weight: np.ndarray, format: Format) -> np.ndarray:
-    fitted = format.fit(weight.shape[1])
-    if not isinstance(fitted, Blocked):
-        codes, scales = quantize_rows(weight)
-        return codes * scales[:, None]
-    quantize = search_blocks if fitted.bits == 4 else quantize_blocks
-    codes, scales = quantize(weight, fitted.bits, fitted.block)
-    values = (codes.astype(np.float32) - (1 << (fitted.bits - 1))) * scales.repeat(fitted.block, axis=1)
-    rounded: np.ndarray = values[:, : weight.shape[1]]
-    return rounded
+                weight = parameter.numpy()
+                parameter.copy_(torch.from_numpy(format.fit(weight.shape[1]).rounded(weight)))

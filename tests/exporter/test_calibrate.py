@@ -113,7 +113,7 @@ def test_kld_falls_as_promised(stories: dict[str, Path], tmp_path: Path, monkeyp
     search, search_size = make("search")
     gptq, gptq_size = make("gptq", calibrate=stories["first"])
     coarse, _ = make("coarse", of_block(64), calibrate=stories["first"])
-    monkeypatch.setattr("edgelm.exporter.formats.registry.search_blocks", quantize_blocks)
+    monkeypatch.setattr("edgelm.exporter.formats.blocked.search_blocks", quantize_blocks)
     nearest, nearest_size = make("rtn")
     assert search_size == gptq_size == nearest_size
     assert search <= 0.88 * nearest
@@ -195,7 +195,7 @@ def test_a_recipe_that_gains_nothing_says_so(stories: dict[str, Path], tmp_path:
 def test_a_matrix_that_reads_nothing_keeps_to_the_search(
     stories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgelm.exporter.calibration.calibrate.factor", lambda hessian, block: None)
+    monkeypatch.setattr("edgelm.exporter.formats.blocked.factor", lambda hessian, block: None)
     said = Said()
     calibrated = export(
         stories["model"], "rpi5", "int4", calibrate=stories["first"], output=tmp_path / "a", progress=said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgelm.errors import ExportError
+from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.blocked import Blocked
 from edgelm.exporter.formats.dense import Dense
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel, Rows
-from edgelm.exporter.formats.registry import make_format
+from edgelm.exporter.formats.registry import ANY_TABLE, TRIED, make_format
 from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks, quantize_rows
 from edgelm.exporter.formats.rounding.search import search_blocks
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile
 from edgelm.runtime.ort.session import open_session
-from edgelm.target.target import FormatSpec
+from edgelm.target.operators import OPERATORS, operators_of
+from edgelm.target.target import FormatSpec, load_target
 
 FORMATS: list[Format] = [
     Dense(),
@@ -38,20 +41,34 @@ FORMATS: list[Format] = [
 MATRICES = [(96, 64), (64, 172), (48, 256), (32, 40)]
 
 
+def in_blocks(spec: FormatSpec, weight: np.ndarray) -> np.ndarray:
+    assert spec.block is not None
+    quantize, half = search_blocks if spec.bits == 4 else quantize_blocks, 1 << (spec.bits - 1)
+    codes, scales = quantize(weight, spec.bits, spec.block)
+    steps = codes.astype(np.float32).reshape(len(weight), -1, spec.block) - half
+    return (steps * scales[:, :, None]).reshape(len(weight), -1)[:, : weight.shape[1]]
+
+
+def in_rows(spec: FormatSpec, weight: np.ndarray) -> np.ndarray:
+    codes, scales = quantize_rows(weight)
+    return codes * scales[:, None]
+
+
+def in_floats(spec: FormatSpec, weight: np.ndarray) -> np.ndarray:
+    return weight.astype(f"float{spec.bits}").astype(np.float32)
+
+
+REFERENCES: dict[str, Callable[[FormatSpec, np.ndarray], np.ndarray]] = {
+    "MatMul": in_floats,
+    "MatMulNBits": in_blocks,
+    "DynamicQuantizeMatMul": in_rows,
+    "Gather": in_rows,
+}
+"""Operator → what is left of a matrix in a format of it."""
+
+
 def rounded(format: Format, weight: np.ndarray) -> np.ndarray:
-    """What the format makes of a matrix."""
-    n, k = weight.shape
-    if isinstance(format, Blocked):
-        quantize = search_blocks if format.bits == 4 else quantize_blocks
-        codes, scales = quantize(weight, format.bits, format.block)
-        half = 1 << (format.bits - 1)
-        steps = codes.astype(np.float32).reshape(n, -1, format.block) - half
-        return (steps * scales[:, :, None]).reshape(n, -1)[:, :k]
-    if isinstance(format, PerChannel | Rows):
-        codes, scales = quantize_rows(weight)
-        return codes * scales[:, None]
-    assert isinstance(format, Dense)
-    return weight.astype(f"float{format.bits}").astype(np.float32)
+    return REFERENCES[format.spec.op](format.spec, weight)
 
 
 def run(
@@ -86,7 +103,7 @@ def test_product(tmp_path: Path, format: Format, shape: tuple[int, int], rows: i
     format = format.fit(shape[1])
     expected = x @ rounded(format, weight).T + bias
     # Quantised formats round the activations to 8 bits too.
-    tolerance = 1e-5 if isinstance(format, Dense) else 2e-2
+    tolerance = 1e-5 if format.spec.bits >= 16 else 2e-2
     np.testing.assert_allclose(
         run(tmp_path, format, weight, x, bias), expected, atol=tolerance * np.abs(expected).max()
     )
@@ -114,6 +131,14 @@ def test_lookup_is_exact(tmp_path: Path, format: Format, shape: tuple[int, int])
     format = format.fit(shape[1])
     assert format.can_gather(shape[1])
     np.testing.assert_allclose(run(tmp_path, format, weight, None), rounded(format, weight), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("format", [*FORMATS, Rows()], ids=lambda f: str(f.spec))
+@pytest.mark.parametrize("shape", MATRICES, ids=str)
+def test_knows_what_it_rounds_to(format: Format, shape: tuple[int, int]) -> None:
+    weight = np.random.default_rng(0).standard_normal(shape, np.float32)
+    format = format.fit(shape[1])
+    np.testing.assert_allclose(format.rounded(weight), rounded(format, weight), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=lambda f: str(f.spec))
@@ -149,6 +174,69 @@ def test_every_recipe_entry_has_a_format() -> None:
     assert make_format(FormatSpec("Gather", 32)) == Dense(32)
     with pytest.raises(ExportError, match="no format for operator 'Conv'"):
         make_format(FormatSpec("Conv", 8))
+
+
+@pytest.mark.parametrize("format", [*TRIED, ANY_TABLE], ids=lambda f: str(f.spec))
+def test_an_operator_of_every_format_has_its_place_in_recipes(format: Format) -> None:
+    assert make_format(format.spec) == format
+    operator = OPERATORS[format.spec.op]
+    assert format.spec.bits in operator.bits
+    assert format.spec.block in (operator.blocks or (None,))
+    if operator.lookup is not None:
+        table = format.lookup
+        assert make_format(FormatSpec(operator.lookup, table.spec.bits, table.spec.block)) == table
+        assert operator.lookup in operators_of("embedding")
+
+
+def test_where_formats_fall_back() -> None:
+    slow, fast, gpu = load_target("rpi4"), load_target("rpi5"), load_target("jetson-orin-nano")
+    assert Blocked(4, 32).falls_back(slow)
+    assert not any(Blocked(4, 32).falls_back(target) for target in (fast, gpu))
+    assert not any(format.falls_back(slow) for format in (PerChannel(), Dense(), Rows()))
+
+
+@pytest.mark.parametrize(
+    ("format", "target", "bits"),
+    [
+        (Blocked(4, 32), "x86-64", 7.0),
+        (Blocked(4, 128), "x86-64", 4.75),
+        (Blocked(4, 32), "rpi5", 4.5),
+        (Blocked(4, 32), "rpi4", 5.0),
+        (Blocked(8, 64), "rpi5", 8.25),
+        (Dense(16), "rpi5", 32.0),  # widened
+        (Dense(16), "jetson-orin-nano", 16.0),
+    ],
+    ids=str,
+)
+def test_bits_a_weight_in_memory(format: Format, target: str, bits: float) -> None:
+    board = load_target(target)
+    itemsize = 2 if board.runtime.activations == "fp16" else 4
+    assert format.resident_bytes(64, 256, board, itemsize) == 64 * 256 * bits / 8
+
+
+def test_codes_of_a_checkpoint_go_into_blocks_alone() -> None:
+    scheme = Scheme("gptq", 8, 64)
+    assert Blocked(4, 32).adopting(scheme, 256) == Blocked(8, 64)
+    assert Blocked(4, 32).adopting(scheme, 160) is None  # no whole groups
+    assert Blocked(4, 32).adopting(Scheme("gptq", 4, 8), 256) is None
+    assert Blocked(4, 32).adopting(Scheme("gptq", 4, -1), 768) == Blocked(4, 256)
+    assert not any(format.adopting(scheme, 256) for format in (Dense(), PerChannel(), Rows()))
+
+
+def test_rounding_on_data_needs_data() -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 64), np.float32)
+    inputs = np.random.default_rng(1).standard_normal((200, 64), np.float32) @ np.diag(np.linspace(0.1, 3, 64))
+    by_data = Blocked(4, 32).rounder((inputs.T @ inputs).astype(np.float32))
+    assert by_data is not None
+    losses = [
+        np.square(inputs @ (Blocked(4, 32).values(round(weight), 64) - weight).T).sum()
+        for round in (by_data, Blocked(4, 32).quantize)
+    ]
+    assert losses[0] < losses[1]
+    assert Blocked(4, 32).rounder(np.zeros((64, 64), np.float32)) is None
+    assert [format.calibrates for format in (Blocked(4, 32), Blocked(8, 32), Dense(), PerChannel())] == [True] + [
+        False
+    ] * 3
 
 
 def test_a_lookup_format_refuses_products(tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def test_rounding_to_the_nearest_step():
     rows = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
     nearest = make_format(FormatSpec("MatMulNBits", 4, 32, "nearest"))
     assert nearest.spec.to_dict() == {"op": "MatMulNBits", "bits": 4, "block": 32, "rounding": "nearest"}
-    codes, scales = nearest.round(rows)
+    parts = nearest.quantize(rows)
     expected, expected_scales = quantize_blocks(rows, 4, 32)
-    assert (codes == pack_nibbles(expected)).all()
-    assert (scales == expected_scales).all()
+    assert (parts["qweight"] == pack_nibbles(expected)).all()
+    assert (parts["scales"] == expected_scales).all()
     searched = make_format(FormatSpec("MatMulNBits", 4, 32)).rounded(rows)
     assert np.square(searched - rows).sum() < np.square(nearest.rounded(rows) - rows).sum()

@@ -5,18 +5,17 @@ What is held is one layer, the hidden states of the calibration text, and one He
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.kvscales import KVRanges
-from edgelm.exporter.formats.blocked import Blocked
-from edgelm.exporter.formats.format import Format
-from edgelm.exporter.formats.rounding.gptq import Factor, Hessian, factor, gptq_blocks
+from edgelm.exporter.formats.format import Format, Parts
+from edgelm.exporter.formats.rounding.gptq import Hessian
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
@@ -27,20 +26,18 @@ _ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their c
 
 @dataclass(frozen=True)
 class Rounded:
-    """A rounded matrix waiting in two files.
+    """A rounded matrix waiting in files.
 
     Attributes:
         format: it is stored in.
-        codes: file of what the data file will hold, uint8.
-        scales: file of float32 [n, blocks].
+        parts: the file of each part, as `Format.quantize` names them: all rows of it.
         method: ``gptq``, or ``search`` where the inputs said nothing.
         weight: squared error of the weights as a share of their sum of squares.
         output: the same of the products with a sample of the inputs.
     """
 
-    format: Blocked
-    codes: Path
-    scales: Path
+    format: Format
+    parts: Mapping[str, Path]
     method: str
     weight: float
     output: float
@@ -54,11 +51,11 @@ class Rounded:
             "output": self.output,
         }
 
-    def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Slices of rows, as `Blocked.round` gives them."""
-        codes, scales = np.load(self.codes, mmap_mode="r"), np.load(self.scales, mmap_mode="r")
-        for start in range(0, len(codes), _ROWS):
-            yield codes[start : start + _ROWS], scales[start : start + _ROWS]
+    def pieces(self) -> Iterator[Parts]:
+        """Slices of rows, as `Format.quantize` gives them."""
+        whole = {part: np.load(file, mmap_mode="r") for part, file in self.parts.items()}
+        for start in range(0, len(next(iter(whole.values()))), _ROWS):
+            yield {part: rows[start : start + _ROWS] for part, rows in whole.items()}
 
 
 @dataclass
@@ -131,7 +128,7 @@ def calibrate(
         for number, linear in enumerate(layer.linears):
             format = formats.of(linear)
             weight = reader.matrix(linear)
-            if calibrates(format) and not reader.codes(linear):
+            if format.calibrates and not reader.codes(linear):
                 run = layer_runner.layer(decoder, formats, index, number, reader, context, folder)
                 inputs = (run(x, matrices) for x in hidden)
                 weight = work.round(linear, format, [weight], inputs)
@@ -157,18 +154,13 @@ def memory(decoder: Decoder, tokens: int) -> int:
 
 def worthwhile(decoder: Decoder, formats: Formats) -> bool:
     """Whether any matrix would be calibrated."""
-    return any(calibrates(formats.of(linear)) for linear in decoder.linears)
+    return any(formats.of(linear).calibrates for linear in decoder.linears)
 
 
-def calibrates(format: Format) -> TypeGuard[Blocked]:
-    """Whether a matrix of this format is worth it: at 8 bits there is next to nothing to win."""
-    return isinstance(format, Blocked) and format.bits == 4
-
-
-def _head(reader: WeightReader, decoder: Decoder, formats: Formats) -> Blocked | None:
+def _head(reader: WeightReader, decoder: Decoder, formats: Formats) -> Format | None:
     """The head's format where it is calibrated."""
     head = formats.head
-    return head if calibrates(head) and not reader.codes(decoder.head) else None
+    return head if head.calibrates and not reader.codes(decoder.head) else None
 
 
 def _cost(linear: Linear) -> int:
@@ -185,7 +177,7 @@ class _Work:
     def round(
         self,
         linear: Linear,
-        format: Blocked,
+        format: Format,
         rows: Iterable[np.ndarray],
         inputs: Iterator[np.ndarray],
         *,
@@ -196,27 +188,24 @@ class _Work:
         for x in inputs:
             hessian.add(x)
             sample = sample if len(sample) else x.copy()
-        known = factor(hessian.sum, format.block)
+        by_data = format.rounder(hessian.sum)
         del hessian
         n, k = linear.outputs, linear.inputs
-        blocks, number = -(-k // format.block), len(self.found.matrices)
-        files = self.folder / f"{number}.codes.npy", self.folder / f"{number}.scales.npy"
-        codes = np.lib.format.open_memmap(files[0], "w+", np.uint8, (n, blocks * format.block * format.bits // 8))
-        scales = np.lib.format.open_memmap(files[1], "w+", np.float32, (n, blocks))
+        waiting = _Waiting(self.folder / str(len(self.found.matrices)), n)
         values = np.empty((n, k) if keep else (0, k), np.float32)
         sums, start = np.zeros(4), 0
         for piece in _batches(rows):
-            part = slice(start, start + len(piece))
-            codes[part], scales[part] = _round(format, piece, known)
-            rounded = format.values(codes[part], scales[part], k)
+            parts = (by_data or format.quantize)(piece)
+            waiting.add(parts)
+            rounded = format.values(parts, k)
             off = rounded - piece
             sums += [squares(off), squares(piece), squares(sample @ off.T), squares(sample @ piece.T)]
             if keep:
-                values[part] = rounded
-            start = part.stop
+                values[start : start + len(piece)] = rounded
+            start += len(piece)
         shares = np.divide(sums[::2], sums[1::2], out=np.zeros(2), where=sums[1::2] > 0)
         self.found.matrices[linear.name] = Rounded(
-            format, *files, "search" if known is None else "gptq", float(shares[0]), float(shares[1])
+            format, waiting.files, "search" if by_data is None else "gptq", float(shares[0]), float(shares[1])
         )
         return values
 
@@ -226,11 +215,25 @@ def squares(values: np.ndarray) -> float:
     return float(np.square(values).sum(dtype=np.float64))
 
 
-def _round(format: Blocked, rows: np.ndarray, known: Factor | None) -> tuple[np.ndarray, np.ndarray]:
-    if known is None:
-        return format.round(rows)
-    codes, scales = gptq_blocks(rows, format.bits, known)
-    return format.packed(codes), scales
+class _Waiting:
+    """Parts of a matrix of `n` rows, written as they come to a file each, whose names begin with `prefix`."""
+
+    def __init__(self, prefix: Path, n: int) -> None:
+        self.files: dict[str, Path] = {}
+        self._prefix, self._n = prefix, n
+        self._arrays: dict[str, np.ndarray] = {}
+        self._end = 0
+
+    def add(self, parts: Parts) -> None:
+        """The next rows."""
+        start = self._end
+        for name, rows in parts.items():
+            if name not in self.files:
+                self.files[name] = self._prefix.with_name(f"{self._prefix.name}.{name}.npy")
+                shape = (self._n, *rows.shape[1:])
+                self._arrays[name] = np.lib.format.open_memmap(self.files[name], "w+", rows.dtype, shape)
+            self._arrays[name][start : start + len(rows)] = rows
+            self._end = start + len(rows)
 
 
 def _batches(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

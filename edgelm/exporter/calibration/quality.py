@@ -22,6 +22,7 @@ from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
 from edgelm.exporter import recipe
 from edgelm.exporter.calibration import calibrate, kvscales, smooth
+from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
@@ -74,7 +75,7 @@ class QualityOptions:
         """The text to measure a model on, or None; ``auto`` measures small ones, as others take time and memory."""
         if self.card != "auto":
             return self.card
-        exact = spec.body.op == "MatMul" and spec.body.bits == 32 and not recipe.quantised_kv(spec)
+        exact = make_format(spec.body).exact and not recipe.quantised_kv(spec)
         return None if exact or parameters > SMALL else self.own
 
 

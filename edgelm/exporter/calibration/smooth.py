@@ -21,7 +21,6 @@ import numpy as np
 
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.formats.format import Format
-from edgelm.exporter.formats.per_row import PerChannel
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear, Norm
 from edgelm.exporter.model.weights import Smoothing, WeightReader
@@ -32,14 +31,9 @@ _SAMPLE = 256  # inputs on which the choice is made
 _SMALLEST = 1e-5  # of a channel, as a share of the largest
 
 
-def smooths(format: Format) -> bool:
-    """Whether this format gains from it."""
-    return isinstance(format, PerChannel)
-
-
 def worthwhile(decoder: Decoder, formats: Formats) -> bool:
     """Whether any matrix would be smoothed."""
-    return any(smooths(formats.of(linear)) for linear in decoder.linears)
+    return any(formats.of(linear).smooths for linear in decoder.linears)
 
 
 @dataclass
@@ -73,12 +67,14 @@ def smooth(
         matrices = {linear.name: reader.matrix(linear) for linear in layer.linears}
         for number, origin in _places(layer):
             linear = layer.linears[number]
-            if not smooths(formats.of(linear)):
+            if not formats.of(linear).smooths:
                 continue
             if reader.codes(linear) or (isinstance(origin, Linear) and reader.codes(origin)):
                 continue
             run = layer_runner.layer(decoder, formats, index, number, reader, context, folder)
-            _choose(found, linear, origin, matrices[linear.name], (run(x, matrices) for x in hidden))
+            _choose(
+                found, linear, origin, formats.of(linear), matrices[linear.name], (run(x, matrices) for x in hidden)
+            )
         run = layer_runner.layer(decoder, formats, index, None, reader, context, folder)
         for number, x in enumerate(hidden):
             hidden[number] = run(x, matrices)[None]
@@ -98,7 +94,12 @@ def _places(layer: Layer) -> Iterator[tuple[int, Norm | Linear]]:
 
 
 def _choose(
-    found: Found, linear: Linear, origin: Norm | Linear, weight: np.ndarray, inputs: Iterator[np.ndarray]
+    found: Found,
+    linear: Linear,
+    origin: Norm | Linear,
+    format: Format,
+    weight: np.ndarray,
+    inputs: Iterator[np.ndarray],
 ) -> None:
     first = next(inputs)
     sample, highest = first[:_SAMPLE].copy(), np.abs(first).max(axis=0)
@@ -108,7 +109,7 @@ def _choose(
     whole = float(np.square(exact).sum())
 
     def error(scale: np.ndarray) -> float:
-        return float(np.square(quantised_product(sample / scale, weight * scale) - exact).sum()) / whole
+        return float(np.square(format.product(sample / scale, weight * scale) - exact).sum()) / whole
 
     if whole == 0:
         return
@@ -142,13 +143,3 @@ def channel_scales(inputs: np.ndarray, weights: np.ndarray, alpha: float) -> np.
     logs = alpha * np.log(x) - (1 - alpha) * np.log(w)
     scales: np.ndarray = np.exp(logs - logs.mean()).astype(np.float32)
     return scales
-
-
-def quantised_product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """``x Wᵀ`` as DynamicQuantizeMatMul has it: x in 8 bits with one scale and zero point, scales per row of W."""
-    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-    step = (high - low) / 255 or 1.0
-    zero = np.rint(-low / step)
-    codes = np.clip(np.rint(x / step) + zero, 0, 255) - zero
-    product: np.ndarray = (codes * step).astype(np.float32) @ PerChannel().rounded(weight).T
-    return product

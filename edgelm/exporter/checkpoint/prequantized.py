@@ -23,9 +23,9 @@ import numpy as np
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.tensors import Tensor
+from edgelm.target.operators import BLOCKS
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-_LARGEST_BLOCK = 256  # that MatMulNBits takes
 _WORD = 32
 
 
@@ -63,6 +63,18 @@ class Scheme:
     bits: int
     group: int
     zeros_less_one: bool = False
+
+    def columns(self, k: int) -> int:
+        """Columns that share a scale, in rows of `k`."""
+        return self.group if self.group > 0 else k
+
+    def block(self, k: int) -> int | None:
+        """Columns of a block in rows of `k`, the largest power of two that divides a group, as far as an operator knows it;
+        None where the row is not of whole groups, or such a block is smaller than any that is known.
+        """
+        group = self.columns(k)
+        block = min(BLOCKS[-1], group & -group)
+        return block if block >= BLOCKS[0] and k % group == 0 else None
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
@@ -178,14 +190,13 @@ class PackedMatrix:
                 return rows, columns * words
 
     def codes(self) -> Codes | None:
-        """The codes; None where columns are out of order (GPTQ's ``desc_act``), which no block can say."""
+        """The codes; None where no block can say them, as where columns are out of order (GPTQ's ``desc_act``)."""
         n, k = self.shape
-        group = self._group(k)
-        if k % group or (self._groups_of_columns(k) != np.arange(k) // group).any():
+        group, block = self.scheme.columns(k), self.scheme.block(k)
+        if block is None or (self._groups_of_columns(k) != np.arange(k) // group).any():
             return None
         codes, zeros = self._unpack(n, k // group)
         scales = self._scales(n, k // group)
-        block = min(_LARGEST_BLOCK, group & -group)  # the largest power of two that divides a group
         repeat = group // block
         return Codes(
             self.scheme.bits,
@@ -198,21 +209,17 @@ class PackedMatrix:
     def dequantize(self) -> np.ndarray:
         """float32 [n, k], whatever the order of the columns."""
         n, k = self.shape
-        groups, index = -(-k // self._group(k)), self._groups_of_columns(k)
+        groups, index = -(-k // self.scheme.columns(k)), self._groups_of_columns(k)
         codes, zeros = self._unpack(n, groups)
         values: np.ndarray = (codes.astype(np.float32) - zeros[:, index]) * self._scales(n, groups)[:, index]
         return values
-
-    def _group(self, k: int) -> int:
-        """Columns that share a scale."""
-        return self.scheme.group if self.scheme.group > 0 else k
 
     def _groups_of_columns(self, k: int) -> np.ndarray:
         """The group of every column: in order, unless the checkpoint says otherwise."""
         for part in ("g_idx", "weight_g_idx"):
             if part in self.parts and len(order := self.parts[part].integers()) == k:
                 return order
-        return np.arange(k) // self._group(k)
+        return np.arange(k) // self.scheme.columns(k)
 
     def _unpack(self, n: int, groups: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes uint8 [n, k] and zeros [n, groups]."""

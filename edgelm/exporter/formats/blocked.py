@@ -2,108 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.checkpoint.prequantized import Codes
-from edgelm.exporter.formats.format import Matrix
-from edgelm.exporter.formats.parallel import ordered_map
+from edgelm.exporter.checkpoint.prequantized import Codes, Scheme
+from edgelm.exporter.formats.format import Format, Matrix, Parts, PartShapes, append_parts
+from edgelm.exporter.formats.rounding.gptq import factor, gptq_blocks
 from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks
 from edgelm.exporter.formats.rounding.search import search_blocks
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
-from edgelm.target.target import FormatSpec
+from edgelm.target.operators import BLOCKS
+from edgelm.target.target import FormatSpec, Target
 
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level; without it 8-bit weights are unpacked anew at every call
 
+# Bits that a block of MatMulNBits takes in memory beyond its codes. x86-64: three floats (the scale as stored, as
+# packed, and the sum of the block's codes), so 7.0, 5.5, 4.75 bits a weight at 4 bits and blocks of 32, 64, 128,
+# measured. ARM with dot products: KleidiAI keeps 16 (4.5 bits at 32). Without them nothing is packed: a float scale.
+_BLOCK_BITS = {"x86_64": 96, "aarch64": 16}
+_UNPACKED_BLOCK_BITS = 32
+
 
 @dataclass(frozen=True)
-class Blocked:
+class Blocked(Format):
     """4- or 8-bit blocks with a scale each, multiplied with int8 activations (MatMulNBits)."""
 
     bits: int
     block: int
     rounding: str | None = None  # nearest: scales are not searched
 
+    @classmethod
+    def of(cls, spec: FormatSpec) -> Self | None:
+        """A matrix to multiply or to look up."""
+        blocked = spec.op in ("MatMulNBits", "GatherBlockQuantized")
+        return cls(spec.bits, spec.block or 32, spec.rounding) if blocked else None
+
     @property
     def spec(self) -> FormatSpec:
         """The format as a recipe writes it."""
         return FormatSpec("MatMulNBits", self.bits, self.block, self.rounding)
 
-    def fit(self, k: int) -> Blocked:
+    def fit(self, k: int) -> Self:
         """A block that divides `k`, so that rows can be looked up too; failing that, one that wastes little."""
         dividing = next((s for s in _halves(self.block) if k % s == 0), None)
         if dividing is not None and dividing * 2 >= min(self.block, k):
             return replace(self, block=dividing)
-        return replace(self, block=next((s for s in _halves(self.block) if s < 2 * k), 16))
-
-    def nbytes(self, n: int, k: int) -> int:
-        """Codes, and a float scale a block."""
-        blocks = -(-k // self.block)
-        return n * blocks * (self.block * self.bits // 8 + 4)
+        return replace(self, block=next((s for s in _halves(self.block) if s < 2 * k), BLOCKS[0]))
 
     def can_gather(self, k: int) -> bool:
         """Only where rows need no padding: GatherBlockQuantized wants exactly k codes."""
         return k % self.block == 0
 
-    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
-        """Quantise slice by slice; the scales follow the codes."""
-        return self.pack_rounded(b, name, n, k, ordered_map(self.round, rows))
+    def nbytes(self, n: int, k: int) -> int:
+        """Codes, and a float scale a block."""
+        return n * self._blocks(k) * (self._width + 4)
 
-    def round(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows [n, k] → (codes as the file holds them, uint8 [n, bytes], scales float32 [n, blocks])."""
+    def resident_bytes(self, n: int, k: int, target: Target, itemsize: int) -> int:
+        """On a CPU as its kernels lay the blocks out."""
+        if target.runtime.provider != "cpu":
+            return self.nbytes(n, k)
+        extra = _UNPACKED_BLOCK_BITS if self.falls_back(target) else _BLOCK_BITS[target.cpu.arch]
+        return n * self._blocks(k) * (self.block * self.bits + extra) // 8
+
+    def packing_bytes(self, n: int, k: int) -> int:
+        """The scales."""
+        return 4 * n * self._blocks(k)
+
+    @property
+    def calibrates(self) -> bool:
+        """At 8 bits there is next to nothing to win."""
+        return self.bits == 4
+
+    def quantize(self, rows: np.ndarray) -> Parts:
+        """Codes as the file holds them, uint8 [m, bytes], and scales float32 [m, blocks]."""
         # At 8 bits the search finds next to nothing.
         quantize = search_blocks if self.bits == 4 and self.rounding is None else quantize_blocks
-        codes, scales = quantize(rows, self.bits, self.block)
-        return self.packed(codes), scales
+        return self._parts(*quantize(rows, self.bits, self.block))
 
-    def packed(self, codes: np.ndarray) -> np.ndarray:
-        """Codes, one a byte, as the file holds them."""
-        return pack_nibbles(codes) if self.bits == 4 else codes
+    def rounder(self, hessian: np.ndarray) -> Callable[[np.ndarray], Parts] | None:
+        """By GPTQ."""
+        known = factor(hessian, self.block)
+        return None if known is None else lambda rows: self._parts(*gptq_blocks(rows, self.bits, known))
 
-    def rounded(self, rows: np.ndarray) -> np.ndarray:
-        """The steps of their blocks nearest to the rows."""
-        return self.values(*self.round(rows), rows.shape[1])
-
-    def values(self, packed: np.ndarray, scales: np.ndarray, k: int) -> np.ndarray:
-        """The float32 rows [n, k] that codes and scales, as `round` gives them, stand for."""
+    def values(self, parts: Parts, k: int) -> np.ndarray:
+        """The steps of their blocks."""
+        packed, scales = parts["qweight"], parts["scales"]
         codes = np.stack([packed & 15, packed >> 4], axis=-1) if self.bits == 4 else packed
-        steps = codes.reshape(*scales.shape, self.block).astype(np.float32) - np.float32(1 << (self.bits - 1))
+        steps = codes.reshape(*scales.shape, self.block).astype(np.float32) - np.float32(self._zero)
         rows: np.ndarray = (steps * scales[:, :, None]).reshape(len(scales), -1)[:, :k]
         return rows
 
-    def pack_rounded(
-        self, b: Builder, name: str, n: int, k: int, pieces: Iterable[tuple[np.ndarray, np.ndarray]]
-    ) -> Matrix:
-        """Write a matrix that arrives in slices of rows, as `round` gives them."""
-        blocks = -(-k // self.block)
-        scales: list[np.ndarray] = []
+    def adopting(self, scheme: Scheme, k: int) -> Blocked | None:
+        """In the bits and blocks of the checkpoint, where the operator knows such blocks."""
+        block = scheme.block(k)
+        return None if block is None else Blocked(scheme.bits, block)
 
-        def codes() -> Iterable[np.ndarray]:
-            for code, scale in pieces:
-                scales.append(scale.astype(b.float))
-                yield code
-
-        width = self.block * self.bits // 8
-        packed = b.data.append_rows(codes(), (n, blocks, width), np.uint8)
-        return Matrix(self, name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n, blocks), b.float)})
+    def pack_parts(self, b: Builder, name: str, n: int, k: int, pieces: Iterable[Parts]) -> Matrix:
+        """The scales follow the codes."""
+        return Matrix(self, name, n, k, append_parts(b, self._shapes(b, n, k), pieces))
 
     def pack_codes(self, b: Builder, name: str, pieces: Sequence[Codes]) -> Matrix:
-        """Write codes that are there already, stacked by rows; nothing is rounded."""
+        """Write codes that are there already, stacked by rows; zero points follow where any is not the middle."""
         n, k = sum(len(piece.codes) for piece in pieces), pieces[0].codes.shape[1]
-        codes = (pack_nibbles(p.codes) if self.bits == 4 else p.codes for p in pieces)
-        parts = {
-            "qweight": b.data.append_rows(codes, (n, k // self.block, self.block * self.bits // 8), np.uint8),
-            "scales": b.data.append(np.concatenate([p.scales for p in pieces]).astype(b.float)),
-        }
-        zeros = np.concatenate([p.zeros for p in pieces])
-        if (zeros != 1 << (self.bits - 1)).any():
-            if self.bits == 4:
-                zeros = pack_nibbles(np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2))))
-            parts["zeros"] = b.data.append(zeros)
-        return Matrix(self, name, n, k, parts)
+        shapes = self._shapes(b, n, k)
+        if any((piece.zeros != self._zero).any() for piece in pieces):
+            shapes["zeros"] = ((n, -(-self._blocks(k) * self.bits // 8)), np.uint8)
+        parts = ({**self._parts(p.codes, p.scales), "zeros": self._packed(p.zeros)} for p in pieces)
+        return Matrix(self, name, n, k, append_parts(b, shapes, parts))
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
         """One MatMulNBits, the bias inside.
@@ -148,6 +157,35 @@ class Blocked:
             quantize_axis=1,
         )
 
+    @property
+    def _zero(self) -> int:
+        """The code of zero where a block has no zero point."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def _width(self) -> int:
+        """Bytes of a block's codes."""
+        return self.block * self.bits // 8
+
+    def _blocks(self, k: int) -> int:
+        """Blocks of a row; the last one is padded."""
+        return -(-k // self.block)
+
+    def _shapes(self, b: Builder, n: int, k: int) -> PartShapes:
+        """Of a whole matrix."""
+        blocks = self._blocks(k)
+        return {"qweight": ((n, blocks, self._width), np.uint8), "scales": ((n, blocks), b.float)}
+
+    def _parts(self, codes: np.ndarray, scales: np.ndarray) -> dict[str, np.ndarray]:
+        """From codes, one a byte."""
+        return {"qweight": self._packed(codes), "scales": scales}
+
+    def _packed(self, codes: np.ndarray) -> np.ndarray:
+        """Codes, one a byte [m, codes], as the file holds them [m, bytes]."""
+        if self.bits != 4:
+            return codes
+        return pack_nibbles(np.pad(codes, ((0, 0), (0, 1))) if codes.shape[1] % 2 else codes)
+
 
 def _halves(block: int) -> list[int]:
-    return [size for size in (256, 128, 64, 32, 16) if size <= block]
+    return [size for size in reversed(BLOCKS) if size <= block]

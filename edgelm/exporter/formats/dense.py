@@ -4,45 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.formats.format import Matrix, cast
+from edgelm.exporter.formats.format import Format, Matrix, Parts, append_parts, cast
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
-from edgelm.target.target import FormatSpec
+from edgelm.target.target import FormatSpec, Target
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Format):
     """Plain floats, stored as the checkpoint has them: [n, k]."""
 
     bits: int = 32
+
+    @classmethod
+    def of(cls, spec: FormatSpec) -> Self | None:
+        """A matrix to multiply or to look up."""
+        return cls(spec.bits) if spec.op in ("MatMul", "Gather") and spec.bits in (16, 32) else None
 
     @property
     def spec(self) -> FormatSpec:
         """The format as a recipe writes it."""
         return FormatSpec("MatMul", self.bits, None)
 
-    def fit(self, k: int) -> Dense:
-        """Nothing to fit."""
-        return self
+    def suits(self, target: Target) -> bool:
+        """In the type of the target's activations."""
+        return self.bits == (16 if target.runtime.activations == "fp16" else 32)
 
     def nbytes(self, n: int, k: int) -> int:
         """N k floats."""
         return n * k * self.bits // 8
 
-    def can_gather(self, k: int) -> bool:
-        """Always: rows stand as they are."""
-        return True
+    def resident_bytes(self, n: int, k: int, target: Target, itemsize: int) -> int:
+        """Half floats beside float activations are widened when the session is made."""
+        return n * k * max(itemsize, self.bits // 8)
 
-    def rounded(self, rows: np.ndarray) -> np.ndarray:
-        """The rows in fewer bits."""
-        return rows.astype(f"float{self.bits}").astype(np.float32)
+    @property
+    def exact(self) -> bool:
+        """In 32 bits."""
+        return self.bits == 32
+
+    def quantize(self, rows: np.ndarray) -> Parts:
+        """The rows in so many bits."""
+        return {"weight": rows.astype(f"float{self.bits}")}
+
+    def values(self, parts: Parts, k: int) -> np.ndarray:
+        """The rows."""
+        return parts["weight"].astype(np.float32)
 
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
-        """Copy the rows."""
-        return Matrix(self, name, n, k, {"weight": b.data.append_rows(rows, (n, k), f"float{self.bits}")})
+        """Copy the rows: there is nothing to compute."""
+        return self.pack_parts(b, name, n, k, ({"weight": piece} for piece in rows))
+
+    def pack_parts(self, b: Builder, name: str, n: int, k: int, pieces: Iterable[Parts]) -> Matrix:
+        """One after another."""
+        return Matrix(self, name, n, k, append_parts(b, {"weight": ((n, k), f"float{self.bits}")}, pieces))
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
         """FusedMatMul reads W transposed, so that one copy serves both uses."""

@@ -10,32 +10,27 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import ExportError
-from edgelm.exporter.formats.format import Matrix, cast
-from edgelm.exporter.formats.parallel import ordered_map
+from edgelm.exporter.formats.format import Format, Matrix, Parts, PartShapes, append_parts, cast
 from edgelm.exporter.formats.rounding.rtn import quantize_rows
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
-from edgelm.target.target import FormatSpec
+from edgelm.target.target import FormatSpec, Target
 
 
-class _PerRow:
+class _PerRow(Format):
     """What both have in common."""
-
-    def fit(self, k: int) -> Self:
-        """Nothing to fit."""
-        return self
 
     def nbytes(self, n: int, k: int) -> int:
         """Codes and a float scale a row."""
         return n * (k + 4)
 
-    def can_gather(self, k: int) -> bool:
-        """Always: nothing is shared between rows."""
-        return True
-
-    def rounded(self, rows: np.ndarray) -> np.ndarray:
-        """The steps nearest to the rows."""
+    def quantize(self, rows: np.ndarray) -> Parts:
+        """Codes int8 [m, k] and scales float32 [m]."""
         codes, scales = quantize_rows(rows)
-        values: np.ndarray = codes * scales[:, None]
+        return {"qweight": codes, "scales": scales}
+
+    def values(self, parts: Parts, k: int) -> np.ndarray:
+        """The steps of their rows."""
+        values: np.ndarray = parts["qweight"] * parts["scales"][:, None]
         return values
 
 
@@ -53,18 +48,50 @@ class PerChannel(_PerRow):
 
     by_token: bool = False
 
+    @classmethod
+    def of(cls, spec: FormatSpec) -> Self | None:
+        """A matrix to multiply."""
+        return cls() if spec.op == "DynamicQuantizeMatMul" else None
+
     @property
     def spec(self) -> FormatSpec:
         """The format as a recipe writes it."""
         return FormatSpec("DynamicQuantizeMatMul", 8, None)
 
-    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
-        """Quantise slice by slice into the transposed whole, which is held in memory at a byte a weight."""
+    @property
+    def lookup(self) -> Format:
+        """Rows, which need not be turned back."""
+        return Rows()
+
+    def suits(self, target: Target) -> bool:
+        """Where one of the target's own recipes uses it."""
+        return self.spec in {spec for recipe in target.recipes.values() for spec in (recipe.body, recipe.head)}
+
+    def packing_bytes(self, n: int, k: int) -> int:
+        """All codes: they are transposed."""
+        return n * k
+
+    @property
+    def smooths(self) -> bool:
+        """All activations of a product share a scale."""
+        return True
+
+    def product(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """``x Wᵀ`` with x in 8 bits, with one scale and zero point for all of it."""
+        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+        step = (high - low) / 255 or 1.0
+        zero = np.rint(-low / step)
+        codes = np.clip(np.rint(x / step) + zero, 0, 255) - zero
+        product: np.ndarray = (codes * step).astype(np.float32) @ self.rounded(weight).T
+        return product
+
+    def pack_parts(self, b: Builder, name: str, n: int, k: int, pieces: Iterable[Parts]) -> Matrix:
+        """Into the transposed whole, which is held in memory at a byte a weight."""
         codes, scales = np.empty((k, n), np.int8), np.empty(n, b.float)
         start = 0
-        for code, scale in ordered_map(quantize_rows, rows):
-            end = start + len(scale)
-            codes[:, start:end], scales[start:end] = code.T, scale
+        for piece in pieces:
+            end = start + len(piece["scales"])
+            codes[:, start:end], scales[start:end] = piece["qweight"].T, piece["scales"]
             start = end
         return Matrix(self, name, n, k, {"qweight": b.data.append(codes), "scales": b.data.append(scales)})
 
@@ -98,22 +125,20 @@ class PerChannel(_PerRow):
 class Rows(_PerRow):
     """int8 rows with a scale each: an embedding that shares nothing with the head."""
 
+    @classmethod
+    def of(cls, spec: FormatSpec) -> Self | None:
+        """A table to look up."""
+        return cls() if (spec.op, spec.bits) == ("Gather", 8) else None
+
     @property
     def spec(self) -> FormatSpec:
         """The format as a recipe writes it."""
         return FormatSpec("Gather", 8, None)
 
-    def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
-        """Quantise slice by slice; the scales follow the codes."""
-        scales: list[np.ndarray] = []
-
-        def codes() -> Iterable[np.ndarray]:
-            for code, scale in ordered_map(quantize_rows, rows):
-                scales.append(scale.astype(b.float))
-                yield code
-
-        packed = b.data.append_rows(codes(), (n, k), np.int8)
-        return Matrix(self, name, n, k, {"qweight": packed, "scales": b.data.append_rows(scales, (n,), b.float)})
+    def pack_parts(self, b: Builder, name: str, n: int, k: int, pieces: Iterable[Parts]) -> Matrix:
+        """The scales follow the codes."""
+        shapes: PartShapes = {"qweight": ((n, k), np.int8), "scales": ((n,), b.float)}
+        return Matrix(self, name, n, k, append_parts(b, shapes, pieces))
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
         """Not for products."""

@@ -1,4 +1,8 @@
-"""Which Format a recipe's entry names."""
+"""All formats: which one a recipe's entry names, and which ones mixed precision tries.
+
+A new storage format is a module beside this one with a class that derives from `Format`, and a line in `_FORMATS`; so that
+recipes may name its operator, that has its line in `edgelm.target.operators`.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,35 @@ from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel, Rows
 from edgelm.target.target import FormatSpec
 
+_FORMATS: tuple[type[Format], ...] = (Dense, Blocked, PerChannel, Rows)
+
+EXACT: Format = Dense(32)
+"""Weights as they are."""
+
+ANY_TABLE: Format = Rows()
+"""What a table of rows of any length can be looked up in."""
+
+TRIED: tuple[Format, ...] = (
+    Blocked(4, 128),
+    Blocked(4, 64),
+    Blocked(4, 32),
+    Blocked(8, 128),
+    Blocked(8, 32),
+    PerChannel(),
+    Dense(16),
+    EXACT,
+)
+"""What mixed precision tries for each matrix, as far as it suits the target."""
+
 
 def make_format(spec: FormatSpec) -> Format:
     """The Format that a recipe's entry names."""
-    match spec.op:
-        case "MatMul":
-            return Dense(spec.bits)
-        case "Gather":
-            return Rows() if spec.bits == 8 else Dense(spec.bits)
-        case "MatMulNBits" | "GatherBlockQuantized":
-            return Blocked(spec.bits, spec.block or 32, spec.rounding)
-        case "DynamicQuantizeMatMul":
-            return PerChannel()
+    for known in _FORMATS:
+        if (made := known.of(spec)) is not None:
+            return made
     raise ExportError(f"no format for operator {spec.op!r} with {spec.bits} bits")
+
+
+def table_format(format: Format, k: int) -> Format:
+    """The format of a table of rows of `k` values: the one chosen, or else one in which any can be looked up."""
+    return format if format.can_gather(k) else ANY_TABLE

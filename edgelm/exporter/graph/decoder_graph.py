@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from edgelm.bundle.reader import lora_inputs
 from edgelm.exporter.formats.format import Format, Matrix
-from edgelm.exporter.formats.per_row import Rows
+from edgelm.exporter.formats.registry import table_format
 from edgelm.exporter.graph.attention import AttentionBuilder, KVLayout, KVScales, cache_shape, window_capacity
 from edgelm.exporter.graph.deltanet import DeltaNetBuilder
 from edgelm.exporter.graph.shortconv import ShortConvBuilder
@@ -343,4 +343,4 @@ def shares_table(decoder: Decoder, formats: Formats) -> bool:
 
 def embedding_format(decoder: Decoder, formats: Formats) -> Format:
     """The format of an embedding of its own: the recipe's, or plain int8 rows where its blocks do not fit."""
-    return formats.embedding if formats.embedding.can_gather(decoder.hidden) else Rows()
+    return table_format(formats.embedding, decoder.hidden)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from edgelm.errors import ExportError
 from edgelm.exporter import recipe
 from edgelm.exporter.formats.format import Format
-from edgelm.exporter.formats.per_row import Rows
-from edgelm.exporter.formats.registry import make_format
+from edgelm.exporter.formats.registry import ANY_TABLE, TRIED
 from edgelm.exporter.mixed.assignment import Frontier, frontier
 from edgelm.exporter.mixed.budget import Budget, shown
 from edgelm.exporter.mixed.sensitivity import Choices, Losses
@@ -25,13 +24,6 @@ from edgelm.target.target import FormatSpec, RecipeSpec, Target
 AUTO = "auto"
 DEFAULT = -1  # in place of a point: the target's default recipe
 
-_BLOCKED = (
-    FormatSpec("MatMulNBits", 4, 128),
-    FormatSpec("MatMulNBits", 4, 64),
-    FormatSpec("MatMulNBits", 4, 32),
-    FormatSpec("MatMulNBits", 8, 128),
-    FormatSpec("MatMulNBits", 8, 32),
-)
 _TRIES = 6  # exports at most, until a limit of KLD is met
 _AIM = 0.95  # of a limit of KLD: what is predicted is not quite what is measured
 _CLOSE = 0.85  # of it: nearer need not be tried
@@ -39,24 +31,13 @@ _WORTH = 0.95  # of the default recipe's loss: losing hardly less is no reason f
 _PAGE, _LINE = 4096, 64  # as the data file aligns large and small tensors
 
 
-def formats_of(target: Target, *, floats: bool = False) -> tuple[FormatSpec, ...]:
+def formats_of(target: Target, *, floats: bool = False) -> tuple[Format, ...]:
     """The formats of matrices that a target's core runs without a fallback (docs/targets.md).
 
     Blocks of 4 and 8 bits wherever onnxruntime has kernels for them (ARM without dot products unpacks every weight at
     every call); DynamicQuantizeMatMul where one of the target's own recipes uses it; with `floats`, weights as they are.
     """
-    dynamic = FormatSpec("DynamicQuantizeMatMul", 8)
-    own = {spec for of in target.recipes.values() for spec in (of.body, of.head)}
-    return (
-        *(_BLOCKED if runs_blocks(target) else ()),
-        *((dynamic,) if dynamic in own else ()),
-        *((FormatSpec("MatMul", 16 if target.runtime.activations == "fp16" else 32),) if floats else ()),
-    )
-
-
-def runs_blocks(target: Target) -> bool:
-    """Whether its core has kernels for MatMulNBits, and need not unpack all weights at every call."""
-    return target.cpu.arch != "aarch64" or target.has_dotprod or target.runtime.provider != "cpu"
+    return tuple(format for format in TRIED if format.suits(target) and (floats or format.spec.bits < 16))
 
 
 def choices(decoder: Decoder, target: Target, *, floats: bool = False) -> Choices:
@@ -65,12 +46,11 @@ def choices(decoder: Decoder, target: Target, *, floats: bool = False) -> Choice
     Raises:
         ExportError: none of the formats runs well on this target.
     """
-    specs = formats_of(target, floats=floats)
-    if not any(spec.bits < 16 for spec in specs):
+    made, hidden = formats_of(target, floats=floats), decoder.hidden
+    if not any(format.spec.bits < 16 for format in made):
         raise ExportError(
             f"{target.name} has no quantised format that its core runs without a fallback", hint="choose a --quant"
         )
-    made, hidden = [make_format(spec) for spec in specs], decoder.hidden
 
     def fitted(linear: Linear, every: Iterable[Format]) -> list[Format]:
         distinct = dict.fromkeys(format.fit(linear.inputs) for format in every)
@@ -78,13 +58,13 @@ def choices(decoder: Decoder, target: Target, *, floats: bool = False) -> Choice
 
     heads = fitted(decoder.head, made)
     shared = [format for format in heads if format.can_gather(hidden)] if decoder.tied else []
-    tables = [Rows() if spec.op == "DynamicQuantizeMatMul" else make_format(spec) for spec in specs]
+    tables = [format.lookup.fit(hidden) for format in made]
     return Choices(
         body={linear.name: fitted(linear, made) for linear in decoder.linears},
         head=shared or heads,
         embedding=()
         if shared
-        else fitted(decoder.embedding, (t for t in tables if t.fit(hidden).can_gather(hidden))) or [Rows()],
+        else fitted(decoder.embedding, (t for t in tables if t.can_gather(hidden))) or [ANY_TABLE],
     )
 
 

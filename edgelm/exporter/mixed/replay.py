@@ -20,12 +20,13 @@ from typing import Any, NoReturn
 from edgelm.bundle.reader import MANIFEST
 from edgelm.errors import ExportError
 from edgelm.evaluate.passages import BUILTIN, load_passages
+from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.progress import Progress
-from edgelm.target.target import FORMATS, ROLES, FormatSpec, RecipeSpec
+from edgelm.target.operators import OPERATORS, operators_of
+from edgelm.target.target import ROLES, FormatSpec, RecipeSpec, Target
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_TABLES = {"MatMul": "Gather", "MatMulNBits": "GatherBlockQuantized", "DynamicQuantizeMatMul": "Gather"}
 _HINT = "a recipe is a bundle, its manifest.json, or a JSON file with the 'recipe' of one"
 
 
@@ -49,10 +50,10 @@ class Replay:
     kv_calibration: Mapping[str, Any] | None = None
     mixed: Mapping[str, Any] | None = None
 
-    @property
-    def operators(self) -> set[str]:
-        """Those that multiply."""
-        return {spec.op for spec in (self.spec.body, self.spec.head, *self.spec.matrices.values())}
+    def slow(self, target: Target) -> list[str]:
+        """Operators of its matrices that fall back to slow kernels on a target's core, sorted."""
+        formats = [make_format(spec) for spec in (self.spec.body, self.spec.head, *self.spec.matrices.values())]
+        return sorted({format.spec.op for format in formats if format.falls_back(target)})
 
     def check(self, decoder: Decoder | None) -> None:
         """Whether it suits a model; None is one without a native family.
@@ -178,12 +179,12 @@ class _Part:
         """The format under `key`, one of those that a `role` may have."""
         part = self.part(key)
         op, bits, block = (part.data.get(name) for name in ("op", "bits", "block"))
-        if role == "embedding" and isinstance(op, str):  # manifests name it by the head's operator
-            op = _TABLES.get(op, op)
-        known = FORMATS[role]
+        if role == "embedding" and isinstance(op, str) and op in OPERATORS:  # manifests name it by the head's operator
+            op = OPERATORS[op].lookup or op
+        known = operators_of(role)
         if not isinstance(op, str) or op not in known:
             part.fail("op", f"must be one of {', '.join(known)}, not {op!r}")
-        all_bits, blocks = known[op]
+        all_bits, blocks = known[op].bits, known[op].blocks
         if isinstance(bits, bool) or bits not in all_bits:
             part.fail("bits", f"must be one of {', '.join(map(str, all_bits))} for {op}, not {bits!r}")
         if isinstance(block, bool) or block not in (blocks or (None,)):

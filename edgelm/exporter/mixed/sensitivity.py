@@ -21,8 +21,8 @@ import numpy as np
 from edgelm.evaluate.divergence import kl_divergence
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.calibrate import squares
-from edgelm.exporter.formats.dense import Dense
 from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
@@ -133,8 +133,7 @@ class _Work:
         self.reader, self.decoder, self.choices = reader, decoder, choices
         self.chunks, self.folder, self.progress = chunks, folder, progress
         self.length = len(chunks[0])
-        plain = Dense(32)
-        self.exact = Formats(plain, plain, plain)
+        self.exact = Formats(EXACT, EXACT, EXACT)
         self.variants: dict[str, _Variants] = {}
         shape = (1 + len(choices.body), len(chunks), self.length, decoder.hidden)
         self.waiting = np.lib.format.open_memmap(folder / "variants.npy", "w+", np.float32, shape)
@@ -156,7 +155,7 @@ class _Work:
             embed = layer_runner.embedding(self.decoder, formats, self.reader, self.folder)
             return [embed(ids[None], {}) for ids in self.chunks]
 
-        exact = run(Dense(32))
+        exact = run(EXACT)
         for table in self.choices.tables:
             self._add(self.decoder.embedding.name, table, exact, lambda table=table: run(table))  # type: ignore[misc]
         return exact
@@ -197,7 +196,7 @@ class _Work:
             formats = replace(self.exact, head=head)
             return layer_runner.head(self.decoder, formats, self.reader, positions, self.folder)
 
-        head, linear = opened(Dense(32)), self.decoder.head
+        head, linear = opened(EXACT), self.decoder.head
         normed = [last(x[None], {})[None] for x in base]
         exact_logits = [head(x, {}) for x in normed]
         for number, exact in enumerate(exact_logits):
@@ -208,7 +207,7 @@ class _Work:
         losses = {name: variants.losses() for name, variants in self.variants.items()}
         own = [0.0] * len(self.choices.head)
         for option, format in enumerate(self.choices.head):
-            if format != Dense(32):
+            if not format.exact:
                 rounded = opened(format)
                 pairs = zip(exact_logits, normed, strict=True)
                 own[option] = sum(_divergence(exact, rounded(x, {})) for exact, x in pairs) / len(self.chunks)
@@ -223,7 +222,7 @@ class _Work:
     ) -> None:
         """Note what a variant leaves behind after its layer; the first one goes on its way to the end."""
         variants = self.variants.setdefault(name, _Variants(len(self.variants)))
-        if format == Dense(32):
+        if format.exact:
             variants.errors.append(0.0)
             return
         found = rounded()

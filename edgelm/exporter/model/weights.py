@@ -59,11 +59,7 @@ class WeightReader:
         for source in linear.sources if linear.scale == 1 else ():
             whole = not (source.every or source.transposed)
             codes = self.checkpoint.codes(source.tensor, (source.rows, linear.inputs)) if whole else None
-            if (
-                codes is None
-                or codes.block < 16
-                or (found and (codes.bits, codes.block) != (found[0].bits, found[0].block))
-            ):
+            if codes is None or (found and (codes.bits, codes.block) != (found[0].bits, found[0].block)):
                 return []
             found.append(codes)
         return found

@@ -18,7 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter import recipe
 from edgelm.exporter.formats.format import Format, Matrix
-from edgelm.exporter.formats.per_row import Rows
+from edgelm.exporter.formats.registry import table_format
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.onnx.builder import IR_VERSION, MICROSOFT, OPSET, Builder
 from edgelm.exporter.onnx.store import DataFile
@@ -246,8 +246,7 @@ def _formats(spec: RecipeSpec, lookups: Sequence[Lookup], head: Product | None) 
     """The recipe's formats, head and embedding fitted to their own widths."""
     table = lookups[0].weight.k
     formats = recipe.formats(spec, head.weight.k if head is not None else table)
-    embedding = recipe.formats(spec, table).embedding
-    return replace(formats, embedding=embedding if embedding.can_gather(table) else Rows())
+    return replace(formats, embedding=table_format(recipe.formats(spec, table).embedding, table))
 
 
 def _distinct(products: Sequence[Product], lookups: Sequence[Lookup]) -> set[Weight]:

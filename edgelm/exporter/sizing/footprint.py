@@ -15,10 +15,7 @@ from edgelm.exporter import recipe
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.prequantized import Scheme
-from edgelm.exporter.formats.blocked import Blocked
-from edgelm.exporter.formats.dense import Dense
 from edgelm.exporter.formats.format import Format
-from edgelm.exporter.formats.per_row import PerChannel
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import SLACK, cache_head_dim
 from edgelm.exporter.model.decoder import Decoder
@@ -26,12 +23,6 @@ from edgelm.exporter.result import GraphResult
 from edgelm.runtime.kv.windows import windows_bytes
 from edgelm.runtime.prefill import PREFILL_CHUNK
 from edgelm.target.target import RecipeSpec, Target
-
-# Bits that a block of MatMulNBits takes in memory beyond its codes. x86-64: three floats (the scale as stored, as
-# packed, and the sum of the block's codes), so 7.0, 5.5, 4.75 bits a weight at 4 bits and blocks of 32, 64, 128,
-# measured. ARM with dot products: KleidiAI keeps 16 (4.5 bits at 32). Without them nothing is packed: a float scale.
-_BLOCK_BITS = {"x86_64": 96, "aarch64": 16}
-_UNPACKED_BLOCK_BITS = 32
 
 _RUNTIME = 60 << 20  # Python, numpy, onnxruntime, tokenizers and a session; measured
 _TOKEN = 400  # a token of the vocabulary in `tokenizers`; measured on three tokenizers of 32,000 to 50,000
@@ -45,7 +36,6 @@ _TRACER = 450 << 20  # Python and torch, transformers, Optimum
 _TRACED = 4.2  # peak of tracing, as a multiple of the weights in fp32
 _PROTOBUF_LIMIT = 2 << 30  # a larger trace is written twice: a file a tensor, then one file
 _UNPACKING = 6  # bytes a weight while the codes of a quantised checkpoint are unpacked, a matrix at a time; counted
-_LARGEST_BLOCK = 256  # that MatMulNBits takes
 _GRAPH = 1 << 20  # model.onnx and the small files
 _SMALLEST = 16  # rows or columns of a matrix that the Optimum export path packs
 
@@ -187,7 +177,7 @@ class Footprint:
 def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Footprint:
     """Of a model on the native export path; `scheme` is how the checkpoint is quantised already."""
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
-    body = [(kept(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
+    body = [(stored_as(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
     products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
     prompts = [(prefill.FORMAT, m.outputs, m.inputs) for m in prefill.linears(decoder)]
     tied = decoder_graph.shares_table(decoder, formats)
@@ -205,7 +195,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         stored=read + table + (small + positions) * dtype.itemsize + scales,
         trace=0,
         read=read,
-        packed=sum(held(format, n, k, target, dtype.itemsize) for format, n, k in products),
+        packed=sum(format.resident_bytes(n, k, target, dtype.itemsize) for format, n, k in products),
         table=table + positions * dtype.itemsize,
         prefill=0 if spec.prefill is None else prefill.nbytes(decoder),
         kv_per_token=values * itemsize,
@@ -220,7 +210,9 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         scores=0,
         host=_EXPORTER
         + _SLICE * (len(os.sched_getaffinity(0)) + 1)
-        + max(_whole(format, n, k) for format, n, k in (products if spec.prefill is None else [*products, *prompts]))
+        + max(
+            format.packing_bytes(n, k) for format, n, k in (products if spec.prefill is None else [*products, *prompts])
+        )
         + (max(_UNPACKING * n * k for _, n, k in body) if scheme is not None else 0)
         + max((8 * m.outputs * m.inputs for m in decoder.linears if any(s.transposed for s in m.sources)), default=0),
     )
@@ -257,7 +249,7 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target, toke
         stored=read + table,
         trace=fp32 * (2 if fp32 > _PROTOBUF_LIMIT else 1),
         read=read,
-        packed=sum(held(format, n, k, target, 4) for format, n, k in products) + rest,
+        packed=sum(format.resident_bytes(n, k, target, 4) for format, n, k in products) + rest,
         table=table,
         prefill=0,
         kv_per_token=_kv_per_token(config, layers, heads, hidden),
@@ -270,31 +262,9 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target, toke
     )
 
 
-def kept(format: Format, k: int, scheme: Scheme | None) -> Format:
+def stored_as(format: Format, k: int, scheme: Scheme | None) -> Format:
     """The format of a body matrix: that of the checkpoint's codes where they can be taken over."""
-    if scheme is None or not isinstance(format, Blocked):
-        return format
-    group = scheme.group if scheme.group > 0 else k
-    block = min(_LARGEST_BLOCK, group & -group)  # the largest power of two in a group
-    return Blocked(scheme.bits, block) if block >= _SMALLEST and k % group == 0 else format
-
-
-def held(format: Format, n: int, k: int, target: Target, itemsize: int) -> int:
-    """Bytes of a packed [n, k] matrix in the memory of the device."""
-    if isinstance(format, Dense):  # half floats beside float activations are widened when the session is made
-        return n * k * max(itemsize, format.bits // 8)
-    if not isinstance(format, Blocked) or target.runtime.provider != "cpu":
-        return format.nbytes(n, k)
-    unpacked = target.cpu.arch == "aarch64" and not target.has_dotprod
-    extra = _UNPACKED_BLOCK_BITS if unpacked else _BLOCK_BITS[target.cpu.arch]
-    return n * -(-k // format.block) * (format.block * format.bits + extra) // 8
-
-
-def _whole(format: Format, n: int, k: int) -> int:
-    """What an export holds of a matrix until the whole is packed."""
-    if isinstance(format, PerChannel):
-        return n * k
-    return 4 * n * -(-k // format.block) if isinstance(format, Blocked) else 0
+    return (None if scheme is None else format.adopting(scheme, k)) or format
 
 
 def _kv_per_token(config: Config, layers: int, heads: int, hidden: int) -> int:

@@ -29,9 +29,9 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     weights: Counter[FormatSpec] = Counter()
     nbytes: Counter[FormatSpec] = Counter()
     for m in decoder.linears:
-        kept = footprint.kept(formats.of(m), m.inputs, scheme)
-        weights[kept.spec] += m.outputs * m.inputs
-        nbytes[kept.spec] += footprint.held(kept, m.outputs, m.inputs, target, dtype.itemsize)
+        format = footprint.stored_as(formats.of(m), m.inputs, scheme)
+        weights[format.spec] += m.outputs * m.inputs
+        nbytes[format.spec] += format.resident_bytes(m.outputs, m.inputs, target, dtype.itemsize)
     heads: Counter[tuple[int | None]] = Counter()
     kv: Counter[tuple[int | None]] = Counter()
     for attention in decoder.attentions:
@@ -44,7 +44,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         head=Matrices(
             head.spec,
             decoder.vocab * decoder.hidden,
-            footprint.held(head, decoder.vocab, decoder.hidden, target, dtype.itemsize),
+            head.resident_bytes(decoder.vocab, decoder.hidden, target, dtype.itemsize),
         ),
         attention=tuple(Heads(heads[window], kv[window], window[0]) for window in heads),
         nodes=nodes(decoder, formats.head),
