@@ -14,7 +14,7 @@ from edgelm.exporter.checkpoint import lora
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix, read_scheme, stand_ins
 from edgelm.exporter.checkpoint.row_subset import PickedRows
-from edgelm.exporter.checkpoint.tensors import Readable, Tensor, read_header
+from edgelm.exporter.checkpoint.tensors import Readable, RowRange, Tensor, read_header
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -103,15 +103,15 @@ class Checkpoint:
         tensor = self.expect(name, shape)
         return _finite(tensor, tensor.read()).reshape(shape)
 
-    def rows(self, name: str, shape: tuple[int, int], first: int = 0, end: int | None = None) -> Iterator[np.ndarray]:
-        """Rows `first` … `end` of a matrix of `shape` [rows, columns] as float32, a slice of rows at a time."""
-        tensor = self.expect(name, shape)
-        rows, columns = shape
-        end = rows if end is None else end
-        step = max(1, _ROW_BYTES // (4 * columns))
-        for start in range(first, end, step):
-            count = min(step, end - start)
-            yield _finite(tensor, tensor.read(start * columns, count * columns)).reshape(count, columns)
+    def rows(self, name: str, shape: tuple[int, int], parts: Iterable[RowRange] | None = None) -> Iterator[np.ndarray]:
+        """Rows of a matrix of `shape` [rows, columns] as float32, a slice of rows at a time: of those `parts` (first row, the
+        one after the last) in turn, None for all.
+        """
+        tensor, step = self.expect(name, shape), max(1, _ROW_BYTES // (4 * shape[1]))
+        whole = [(0, shape[0])] if parts is None else parts
+        ranges = ((start, min(start + step, end)) for first, end in whole for start in range(first, end, step))
+        for piece in tensor.slices(ranges):
+            yield _finite(tensor, piece)
 
     def codes(self, name: str, shape: tuple[int, int]) -> Codes | None:
         """The codes of a matrix that is quantised already and can be packed as it is; None for any other."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from edgelm.bundle.reader import sha256
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config, read_json
-from edgelm.exporter.checkpoint.tensors import Readable, Tensor, read_header
+from edgelm.exporter.checkpoint.tensors import Readable, RowRange, Tensor, read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -57,7 +57,6 @@ class LowRank:
         self._stored = (a, b) if transposed else (b, a)
         self._transposed = transposed
         self._scale = np.float32(scale)
-        self._factors: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -70,16 +69,12 @@ class LowRank:
         left, right = (_matrix(tensor) for tensor in self._stored)
         return self._scale * (left.T if self._transposed else left), right.T if self._transposed else right
 
-    def rows(self, first: int, end: int) -> np.ndarray:
-        """Rows `first` … `end` as float32; both factors are kept until the last row was read."""
-        if self._factors is None:
-            left, right = (_matrix(tensor) for tensor in self._stored)
-            self._factors = (left.T, right.T) if self._transposed else (left, right)
-        left, right = self._factors
-        if end == len(left):
-            self._factors = None
-        rows: np.ndarray = self._scale * (left[first:end] @ right)
-        return rows
+    def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
+        """Rows, float32 [end - first, columns], of each (first, end) in turn; both factors are read once for all of them."""
+        left, right = (_matrix(tensor) for tensor in self._stored)
+        left, right = (left.T, right.T) if self._transposed else (left, right)
+        for first, end in rows:
+            yield self._scale * (left[first:end] @ right)
 
 
 @dataclass(frozen=True)
@@ -106,12 +101,17 @@ class Merged:
 
     def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
         """`count` elements from element `start` on, flat, as float32; None for all."""
-        values = self.base.read(start, count)
         columns = self.shape[1]
-        first, end = start // columns, -(-(start + len(values)) // columns)
-        change = self.change.rows(first, end).reshape(-1)
-        merged: np.ndarray = values + change[start - first * columns :][: len(values)]
-        return merged
+        end = math.prod(self.shape) if count is None else start + count
+        first, last = start // columns, -(-end // columns)
+        values = next(self.slices([(first, last)])).reshape(-1)
+        return values[start - first * columns : end - first * columns]
+
+    def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
+        """Rows, float32 [end - first, columns], of each (first, end) in turn."""
+        ranges = list(rows)
+        for values, change in zip(self.base.slices(ranges), self.change.slices(ranges), strict=True):
+            yield values + change
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ Layouts, as their libraries write them:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config, read_json
-from edgelm.exporter.checkpoint.tensors import Tensor
+from edgelm.exporter.checkpoint.tensors import RowRange, Tensor
 from edgelm.target.operators import BLOCKS
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -146,7 +147,6 @@ class PackedMatrix:
     def __init__(self, scheme: Scheme, module: str, tensors: Mapping[str, Tensor]) -> None:
         self.scheme = scheme
         self.module = module
-        self._dense: np.ndarray | None = None
         self.parts = {
             part: tensors[f"{module}.{part}"] for part in _PARTS[scheme.method] if f"{module}.{part}" in tensors
         }
@@ -167,14 +167,15 @@ class PackedMatrix:
         return next(iter(self.parts.values()))
 
     def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
-        """Dequantised values like `Tensor.read`; they are kept until the last of them was read."""
-        if self._dense is None:
-            self._dense = self.dequantize().reshape(-1)
-        end = len(self._dense) if count is None else start + count
-        values = self._dense[start:end]
-        if end == len(self._dense):
-            self._dense = None
-        return values
+        """Values like `Tensor.read`; all are dequantised for them."""
+        end = math.prod(self.shape) if count is None else start + count
+        return self.dequantize().reshape(-1)[start:end]
+
+    def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
+        """Values of rows [end - first, k]; dequantised once for all of them."""
+        dense = self.dequantize()
+        for first, end in rows:
+            yield dense[first:end]
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix
-from edgelm.exporter.checkpoint.tensors import Readable
+from edgelm.exporter.checkpoint.tensors import Readable, RowRange
 
 _GAP = 64 << 10  # fp32 bytes between two rows that are rather read than skipped
 
@@ -47,12 +47,17 @@ class PickedRows:
         width = math.prod(self.shape[1:])
         end = math.prod(self.shape) if count is None else start + count
         first, last = start // width, -(-end // width)
-        pieces = [self._run(run, width) for run in _runs(self.rows[first:last], max(1, _GAP // (4 * width)))]
-        if last == len(self.rows) and self.rows[-1] != self.base.shape[0] - 1:
-            # Some tensors are held until their last element was read.
-            self.base.read(math.prod(self.base.shape) - 1, 1)
-        values = np.concatenate(pieces) if pieces else np.empty(0, np.float32)
+        values = next(self.slices([(first, last)])).reshape(-1)
         return values[start - first * width : end - first * width]
+
+    def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
+        """Of those that are picked, rows [end - first, …] of each (first, end) in turn."""
+        gap = max(1, _GAP // (4 * math.prod(self.shape[1:])))
+        cuts = [list(_runs(self.rows[first:end], gap)) for first, end in rows]
+        spans = self.base.slices((int(run[0]), int(run[-1]) + 1) for runs in cuts for run in runs)
+        for runs in cuts:
+            pieces = [next(spans)[run - run[0]] for run in runs]
+            yield np.concatenate(pieces) if pieces else np.empty((0, *self.shape[1:]), np.float32)
 
     def codes(self) -> Codes | None:
         """The codes of these rows where the matrix is quantised already and can be packed as it is; else None."""
@@ -62,13 +67,6 @@ class PickedRows:
         return replace(
             whole, codes=whole.codes[self.rows], scales=whole.scales[self.rows], zeros=whole.zeros[self.rows]
         )
-
-    def _run(self, rows: np.ndarray, width: int) -> np.ndarray:
-        """Rows that lie close together, flat."""
-        first, last = int(rows[0]), int(rows[-1])
-        span = self.base.read(first * width, (last + 1 - first) * width).reshape(-1, width)
-        picked: np.ndarray = span[rows - first].reshape(-1)
-        return picked
 
 
 def _runs(rows: np.ndarray, gap: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,9 @@ checkpoint would count as memory in use, and push out what an export on a small 
 from __future__ import annotations
 
 import json
+import math
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +36,10 @@ _INTEGERS: dict[str, np.dtype[Any]] = {
 }
 
 
+RowRange = tuple[int, int]
+"""First row, and the one after the last."""
+
+
 class Readable(Protocol):
     """A tensor of a checkpoint, however it is stored."""
 
@@ -51,6 +57,20 @@ class Readable(Protocol):
 
     def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
         """`count` elements from element `start` on, flat, as float32; None for all."""
+
+    def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
+        """Rows, float32 [end - first, …], of each (first, end) in turn.
+
+        What has to be computed for all of them, such as the values of a packed matrix, is computed once, and is gone when
+        the iterator is.
+        """
+
+
+def slices_as_read(tensor: Readable, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
+    """`Readable.slices` of a tensor whose rows can be read by themselves."""
+    width = math.prod(tensor.shape[1:])
+    for first, end in rows:
+        yield tensor.read(first * width, (end - first) * width).reshape(end - first, *tensor.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -86,6 +106,10 @@ class Tensor:
         if len(values) != count:
             raise CheckpointError(f"{self.file} ended while tensor '{self.name}' was read", hint=_AGAIN)
         return values.astype(np.float32, copy=False)
+
+    def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
+        """Rows, float32 [end - first, …], of each (first, end) in turn; raises as `read` does."""
+        return slices_as_read(self, rows)
 
     def integers(self) -> np.ndarray:
         """The whole of an integer tensor, in its shape and type."""

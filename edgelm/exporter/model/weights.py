@@ -94,7 +94,7 @@ class WeightReader:
                 else (whole[i : i + source.take] for i in range(source.start, len(whole), source.every))
             )
         elif source.every:
-            for start in range(source.start, source.stored_rows, source.every):
-                yield from self.checkpoint.rows(source.tensor, shape, start, start + source.take)
+            starts = range(source.start, source.stored_rows, source.every)
+            yield from self.checkpoint.rows(source.tensor, shape, ((start, start + source.take) for start in starts))
         else:
             yield from self.checkpoint.rows(source.tensor, shape)
