@@ -18,6 +18,7 @@ from edgelm.evaluate.card import compare
 from edgelm.evaluate.passages import Passages, load_passages
 from edgelm.exporter import families, recipe
 from edgelm.exporter.calibration import layer_runner, quality, smooth
+from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats.per_row import PerChannel
 from edgelm.exporter.formats.rounding.rtn import quantize_blocks
@@ -62,13 +63,15 @@ def test_the_parts_one_after_another_are_the_whole(
     formats = recipe.formats(load_target("x86-64").recipe("fp32"), decoder.hidden)
     ids = np.random.default_rng(0).integers(3, 300, 48)
     x = layer_runner.embedding(decoder, formats, reader, tmp_path)(ids[None], {})[None]
+    flow = Flow(decoder, [x[0]])
     for index, layer in enumerate(decoder.layers):
         matrices = {linear.name: reader.matrix(linear) for linear in layer.linears}
-        for number, linear in enumerate(layer.linears):
-            given = dict(list(matrices.items())[:number])
-            inputs = layer_runner.layer(decoder, formats, index, number, reader, 48, tmp_path)(x, given)
+        parts = layer_runner.parts(decoder, formats, index, reader, 48, tmp_path)
+        for linear, inputs in flow.through(layer, parts):
             assert inputs.shape == (48, linear.inputs)
-        x = layer_runner.layer(decoder, formats, index, None, reader, 48, tmp_path)(x, matrices)[None]
+            flow.multiply(linear, matrices[linear.name])
+        x = layer_runner.whole(decoder, formats, index, reader, 48, tmp_path)(x, matrices)[None]
+        np.testing.assert_allclose(flow.hidden[0], x[0], atol=1e-4 * np.ptp(x))
     last = layer_runner.final(decoder, formats, reader, tmp_path)(x, {})
     found = last @ reader.matrix(decoder.head).T
     engine = Engine.load(export(folder, "x86-64", "fp32", output=tmp_path / "b", exporter="native"))
@@ -173,7 +176,7 @@ def test_smoothing_changes_nothing_in_fp32(kind: str, tiny_checkpoint: Callable[
     even = WeightReader(checkpoint, found.smoothing)
     x = layer_runner.embedding(decoder, formats, reader, tmp_path)(chunk[None], {})[None]
     expected, got = (
-        layer_runner.layer(decoder, formats, 0, None, r, 48, tmp_path)(
+        layer_runner.whole(decoder, formats, 0, r, 48, tmp_path)(
             x, {linear.name: r.matrix(linear) for linear in decoder.layers[0].linears}
         )
         for r in (reader, even)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgelm.exporter.formats.rounding.gptq import DAMPING, Hessian, block_order, block_scales, factor, gptq_blocks
+from edgelm.exporter.formats.rounding.gptq import DAMPING, block_order, block_scales, factor, gptq_blocks
 from edgelm.exporter.formats.rounding.search import search_blocks
 
 
@@ -17,11 +17,8 @@ def inputs(tokens: int, k: int, seed: int = 0) -> np.ndarray:
 
 
 def hessian(x: np.ndarray) -> np.ndarray:
-    summed = Hessian(x.shape[1])
-    for part in np.array_split(x, 3):
-        summed.add(part)
-    assert summed.tokens == len(x)
-    return summed.sum
+    found: np.ndarray = x.T @ x
+    return found
 
 
 def values(codes: np.ndarray, scales: np.ndarray, bits: int, block: int) -> np.ndarray:

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from edgelm.exporter.calibration import layer_runner
+from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.calibration.kvscales import KVRanges
 from edgelm.exporter.formats.format import Format, Parts
-from edgelm.exporter.formats.rounding.gptq import Hessian
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 
 _ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their cost
+_SAMPLE = 128  # inputs on which the error of a product is told
 
 
 @dataclass(frozen=True)
@@ -121,25 +122,20 @@ def calibrate(
     head = _head(reader, decoder, formats)
     progress.start("calibrating", sum(_cost(m) for m in decoder.linears) + (0 if head is None else _cost(decoder.head)))
     embed = layer_runner.embedding(decoder, formats, reader, folder)
-    hidden = [embed(ids[None], {})[None] for ids in chunks]
+    flow = Flow(decoder, [embed(ids[None], {}) for ids in chunks])
     del embed
     for index, layer in enumerate(decoder.layers):
-        matrices: dict[str, np.ndarray] = {}
-        for number, linear in enumerate(layer.linears):
-            format = formats.of(linear)
-            weight = reader.matrix(linear)
+        parts = layer_runner.parts(decoder, formats, index, reader, context, folder)
+        for linear, inputs in flow.through(layer, parts):
+            format, weight = formats.of(linear), reader.matrix(linear)
             if format.calibrates and not reader.codes(linear):
-                run = layer_runner.layer(decoder, formats, index, number, reader, context, folder)
-                inputs = (run(x, matrices) for x in hidden)
                 weight = work.round(linear, format, [weight], inputs)
-            matrices[linear.name] = weight
+            flow.multiply(linear, weight)
             progress.advance(_cost(linear), linear.name)
-        run = layer_runner.layer(decoder, formats, index, None, reader, context, folder)
-        for number, x in enumerate(hidden):  # one by one in place, so that only one layer's are held
-            hidden[number] = run(x, matrices)[None]
     if head is not None:
         run = layer_runner.final(decoder, formats, reader, folder)
-        work.round(decoder.head, head, reader.rows(decoder.head), (run(x, {}) for x in hidden), keep=False)
+        inputs = np.concatenate([run(x[None], {}) for x in flow.hidden])
+        work.round(decoder.head, head, reader.rows(decoder.head), inputs, keep=False)
         progress.advance(_cost(decoder.head), decoder.head.name)
     progress.finish()
     return found
@@ -179,17 +175,13 @@ class _Work:
         linear: Linear,
         format: Format,
         rows: Iterable[np.ndarray],
-        inputs: Iterator[np.ndarray],
+        inputs: np.ndarray,
         *,
         keep: bool = True,
     ) -> np.ndarray:
-        """Round a matrix on its inputs [S, k]; its rounded values [n, k], where they are to be kept."""
-        hessian, sample = Hessian(linear.inputs), np.empty((0, linear.inputs), np.float32)
-        for x in inputs:
-            hessian.add(x)
-            sample = sample if len(sample) else x.copy()
-        by_data = format.rounder(hessian.sum)
-        del hessian
+        """Round a matrix on its inputs [tokens, k]; its rounded values [n, k], where they are to be kept."""
+        by_data = format.rounder(inputs.T @ inputs)
+        sample = inputs[:: max(1, len(inputs) // _SAMPLE)]
         n, k = linear.outputs, linear.inputs
         waiting = _Waiting(self.folder / str(len(self.found.matrices)), n)
         values = np.empty((n, k) if keep else (0, k), np.float32)

@@ -1,8 +1,8 @@
 """Parts of a decoder run by themselves in fp32: hidden states in; out come the inputs of one matrix, or those of the
 next layer.
 
-The graphs are the export's own (`edgelm.exporter.graph.decoder_graph`), except that body matrices are inputs: whoever runs a layer
-gives them, rounded or not, and nothing but that layer is held.
+The graphs are the export's own (`edgelm.exporter.graph.decoder_graph`), except that body matrices, or products with them,
+are inputs: whoever runs a layer gives them, rounded or not, and nothing but that layer is held.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from edgelm.exporter.onnx.store import DataFile
 _FLOAT = np.dtype(np.float32)
 
 Run = Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
-"""(hidden states or ids [1, S, …], matrices by name) → what the part gives, float32 [S, width]."""
+"""(hidden states or ids [1, S, …], what else it reads, by name) → what the part gives, float32 [S, width]."""
 
 Pack = Callable[[Builder], Matrix]
 """Puts a matrix into the data file of a graph."""
@@ -47,39 +49,76 @@ def embedding(decoder: Decoder, formats: Formats, reader: WeightReader, folder: 
         stream, _ = graph.embed(ids, count, decoder.context)
         return stream.residual
 
-    return _open(build, decoder.hidden, {}, folder)
+    return _open(build, decoder.hidden, {}, folder)[0]
 
 
-def layer(
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a layer between two of its matrices.
+
+    Attributes:
+        width: of what it gives.
+        needs: the matrices of whose products it is made.
+        run: (hidden states [1, S, hidden], products [1, S, outputs] by matrix) → what it gives, float32 [S, width].
+    """
+
+    width: int
+    needs: frozenset[str]
+    run: Run
+
+
+def parts(
+    decoder: Decoder, formats: Formats, index: int, reader: WeightReader, context: int, folder: Path
+) -> list[Part]:
+    """A layer cut at its matrices: what each of them reads, in graph order, and at last the next layer's hidden states.
+
+    Products are made by who runs it, from matrices that are rounded or not, and none is made twice.
+    """
+    layer = decoder.layers[index]
+
+    def build(b: Builder, until: int | None) -> ir.Value:
+        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until)
+        x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
+        mixer = mixers_of(graph, mask, count, context)[type(layer.attention)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, layer, _FLOAT)]
+        try:
+            stream, _ = graph.layer(layer, Stream(x), mixer, past)
+        except _Reached as reached:
+            return reached.value
+        return _sum(b, stream)
+
+    found, names = [], {linear.name for linear in layer.linears}
+    for number in (*range(len(layer.linears)), None):
+        width = decoder.hidden if number is None else layer.linears[number].inputs
+        run, needs = _open(partial(build, until=number), width, _empty_past(index, layer), folder)
+        found.append(Part(width, needs & names, run))
+    return found
+
+
+def whole(
     decoder: Decoder,
     formats: Formats,
     index: int,
-    until: int | None,
     reader: WeightReader,
     context: int,
     folder: Path,
     packed: Mapping[str, Pack] | None = None,
 ) -> Run:
-    """Hidden states [1, S, hidden] → the inputs of the layer's matrix number `until`; None: the next layer's.
+    """Hidden states [1, S, hidden] → the next layer's, in one go.
 
-    Matrices before that one are read from what the run is given, but for those `packed`, by name, which are multiplied
-    by the operator of their format.
+    Matrices are read from what the run is given, but for those `packed`, by name, which are multiplied by the operator of
+    their format.
     """
-    part = decoder.layers[index]
+    layer = decoder.layers[index]
 
     def build(b: Builder) -> ir.Value:
-        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until, packed or {})
+        graph = _ClosedGraph(b, decoder, formats, _weights(reader, _no_matrix), packed or {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
-        mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
-        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, part, _FLOAT)]
-        try:
-            stream, _ = graph.layer(part, Stream(x), mixer, past)
-        except _Reached as reached:
-            return reached.value
-        return _sum(b, stream)
+        mixer = mixers_of(graph, mask, count, context)[type(layer.attention)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, layer, _FLOAT)]
+        return _sum(b, graph.layer(layer, Stream(x), mixer, past)[0])
 
-    width = decoder.hidden if until is None else part.linears[until].inputs
-    return _open(build, width, _empty_past(index, part), folder)
+    return _open(build, decoder.hidden, _empty_past(index, layer), folder)[0]
 
 
 def layer_and_cache(
@@ -89,7 +128,7 @@ def layer_and_cache(
     part = decoder.layers[index]
 
     def build(b: Builder) -> list[ir.Value]:
-        graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), None, {})
+        graph = _ClosedGraph(b, decoder, formats, _weights(reader, _no_matrix), {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
         mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
         past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, part, _FLOAT)]
@@ -98,7 +137,7 @@ def layer_and_cache(
 
     shapes: list[list[int | str]] = [[1, "sequence_length", decoder.hidden]]
     shapes += [kept.shape for kept in persistent_of(index, part, _FLOAT)]
-    return _open_all(build, shapes, _empty_past(index, part), folder)
+    return _open_all(build, shapes, _empty_past(index, part), folder)[0]
 
 
 def final(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path) -> Run:
@@ -110,7 +149,7 @@ def final(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path
         _mask(b)
         return graph.norm(Stream(x), decoder.norm, "final")[0]
 
-    return _open(build, decoder.hidden, {}, folder)
+    return _open(build, decoder.hidden, {}, folder)[0]
 
 
 def head(decoder: Decoder, formats: Formats, reader: WeightReader, positions: int, folder: Path) -> Run:
@@ -124,7 +163,7 @@ def head(decoder: Decoder, formats: Formats, reader: WeightReader, positions: in
         matrix = formats.head.pack(b, linear.name, linear.outputs, linear.inputs, reader.rows(linear))
         return graph.logits(Stream(x), b.integers([positions]), matrix)
 
-    return _open(build, decoder.vocab, {}, folder)
+    return _open(build, decoder.vocab, {}, folder)[0]
 
 
 class _Reached(Exception):
@@ -136,27 +175,34 @@ class _Reached(Exception):
 
 
 class _OpenGraph(GraphBuilder):
-    """Body matrices are graph inputs; ends at the matrix number `until`, in graph order."""
+    """Products with body matrices are graph inputs; ends at the matrix number `until`, in graph order."""
 
-    def __init__(
-        self,
-        b: Builder,
-        decoder: Decoder,
-        formats: Formats,
-        weights: Weights,
-        until: int | None,
-        packed: Mapping[str, Pack],
-    ) -> None:
+    def __init__(self, b: Builder, decoder: Decoder, formats: Formats, weights: Weights, until: int | None) -> None:
         super().__init__(b, decoder, formats, weights)
         self._left = until
-        self._packed = packed
 
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
-        """A product with a matrix that comes from outside."""
+        """A product that comes from outside."""
         if self._left is not None:
             if self._left == 0:
                 raise _Reached(x)
             self._left -= 1
+        y = self.b.input(linear.name, "float32", [1, "sequence_length", linear.outputs])
+        bias = self._bias(linear)
+        return y if bias is None else self.b.op("Add", [y, bias], f"{linear.name}/add_bias")
+
+
+class _ClosedGraph(GraphBuilder):
+    """Body matrices are graph inputs, but for those that are packed."""
+
+    def __init__(
+        self, b: Builder, decoder: Decoder, formats: Formats, weights: Weights, packed: Mapping[str, Pack]
+    ) -> None:
+        super().__init__(b, decoder, formats, weights)
+        self._packed = packed
+
+    def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
+        """A product with a matrix that comes from outside."""
         if linear.name in self._packed:
             matrix = self._packed[linear.name](self.b)
             return matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
@@ -193,10 +239,12 @@ def _empty_past(index: int, part: Layer) -> dict[str, np.ndarray]:
     }
 
 
-def _open(build: Callable[[Builder], ir.Value], width: int, past: Mapping[str, np.ndarray], folder: Path) -> Run:
-    """Build a graph of one output [1, S, width], and load it."""
-    run_all = _open_all(lambda b: [build(b)], [[1, "sequence_length", width]], past, folder)
-    return lambda x, matrices: run_all(x, matrices)[0][0]
+def _open(
+    build: Callable[[Builder], ir.Value], width: int, past: Mapping[str, np.ndarray], folder: Path
+) -> tuple[Run, frozenset[str]]:
+    """Build a graph of one output [1, S, width], and load it: what runs it, and the inputs it has."""
+    run_all, names = _open_all(lambda b: [build(b)], [[1, "sequence_length", width]], past, folder)
+    return lambda x, given: run_all(x, given)[0][0], names
 
 
 def _open_all(
@@ -204,8 +252,8 @@ def _open_all(
     shapes: list[list[int | str]],
     past: Mapping[str, np.ndarray],
     folder: Path,
-) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], list[np.ndarray]]:
-    """Build a graph in a folder of its own, load it, and let the folder go."""
+) -> tuple[Callable[[np.ndarray, Mapping[str, np.ndarray]], list[np.ndarray]], frozenset[str]]:
+    """Build a graph in a folder of its own, load it, and let the folder go; what no output is made of is left out."""
     from edgelm.machine.host import recommended_threads
     from edgelm.runtime.ort.session import open_session  # here: it loads onnxruntime, which other exports do without
 
@@ -215,10 +263,14 @@ def _open_all(
             for number, (value, shape) in enumerate(zip(build(b), shapes, strict=True)):
                 name = f"out_{number}"
                 b.output(b.op("Identity", [value], f"{name}/as_is"), name, "float32", shape)
+            b.prune()
             b.save(Path(place, MODEL), {})
-        # Loaded weights stay mapped without the file's name.
+        # Loaded weights stay mapped without the file's name. Threads sleep between runs: numpy wants the cores.
         session: Any = open_session(
-            Path(place, MODEL), recommended_threads(len(os.sched_getaffinity(0))), ["CPUExecutionProvider"]
+            Path(place, MODEL),
+            recommended_threads(len(os.sched_getaffinity(0))),
+            ["CPUExecutionProvider"],
+            disable_spinning=True,
         )
     names = [value.name for value in session.get_inputs()]
 
@@ -227,4 +279,4 @@ def _open_all(
         out: list[np.ndarray] = session.run(None, {name: given[name] for name in names})
         return out
 
-    return run
+    return run, frozenset(names)

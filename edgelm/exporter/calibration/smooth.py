@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from edgelm.exporter.calibration import layer_runner
+from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear, Norm
@@ -62,22 +63,15 @@ def smooth(
     found, context = Found(), max(map(len, chunks))
     progress.start("smoothing", len(decoder.layers))
     embed = layer_runner.embedding(decoder, formats, reader, folder)
-    hidden = [embed(ids[None], {})[None] for ids in chunks]
+    flow = Flow(decoder, [embed(ids[None], {}) for ids in chunks])
     for index, layer in enumerate(decoder.layers):
-        matrices = {linear.name: reader.matrix(linear) for linear in layer.linears}
-        for number, origin in _places(layer):
-            linear = layer.linears[number]
-            if not formats.of(linear).smooths:
-                continue
-            if reader.codes(linear) or (isinstance(origin, Linear) and reader.codes(origin)):
-                continue
-            run = layer_runner.layer(decoder, formats, index, number, reader, context, folder)
-            _choose(
-                found, linear, origin, formats.of(linear), matrices[linear.name], (run(x, matrices) for x in hidden)
-            )
-        run = layer_runner.layer(decoder, formats, index, None, reader, context, folder)
-        for number, x in enumerate(hidden):
-            hidden[number] = run(x, matrices)[None]
+        parts = layer_runner.parts(decoder, formats, index, reader, context, folder)
+        origins = {layer.linears[number].name: origin for number, origin in _places(layer)}
+        for linear, inputs in flow.through(layer, parts):
+            weight, origin = reader.matrix(linear), origins.get(linear.name)
+            if origin is not None and formats.of(linear).smooths and not _kept(reader, linear, origin):
+                _choose(found, linear, origin, formats.of(linear), weight, inputs)
+            flow.multiply(linear, weight)
         progress.advance(1, layer.name)
     progress.finish()
     return found
@@ -93,18 +87,15 @@ def _places(layer: Layer) -> Iterator[tuple[int, Norm | Linear]]:
         yield 3, layer.mlp.up
 
 
+def _kept(reader: WeightReader, linear: Linear, origin: Norm | Linear) -> bool:
+    """Whether one of them has codes already, which stay as they are."""
+    return bool(reader.codes(linear)) or (isinstance(origin, Linear) and bool(reader.codes(origin)))
+
+
 def _choose(
-    found: Found,
-    linear: Linear,
-    origin: Norm | Linear,
-    format: Format,
-    weight: np.ndarray,
-    inputs: Iterator[np.ndarray],
+    found: Found, linear: Linear, origin: Norm | Linear, format: Format, weight: np.ndarray, inputs: np.ndarray
 ) -> None:
-    first = next(inputs)
-    sample, highest = first[:_SAMPLE].copy(), np.abs(first).max(axis=0)
-    for x in inputs:
-        highest = np.maximum(highest, np.abs(x).max(axis=0))
+    sample, highest = inputs[:_SAMPLE], np.maximum(inputs.max(axis=0), -inputs.min(axis=0))
     exact = sample @ weight.T
     whole = float(np.square(exact).sum())
 

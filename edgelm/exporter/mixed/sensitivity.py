@@ -166,8 +166,8 @@ class _Work:
         matrices = {linear.name: self.reader.matrix(linear) for linear in layer.linears}
 
         def opened(packed: Mapping[str, layer_runner.Pack] | None = None) -> layer_runner.Run:
-            given = (self.decoder, self.exact, index, None, self.reader, self.length, self.folder)
-            return layer_runner.layer(*given, packed)
+            given = (self.decoder, self.exact, index, self.reader, self.length, self.folder)
+            return layer_runner.whole(*given, packed)
 
         run = opened()
         after = [run(x[None], matrices) for x in base]

@@ -103,6 +103,20 @@ class Builder:
             "const/" + "_".join(map(str, np.atleast_1d(array))) + ("" if array.ndim else "/scalar"), array
         )
 
+    def prune(self) -> None:
+        """Leave out nodes, inputs and initializers of which no output is made."""
+        wanted, needed = list(self._outputs), set[int]()
+        while wanted:
+            value = wanted.pop()
+            node = value.producer()
+            if id(value) not in needed and node is not None:
+                wanted += [each for each in node.inputs if each is not None]
+                needed |= {id(each) for each in node.outputs} - {id(value)}
+            needed.add(id(value))
+        self._nodes = [node for node in self._nodes if any(id(value) in needed for value in node.outputs)]
+        self._inputs = [value for value in self._inputs if id(value) in needed]
+        self._initializers = {name: value for name, value in self._initializers.items() if id(value) in needed}
+
     def save(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the graph; the same one gives the same bytes."""
         path.write_bytes(self.serialized(metadata))

@@ -28,19 +28,6 @@ _PANEL = 128  # columns between two products with what was rounded before
 _TRIALS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 1.05, 1.1)  # multiples of the scale that fits the largest value
 
 
-class Hessian:
-    """``Xᵀ X`` of the inputs of a matrix, summed up as they come."""
-
-    def __init__(self, inputs: int) -> None:
-        self.sum = np.zeros((inputs, inputs), np.float32)
-        self.tokens = 0
-
-    def add(self, x: np.ndarray) -> None:
-        """Inputs [tokens, inputs], float32."""
-        self.sum += x.T @ x
-        self.tokens += len(x)
-
-
 @dataclass(frozen=True)
 class Factor:
     """What GPTQ needs of a Hessian.

@@ -1,0 +1,67 @@
+"""A calibration text on its way through a decoder, matrix by matrix; every product is made once.
+
+What is held is the hidden states, what one matrix reads or the products it gave, and of a layer's other products those
+that a later part of it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgelm.exporter.calibration.layer_runner import Part
+from edgelm.exporter.model.decoder import Decoder, Layer, Linear
+
+
+@dataclass
+class Flow:
+    """The hidden states of a text.
+
+    Attributes:
+        decoder: of the model.
+        hidden: of every chunk [S, hidden], before the layer that comes next.
+    """
+
+    decoder: Decoder
+    hidden: list[np.ndarray]
+    _products: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _last: tuple[Linear, np.ndarray, np.ndarray] | None = None
+    _inputs: np.ndarray | None = None
+
+    def through(self, layer: Layer, parts: Sequence[Part]) -> Iterator[tuple[Linear, np.ndarray]]:
+        """Every matrix of a layer and its inputs [tokens, k], in turn; each is to be answered by `multiply`."""
+        for number, linear in enumerate(layer.linears):
+            self._inputs = np.empty((sum(map(len, self.hidden)), linear.inputs), np.float32)
+            start = 0
+            for out in self._run(parts, number):
+                self._inputs[start : start + len(out)] = out
+                start += len(out)
+            yield linear, self._inputs
+        for chunk, out in enumerate(self._run(parts, len(layer.linears))):
+            self.hidden[chunk] = out
+        self._products, self._last = {}, None
+
+    def multiply(self, linear: Linear, weight: np.ndarray) -> None:
+        """Give the matrix [n, k], rounded or not, that the last inputs are to be multiplied with."""
+        assert self._inputs is not None
+        self._last, self._inputs = (linear, self._inputs, weight), None
+
+    def _run(self, parts: Sequence[Part], number: int) -> Iterator[np.ndarray]:
+        """What a part gives for every chunk; of the products only those stay that later parts need."""
+        later = frozenset[str]().union(*(part.needs for part in parts[number + 1 :]))
+        last, part, start = self._last, parts[number], 0
+        earlier = part.needs & self._products.keys()
+        for chunk, x in enumerate(self.hidden):
+            given = {name: self._products[name][chunk][None] for name in earlier}
+            if last is not None:
+                linear, inputs, weight = last
+                product = inputs[start : start + len(x)] @ weight.T
+                start += len(x)
+                if linear.name in later:
+                    self._products.setdefault(linear.name, []).append(product)
+                given[linear.name] = product[None]
+            yield part.run(x[None], given)
+        self._last = None
+        self._products = {name: values for name, values in self._products.items() if name in later}
