@@ -25,9 +25,9 @@ from safetensors.numpy import save
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.bundle.writer import json_text, umask
 from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
-from edgelm.exporter.checkpoint.checkpoint import spellings
 from edgelm.exporter.checkpoint.hub import resolve, slug
 from edgelm.exporter.checkpoint.lora import Adapter, LowRank
+from edgelm.exporter.checkpoint.names import bare, by_bare_name
 from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.model.decoder import Decoder, Linear, Source
 from edgelm.exporter.progress import Progress
@@ -137,8 +137,8 @@ def _tensors(adapter: Adapter, table: Mapping[str, Any]) -> dict[str, np.ndarray
         for source in sources:
             rows, columns = source.stored_rows, int(entry["inputs"])
             shapes[source.tensor] = (columns, rows) if source.transposed else (rows, columns)
-    names = {spelling: name for name in shapes for spelling in spellings(name)} | {name: name for name in shapes}
-    changes = adapter.changes(shapes, names.get)
+    names = by_bare_name(shapes)
+    changes = adapter.changes(shapes, lambda name: name if name in shapes else names.get(bare(name)))
     tensors = {}
     for name, (entry, sources) in places.items():
         factors = _combined(sources, entry["inputs"], entry["scale"], changes)

@@ -11,14 +11,14 @@ import numpy as np
 
 from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA
 from edgelm.bundle.writer import BundleWriter
-from edgelm.errors import CheckpointError
 from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
-from edgelm.exporter.checkpoint.checkpoint import Checkpoint, spellings
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.lora_adapter import place
 from edgelm.exporter.model.decoder import Attention, Decoder, Linear
+from edgelm.exporter.model.expected import expect_tensors
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile, SizedFile
@@ -26,11 +26,6 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import GraphPlan
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.sizing import footprint
-
-# What some checkpoints keep beside their weights: masks and rotary frequencies, which are computed here.
-_BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
-
-_HEADS = ("lm_head.weight", "embed_out.weight")  # stored by some although they are tied to the embedding
 
 
 def write_graph(
@@ -53,7 +48,7 @@ def write_graph(
     """
     decoder = plan.decoder
     taken = footprint.of_decoder(decoder, plan.spec, plan.target, checkpoint.scheme)
-    _expect_tensors(checkpoint, decoder, progress)  # before the first byte is written
+    expect_tensors(checkpoint, decoder, progress)  # before the first byte is written
     again = sum(m.outputs * m.inputs for m in prefill.linears(decoder)) if plan.spec.prefill is not None else 0
     progress.start("weights", decoder.parameters + again)
     prepared = prepared or Prepared(WeightReader(checkpoint))
@@ -176,27 +171,6 @@ def _blank_scales(decoder: Decoder) -> dict[str, KVScales]:
         if isinstance(mixer := layer.attention, Attention)
     }
     return {name: KVScales(*(np.ones(shape, np.float32) for _ in range(2))) for name, shape in shapes.items()}
-
-
-def _expect_tensors(checkpoint: Checkpoint, decoder: Decoder, progress: Progress) -> None:
-    """Every tensor of the decoder is there with its shape, and its layers have no others; what else there is is told."""
-    expected = decoder.tensors
-    for name, shape in expected.items():
-        checkpoint.expect(name, shape)
-    known = {checkpoint.key(name) for name in expected}
-    extra = [n for n in checkpoint.names() if n not in known and not n.endswith(_BUFFERS)]
-    prefix = decoder.layers[0].name.rpartition(".")[0] + "."
-    if inside := [n for n in extra if n.startswith(tuple(spellings(prefix)))]:
-        raise CheckpointError(
-            f"{checkpoint.path}: tensor {_some(inside)} has no place in a {decoder.family} model of this config.json",
-            hint="config.json belongs to another model, or try --exporter optimum",
-        )
-    if beside := [n for n in extra if not (decoder.tied and n.endswith(_HEADS))]:
-        progress.say(f"left out, as a {decoder.family} decoder has no place for it: {_some(beside)}")
-
-
-def _some(names: list[str]) -> str:
-    return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 class _Packer:

@@ -88,6 +88,9 @@ def choose_route(
     """The native export path where a family can describe this model, else Optimum's."""
     if exporter not in ("auto", "native", "optimum"):
         raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
+    checkpoint.expect_generator()
+    for remark in checkpoint.remarks:
+        progress.say(remark)
     if exporter == "optimum":
         return _optimum_route(checkpoint, target, progress, cut, None)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from edgelm.bundle.reader import Bundle
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.lora import Adapter
+from edgelm.exporter.lora_adapter import export_adapter
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
 
@@ -297,3 +299,84 @@ def test_not_on_the_optimum_road(checkpoint: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", SHAPES)
     with pytest.raises(UnsupportedModelError, match="goes through Optimum, where an adapter cannot be merged"):
         export(checkpoint, "rpi5", "int4", adapter=adapter, exporter="optimum", output=tmp_path / "b")
+
+
+WRAPPINGS = ("model.", "model.language_model.", "language_model.model.", "model.text_model.", "")
+
+
+def wrapped(name: str, wrapping: str) -> str:
+    """A tensor of a text model as it is called in a checkpoint or adapter of a model that takes images as well."""
+    if name.startswith("lm_head"):
+        return f"language_model.{name}" if wrapping == "language_model.model." else name
+    return name.replace("model.", wrapping, 1)
+
+
+def renamed(source: Path, folder: Path, file: str, wrapping: str) -> Path:
+    """A copy whose tensors are called as in such a model; those of its part for images, too, which must not disturb."""
+    copy = shutil.copytree(source, folder)
+    tensors = {wrapped(name, wrapping): value for name, value in load_file(copy / file).items()}
+    if file == "model.safetensors":
+        tensors["vision_tower.model.layers.0.self_attn.q_proj.weight"] = np.ones((8, 8), np.float32)
+    save_file(tensors, copy / file, {"format": "pt"})
+    return copy
+
+
+def adapter_of(folder: Path, wrapping: str) -> Path:
+    """An adapter whose modules are called as in a model with such a wrapping."""
+    return write_adapter(folder, {wrapped(module, wrapping): shape for module, shape in SHAPES.items()})
+
+
+@pytest.mark.parametrize("stored", WRAPPINGS)
+@pytest.mark.parametrize("trained", WRAPPINGS)
+def test_an_adapter_of_the_same_model_in_another_wrapping(
+    checkpoint: Path, tmp_path: Path, stored: str, trained: str
+) -> None:
+    expected = Checkpoint(checkpoint, Adapter.open(adapter_of(tmp_path / "plain", "model.")))
+    copy = renamed(checkpoint, tmp_path / "c", "model.safetensors", stored)
+    found = Checkpoint(copy, Adapter.open(adapter_of(tmp_path / "a", trained)))
+    for name in expected.names():
+        np.testing.assert_array_equal(found.tensor(name).read(), expected.tensor(name).read())
+    changes = {found.key(f"{module}.weight") for module in SHAPES}
+    plain = Checkpoint(copy)
+    assert changes == {n for n in plain.names() if not np.array_equal(plain.tensor(n).read(), found.tensor(n).read())}
+
+
+@pytest.mark.parametrize("stored", WRAPPINGS[:3])
+def test_at_run_time_as_merged(checkpoint: Path, tmp_path: Path, stored: str) -> None:
+    copy = renamed(checkpoint, tmp_path / "c", "model.safetensors", stored)
+    base = export(copy, "x86-64", "fp32", output=tmp_path / "b", lora_ready=True, exporter="native")
+    files = [
+        export_adapter(adapter_of(tmp_path / f"a{i}", trained), base.path, output=tmp_path / f"{i}.safetensors")
+        for i, trained in enumerate(WRAPPINGS)
+    ]
+    tensors = [load_file(file) for file in files]
+    assert len(tensors[0]) == 2 * 2 * 2  # A and B of two matrices of two layers
+    for other in tensors[1:]:
+        assert other.keys() == tensors[0].keys()
+        assert all(np.array_equal(other[name], tensors[0][name]) for name in other)
+
+
+def test_an_adapter_of_a_model_without_its_head(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    source = tiny_checkpoint("gpt2", n_embd=64, n_layer=2, n_head=4, n_positions=128)
+    modules = {f"h.{i}.attn.c_attn": (64, 192) for i in range(2)}
+    adapters = [
+        write_adapter(
+            tmp_path / f"a{prefix}", {prefix + name: shape for name, shape in modules.items()}, fan_in_fan_out=True
+        )
+        for prefix in ("transformer.", "")
+    ]
+    merged = [Checkpoint(source, Adapter.open(adapter)) for adapter in adapters]
+    for name in modules:
+        one, other = (found.tensor(f"transformer.{name}.weight").read() for found in merged)
+        np.testing.assert_array_equal(one, other)
+        assert not np.array_equal(one, Checkpoint(source).tensor(f"transformer.{name}.weight").read())
+
+
+@pytest.mark.parametrize("module", ["model.embed_tokens", "lm_head"])
+def test_a_head_that_only_claims_to_be_tied(checkpoint: Path, tmp_path: Path, module: str) -> None:
+    adapter = write_adapter(tmp_path / "a", {module: (300, 64) if "embed" in module else (64, 300)})
+    copy = shutil.copytree(checkpoint, tmp_path / "c")
+    config = json.loads((copy / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    bundle = export(copy, "x86-64", "fp32", adapter=adapter, output=tmp_path / "b")
+    check(bundle, merge_by_hand(checkpoint, adapter, {module: ALPHA / RANK}))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
 from edgelm.errors import CheckpointError
-from edgelm.exporter.checkpoint import lora
+from edgelm.exporter.checkpoint import claims, lora
 from edgelm.exporter.checkpoint.config import Config, read_json
+from edgelm.exporter.checkpoint.names import bare, by_bare_name, spellings
 from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix, read_scheme, stand_ins
 from edgelm.exporter.checkpoint.row_subset import PickedRows
 from edgelm.exporter.checkpoint.tensors import Readable, RowRange, Tensor, read_header
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _ROW_BYTES = 4 << 20  # fp32 bytes of one slice of rows: large enough for speed, small enough for memory
 
 
@@ -31,6 +31,7 @@ class Checkpoint:
         files: the safetensors files, sorted by name.
         scheme: how it is quantised already; None for plain floats.
         adapter: what is merged into its weights as they are read, or None.
+        remarks: what an export should tell its user about the files.
     """
 
     def __init__(self, path: Path, adapter: lora.Adapter | None = None) -> None:
@@ -49,13 +50,12 @@ class Checkpoint:
         self.path = path
         self.config = Config(read_json(path / "config.json"), path / "config.json")
         self.files = weight_files(path)
-        plain: dict[str, Tensor] = {}
-        for file in self.files:
-            plain |= read_header(file)
+        plain = _headers(path, self.files)
         self.scheme = read_scheme(self.config)
         self._tensors: dict[str, Readable] = {**plain} if self.scheme is None else {**stand_ins(self.scheme, plain)}
-        if not any(name.endswith(_HEADS) for name in self._tensors):  # where config.json does not say, the file does
-            self.config = self.config.with_defaults(tie_word_embeddings=True)
+        self._bare = by_bare_name(self._tensors)
+        self.config, remark = claims.settle_tables(self.config, self._tensors)
+        self.remarks = () if remark is None else (remark,)
         self.adapter = adapter
         if adapter is not None:
             self._tensors, self.config = adapter.merge(self._tensors, self.config, self.key)
@@ -78,7 +78,12 @@ class Checkpoint:
 
     def key(self, name: str) -> str | None:
         """What the file calls the tensor `name`; None where there is none."""
-        return next((candidate for candidate in spellings(name) if candidate in self._tensors), None)
+        found = next((candidate for candidate in spellings(name) if candidate in self._tensors), None)
+        return self._bare.get(bare(name)) if found is None else found
+
+    def expect_generator(self) -> None:
+        """UnsupportedModelError for a classifier, a reward model or an encoder."""
+        claims.expect_generator(self.config, self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; CheckpointError where there is none of that name."""
@@ -126,14 +131,26 @@ class Checkpoint:
         return other
 
 
-def spellings(name: str) -> Iterator[str]:
-    """What a tensor of the text model may be called in the file, the likeliest first."""
-    first, _, rest = name.partition(".")
-    yield name
-    yield rest  # in a checkpoint of the bare model, saved without its head: GPT-2's is one
-    yield f"language_model.{name}"  # beside the parts for images
-    if first == "model":
-        yield f"model.language_model.{rest}"
+def _headers(path: Path, files: Sequence[Path]) -> dict[str, Tensor]:
+    """The tensors of all `files`. Where two have one of the same name, the index says which counts.
+
+    Raises:
+        CheckpointError: two files disagree on a tensor, and there is no index.
+    """
+    table = read_json(path / _INDEX)["weight_map"] if len(files) > 1 and (path / _INDEX).exists() else {}
+    found: dict[str, Tensor] = {}
+    for file in files:
+        for name, tensor in read_header(file).items():
+            other = found.get(name)
+            if other is not None and table.get(name) == other.file.name:
+                continue
+            if other is not None and table.get(name) != file.name and not claims.equal(other, tensor):
+                raise CheckpointError(
+                    f"{other.file} and {file.name} both hold tensor '{name}', and not the same values",
+                    hint=f"leave the files of one model in the folder, or add the {_INDEX} that names them",
+                )
+            found[name] = tensor
+    return found
 
 
 def _finite(tensor: Readable, values: np.ndarray) -> np.ndarray:

@@ -94,6 +94,16 @@ class Config:
             raise self._wrong(key, value, "an object")
         return Config(value, self.path)
 
+    def filled(self, key: str) -> Config | None:
+        """The object under `key`; None where it is missing, null, or holds nothing but nulls."""
+        nested = self.nested(key)
+        return nested if nested is not None and any(value is not None for value in nested.values.values()) else None
+
+    @property
+    def text_part(self) -> Config:
+        """What it says about the text model: of a model that takes images as well, the part named so."""
+        return self.filled("text_config") or self
+
     def _need(self, key: str, default: Any) -> Any:
         value = self.get(key, default)
         if value is None:

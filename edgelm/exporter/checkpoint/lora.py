@@ -18,7 +18,9 @@ import numpy as np
 
 from edgelm.bundle.reader import sha256
 from edgelm.errors import CheckpointError, UnsupportedModelError
+from edgelm.exporter.checkpoint.claims import tables_tied, with_tables
 from edgelm.exporter.checkpoint.config import Config, read_json
+from edgelm.exporter.checkpoint.names import HEADS, embedding_of, head_of
 from edgelm.exporter.checkpoint.tensors import Readable, RowRange, Tensor, read_header
 
 CONFIG = "adapter_config.json"
@@ -40,8 +42,6 @@ _REFUSED = {
 }
 # These start from other weights than the model's, which the adapter alone does not tell.
 _REFUSED_STARTS = ("pissa", "olora", "corda", "loftq")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-_HEADS = ("lm_head.weight", "embed_out.weight")
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(\.weight)?")
 
 
@@ -221,7 +221,8 @@ class Adapter:
 
     def _placed(self, name: str, key: Callable[[str], str | None]) -> str:
         found = key(name)
-        if found is None and (".layers." in name or ".h." in name) and not name.endswith((*_EMBEDDINGS, *_HEADS)):
+        table = embedding_of([name]) or head_of([name])
+        if found is None and (".layers." in name or ".h." in name) and table is None:
             raise self._unknown(name)
         if found is None:
             raise self._unplaced(name)
@@ -240,7 +241,7 @@ class Adapter:
         )
 
     def _target(self, name: str, tables: _Tables, key: Callable[[str], str | None]) -> str:
-        found = tables.head if name.endswith(_HEADS) and tables.head in tables.before else key(name)
+        found = tables.head if head_of([name]) and tables.head in tables.before else key(name)
         if found is None:
             raise self._unknown(name)
         return found
@@ -322,11 +323,10 @@ class _Tables:
 
     def __init__(self, tensors: Mapping[str, Readable], config: Config) -> None:
         self.config = config
-        self.embedding = next((name for name in tensors if name.endswith(_EMBEDDINGS)), None)
-        stored = next((name for name in tensors if name.endswith(_HEADS)), None)
-        usual = _HEADS[1] if self.embedding and self.embedding.endswith("embed_in.weight") else _HEADS[0]
+        self.embedding, stored = embedding_of(tensors), head_of(tensors)
+        usual = HEADS[1] if self.embedding and self.embedding.endswith("embed_in.weight") else HEADS[0]
         self.head, self.stored = stored or usual, stored is not None
-        self.tied = self.embedding is not None and (stored is None or config.get("tie_word_embeddings") is True)
+        self.tied = self.embedding is not None and (stored is None or tables_tied(config))
         self.before = dict(tensors)
         if self.tied and self.embedding is not None:
             self.before[self.head] = tensors[self.embedding]
@@ -337,10 +337,7 @@ class _Tables:
             return merged, self.config
         if all(merged[name] is self.before[name] for name in (self.embedding, self.head) if name is not None):
             return {name: tensor for name, tensor in merged.items() if name != self.head or self.stored}, self.config
-        apart = {"tie_word_embeddings": False}
-        inner = self.config.get("text_config")  # of models that see, too
-        nested = {"text_config": {**inner, **apart}} if isinstance(inner, dict) else {}
-        return merged, Config({**self.config.values, **apart, **nested}, self.config.path)
+        return merged, with_tables(self.config, tied=False)
 
 
 def _expect_supported(config: Config) -> None:

@@ -88,7 +88,7 @@ def read_scheme(config: Config) -> Scheme | None:
     Raises:
         UnsupportedModelError: a method or layout that cannot be repacked.
     """
-    table = config.nested("quantization_config") or _file_of_its_own(config)
+    table = config.filled("quantization_config") or _file_of_its_own(config)
     if table is None:
         return None
     method = table.text("quant_method", "")
@@ -102,7 +102,10 @@ def read_scheme(config: Config) -> Scheme | None:
             group = table.integer("group_size", table.get("q_group_size", 128), minimum=-1)
             scheme = Scheme(method, table.integer("bits", table.get("w_bit", 4)), group)
         case "compressed-tensors":
-            scheme = _compressed(config, table)
+            found = _compressed(config, table)
+            if found is None:
+                return None
+            scheme = found
         case _:
             raise _unsupported(config, f"quantisation method {method!r} (known: gptq, awq, compressed-tensors)")
     if scheme.bits not in (4, 8):
@@ -119,7 +122,9 @@ def _file_of_its_own(config: Config) -> Config | None:
     return None
 
 
-def _compressed(config: Config, table: Config) -> Scheme:
+def _compressed(config: Config, table: Config) -> Scheme | None:
+    if not table.get("config_groups") and table.get("kv_cache_scheme") is not None:
+        return None  # another runtime's KV cache alone is quantised, not the weights
     if table.get("format") != "pack-quantized":
         raise _unsupported(config, f"compressed-tensors format {table.get('format')!r} (known: pack-quantized)")
     groups = list((table.get("config_groups") or {}).values())

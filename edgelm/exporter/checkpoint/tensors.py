@@ -83,6 +83,7 @@ class Tensor:
         kind: element type as the file says it.
         shape: of the tensor.
         offset: of its first byte in the file.
+        end: where it ends there.
     """
 
     file: Path
@@ -90,6 +91,7 @@ class Tensor:
     kind: str
     shape: tuple[int, ...]
     offset: int
+    end: int
 
     def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
         """`count` elements from element `start` on, flat, as float32; None for all.
@@ -111,6 +113,27 @@ class Tensor:
         """Rows, float32 [end - first, …], of each (first, end) in turn; raises as `read` does."""
         return slices_as_read(self, rows)
 
+    def same_bytes(self, other: Tensor) -> bool:
+        """Whether the bytes of both are the same; CheckpointError where a file cannot be read."""
+        size = self._size()
+        if size != other._size():
+            return False
+        try:
+            with self.file.open("rb") as mine, other.file.open("rb") as its:
+                mine.seek(self.offset)
+                its.seek(other.offset)
+                for start in range(0, size, _PIECE):
+                    count = min(_PIECE, size - start)
+                    if mine.read(count) != its.read(count):
+                        return False
+        except OSError as error:
+            raise CheckpointError(f"{self.file} cannot be read: {error.strerror}") from None
+        return True
+
+    def _size(self) -> int:
+        """In bytes."""
+        return self.end - self.offset
+
     def integers(self) -> np.ndarray:
         """The whole of an integer tensor, in its shape and type."""
         dtype = self._dtype(_INTEGERS)
@@ -130,6 +153,7 @@ class Tensor:
 
 
 _AGAIN = "download the checkpoint again"
+_PIECE = 4 << 20  # bytes of one comparison
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
@@ -167,4 +191,4 @@ def _entry(path: Path, name: str, entry: dict[str, object], start: int) -> Tenso
         kind in _DTYPES and last - first != _DTYPES[kind].itemsize * np.prod(shape, dtype=object)
     ):
         raise ValueError(name)
-    return Tensor(path, name, kind, shape, start + first)
+    return Tensor(path, name, kind, shape, start + first, start + last)

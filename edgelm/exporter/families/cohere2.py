@@ -6,7 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.families.common import Heads, decoder, gated_mlp, layer_norm, layer_windows, linear, qkv
+from edgelm.exporter.families.common import (
+    Heads,
+    by_pattern,
+    decoder,
+    gated_mlp,
+    layer_norm,
+    layer_windows,
+    linear,
+    qkv,
+)
 from edgelm.exporter.families.rope import read_rope
 from edgelm.exporter.model.decoder import Attention, Decoder, Layer
 
@@ -23,7 +32,7 @@ _DEFAULTS: dict[str, Any] = {
 def describe(config: Config) -> Decoder:
     """The decoder of a Cohere 2 config.json; logits are scaled in the last norm."""
     config = config.with_defaults(**_DEFAULTS)
-    windows = layer_windows(config, lambda i: (i + 1) % config.integer("sliding_window_pattern") != 0)
+    windows = layer_windows(config, by_pattern(config))
     layers = [_layer(config, f"model.layers.{i}", window) for i, window in enumerate(windows)]
     eps = config.number("layer_norm_eps")
     norm = layer_norm("model.norm", config.integer("hidden_size"), eps, bias=False)

@@ -118,16 +118,44 @@ def pre_norm_layer(config: Config, name: str, attention: Attention, mlp: Mlp) ->
 
 
 def layer_windows(config: Config, slides: Callable[[int], bool]) -> list[int | None]:
-    """The window of every layer: sliding ones are named by ``layer_types`` or, where it is left out, told by `slides`."""
+    """The window of every layer, None for one that sees everything.
+
+    Sliding ones are named by ``layer_types`` or, where it is left out, told by `slides`. Where the window itself is a list
+    (Mistral's own files), it is repeated over the layers, and tells which slide.
+    """
     count = config.integer("num_hidden_layers")
-    types = config.get("layer_types", ["sliding_attention" if slides(i) else "full_attention" for i in range(count)])
+    windows, listed = _windows(config, count)
+    types = config.get("layer_types")
+    if types is None:
+        return [window if listed or slides(i) else None for i, window in enumerate(windows)]
     if not isinstance(types, list) or len(types) != count:
         raise CheckpointError(f"{config.path}: layer_types does not name a type for each of the {count} layers")
     for kind in types:
         if kind not in ("sliding_attention", "full_attention"):
             raise unsupported(config, f"layer type {kind!r}")
-    window = None if config.get("sliding_window") is None else config.integer("sliding_window")
-    return [window if kind == "sliding_attention" else None for kind in types]
+    return [window if kind == "sliding_attention" else None for kind, window in zip(types, windows, strict=True)]
+
+
+def _windows(config: Config, count: int) -> tuple[list[int | None], bool]:
+    """(the window that each of `count` layers has where it slides, whether the file lists them)."""
+    key = next((key for key in ("interleaved_sliding_window", "sliding_window") if config.get(key) is not None), None)
+    value: Any = None if key is None else config.get(key)
+    listed = isinstance(value, list)
+    windows: list[Any] = value if listed else [value]
+    for window in windows:
+        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 0):
+            raise CheckpointError(f"{config.path}: key '{key}' is {value!r}, expected whole numbers of tokens")
+    if not windows or count % len(windows):
+        raise CheckpointError(f"{config.path}: key '{key}' has {len(windows)} windows for {count} layers")
+    return [window or None for window in windows] * (count // len(windows)), listed
+
+
+def by_pattern(config: Config) -> Callable[[int], bool]:
+    """Which layers slide by ``sliding_window_pattern``: all but every n-th, or those with an L in a text such as LLLG."""
+    key, count = "sliding_window_pattern", config.integer("num_hidden_layers")
+    if isinstance(letters := config.get(key), str) and letters:
+        return lambda i: letters[i % len(letters)] == "L" and i != count - 1
+    return lambda i: (i + 1) % config.integer(key) != 0
 
 
 def decoder(config: Config, family: str, layers: Sequence[Layer], norm: Norm, *, tied: bool, **more: Any) -> Decoder:

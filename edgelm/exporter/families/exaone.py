@@ -8,6 +8,7 @@ from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.families.common import (
     Heads,
     activation,
+    by_pattern,
     decoder,
     embedding_and_head,
     gated_mlp,
@@ -72,7 +73,7 @@ def _describe4(config: Config) -> Decoder:
     if config.get("sliding_window") is None:
         windows: list[int | None] = [None] * config.integer("num_hidden_layers")
     else:
-        windows = layer_windows(config, lambda i: (i + 1) % config.integer("sliding_window_pattern") != 0)
+        windows = layer_windows(config, by_pattern(config))
     layers = [_layer4(config, f"model.layers.{i}", window) for i, window in enumerate(windows)]
     return decoder(config, "exaone", layers, rms_norm(config, "model.norm"), tied=False)
 

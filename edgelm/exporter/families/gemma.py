@@ -4,11 +4,13 @@ of Gemma 3 with images, the text part.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.families.common import (
     Heads,
+    by_pattern,
     decoder,
     gated_mlp,
     layer_windows,
@@ -36,7 +38,7 @@ _GEMMA2: dict[str, Any] = {
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma": {**_SHARED, "num_attention_heads": 16, "num_key_value_heads": 16},
-    "gemma2": {**_GEMMA2, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "gemma2": {**_GEMMA2, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window_pattern": 2},
     # Gemma 3's files with images leave out what is as here, sizes too.
     "gemma3": {
         **_GEMMA2,
@@ -55,13 +57,12 @@ def describe(config: Config) -> Decoder:
     Norm weights are stored less 1; token vectors are multiplied by the square root of their size.
     """
     kind = config.model_type.removesuffix("_text")
-    config = (config.nested("text_config") or config).with_defaults(**_DEFAULTS[kind])
+    config = config.text_part.with_defaults(**_DEFAULTS[kind])
     if config.flag("use_bidirectional_attention"):
         raise unsupported(config, "attention in both directions")
     windows: list[int | None] = [None] * config.integer("num_hidden_layers")
     if kind != "gemma":
-        pattern = 2 if kind == "gemma2" else config.integer("sliding_window_pattern")
-        windows = layer_windows(config, lambda i: (i + 1) % pattern != 0)
+        windows = layer_windows(config, by_pattern(config))
     return decoder(
         config,
         "gemma",
@@ -107,7 +108,11 @@ def _rope(config: Config, head_dim: int, *, local: bool) -> Rope:
     layers = "sliding_attention" if local else "full_attention"
     if local and of_layers(config, layers) is None:
         return Rope(head_dim, config.number("rope_local_base_freq"))
-    return read_rope(config, head_dim, layers=layers)
+    rope = read_rope(config, head_dim, layers=layers)
+    if rope.scaling is not None and rope.scaling.kind == "linear":  # Gemma 3 counts the stretch in its longest context
+        first = int(rope.scaling.original_context / rope.scaling.factor)
+        return replace(rope, scaling=replace(rope.scaling, original_context=first))
+    return rope
 
 
 def _tanh(config: Config) -> Config:

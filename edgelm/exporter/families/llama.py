@@ -70,7 +70,6 @@ def _mlp(config: Config, name: str) -> Mlp:
 
 
 def _windows(config: Config) -> list[int | None]:
-    if config.model_type == "ministral":
+    if config.model_type in ("mistral", "ministral"):  # Ministral 8B's own file names it a mistral with layer_types
         return layer_windows(config, lambda i: True)
-    count, slides = config.integer("num_hidden_layers"), config.model_type == "mistral"
-    return [config.integer("sliding_window") if slides and config.get("sliding_window") else None] * count
+    return [None] * config.integer("num_hidden_layers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.families.common import Heads, activation, decoder, linear, pre_norm_layer, rms_norm
+from edgelm.exporter.families.common import Heads, activation, decoder, layer_windows, linear, pre_norm_layer, rms_norm
 from edgelm.exporter.families.rope import read_rope
 from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Mlp
 
@@ -21,11 +21,12 @@ _DEFAULTS: dict[str, Any] = {
 def describe(config: Config) -> Decoder:
     """The decoder of a Phi-3 config.json."""
     config = config.with_defaults(**_DEFAULTS)
-    layers = [_layer(config, f"model.layers.{i}") for i in range(config.integer("num_hidden_layers"))]
+    windows = layer_windows(config, lambda i: True)
+    layers = [_layer(config, f"model.layers.{i}", window) for i, window in enumerate(windows)]
     return decoder(config, "phi3", layers, rms_norm(config, "model.norm"), tied=False)
 
 
-def _layer(config: Config, name: str) -> Layer:
+def _layer(config: Config, name: str, window: int | None) -> Layer:
     hidden, intermediate, heads = config.integer("hidden_size"), config.integer("intermediate_size"), Heads.read(config)
     return pre_norm_layer(
         config,
@@ -35,7 +36,7 @@ def _layer(config: Config, name: str) -> Layer:
             qkv=linear(f"{name}.self_attn.qkv_proj", heads.width + 2 * heads.kv_heads * heads.head_dim, hidden),
             out=linear(f"{name}.self_attn.o_proj", hidden, heads.width),
             rope=read_rope(config, heads.head_dim),
-            window=None if config.get("sliding_window") is None else config.integer("sliding_window"),
+            window=window,
         ),
         Mlp(
             up=linear(f"{name}.mlp.gate_up_proj", 2 * intermediate, hidden),

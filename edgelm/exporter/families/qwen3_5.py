@@ -41,7 +41,7 @@ def describe(config: Config) -> Decoder:
 
 def _text(config: Config) -> Config:
     """The settings of the text model, which beside images stand in text_config; whether tables are tied, outside it."""
-    text = config.nested("text_config")
+    text = config.filled("text_config")
     if text is None:
         return config.with_defaults(**_DEFAULTS)
     outer = {key: config.values[key] for key in ("tie_word_embeddings",) if config.get(key) is not None}

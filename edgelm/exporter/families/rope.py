@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.model.rope import Rope, RopeScaling
 
+_TABLES = ("rope_scaling", "rope_parameters")  # of transformers 4 and 5
 _KINDS = ("linear", "dynamic", "llama3", "yarn", "longrope")
 
 
@@ -26,7 +29,7 @@ def read_rope(
     `theta` and `partial` are what the family takes where the file does not say.
     """
     config = of_layers(config, layers) or config
-    nested = config.nested("rope_parameters")  # of newer files
+    nested = _settings(config)
 
     def number(key: str, default: float) -> float:
         inside = nested is not None and nested.get(key) is not None
@@ -40,16 +43,38 @@ def read_rope(
 
 def of_layers(config: Config, kind: str) -> Config | None:
     """With the rotary settings of one type of layers; None where the file has the same for all."""
-    nested = config.nested("rope_parameters")
-    if nested is None or not isinstance(nested.get(kind), dict):
+    for key in _TABLES:
+        nested = config.nested(key)
+        if nested is not None and isinstance(nested.get(kind), dict):
+            return Config({**config.values, "rope_parameters": nested.get(kind), "rope_scaling": None}, config.path)
+    return None
+
+
+def _settings(config: Config) -> Config | None:
+    """The settings of the rotary embedding, which one of two objects holds, or each a part of them.
+
+    Where both say something, ``rope_scaling`` counts, as in transformers; but one that only says that there is no
+    scaling takes none away.
+    """
+    tables = [table.values for key in _TABLES if (table := config.filled(key)) is not None]
+    if not tables:
         return None
-    return Config({**config.values, "rope_parameters": nested.get(kind), "rope_scaling": None}, config.path)
+    scaled = [table for table in tables if _kind(table) != "default"]
+    merged: dict[str, Any] = {}
+    for table in reversed([*scaled, *(table for table in tables if table not in scaled)]):
+        merged |= {key: value for key, value in table.items() if value is not None}
+    return Config({**merged, "rope_type": _kind(merged if not scaled else scaled[0])}, config.path)
+
+
+def _kind(table: Mapping[str, Any]) -> Any:
+    """Which formula stretches the frequencies; ``default`` for none."""
+    return next((table[key] for key in ("rope_type", "type") if table.get(key) is not None), "default")
 
 
 def read_scaling(config: Config) -> RopeScaling | None:
     """The stretch of the rotary frequencies, or None for plain ones."""
-    scaling = config.nested("rope_scaling") or config.nested("rope_parameters")
-    kind = scaling.get("rope_type", scaling.get("type", "default")) if scaling is not None else "default"
+    scaling = _settings(config)
+    kind = "default" if scaling is None else scaling.get("rope_type")
     if scaling is None or kind == "default":
         return None
     context = config.integer("max_position_embeddings", 2048)

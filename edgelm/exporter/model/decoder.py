@@ -319,9 +319,7 @@ class Decoder:
     def context_limit(self) -> int:
         """The longest context to export for, in tokens."""
         scalings = [attention.rope.scaling for attention in self.attentions if attention.rope is not None]
-        # Dynamic scaling goes beyond max_position_embeddings; the other kinds count their stretch in it.
-        dynamic = (s for s in scalings if s is not None and s.kind == "dynamic")
-        return max([self.context, *(int(s.original_context * s.factor) for s in dynamic)])
+        return max([self.context, *(scaling.reach for scaling in scalings if scaling is not None)])
 
     @property
     def vocab_tensors(self) -> dict[str, tuple[int, ...]]:

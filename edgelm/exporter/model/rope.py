@@ -37,6 +37,11 @@ class RopeScaling:
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
 
+    @property
+    def reach(self) -> int:
+        """The longest context that it makes, in tokens; 0 for llama3 and longrope, whose files count it themselves."""
+        return int(self.original_context * self.factor) if self.kind in ("dynamic", "linear", "yarn") else 0
+
 
 @dataclass(frozen=True)
 class Rope:

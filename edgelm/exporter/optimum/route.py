@@ -24,6 +24,7 @@ from edgelm.errors import CheckpointError, DependencyError, EdgeLMError, ExportE
 from edgelm.exporter import families
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
+from edgelm.exporter.families.rope import read_scaling
 from edgelm.exporter.onnx.store import DataFile
 from edgelm.exporter.optimum import surgery
 from edgelm.exporter.progress import Progress
@@ -51,8 +52,17 @@ def context_limit(config: Config) -> int:
     for table in (config, config.nested("text_config")):
         for key in _CONTEXT:
             if table is not None and table.get(key) is not None:
-                return table.integer(key)
+                return max(table.integer(key), _reach(table))
     return _DEFAULT_CONTEXT
+
+
+def _reach(config: Config) -> int:
+    """The context that a scaled rotary embedding makes, where it is one of those that are known."""
+    try:
+        scaling = read_scaling(config)
+    except EdgeLMError:
+        return 0
+    return 0 if scaling is None else scaling.reach
 
 
 def write_graph(

@@ -223,7 +223,7 @@ def of_checkpoint(checkpoint: Checkpoint, spec: RecipeSpec, target: Target, toke
 
     `tokens` is how many of its vocabulary are left; None for all.
     """
-    config = checkpoint.config.nested("text_config") or checkpoint.config
+    config = checkpoint.config.text_part
     shapes = [checkpoint.shape(name) for name in checkpoint.names()]
     fp32 = 4 * sum(math.prod(shape) for shape in shapes)  # traced as a whole
     layers, heads = _first(config, _LAYERS, 1), _first(config, _HEADS, 1)
