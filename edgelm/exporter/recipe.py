@@ -9,13 +9,13 @@ import numpy as np
 
 from edgelm.errors import ExportError, OptionError
 from edgelm.exporter.formats.format import Format
-from edgelm.exporter.formats.registry import make_format
+from edgelm.exporter.formats.registry import PREFILL, make_format
 from edgelm.exporter.graph.decoder_graph import Formats, shares_table
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.target.target import FormatSpec, RecipeSpec, Target
 
 INT8_KV = FormatSpec("GroupQueryAttention", 8)
-INT8_PREFILL = FormatSpec("DynamicQuantizeMatMul", 8)
+INT8_PREFILL = PREFILL.spec
 
 
 @dataclass(frozen=True)

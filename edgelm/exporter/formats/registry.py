@@ -21,6 +21,9 @@ EXACT: Format = Dense(32)
 ANY_TABLE: Format = Rows()
 """What a table of rows of any length can be looked up in."""
 
+PREFILL: Format = PerChannel(by_token=True)
+"""What an int8 prefill graph stores its matrices in."""
+
 TRIED: tuple[Format, ...] = (
     Blocked(4, 128),
     Blocked(4, 64),

@@ -11,18 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from edgelm.exporter.formats.format import Format, Matrix
-from edgelm.exporter.formats.per_row import PerChannel
+from edgelm.exporter.formats.registry import PREFILL
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.target.target import RecipeSpec
 
-FORMAT = PerChannel(by_token=True)
-
 
 def formats(spec: RecipeSpec, decoding: Formats) -> Formats:
     """The formats of the graph, from those of the one that decodes."""
-    assert spec.prefill == FORMAT.spec
-    return replace(decoding, body=FORMAT, matrices={})
+    assert spec.prefill == PREFILL.spec
+    return replace(decoding, body=PREFILL, matrices={})
 
 
 def linears(decoder: Decoder) -> tuple[Linear, ...]:
@@ -32,11 +30,11 @@ def linears(decoder: Decoder) -> tuple[Linear, ...]:
 
 def nbytes(decoder: Decoder) -> int:
     """Of its matrices."""
-    return sum(FORMAT.nbytes(m.outputs, m.inputs) for m in linears(decoder))
+    return sum(PREFILL.nbytes(m.outputs, m.inputs) for m in linears(decoder))
 
 
 def packing(
     decoding: Mapping[str, Matrix], pack: Callable[[Linear, Format], Matrix]
 ) -> Callable[[Linear, Format], Matrix]:
     """What packs its matrices: those of the body by `pack`; embedding and head are the ones that are there for `decoding`."""
-    return lambda linear, format: pack(linear, format) if format == FORMAT else decoding[linear.name]
+    return lambda linear, format: pack(linear, format) if format == PREFILL else decoding[linear.name]

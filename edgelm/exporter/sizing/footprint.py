@@ -16,6 +16,7 @@ from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.registry import PREFILL
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import SLACK, cache_head_dim
 from edgelm.exporter.model.decoder import Decoder
@@ -179,7 +180,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
     body = [(stored_as(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
     products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
-    prompts = [(prefill.FORMAT, m.outputs, m.inputs) for m in prefill.linears(decoder)]
+    prompts = [(PREFILL, m.outputs, m.inputs) for m in prefill.linears(decoder)]
     tied = decoder_graph.shares_table(decoder, formats)
     table = 0 if tied else decoder_graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)
     read = sum(format.nbytes(n, k) for format, n, k in products)

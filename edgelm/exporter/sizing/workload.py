@@ -7,6 +7,7 @@ from collections import Counter
 from edgelm.exporter import recipe
 from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.registry import PREFILL
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import cache_head_dim
 from edgelm.exporter.model.decoder import Attention, Decoder, Layer
@@ -57,7 +58,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
 def _prompts(decoder: Decoder) -> tuple[Matrices, ...]:
     """The matrices of a prefill graph."""
     weights = sum(m.outputs * m.inputs for m in prefill.linears(decoder))
-    return (Matrices(prefill.FORMAT.spec, weights, prefill.nbytes(decoder)),)
+    return (Matrices(PREFILL.spec, weights, prefill.nbytes(decoder)),)
 
 
 def nodes(decoder: Decoder, head: Format) -> int:
