@@ -1,14 +1,16 @@
 """Write a Hugging Face checkpoint of a Llama or Qwen2 as a gguf file for llama.cpp.
 
-    python -m benchmarks.peers.gguf_file CHECKPOINT FILE.gguf q4_0|q8_0|f16|f32
+    python -m benchmarks.peers.gguf_file CHECKPOINT FILE.gguf q4_0|q8_0|f16|f32 [vocabulary]
 
 Every matrix is stored in the type that is named, embedding and head included: blocks of 32, symmetric, rounded to nearest,
 by llama.cpp's own Python package (`llama-quantize --pure` makes the same). Norms and biases stay fp32. The file has no
-tokenizer: a benchmark gives ids. Needs gguf, numpy and ml-dtypes.
+tokenizer, as a benchmark gives ids, or with `vocabulary` that of a byte-level BPE, for sizes that compare. Needs gguf, numpy
+and ml-dtypes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -40,7 +42,7 @@ _LAYER = {
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-def write(folder: Path, output: Path, kind: str) -> None:
+def write(folder: Path, output: Path, kind: str, *, vocabulary: bool = False) -> None:
     """Write the checkpoint in `folder` to `output`, aside first; `kind` is one of `TYPES`."""
     checkpoint = Checkpoint(folder)
     config = checkpoint.config
@@ -51,6 +53,10 @@ def write(folder: Path, output: Path, kind: str) -> None:
     aside = output.with_name(output.name + ".part")
     writer = gguf.GGUFWriter(aside, _ARCHITECTURES[config.model_type])
     _settings(writer, config, kind)
+    if vocabulary:
+        _vocabulary(writer, folder, config.integer("vocab_size"))
+    else:
+        writer.add_tokenizer_model("no_vocab")
     if factors := _frequency_factors(config):
         writer.add_tensor("rope_freqs.weight", np.array(factors, np.float32))
     for name, values in _tensors(checkpoint):
@@ -77,13 +83,29 @@ def _settings(writer: gguf.GGUFWriter, config: Config, kind: str) -> None:
     writer.add_rope_freq_base(float(config.get("rope_theta", 10000.0)))
     writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
     writer.add_vocab_size(config.integer("vocab_size"))
-    writer.add_tokenizer_model("no_vocab")
     types = gguf.LlamaFileType
     file_types = {
         "q4_0": types.MOSTLY_Q4_0, "q8_0": types.MOSTLY_Q8_0, "f16": types.MOSTLY_F16, "f32": types.ALL_F32,
     }  # fmt: skip
     writer.add_file_type(file_types[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
+    """The tokens and merges of a byte-level BPE; ids that it lacks are written as unused ones."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    model, added = tokenizer["model"], {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    if model["type"] != "BPE":
+        raise SystemExit(f"{folder}: only the vocabulary of a byte-level BPE is written, not {model['type']}")
+    names = {index: token for token, index in model["vocab"].items()} | added
+    types = gguf.TokenType
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([names.get(index, f"[unused{index}]") for index in range(size)])
+    writer.add_token_types(
+        [types.CONTROL if i in added else types.NORMAL if i in names else types.UNUSED for i in range(size)]
+    )
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
 
 
 def _frequency_factors(config: Config) -> list[float]:
@@ -140,6 +162,6 @@ def _add(writer: gguf.GGUFWriter, name: str, values: np.ndarray, kind: str) -> N
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[3] not in TYPES:
+    if len(sys.argv) not in (4, 5) or sys.argv[3] not in TYPES or sys.argv[4:] not in ([], ["vocabulary"]):
         raise SystemExit(__doc__)
-    write(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    write(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], vocabulary=len(sys.argv) == 5)

@@ -4,7 +4,7 @@ Tokens are chunked and scored as for perplexity (`edgelm.evaluate.perplexity`). 
 original's distribution of the next token and Q the quantised model's, as ``llama-perplexity --kl-divergence`` has it:
 
     KLD         Σ_v P(v) (log P(v) - log Q(v)), in nats; its mean, and percentiles interpolated linearly
-       same_top    top-1 agreement, the share of positions at which both find the same token most likely
+    same_top    top-1 agreement, the share of positions at which both find the same token most likely
     RMS Δp      √ mean (Q(t) - P(t))², t being the token that follows in the text
 
 Both models read the text side by side, so that the original's logits are never kept: memory does not grow with the
