@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
 
 from edgelm.exporter.checkpoint.prequantized import Codes, Scheme
-from edgelm.exporter.formats.format import Format, Matrix, Parts, PartShapes, append_parts
+from edgelm.exporter.formats.format import Format, Matrix, Parts, append_parts
 from edgelm.exporter.formats.rounding.gptq import factor, gptq_blocks
 from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks
 from edgelm.exporter.formats.rounding.search import search_blocks
@@ -171,8 +171,8 @@ class Blocked(Format):
         """Blocks of a row; the last one is padded."""
         return -(-k // self.block)
 
-    def _shapes(self, b: Builder, n: int, k: int) -> PartShapes:
-        """Of a whole matrix."""
+    def _shapes(self, b: Builder, n: int, k: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """The shape and type of each part of a whole matrix."""
         blocks = self._blocks(k)
         return {"qweight": ((n, blocks, self._width), np.uint8), "scales": ((n, blocks), b.float)}
 

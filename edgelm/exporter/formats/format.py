@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from edgelm.exporter.checkpoint.prequantized import Codes, Scheme
@@ -24,7 +23,7 @@ from edgelm.target.target import FormatSpec, Target
 Parts = Mapping[str, np.ndarray]
 """Some rows of a matrix as they are stored: the name of each part, such as codes or scales → that many rows of it."""
 
-PartShapes = dict[str, tuple[tuple[int, ...], npt.DTypeLike]]
+PartShapes = Mapping[str, tuple[tuple[int, ...], Any]]
 """Part → (shape, numpy type) of a whole matrix, in the order of the file."""
 
 

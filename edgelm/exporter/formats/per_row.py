@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.errors import ExportError
-from edgelm.exporter.formats.format import Format, Matrix, Parts, PartShapes, append_parts, cast
+from edgelm.exporter.formats.format import Format, Matrix, Parts, append_parts, cast
 from edgelm.exporter.formats.rounding.rtn import quantize_rows
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 from edgelm.target.target import FormatSpec, Target
@@ -137,7 +137,7 @@ class Rows(_PerRow):
 
     def pack_parts(self, b: Builder, name: str, n: int, k: int, pieces: Iterable[Parts]) -> Matrix:
         """The scales follow the codes."""
-        shapes: PartShapes = {"qweight": ((n, k), np.int8), "scales": ((n,), b.float)}
+        shapes = {"qweight": ((n, k), np.int8), "scales": ((n,), b.float)}
         return Matrix(self, name, n, k, append_parts(b, shapes, pieces))
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
