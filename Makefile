@@ -1,6 +1,7 @@
 # make demo   sets up .venv, exports the embedded model for a Raspberry Pi 5, asks it something, measures it
 # make test   sets up .venv for development, checks style, types and layers, runs the tests
 # make test-slow   the tests that take longer than a few seconds
+# make test-real   fetches a real model of 98 MB and runs the tests that need one
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test lint check-types check-layers pytest test-slow clean
+.PHONY: demo test lint check-types check-layers pytest test-slow test-real clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.export
@@ -39,6 +40,11 @@ pytest: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or board"
+
+# Those of Gemma 3 270M are slow, too: make test-slow runs them where `python tools/real_models.py --all` fetched it.
+test-real: $(VENV)/.dev
+	$(BIN)/python tools/real_models.py || echo 'it cannot be fetched here: its tests are skipped'
+	$(BIN)/python -m pytest -m "real and not slow"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo 'error: edgelm needs Python 3.11 or newer' >&2; exit 1; }

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +48,38 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"no test data at {path}: set EDGELM_TEST_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Callable[[str], Path]:
+    """Name → GGUF file of a real model; a test that wants one is skipped where it was not fetched."""
+    tool = _tool("real_models")
+
+    def find(name: str) -> Path:
+        path: Path | None = tool.where(name)
+        if path is None:
+            pytest.skip(f"{name} is not here: python tools/real_models.py {name}")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def dither() -> Callable[..., Path]:
+    """GGUF file, folder, seed or None → the checkpoint that tools/dither.py writes of it."""
+    write: Callable[..., Path] = _tool("dither").write
+    return write
+
+
+def _tool(name: str) -> ModuleType:
+    """A program in tools/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_tokenizer(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> None:
@@ -128,10 +161,4 @@ def resident() -> Callable[[Path], int]:
 @pytest.fixture(scope="session")
 def make_checkpoint() -> ModuleType:
     """tools/make_checkpoint.py, as a module."""
-    tool = Path(__file__).parents[1] / "tools" / "make_checkpoint.py"
-    spec = importlib.util.spec_from_file_location("make_checkpoint", tool)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _tool("make_checkpoint")

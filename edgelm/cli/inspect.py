@@ -186,7 +186,7 @@ def _checkpoint(
         "id": source.id,
         "type": config.model_type,
         "exporter": "optimum" if decoder is None else "native",
-        "licence": licence(source.path),
+        "licence": licence(checkpoint),
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "bytes": sum(file.stat().st_size for file in checkpoint.files),
         "parameters": sum(math.prod(shape) for shape in shapes),

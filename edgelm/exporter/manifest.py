@@ -16,8 +16,8 @@ from edgelm.version import __version__
 
 
 def source_hashes(checkpoint: Checkpoint, progress: Progress) -> dict[str, str]:
-    """SHA-256 of config.json and the weights, so that a bundle can be traced to what it was made from."""
-    files = [checkpoint.path / "config.json", *checkpoint.files]
+    """SHA-256 of config.json and the weights, or of a GGUF file's parts: what a bundle was made from can be told."""
+    files = [*([] if checkpoint.gguf else [checkpoint.path / "config.json"]), *checkpoint.files]
     progress.start("hashing the source", sum(file.stat().st_size for file in files))
     hashes = {file.name: sha256(file, progress.advance) for file in files}
     progress.finish()
@@ -45,9 +45,9 @@ def manifest(
             "type": checkpoint.config.model_type,
             "exporter": exporter,
             "parameters": result.parameters,
-            "quantized": checkpoint.scheme.to_dict() if checkpoint.scheme is not None else None,
+            "quantized": checkpoint.quantized,
             "adapter": checkpoint.adapter.facts() if checkpoint.adapter is not None else None,
-            "licence": licence(source.path),
+            "licence": licence(checkpoint),
             "sources": hashes,
         },
         "target": target.name,

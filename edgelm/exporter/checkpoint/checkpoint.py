@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint on disk: config.json, safetensors (one file or sharded), tokenizer files."""
+"""A checkpoint on disk: config.json, safetensors (one file or sharded), tokenizer files; or a GGUF file with all of it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint import claims, lora
 from edgelm.exporter.checkpoint.config import Config, read_json
+from edgelm.exporter.checkpoint.gguf.header import is_gguf
+from edgelm.exporter.checkpoint.gguf.model import GGUFModel, open_gguf
 from edgelm.exporter.checkpoint.names import bare, by_bare_name, spellings
-from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix, read_scheme, stand_ins
+from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix, Scheme, read_scheme, stand_ins
 from edgelm.exporter.checkpoint.row_subset import PickedRows
 from edgelm.exporter.checkpoint.tensors import Readable, RowRange, Tensor, read_header
 
@@ -23,18 +26,38 @@ _ROW_BYTES = 4 << 20  # fp32 bytes of one slice of rows: large enough for speed,
 
 
 class Checkpoint:
-    """A checkpoint folder. Nothing is loaded but names and shapes; weights are read in slices when asked for.
+    """A checkpoint. Nothing is loaded but names and shapes; weights are read in slices when asked for.
 
     Attributes:
-        path: the folder.
-        config: its config.json.
-        files: the safetensors files, sorted by name.
+        path: the folder, or the GGUF file.
+        config: its config.json, or what stands for it.
+        files: the files with weights, sorted by name.
         scheme: how it is quantised already; None for plain floats.
+        gguf: the model in the GGUF file, or None.
         adapter: what is merged into its weights as they are read, or None.
         remarks: what an export should tell its user about the files.
     """
 
     def __init__(self, path: Path, adapter: lora.Adapter | None = None) -> None:
+        self.path = path
+        self.scheme: Scheme | None = None
+        self.gguf: GGUFModel | None = None
+        self._tensors: dict[str, Readable]
+        if is_gguf(path):
+            self.gguf = open_gguf(path)
+            self.config = Config(self.gguf.config, path)
+            self.files, self._tensors = list(self.gguf.files), dict(self.gguf.tensors)
+        else:
+            self._open_folder()
+        self._bare = by_bare_name(self._tensors)
+        self.config, remark = claims.settle_tables(self.config, self._tensors)
+        self.remarks = () if remark is None else (remark,)
+        self.adapter = adapter
+        if adapter is not None:
+            self._tensors, self.config = adapter.merge(self._tensors, self.config, self.key)
+
+    def _open_folder(self) -> None:
+        path = self.path
         if not path.is_dir():
             what = "is not a folder" if path.exists() else "does not exist"
             raise CheckpointError(
@@ -47,18 +70,18 @@ class Checkpoint:
                 f"{path} is a LoRA adapter, not a model",
                 hint=f"give its model, and it with --adapter {path}" + (f" (it was made for {meant})" if meant else ""),
             )
-        self.path = path
         self.config = Config(read_json(path / "config.json"), path / "config.json")
         self.files = weight_files(path)
         plain = _headers(path, self.files)
         self.scheme = read_scheme(self.config)
-        self._tensors: dict[str, Readable] = {**plain} if self.scheme is None else {**stand_ins(self.scheme, plain)}
-        self._bare = by_bare_name(self._tensors)
-        self.config, remark = claims.settle_tables(self.config, self._tensors)
-        self.remarks = () if remark is None else (remark,)
-        self.adapter = adapter
-        if adapter is not None:
-            self._tensors, self.config = adapter.merge(self._tensors, self.config, self.key)
+        self._tensors = {**plain} if self.scheme is None else {**stand_ins(self.scheme, plain)}
+
+    @property
+    def quantized(self) -> dict[str, Any] | None:
+        """How its weights are quantised already, for a manifest; None for plain floats."""
+        if self.gguf is not None:
+            return self.gguf.facts
+        return None if self.scheme is None else self.scheme.to_dict()
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors

@@ -20,8 +20,8 @@ from edgelm.exporter.tokenizer.tokenizer_class import Style
 
 _SPACE = "▁"
 # sentencepiece_model.proto
-_UNIGRAM, _BPE = 1, 2
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+UNIGRAM, BPE = 1, 2
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 _GEMMA_TURNS = ("<start_of_turn>", "<end_of_turn>")
 
 
@@ -57,14 +57,14 @@ def read(path: Path) -> SentencePiece:
     try:
         data = path.read_bytes()
         pieces: list[Piece] = []
-        algorithm, unk, seen = _UNIGRAM, "<unk>", set[int]()
+        algorithm, unk, seen = UNIGRAM, "<unk>", set[int]()
         for number, value in _fields(data):
             seen.add(number)
             if number == 1:
                 pieces.append(_piece(_bytes(value)))
             elif number == 2:  # the trainer's settings
                 settings = dict(_fields(_bytes(value)))
-                algorithm = int(settings.get(3, _UNIGRAM))
+                algorithm = int(settings.get(3, UNIGRAM))
                 unk = _bytes(settings.get(45, b"<unk>")).decode()
         if not {1, 2, 3} <= seen:  # pieces, the trainer's settings, the normalizer's: a file may be cut between them
             raise ValueError("not whole")
@@ -81,7 +81,7 @@ def read(path: Path) -> SentencePiece:
 def _piece(data: bytes) -> Piece:
     fields = dict(_fields(data))
     (score,) = struct.unpack("<f", _bytes(fields.get(2, bytes(4))))
-    return Piece(_bytes(fields.get(1, b"")).decode(), score, int(fields.get(3, _NORMAL)))
+    return Piece(_bytes(fields.get(1, b"")).decode(), score, int(fields.get(3, NORMAL)))
 
 
 def _bytes(value: int | bytes) -> bytes:
@@ -141,7 +141,19 @@ def convert(
         CheckpointError: the file cannot be read.
         UnsupportedModelError: neither BPE nor Unigram.
     """
-    source = read(path)
+    return build(read(path), style, renamed, path, prefix_space=prefix_space, legacy=legacy)
+
+
+def build(
+    source: SentencePiece,
+    style: Style,
+    renamed: Mapping[int, str],
+    path: Path,
+    *,
+    prefix_space: bool = True,
+    legacy: bool = True,
+) -> Tokenizer:
+    """`convert` of what was read already; `path` is named in errors."""
     gemma = style == "gemma"
     vocabulary = [(renamed.get(i, piece.text), piece.score) for i, piece in enumerate(source.pieces)]
     vocabulary[:3] = [(text, 0.0) for text, _ in vocabulary[:3]]
@@ -149,7 +161,7 @@ def convert(
     if gemma:
         _give_tab(vocabulary, known)
     try:
-        if source.algorithm == _BPE:
+        if source.algorithm == BPE:
             model = models.BPE(
                 {text: i for i, (text, _) in enumerate(vocabulary)},
                 _merges(dict(vocabulary), known),
@@ -157,7 +169,7 @@ def convert(
                 fuse_unk=True,
                 byte_fallback=True,
             )
-        elif source.algorithm == _UNIGRAM:
+        elif source.algorithm == UNIGRAM:
             model = models.Unigram(vocabulary, unk_id=3 if gemma else 0, byte_fallback=True)
         else:
             raise UnsupportedModelError(
@@ -170,9 +182,9 @@ def convert(
         raise CheckpointError(f"{path} cannot be converted: {error}") from None
     tokenizer.add_tokens(
         [
-            AddedToken(p.text, normalized=False, special=p.kind == _CONTROL or (gemma and p.text in _GEMMA_TURNS))
+            AddedToken(p.text, normalized=False, special=p.kind == CONTROL or (gemma and p.text in _GEMMA_TURNS))
             for p in source.pieces
-            if p.kind in (_CONTROL, _USER_DEFINED)
+            if p.kind in (CONTROL, USER_DEFINED)
         ]
     )
     if gemma:

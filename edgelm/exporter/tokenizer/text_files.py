@@ -14,9 +14,13 @@ from tokenizers.processors import TemplateProcessing
 from edgelm.bundle.reader import GENERATION, TEMPLATE, TOKENIZER
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, UnsupportedModelError
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
+from edgelm.exporter.checkpoint.gguf.header import is_gguf
+from edgelm.exporter.checkpoint.gguf.model import read_metadata
 from edgelm.exporter.tokenizer import bytelevel, sentencepiece
 from edgelm.exporter.tokenizer.added_tokens import AddedTokens, optional_json
+from edgelm.exporter.tokenizer.gguf import read_gguf_text
 from edgelm.exporter.tokenizer.tokenizer_class import Style, TokenizerClass, tokenizer_class
 
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -59,11 +63,13 @@ class Text:
 
 
 def read_text(source: Path, config: Config) -> Text:
-    """Read the tokenizer and what belongs to it from a checkpoint's folder.
+    """Read the tokenizer and what belongs to it from a checkpoint's folder, or from a GGUF file.
 
     Raises:
         CheckpointError: no tokenizer, or a file that cannot be read.
     """
+    if is_gguf(source):
+        return _from_gguf(source)
     settings = optional_json(source / "tokenizer_config.json")
     generation = optional_json(source / GENERATION)
     kind = tokenizer_class(settings, config)
@@ -71,6 +77,12 @@ def read_text(source: Path, config: Config) -> Text:
     tokenizer = _load_tokenizer(source, config, settings, kind, added)
     special = _special_tokens(config, generation, added.names, tokenizer)
     return Text(tokenizer, added.names, settings, generation, special, _chat_template(source, settings))
+
+
+def _from_gguf(source: Path) -> Text:
+    found = read_gguf_text(read_metadata(source))
+    _add_ends(found.tokenizer, found.settings, found.names, add_bos=found.settings["add_bos_token"])
+    return Text(found.tokenizer, found.names, found.settings, {}, found.special, found.template)
 
 
 def write_text(text: Text, writer: BundleWriter) -> TextFiles:
@@ -221,9 +233,12 @@ def _special_tokens(
     return {"bos": first("bos"), "eos": eos, "pad": first("pad")}
 
 
-def licence(source: Path) -> str | None:
-    """The licence that a model card (README.md with YAML front matter) names."""
-    path = source / "README.md"
+def licence(checkpoint: Checkpoint) -> str | None:
+    """The licence that a model card (README.md with YAML front matter) or a GGUF file names."""
+    if checkpoint.gguf is not None:
+        named = checkpoint.gguf.metadata.get("general.license")
+        return named if isinstance(named, str) else None
+    path = checkpoint.path / "README.md"
     if not path.exists():
         return None
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
