@@ -235,7 +235,7 @@ def main(
             small = export(None, "x86-64", kv="int8", output=Path(folder) / "small").path
         with load(bundle, threads=threads) as lm:
             results = {
-                "model": lm.bundle.manifest["model"]["id"],
+                "model": lm.bundle.manifest.model.id,
                 "threads": lm.engine.threads,
                 "speculation": speculation(lm, tokens, repetitions) if lm.engine.rewinds else [],
                 "prompt_cache": prompt_cache(lm, prompt, repetitions, Path(folder)),

@@ -73,7 +73,7 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]
         if max_length is not None and not 2 <= max_length <= self.lm.context:
             raise OptionError(f"max_length must be from 2 to the context of {self.lm.context:,}, not {max_length}")
         self.max_length = max_length or self.lm.context
-        self._eos = [int(token) for token in self.lm.bundle.manifest["special_tokens"]["eos"]]
+        self._eos = list(self.lm.bundle.manifest.special_tokens.eos)
 
     @property
     def eot_token_id(self) -> int:
@@ -83,12 +83,12 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]
     @property
     def prefix_token_id(self) -> int:
         """What stands for an empty context: BOS, or EOS where there is none."""
-        return prefix_token(self.lm.bundle.manifest["special_tokens"]["bos"], self._eos)
+        return prefix_token(self.lm.bundle.manifest.special_tokens.bos, self._eos)
 
     @property
     def tokenizer_name(self) -> str:
         """Tells the tokenizer from others, for the harness's cache of requests."""
-        return str(self.lm.bundle.files["tokenizer.json"]["sha256"])
+        return str(self.lm.bundle.files["tokenizer.json"].sha256)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template's source, which the harness keeps with its results."""

@@ -20,7 +20,7 @@ from edgelm.runtime.loop.draft import DraftModel, load_both
 from edgelm.runtime.lora_adapter import RuntimeAdapter
 from edgelm.runtime.ort.packing import OnBytes
 from edgelm.runtime.ort.session import version as onnxruntime_version
-from edgelm.runtime.text.tokenizer import Tokenizer
+from edgelm.runtime.text.prompt import open_tokenizer
 from edgelm.version import __version__
 
 FORMATS = ("md", "json", "csv", "jsonl")
@@ -125,9 +125,7 @@ def benchmark(
     """
     tests, notes = plan(bundle.context, prompts, generations, depths)
     manifest = bundle.manifest
-    tokenizer = Tokenizer.open(
-        bundle.tokenizer_path, bos=manifest["special_tokens"]["bos"], add_bos=manifest["tokenizer"].get("add_bos")
-    )
+    tokenizer = open_tokenizer(bundle)
     bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
     chosen = None if adapter is None else RuntimeAdapter.open(adapter)
     if chosen is not None:
@@ -153,12 +151,12 @@ def benchmark(
         if small is not None:
             small.close()
     return Report(
-        model=manifest["model"]["id"],
-        target=manifest["target"],
-        quant=manifest["quant"],
-        parameters=int(manifest["model"]["parameters"]),
+        model=manifest.model.id,
+        target=manifest.target,
+        quant=manifest.quant,
+        parameters=manifest.model.parameters,
         size_bytes=bundle.size,
-        weights_bytes=int(manifest["memory"]["weights_bytes"]),
+        weights_bytes=manifest.memory.weights_bytes,
         cpu=read_cpu().model,
         threads=engine.threads,
         provider=engine.provider.removesuffix("ExecutionProvider"),

@@ -27,16 +27,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.json_table import read_json
+from edgelm.bundle.manifest import FORMAT as FORMAT
+from edgelm.bundle.manifest import MANIFEST as MANIFEST
+from edgelm.bundle.manifest import MODEL as MODEL
+from edgelm.bundle.manifest import TOKENIZER as TOKENIZER
+from edgelm.bundle.manifest import FileEntry, Manifest
 from edgelm.errors import BundleError
-from edgelm.version import __version__
 
-FORMAT = 1  # of the manifest; raised when an older edgelm could misread a bundle
-MANIFEST = "manifest.json"
-MODEL = "model.onnx"
 DATA = "model.onnx.data"
 PREFILL = "prefill.onnx"
 PREFILL_DATA = "prefill.onnx.data"
-TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
 QUALITY = "quality.json"
@@ -44,7 +45,6 @@ LORA = "lora.json"
 
 # Files up to this size are hashed whenever a bundle is opened; larger ones only by size, until `verify`.
 _HASH_AT_OPEN = 4 << 20
-_REQUIRED_KEYS = ("model", "target", "quant", "recipe", "context", "special_tokens", "tokenizer", "graph", "files")
 
 
 def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
@@ -69,11 +69,11 @@ class Bundle:
 
     Attributes:
         path: the folder.
-        manifest: the parsed manifest.json.
+        manifest: manifest.json.
     """
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, check: bool = True) -> Bundle:
@@ -92,26 +92,25 @@ class Bundle:
         return bundle
 
     @property
-    def files(self) -> Mapping[str, Mapping[str, Any]]:
-        """Every file but the manifest: name → {"bytes", "sha256"}."""
-        files: Mapping[str, Mapping[str, Any]] = self.manifest["files"]
-        return files
+    def files(self) -> Mapping[str, FileEntry]:
+        """Every file but the manifest, by name."""
+        return self.manifest.files
 
     @property
     def size(self) -> int:
         """Bytes on disk, without the manifest."""
-        return sum(int(entry["bytes"]) for entry in self.files.values())
+        return sum(entry.bytes for entry in self.files.values())
 
     @property
     def digest(self) -> str:
         """SHA-256 over the hashes of all files, in hex: the same for the same bundle, wherever it lies."""
-        hashes = {name: entry["sha256"] for name, entry in self.files.items()}
+        hashes = {name: entry.sha256 for name, entry in self.files.items()}
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
     @property
     def context(self) -> int:
         """The longest prompt plus answer, in tokens."""
-        return int(self.manifest["context"])
+        return self.manifest.context
 
     @property
     def model_path(self) -> Path:
@@ -136,17 +135,17 @@ class Bundle:
     @cached_property
     def generation_config(self) -> dict[str, Any]:
         """The model's own sampling defaults, as in Hugging Face's generation_config.json."""
-        return _read_json(self.path / GENERATION) if GENERATION in self.files else {}
+        return read_json(self.path / GENERATION) if GENERATION in self.files else {}
 
     @cached_property
     def quality(self) -> dict[str, Any] | None:
         """The quality card, or None where nothing was measured."""
-        return _read_json(self.path / QUALITY) if QUALITY in self.files else None
+        return read_json(self.path / QUALITY) if QUALITY in self.files else None
 
     @cached_property
     def lora(self) -> dict[str, Any] | None:
         """Where a LoRA adapter goes, and what it must be made for; None for a bundle that takes none at run time."""
-        return _read_json(self.path / LORA) if LORA in self.files else None
+        return read_json(self.path / LORA) if LORA in self.files else None
 
     def verify(self, on_bytes: Callable[[int], None] | None = None) -> list[str]:
         """Read every file whole and compare it with the manifest.
@@ -169,7 +168,7 @@ class Bundle:
             BundleError: it differs, or cannot be read.
         """
         path, entry = self.path / name, self.files[name]
-        expected = int(entry["bytes"])
+        expected = entry.bytes
         hint = "copy the bundle again, or export it again"
         try:
             actual = path.stat().st_size
@@ -178,9 +177,9 @@ class Bundle:
                 raise BundleError(f"{path} is {kind}: {actual:,} bytes, expected {expected:,}", hint=hint)
             if whole or expected <= _HASH_AT_OPEN:
                 digest = sha256(path, on_bytes)
-                if digest != entry["sha256"]:
+                if digest != entry.sha256:
                     raise BundleError(
-                        f"{path} was changed: SHA-256 {digest[:12]}…, expected {entry['sha256'][:12]}…", hint=hint
+                        f"{path} was changed: SHA-256 {digest[:12]}…, expected {entry.sha256[:12]}…", hint=hint
                     )
         except FileNotFoundError:
             raise BundleError(f"{path} is missing: expected {expected:,} bytes", hint=hint) from None
@@ -188,21 +187,7 @@ class Bundle:
             raise BundleError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(
-            f"{path} is not valid JSON: {error}", hint="copy the bundle again, or export it again"
-        ) from None
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
-    if not isinstance(value, dict):
-        raise BundleError(f"{path} holds {type(value).__name__}, expected a JSON object")
-    return value
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -212,32 +197,4 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} is not a bundle: it has no {MANIFEST}",
             hint=f"make a bundle from a checkpoint with: edgelm export {folder} --target rpi5",
         )
-    manifest = _read_json(path)
-    version = manifest.get("format")
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise BundleError(f"{path}: key 'format' is missing or not a number", hint="export the bundle again")
-    if version > FORMAT:
-        need = manifest.get("minimum_runtime", {})
-        need = need.get("edgelm", "a newer version") if isinstance(need, dict) else "a newer version"
-        raise BundleError(
-            f"{folder} has bundle format {version}, this edgelm {__version__} reads up to {FORMAT} (it needs edgelm {need})",
-            hint="pip install --upgrade edgelm",
-        )
-    missing = [key for key in _REQUIRED_KEYS if key not in manifest]
-    if missing:
-        raise BundleError(f"{path}: key '{missing[0]}' is missing", hint="export the bundle again")
-    _check_file_table(path, manifest["files"])
-    return manifest
-
-
-def _check_file_table(path: Path, files: Any) -> None:
-    if not isinstance(files, dict) or MODEL not in files or TOKENIZER not in files:
-        raise BundleError(f"{path}: 'files' does not list {MODEL} and {TOKENIZER}", hint="export the bundle again")
-    for name, entry in files.items():
-        # A name from a manifest is joined to the folder: it may not lead out of it.
-        if name != os.path.basename(name) or name in ("", ".", "..", MANIFEST):
-            raise BundleError(f"{path}: 'files' names {name!r}, which is not a file of the bundle")
-        if not (
-            isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
-        ):
-            raise BundleError(f"{path}: 'files.{name}' needs 'bytes' and 'sha256'", hint="export the bundle again")
+    return Manifest.read(path)

@@ -9,10 +9,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle.reader import FORMAT, MANIFEST, QUALITY, Bundle, sha256
+from edgelm.bundle.manifest import FileEntry, Manifest
+from edgelm.bundle.reader import MANIFEST, QUALITY, Bundle, sha256
 from edgelm.errors import ExportError
 from edgelm.files import locked, to_disk
 
@@ -41,17 +43,17 @@ class BundleWriter:
         """Write a JSON file, the keys in the order given."""
         self.write_text(name, json_text(value))
 
-    def draft(self, manifest: Mapping[str, Any]) -> Bundle:
+    def draft(self, manifest: Manifest) -> Bundle:
         """The unfinished bundle as one that can be run, for measuring it before anybody else sees it."""
-        files = {entry.name: {"bytes": entry.stat().st_size, "sha256": ""} for entry in self.folder.iterdir()}
-        return Bundle(self.folder, {"format": FORMAT, **manifest, "files": files})
+        files = {entry.name: FileEntry(entry.stat().st_size, "") for entry in self.folder.iterdir()}
+        return Bundle(self.folder, replace(manifest, files=files))
 
-    def commit(self, manifest: Mapping[str, Any], *, overwrite: bool = False) -> Bundle:
+    def commit(self, manifest: Manifest, *, overwrite: bool = False) -> Bundle:
         """Write the manifest with every file's size and hash, force all to disk, and make the bundle visible."""
         names = sorted(entry.name for entry in self.folder.iterdir())
-        files = {n: {"bytes": self.path(n).stat().st_size, "sha256": sha256(self.path(n))} for n in names}
-        full = {"format": FORMAT, **manifest, "files": files}
-        self.write_json(MANIFEST, full)
+        files = {n: FileEntry(self.path(n).stat().st_size, sha256(self.path(n))) for n in names}
+        full = replace(manifest, files=files)
+        self.write_json(MANIFEST, full.to_dict())
         for name in [*names, MANIFEST]:
             to_disk(self.path(name))
         to_disk(self.folder)
@@ -125,8 +127,7 @@ def save_quality(bundle: Bundle, card: Mapping[str, Any]) -> Bundle:
             if name != QUALITY:
                 _link(bundle.path / name, writer.path(name))
         writer.write_json(QUALITY, card)
-        facts = {key: value for key, value in bundle.manifest.items() if key not in ("format", "files")}
-        return writer.commit(facts, overwrite=True)
+        return writer.commit(bundle.manifest, overwrite=True)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -80,7 +80,7 @@ def command(
         source = lm if cached is None else cached.session
         conversation = Conversation(lm, system, {**options, "adapter": adapter, "stop": stop or None}, source)
         if interactive:
-            name = lm.bundle.manifest["model"]["id"]
+            name = lm.bundle.manifest.model.id
             click.echo(f"{name}, {lm.context:,} tokens of context; /help for help, /exit to leave", err=True)
         for line in _typed() if interactive else _piped():
             if line.strip() in ("/exit", "/quit"):

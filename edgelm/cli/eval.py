@@ -132,7 +132,7 @@ class _Measure:
             result = self._run(self.bundle, items)
             wrong = [outcome.to_dict() for outcome in result.wrong[:show]]
             return {**result.to_dict(), "errors": wrong}, list(result_lines(result, show))
-        quants = str(self.base.manifest["quant"]), str(self.bundle.manifest["quant"])
+        quants = self.base.manifest.quant, self.bundle.manifest.quant
         both = Comparison(self._run(self.base, items), self._run(self.bundle, items), seed)
         changes = [{"base": before.to_dict(), "quantised": after.to_dict()} for before, after in both.changed[:show]]
         facts = {"base": _identity(self.base), **both.to_dict(), "changes": changes}
@@ -170,11 +170,11 @@ class _Measure:
         from edgelm.evaluate.task import run_task
 
         with self._load(bundle) as lm:
-            return run_task(lm, items, on_example=_step(self.bar, f"task, {bundle.manifest['quant']}"))
+            return run_task(lm, items, on_example=_step(self.bar, f"task, {bundle.manifest.quant}"))
 
 
 def _identity(bundle: Bundle) -> dict[str, str]:
-    return {"id": bundle.manifest["model"]["id"], "quant": bundle.manifest["quant"]}
+    return {"id": bundle.manifest.model.id, "quant": bundle.manifest.quant}
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from edgelm.bundle.format_spec import Recipe
+from edgelm.bundle.origins import KVCalibration
 from edgelm.bundle.reader import Bundle
 from edgelm.cli.adapter_file import export_file
 from edgelm.cli.mixed import mixed_body, mixed_lines
@@ -155,7 +157,7 @@ def command(
     needed, usable = memory(bundle, board)
     if as_json:
         facts = {"path": str(bundle.path), "bytes": bundle.size, "seconds": round(seconds, 3)}
-        facts |= {"fits": needed <= usable, "usable_bytes": usable, "manifest": bundle.manifest}
+        facts |= {"fits": needed <= usable, "usable_bytes": usable, "manifest": bundle.manifest.to_dict()}
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         print_lines(_summary(bundle, board, seconds))
@@ -193,50 +195,41 @@ def _needing_extra() -> Iterator[None]:
 
 def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
     """Bytes a bundle needs with its context full, and bytes the target has for a model."""
-    return int(bundle.manifest["memory"]["total_bytes"]), target.memory.usable_mb << 20
+    return bundle.manifest.memory.total_bytes, target.memory.usable_mb << 20
 
 
-def recipe_lines(
-    recipe: dict[str, dict[str, Any]], kv_calibration: dict[str, Any] | None = None
-) -> Iterator[tuple[str, str]]:
+def recipe_lines(recipe: Recipe, kv_calibration: KVCalibration | None = None) -> Iterator[tuple[str, str]]:
     """(role, its format in words) of a manifest's recipe, and on what the scales of an int8 KV cache were found."""
-    for role, spec in recipe.items():
-        if role == "matrices" or (role == "body" and "matrices" in recipe):
-            if role == "body":
-                yield role, mixed_body(recipe["matrices"])
-            continue
-        if spec["op"] == "none":
-            yield role, f"{spec['bits']}-bit floats"
-            continue
-        if role == "prefill":
-            yield role, f"{spec['op']} {spec['bits']}-bit, a second set of the layers' matrices"
-            continue
-        if role == "kv":
-            found = f", found on {kv_calibration['text']['name']}" if kv_calibration else ""
-            yield role, f"{spec['bits']}-bit integers, scales per channel{found}"
-            continue
-        shared = f", the same bytes as the {spec['shared_with']}" if "shared_with" in spec else ""
-        yield (
-            role,
-            f"{spec['op']} {spec['bits']}-bit" + (f" block {spec['block']}" if spec.get("block") else "") + shared,
-        )
+    for role, format in recipe.roles.items():
+        spec = format.spec
+        if role == "body" and recipe.matrices:
+            yield role, mixed_body(recipe.matrices)
+        elif spec.op == "none":
+            yield role, f"{spec.bits}-bit floats"
+        elif role == "prefill":
+            yield role, f"{spec.op} {spec.bits}-bit, a second set of the layers' matrices"
+        elif role == "kv":
+            found = f", found on {kv_calibration.text.name}" if kv_calibration else ""
+            yield role, f"{spec.bits}-bit integers, scales per channel{found}"
+        else:
+            yield role, f"{spec}" + (f", the same bytes as the {format.shared_with}" if format.shared_with else "")
 
 
 def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
     manifest = bundle.manifest
     needed, usable = memory(bundle, target)
     yield f"{bundle.path}  ({size(bundle.size)}, made in {seconds:.1f} s)"
-    yield fact("model", f"{manifest['model']['id']}, {parameters(manifest['model']['parameters'])} parameters")
-    if adapter := manifest["model"].get("adapter"):
-        yield fact("adapter", f"{adapter['id']}, rank {adapter['rank']}")
+    yield fact("model", f"{manifest.model.id}, {parameters(manifest.model.parameters)} parameters")
+    if adapter := manifest.model.adapter:
+        yield fact("adapter", f"{adapter.id}, rank {adapter.rank}")
     if bundle.lora is not None:
         yield fact(
             "adapters", "make one with: edgelm export ADAPTER --adapter-only --base " + shlex.quote(str(bundle.path))
         )
-    yield fact("target", f"{manifest['target']}, {manifest['quant']}")
-    for role, text in recipe_lines(manifest["recipe"], manifest.get("kv_calibration")):
+    yield fact("target", f"{manifest.target}, {manifest.quant}")
+    for role, text in recipe_lines(manifest.recipe, manifest.kv_calibration):
         yield fact(f"  {role}", text)
-    if trimmed := manifest.get("vocabulary"):
+    if trimmed := manifest.vocabulary:
         yield from vocabulary_lines(trimmed)
     yield from mixed_lines(manifest)
     if card := bundle.quality:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgelm.bundle.json_table import plain
+from edgelm.bundle.manifest import Memory, SpecialTokens
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.cli.adapter_file import adapter_facts, adapter_lines
 from edgelm.cli.export import load_export, recipe_lines
@@ -64,7 +66,7 @@ def command(path: str, target: str, context: int | None, kv: str | None, prefill
     else:
         bundle = Bundle.open(folder)
         facts = {"path": path, "bytes": bundle.size, "chat_template": bundle.chat_template is not None}
-        facts |= {"quality": bundle.quality, "lora": bundle.lora, "manifest": bundle.manifest}
+        facts |= {"quality": bundle.quality, "lora": bundle.lora, "manifest": bundle.manifest.to_dict()}
         lines = _bundle_lines(bundle)
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
@@ -87,70 +89,62 @@ def _is_checkpoint(folder: Path) -> bool:
 
 def _bundle_lines(bundle: Bundle) -> Iterator[str]:
     manifest = bundle.manifest
-    model, memory, graph = manifest["model"], manifest.get("memory", {}), manifest["graph"]
+    model, graph = manifest.model, manifest.graph
     yield f"{bundle.path}  ({size(bundle.size)})"
-    yield fact("model", f"{model['id']} ({model['type']}, {model.get('exporter', 'native')} export)")
-    if model.get("revision"):
-        yield fact("revision", model["revision"])
-    yield fact("licence", model.get("licence") or "not stated in the checkpoint")
-    yield fact("parameters", parameters(model["parameters"]))
-    if {"layers", "hidden", "kv_heads", "head_dim"} <= graph.keys():
-        cache = f"KV cache of {graph['kv_heads']} heads of {graph['head_dim']}"
-        yield fact(
-            "shape",
-            f"{graph['layers']} layers, hidden size {graph['hidden']:,}, vocabulary {graph['vocab']:,}, {cache}",
-        )
-    if trimmed := manifest.get("vocabulary"):
+    yield fact("model", f"{model.id} ({model.type}, {model.exporter} export)")
+    if model.revision:
+        yield fact("revision", model.revision)
+    yield fact("licence", model.licence or "not stated in the checkpoint")
+    yield fact("parameters", parameters(model.parameters))
+    cache = f"KV cache of {graph.kv_heads} heads of {graph.head_dim}"
+    yield fact("shape", f"{graph.layers} layers, hidden size {graph.hidden:,}, vocabulary {graph.vocab:,}, {cache}")
+    if trimmed := manifest.vocabulary:
         yield from vocabulary_lines(trimmed)
     if (lora := bundle.lora) is not None:
         yield fact("adapters", f"LoRA at run time, beside {len(lora['places'])} matrices; base {lora['base'][:12]}…")
-    yield fact("target", f"{manifest['target']}, {manifest['quant']}, {manifest.get('provider', 'cpu')}")
-    for role, text in recipe_lines(manifest["recipe"], manifest.get("kv_calibration")):
+    yield fact("target", f"{manifest.target}, {manifest.quant}, {manifest.provider}")
+    for role, text in recipe_lines(manifest.recipe, manifest.kv_calibration):
         yield fact(f"  {role}", text)
     yield from mixed_lines(manifest)
     yield fact("context", f"{bundle.context:,} tokens")
-    yield from _memory_lines(memory, bundle.context)
+    yield from _memory_lines(manifest.memory)
     yield fact(
         "template", "chat template" if bundle.chat_template else "none: the model continues text, it does not chat"
     )
-    yield fact("tokens", _special(manifest["special_tokens"]))
-    yield fact("needs", ", ".join(f"{name} {version}" for name, version in manifest.get("minimum_runtime", {}).items()))
+    yield fact("tokens", _special(manifest.special_tokens))
+    yield fact("needs", ", ".join(f"{name} {version}" for name, version in manifest.minimum_runtime.items()))
     if card := bundle.quality:
         yield from card_lines(card)
-    elif calibration := manifest.get("calibration"):
-        yield fact("calibrated", calibration_line(calibration))
+    elif calibration := manifest.calibration:
+        yield fact("calibrated", calibration_line(plain(calibration)))
     yield ""
-    rows = [(name, size(entry["bytes"]), entry["sha256"][:12]) for name, entry in sorted(bundle.files.items())]
+    rows = [(name, size(entry.bytes), entry.sha256[:12]) for name, entry in sorted(bundle.files.items())]
     yield from table([("file", "size", "SHA-256"), *rows], left=(0, 2), indent="  ")
 
 
-def _memory_lines(memory: dict[str, Any], context: int) -> Iterator[str]:
-    if not memory:
-        return
-    per_token = int(memory["kv_bytes_per_token"])
-    yield fact("memory", f"{size(memory['total_bytes'])} in all with the context full")
-    if "packed_bytes" in memory:
-        yield fact("  weights", f"{size(memory['packed_bytes'] + memory['table_bytes'])} as prepacked by onnxruntime")
-    if memory.get("prefill_bytes"):
-        whole = memory["prefill_bytes"]
-        at_once = memory.get("passing_bytes", whole)
+def _memory_lines(memory: Memory) -> Iterator[str]:
+    yield fact("memory", f"{size(memory.total_bytes)} in all with the context full")
+    yield fact("  weights", f"{size(memory.packed_bytes + memory.table_bytes)} as prepacked by onnxruntime")
+    if whole := memory.prefill_bytes:
+        at_once = memory.passing_bytes or whole
         yield fact(
             "  prefill", f"{size(at_once)} resident of the {size(whole)} of the prefill graph's matrices, mapped"
         )
-    yield fact("  per token", f"{size(memory['weights_bytes'])} of weights are read")
-    yield fact("  KV cache", f"{size(per_token * 1000)} per 1,000 tokens, {size(memory['kv_bytes'])} when full")
-    if memory.get("window_bytes"):
-        yield fact("  windows", f"{size(memory['window_bytes'])}, of layers that keep their last tokens alone")
-    if memory.get("state_bytes"):
-        yield fact("  states", f"{size(memory['state_bytes'])}, of layers without a KV cache")
-    rest = sum(int(memory.get(f"{part}_bytes", 0)) for part in ("runtime", "logits", "activations"))
+    yield fact("  per token", f"{size(memory.weights_bytes)} of weights are read")
+    full = f"{size(memory.kv_bytes)} when full"
+    yield fact("  KV cache", f"{size(memory.kv_bytes_per_token * 1000)} per 1,000 tokens, {full}")
+    if memory.window_bytes:
+        yield fact("  windows", f"{size(memory.window_bytes)}, of layers that keep their last tokens alone")
+    if memory.state_bytes:
+        yield fact("  states", f"{size(memory.state_bytes)}, of layers without a KV cache")
+    rest = memory.runtime_bytes + memory.logits_bytes + memory.activations_bytes
     yield fact("  runtime", f"{size(rest)}: onnxruntime, Python, activations, logits")
 
 
-def _special(tokens: dict[str, Any]) -> str:
+def _special(tokens: SpecialTokens) -> str:
     """BOS, EOS and pad by id."""
-    eos = ", ".join(str(i) for i in tokens["eos"]) or "none"
-    return f"BOS {_id(tokens['bos'])}, EOS {eos}, pad {_id(tokens['pad'])}"
+    eos = ", ".join(str(i) for i in tokens.eos) or "none"
+    return f"BOS {_id(tokens.bos)}, EOS {eos}, pad {_id(tokens.pad)}"
 
 
 def _id(token: int | None) -> str:

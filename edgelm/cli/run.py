@@ -112,7 +112,7 @@ def command(
             done.append(_collect(chunks) if as_json else _print(chunks))
         if cached is not None:
             cached.save_prompt(done[0].timings)
-        facts = {"model": lm.bundle.manifest["model"]["id"], "load_seconds": load_seconds}
+        facts = {"model": lm.bundle.manifest.model.id, "load_seconds": load_seconds}
         if (chosen := lm.open_adapter(adapter)) is not None:
             facts["adapter"] = chosen.id
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def command(bundle: Path, as_json: bool) -> None:
     opened = Bundle.open(bundle, check=False)  # which would end at the first file that differs
     problems = _check(opened)
     bad = {name: problem for name, problem in problems.items() if problem}
-    sizes = {name: int(opened.files[name]["bytes"]) for name in problems}
+    sizes = {name: opened.files[name].bytes for name in problems}
     if as_json:
         files = [{"name": n, "bytes": sizes[n], "ok": p is None, "problem": p} for n, p in problems.items()]
         click.echo(json.dumps({"ok": not bad, "path": str(bundle), "files": files}, indent=2))
@@ -51,6 +52,6 @@ def _check(bundle: Bundle) -> dict[str, str | None]:
     with Bar() as bar:
         bar.start("reading", bundle.size)
         for name, entry in sorted(bundle.files.items()):
-            one = Bundle(bundle.path, {**bundle.manifest, "files": {name: entry}})
+            one = replace(bundle, manifest=replace(bundle.manifest, files={name: entry}))
             problems[name] = next(iter(one.verify(on_bytes=partial(bar.advance, detail=name))), None)
     return problems

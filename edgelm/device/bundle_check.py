@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from edgelm.bundle.manifest import Manifest
 from edgelm.device.finding import Finding, gigabytes
 from edgelm.errors import TargetError
 from edgelm.machine.host import CpuInfo, MemoryInfo
-from edgelm.target.fallback import export_line, find_fallback, operators, table, text
+from edgelm.target.fallback import export_line, find_fallback
 from edgelm.target.match import best_target
 from edgelm.target.target import load_target
 
 
-def bundle_findings(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
-    """What to know before running the bundle with this `manifest` on this machine; keys not there are not judged."""
+def bundle_findings(manifest: Manifest, cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
+    """What to know before running the bundle with this `manifest` on this machine."""
     findings = [
         *_target_findings(manifest, cpu, memory),
         *_recipe_findings(manifest, cpu, memory),
-        *_memory_findings(manifest, memory),
+        *_memory_findings(manifest.memory.total_bytes, memory),
     ]
     return findings or [Finding("ok", "bundle", "nothing speaks against it on this machine")]
 
 
-def _recipe_findings(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
+def _recipe_findings(manifest: Manifest, cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
     """Operators that this core runs by a slow route."""
     if slow := find_fallback(manifest, cpu, memory):
         return [Finding("warn", "recipe", slow.detail, slow.todo)]
-    used = operators(manifest)
-    return [Finding("ok", "recipe", f"{', '.join(sorted(used))} suit this core")] if used else []
+    return [Finding("ok", "recipe", f"{', '.join(sorted(manifest.recipe.operators))} suit this core")]
 
 
-def _target_findings(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
-    target = manifest.get("target")
-    name = target if isinstance(target, str) else text(table(manifest, "target"), "name")
-    if not name:
-        return []
+def _target_findings(manifest: Manifest, cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
+    name = manifest.target
     best = best_target(cpu, memory)
-    todo = export_line(manifest, cpu, memory, text(manifest, "quant") or best.default) if best else None
-    if text(manifest, "provider") == "cuda" and (best is None or best.runtime.provider != "cuda"):
+    todo = export_line(manifest, cpu, memory, manifest.quant) if best else None
+    if manifest.provider == "cuda" and (best is None or best.runtime.provider != "cuda"):
         return [Finding("warn", "made for", f"{name}, a CUDA device; this machine is not known as one", todo)]
     try:
         arch = load_target(name).cpu.arch
@@ -50,10 +44,7 @@ def _target_findings(manifest: Mapping[str, Any], cpu: CpuInfo, memory: MemoryIn
     return [Finding("ok", "made for", name)]
 
 
-def _memory_findings(manifest: Mapping[str, Any], memory: MemoryInfo) -> list[Finding]:
-    need = table(manifest, "memory").get("total_bytes")
-    if not isinstance(need, int) or isinstance(need, bool):
-        return []
+def _memory_findings(need: int, memory: MemoryInfo) -> list[Finding]:
     if memory.capacity is not None and need > memory.capacity:
         detail = f"needs {gigabytes(need)}, this machine has {gigabytes(memory.capacity)} for it"
         return [Finding("fail", "fits", detail, "export a smaller model, fewer bits or a shorter --context")]

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.json_table import plain
+from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError
 from edgelm.evaluate.divergence import Divergence, divergence
@@ -70,7 +72,7 @@ def _kept(
     """
     other, _ = text_tools(base)
     expected = passages.encode(other, template)  # the base of an export's card has none of its own
-    trimmed, base_trimmed = ("vocabulary" in x.manifest for x in (bundle, base))
+    trimmed, base_trimmed = (x.manifest.vocabulary is not None for x in (bundle, base))
     if not trimmed or other.to_json() == tokenizer.to_json():
         if expected == ids:
             return None
@@ -80,7 +82,7 @@ def _kept(
             if base_trimmed and not trimmed
             else "compare a bundle with the model it was made from",
         )
-    kept = ids_in(tokenizer, other, int(bundle.manifest["graph"]["vocab"]))
+    kept = ids_in(tokenizer, other, bundle.manifest.graph.vocab)
     if max(ids, default=0) >= len(kept) or kept[ids].tolist() != expected:
         raise EdgeLMError(
             f"{passages.name} needs tokens that {bundle.path} was trimmed of: it cannot be compared token by token",
@@ -90,7 +92,7 @@ def _kept(
 
 
 def quality_card(
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     base: Mapping[str, Any],
     passages: Passages,
     found: Divergence,
@@ -108,9 +110,9 @@ def quality_card(
     card: dict[str, Any] = {
         "format": FORMAT,
         "base": dict(base),
-        "quant": manifest["quant"],
-        "recipe": {role: spec for role, spec in manifest["recipe"].items() if role != "matrices"},
-        **({"calibration": manifest["calibration"]} if manifest.get("calibration") else {}),
+        "quant": manifest.quant,
+        "recipe": plain(replace(manifest.recipe, matrices=None)),
+        **({"calibration": plain(manifest.calibration)} if manifest.calibration else {}),
         "text": passages.facts(),
         **found.to_dict(),
         **({"matrices": {name: dict(facts) for name, facts in errors.items()}} if errors else {}),

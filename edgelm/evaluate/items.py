@@ -188,8 +188,8 @@ def score_texts(lm: LM, texts: Sequence[str]) -> list[Likelihood]:
 
 
 def _prefix(lm: LM) -> int:
-    tokens = lm.bundle.manifest["special_tokens"]
-    return prefix_token(tokens["bos"], tokens["eos"])
+    tokens = lm.bundle.manifest.special_tokens
+    return prefix_token(tokens.bos, tokens.eos)
 
 
 def _asked(prompt: str | Sequence[Mapping[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgelm.bundle.manifest import Graph
 from edgelm.bundle.reader import MODEL
 from edgelm.exporter.model.decoder import Attention, Decoder, ShortConv
 from edgelm.exporter.recipe import GraphPlan
@@ -16,7 +17,7 @@ from edgelm.exporter.tokenizer.text_files import TextFiles
 CONFIG = "genai_config.json"
 
 
-def config(plan: GraphPlan, graph: dict[str, Any], text: TextFiles) -> dict[str, Any]:
+def config(plan: GraphPlan, graph: Graph, text: TextFiles) -> dict[str, Any]:
     """The file's content.
 
     Args:
@@ -25,17 +26,17 @@ def config(plan: GraphPlan, graph: dict[str, Any], text: TextFiles) -> dict[str,
         text: special tokens and sampling defaults.
     """
     special_tokens = text.special_tokens
-    eos = special_tokens["eos"]
-    pad = special_tokens["pad"] if special_tokens["pad"] is not None else next(iter(eos), 0)
+    eos = list(special_tokens.eos)
+    pad = special_tokens.pad if special_tokens.pad is not None else next(iter(eos), 0)
     convs = _short_convs(plan.decoder)
     return {
         "model": {
             # Generic: the graph says all the rest. Only a cache of short convolutions has to be asked for.
             "type": "lfm2" if convs else "decoder",
-            "bos_token_id": special_tokens["bos"] if special_tokens["bos"] is not None else next(iter(eos), 0),
+            "bos_token_id": special_tokens.bos if special_tokens.bos is not None else next(iter(eos), 0),
             "eos_token_id": eos or pad,
             "pad_token_id": pad,
-            "vocab_size": graph["vocab"],
+            "vocab_size": graph.vocab,
             "context_length": plan.context,
             "decoder": _decoder(graph, convs),
         },
@@ -43,16 +44,16 @@ def config(plan: GraphPlan, graph: dict[str, Any], text: TextFiles) -> dict[str,
     }
 
 
-def _decoder(graph: dict[str, Any], convs: dict[str, Any]) -> dict[str, Any]:
+def _decoder(graph: Graph, convs: dict[str, Any]) -> dict[str, Any]:
     """The graph's shape, and what its inputs and outputs are called."""
     return {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "filename": MODEL,
-        "head_size": graph["head_dim"],
-        "hidden_size": graph["hidden"],
-        "num_attention_heads": graph["heads"],
-        "num_hidden_layers": graph["layers"],
-        "num_key_value_heads": graph["kv_heads"],
+        "head_size": graph.head_dim,
+        "hidden_size": graph.hidden,
+        "num_attention_heads": graph.heads,
+        "num_hidden_layers": graph.layers,
+        "num_key_value_heads": graph.kv_heads,
         **convs,
         "inputs": {
             "input_ids": "input_ids",

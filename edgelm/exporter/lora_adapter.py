@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from edgelm.bundle.json_table import plain
+from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.bundle.writer import json_text, umask
 from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
@@ -67,11 +69,11 @@ def expect_places(route: str, calibrate: str | None, recipe: RecipeSpec | None) 
         )
 
 
-def places_file(manifest: Mapping[str, Any], places: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def places_file(manifest: Manifest, places: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The content of lora.json. ``base`` is the same for all bundles that the same adapter file goes with."""
-    merged = manifest["model"]["adapter"]
-    activations = manifest["graph"]["activations"]
-    known = [manifest["model"]["sources"], None if merged is None else merged["sources"], activations, list(places)]
+    model, activations = manifest.model, manifest.graph.activations
+    merged = None if model.adapter is None else model.adapter.sources
+    known = [model.sources, merged, activations, list(places)]
     base = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     return {"base": base, "activations": activations, "places": list(places)}
 
@@ -124,7 +126,7 @@ def export_adapter(
     tensors = _tensors(source, table)
     if not tensors:
         raise CheckpointError(f"adapter {source.path} changes nothing", hint="is it the right folder?")
-    facts = {"format": FORMAT, "base": table["base"], "digest": digest_of(tensors), **source.facts()}
+    facts = {"format": FORMAT, "base": table["base"], "digest": digest_of(tensors), **plain(source.facts())}
     _write(path, save(tensors, {METADATA: json.dumps(facts, sort_keys=True)}))
     return path
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from edgelm.bundle.manifest import Manifest, Threads
+from edgelm.bundle.origins import Model
 from edgelm.bundle.reader import sha256
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import Source
@@ -35,31 +35,32 @@ def manifest(
     result: GraphResult,
     footprint: Footprint,
     exporter: str,
-) -> dict[str, Any]:
-    """The manifest's facts but the files, which the bundle's writer adds."""
-    return {
-        "minimum_runtime": {"edgelm": __version__, "onnxruntime": "1.32"},
-        "model": {
-            "id": source.id,
-            "revision": source.revision,
-            "type": checkpoint.config.model_type,
-            "exporter": exporter,
-            "parameters": result.parameters,
-            "quantized": checkpoint.quantized,
-            "adapter": checkpoint.adapter.facts() if checkpoint.adapter is not None else None,
-            "licence": licence(checkpoint),
-            "sources": hashes,
-        },
-        "target": target.name,
-        "threads": {"decode": target.cpu.threads, "prefill": target.cpu.prefill_threads},
-        "provider": target.runtime.provider,
-        "quant": quant,
-        "recipe": result.recipe,
-        **({"calibration": result.calibration} if result.calibration else {}),
-        **({"kv_calibration": result.kv_calibration} if result.kv_calibration else {}),
-        "context": context,
-        "special_tokens": text.special_tokens,
-        "tokenizer": text.tokenizer,
-        "graph": result.graph,
-        "memory": footprint.corrected(result).device(context).to_dict(),
-    }
+) -> Manifest:
+    """The manifest but for the files, which the bundle's writer adds."""
+    adapter = checkpoint.adapter
+    return Manifest(
+        minimum_runtime={"edgelm": __version__, "onnxruntime": "1.32"},
+        model=Model(
+            id=source.id,
+            revision=source.revision,
+            type=checkpoint.config.model_type,
+            exporter=exporter,
+            parameters=result.parameters,
+            quantized=checkpoint.quantized,
+            adapter=None if adapter is None else adapter.facts(),
+            licence=licence(checkpoint),
+            sources=hashes,
+        ),
+        target=target.name,
+        threads=Threads(target.cpu.threads, target.cpu.prefill_threads),
+        provider=target.runtime.provider,
+        quant=quant,
+        recipe=result.recipe,
+        calibration=result.calibration,
+        kv_calibration=result.kv_calibration,
+        context=context,
+        special_tokens=text.special_tokens,
+        tokenizer=text.tokenizer,
+        graph=result.graph,
+        memory=footprint.corrected(result).device(context),
+    )

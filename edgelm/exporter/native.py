@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.manifest import Graph, WindowFacts
 from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA
 from edgelm.bundle.writer import BundleWriter
 from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
@@ -73,23 +74,23 @@ def write_graph(
     )
 
 
-def graph_facts(plan: GraphPlan) -> dict[str, Any]:
+def graph_facts(plan: GraphPlan) -> Graph:
     """What the Engine must know of a graph."""
     decoder, attention = plan.decoder, plan.decoder.attentions[0]
     windows = _windows(decoder, plan.context, plan.cache_type.itemsize) if plan.keeps_windows else {}
-    return {
-        "cache": "shared",
-        "layers": len(decoder.layers),
-        "heads": attention.heads,
-        "kv_heads": attention.kv_heads,
-        "head_dim": cache_head_dim(attention),
-        "hidden": decoder.hidden,
-        "vocab": decoder.vocab,
-        "activations": plan.activations.name,
-        "tied": plan.tied,
-        **({"lora_places": len(decoder.linears)} if plan.lora_ready else {}),
-        **({"windows": windows} if windows else {}),
-    }
+    return Graph(
+        cache="shared",
+        layers=len(decoder.layers),
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        head_dim=cache_head_dim(attention),
+        hidden=decoder.hidden,
+        vocab=decoder.vocab,
+        activations=plan.activations.name,
+        tied=plan.tied,
+        lora_places=len(decoder.linears) if plan.lora_ready else None,
+        windows=windows or None,
+    )
 
 
 def weigh(plan: GraphPlan, reader: WeightReader) -> int:
@@ -148,14 +149,10 @@ def _sized(b: Builder, linear: Linear, format: Format) -> Matrix:
     return format.pack(b, linear.name, linear.outputs, linear.inputs, ())
 
 
-def _windows(decoder: Decoder, context: int, itemsize: int) -> dict[str, dict[str, int]]:
+def _windows(decoder: Decoder, context: int, itemsize: int) -> dict[int, WindowFacts]:
     """Layers whose cache holds a window alone, by number: how long it is, what there is room for, bytes of a token."""
     return {
-        str(index): {
-            "window": mixer.window,
-            "capacity": capacity,
-            "bytes_per_token": 2 * mixer.kv_heads * cache_head_dim(mixer) * itemsize,
-        }
+        index: WindowFacts(mixer.window, capacity, 2 * mixer.kv_heads * cache_head_dim(mixer) * itemsize)
         for index, layer in enumerate(decoder.layers)
         if isinstance(mixer := layer.attention, Attention)
         and mixer.window is not None

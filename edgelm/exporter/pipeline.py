@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edgelm import demo
+from edgelm.bundle.manifest import Graph
+from edgelm.bundle.origins import Mixed
 from edgelm.bundle.reader import LORA, QUALITY, Bundle
 from edgelm.bundle.writer import BundleWriter, check_output, writing
 from edgelm.errors import EdgeLMError, OptionError
@@ -141,21 +143,20 @@ def export(
         hashes = source_hashes(checkpoint, progress)
         measure = _text_to_measure_on(quality, budget, route, taken, choices.of(planned.recipe(quant), board))
 
-        def write_base(aside: BundleWriter) -> dict[str, Any]:
-            exact = Calibration(None, text, aside, progress)
-            return {"graph": route.write(Job(board.recipe("fp32"), length, exact)).graph}
+        def write_base(aside: BundleWriter) -> Graph:
+            return route.write(Job(board.recipe("fp32"), length, Calibration(None, text, aside, progress))).graph
 
         card_of = None if measure is None else stack.enter_context(measuring(measure, write_base, writer, progress))
 
-        def write(board: Target, more: Mapping[str, Any]) -> auto.Written:
+        def write(board: Target, mixed: Mixed | None) -> auto.Written:
             taken = checked(board)
             spec = choices.of(board.recipe(quant), board)
             calibration = Calibration(quality.calibrate, text, writer, progress)
             result = route.write(Job(spec, length, calibration, card_of is not None, lora_ready))
             facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, route.name)
-            facts |= more
-            if cut is not None:
-                facts["vocabulary"] = {**cut.facts, "saved_bytes": route.whole(spec).stored - taken.stored}
+            saved = 0 if cut is None else route.whole(spec).stored - taken.stored
+            vocabulary = None if cut is None else replace(cut.facts, saved_bytes=saved)
+            facts = replace(facts, mixed=mixed, vocabulary=vocabulary)
             if result.places is not None:
                 writer.write_json(LORA, places_file(facts, result.places))
             try:
@@ -177,7 +178,7 @@ def export(
                 choices=choices,
             )
         else:
-            facts, found = write(board, {} if replay is None or replay.mixed is None else {"mixed": replay.mixed})
+            facts, found = write(board, None if replay is None else replay.mixed)
         if found is not None:
             budget.check_quality(found)
             writer.write_json(QUALITY, found)

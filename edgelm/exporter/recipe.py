@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.format_spec import Recipe, StoredFormat
 from edgelm.errors import ExportError, OptionError
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import PREFILL, make_format
@@ -91,14 +92,13 @@ class GraphPlan:
         """Whether layers that look back over a window may keep that alone."""
         return keeps_windows(self.target)
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> Recipe:
         """The recipe as it is used, for the manifest."""
-        return {
-            **used(self.formats, self.tied),
-            "kv": used_kv(self.spec, self.target),
-            **({} if self.spec.prefill is None else {"prefill": self.spec.prefill.to_dict()}),
-            **used_matrices(self.spec, self.decoder),
-        }
+        return replace(
+            used(self.formats, self.tied, used_kv(self.spec, self.target)),
+            prefill=None if self.spec.prefill is None else StoredFormat(self.spec.prefill),
+            matrices=used_matrices(self.spec, self.decoder),
+        )
 
 
 def formats(recipe: RecipeSpec, hidden: int) -> Formats:
@@ -172,30 +172,28 @@ def keeps_windows(target: Target) -> bool:
     return target.runtime.provider == "cpu"
 
 
-def used_kv(recipe: RecipeSpec, target: Target) -> dict[str, Any]:
+def used_kv(recipe: RecipeSpec, target: Target) -> FormatSpec:
     """The KV cache's format, for the manifest."""
-    spec = INT8_KV if quantised_kv(recipe) else FormatSpec("none", 8 * activations(recipe, target).itemsize)
-    return spec.to_dict()
+    return INT8_KV if quantised_kv(recipe) else FormatSpec("none", 8 * activations(recipe, target).itemsize)
 
 
-def used(chosen: Formats, tied: bool) -> dict[str, dict[str, Any]]:
+def used(chosen: Formats, tied: bool, kv: FormatSpec) -> Recipe:
     """The recipe as it was used, for the manifest; a tied embedding is read from the head's bytes."""
     embedding: Format = chosen.head if tied else chosen.embedding
-    return {
-        "body": chosen.body.spec.to_dict(),
-        "head": chosen.head.spec.to_dict(),
-        "embedding": {**embedding.spec.to_dict(), **({"shared_with": "head"} if tied else {})},
-    }
+    return Recipe(
+        body=StoredFormat(chosen.body.spec),
+        head=StoredFormat(chosen.head.spec),
+        embedding=StoredFormat(embedding.spec, "head" if tied else None),
+        kv=StoredFormat(kv),
+    )
 
 
-def used_matrices(recipe: RecipeSpec, decoder: Decoder) -> dict[str, Any]:
-    """For the manifest of a mixed recipe: ``matrices``, name → format and shape [n, k]; empty for one of roles alone."""
+def used_matrices(recipe: RecipeSpec, decoder: Decoder) -> dict[str, StoredFormat] | None:
+    """For the manifest of a mixed recipe: name → format and shape [n, k]; None for one of roles alone."""
     if not recipe.matrices:
-        return {}
+        return None
     chosen = formats(recipe, decoder.hidden)
     return {
-        "matrices": {
-            linear.name: {**chosen.of(linear).spec.to_dict(), "shape": [linear.outputs, linear.inputs]}
-            for linear in decoder.linears
-        }
+        linear.name: StoredFormat(chosen.of(linear).spec, shape=(linear.outputs, linear.inputs))
+        for linear in decoder.linears
     }

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgelm.bundle.format_spec import Recipe
+from edgelm.bundle.manifest import Graph
+from edgelm.bundle.origins import Calibration, KVCalibration
+
 
 @dataclass(frozen=True)
 class GraphResult:
@@ -23,12 +27,12 @@ class GraphResult:
         places: the matrices beside which an adapter has a place, for lora.json; None where it has none.
     """
 
-    graph: dict[str, Any]
-    recipe: dict[str, Any]
+    graph: Graph
+    recipe: Recipe
     parameters: int
     weight_bytes_per_token: int
     kv_bytes_per_token: int
-    calibration: dict[str, Any] | None = None
-    kv_calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
+    kv_calibration: KVCalibration | None = None
     errors: dict[str, dict[str, Any]] = field(default_factory=dict)
     places: list[dict[str, Any]] | None = None

@@ -13,12 +13,14 @@ bandwidth and its `Rates`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from edgelm.bundle.format_spec import FormatSpec, Recipe, StoredFormat
+from edgelm.bundle.manifest import Manifest
 from edgelm.errors import OptionError
-from edgelm.target.format_spec import FormatSpec
 from edgelm.target.rates import Rates
 from edgelm.target.target import Target, load_all
 
@@ -294,65 +296,56 @@ def _derived(name: str) -> str:
     return f"derived, not measured on the board: expect a wide error (where from: edgelm targets {name})"
 
 
-def from_manifest(manifest: Mapping[str, Any]) -> Workload:
-    """The workload of a bundle, from its manifest: the shapes of single matrices and windows are not in it.
-
-    Raises:
-        KeyError, TypeError, ValueError: the manifest does not say enough.
-    """
-    graph, memory, recipe = manifest["graph"], manifest["memory"], manifest["recipe"]
-    hidden, vocab, layers = int(graph["hidden"]), int(graph["vocab"]), int(graph["layers"])
-    specs = {role: FormatSpec(recipe[role]["op"], recipe[role]["bits"], recipe[role].get("block")) for role in _ROLES}
-    tables = 1 if graph["tied"] else 2
-    head, body = vocab * hidden, int(manifest["model"]["parameters"]) - tables * vocab * hidden
-    bits = {role: specs[role].bits + (32 / block if (block := specs[role].block) else 0) for role in _ROLES}
-    share = head * bits["head"] / (head * bits["head"] + body * bits["body"])
-    packed, stored = int(memory["packed_bytes"]), int(memory["weights_bytes"]) + int(memory["table_bytes"])
-    kv, itemsize = int(memory["kv_bytes_per_token"]), 2 if graph.get("activations") == "float16" else 4
+def from_manifest(manifest: Manifest) -> Workload:
+    """The workload of a bundle, from its manifest: the shapes of single matrices and windows are not in it."""
+    graph, memory, recipe = manifest.graph, manifest.memory, manifest.recipe
+    body_spec, head_spec = recipe.body.spec, recipe.head.spec
+    tables = 1 if graph.tied else 2
+    head = graph.vocab * graph.hidden
+    body = max(0, manifest.model.parameters - tables * head)
+    share = head * _stored_bits(head_spec) / (head * _stored_bits(head_spec) + body * _stored_bits(body_spec))
+    kv, itemsize = memory.kv_bytes_per_token, 2 if graph.activations == "float16" else 4
     cached = kv_bytes(recipe, itemsize)
-    queries = int(graph.get("heads", graph["kv_heads"])) / int(graph["kv_heads"])
+    queries = (graph.heads or graph.kv_heads) / graph.kv_heads
     return Workload(
-        body=_mixed(recipe["matrices"], int(packed * (1 - share)))
-        if "matrices" in recipe
-        else (Matrices(specs["body"], body, int(packed * (1 - share))),),
-        head=Matrices(specs["head"], head, int(packed * share)),
+        body=_mixed(recipe.matrices, int(memory.packed_bytes * (1 - share)))
+        if recipe.matrices
+        else (Matrices(body_spec, body, int(memory.packed_bytes * (1 - share))),),
+        head=Matrices(head_spec, head, int(memory.packed_bytes * share)),
         attention=(
             Heads(int(kv / cached * queries), kv),
             *(
-                Heads(int(w["bytes_per_token"] / cached * queries), int(w["bytes_per_token"]), int(w["window"]))
-                for w in graph.get("windows", {}).values()
+                Heads(int(w.bytes_per_token / cached * queries), w.bytes_per_token, w.window)
+                for w in (graph.windows or {}).values()
             ),
         ),
-        nodes=_LAYER_NODES * layers + _OTHER_NODES + _PLACE_NODES * int(graph.get("lora_places", 0)),
-        activation_bytes=int(_WIDTH * itemsize * body / hidden),
-        file_bytes=stored,
-        prefill=_prompts(recipe, body, int(memory.get("prefill_bytes", 0))),
+        nodes=_LAYER_NODES * graph.layers + _OTHER_NODES + _PLACE_NODES * (graph.lora_places or 0),
+        activation_bytes=int(_WIDTH * itemsize * body / graph.hidden),
+        file_bytes=memory.weights_bytes + memory.table_bytes,
+        prefill=() if recipe.prefill is None else (Matrices(recipe.prefill.spec, body, memory.prefill_bytes),),
     )
 
 
-def _prompts(recipe: Mapping[str, Any], weights: int, nbytes: int) -> tuple[Matrices, ...]:
-    """The prefill graph's matrices; none where it is decode's."""
-    spec = recipe.get("prefill")
-    return () if spec is None else (Matrices(FormatSpec(spec["op"], int(spec["bits"])), weights, nbytes),)
+def _stored_bits(spec: FormatSpec) -> float:
+    """Bits a weight takes, its share of a scale included."""
+    return spec.bits + (32 / spec.block if spec.block else 0)
 
 
-def _mixed(matrices: Mapping[str, Any], packed: int) -> tuple[Matrices, ...]:
+def _mixed(matrices: Mapping[str, StoredFormat], packed: int) -> tuple[Matrices, ...]:
     """The layers' matrices by format; `packed` bytes of memory, shared out by their bits."""
     weights: dict[FormatSpec, int] = {}
-    for facts in matrices.values():
-        spec = FormatSpec(facts["op"], int(facts["bits"]), facts.get("block"))
-        weights[spec] = weights.get(spec, 0) + int(facts["shape"][0]) * int(facts["shape"][1])
-    bits = {spec: count * (spec.bits + (32 / spec.block if spec.block else 0)) for spec, count in weights.items()}
+    for format in matrices.values():
+        weights[format.spec] = weights.get(format.spec, 0) + math.prod(format.shape or ())
+    bits = {spec: count * _stored_bits(spec) for spec, count in weights.items()}
     return tuple(Matrices(spec, weights[spec], int(packed * bits[spec] / sum(bits.values()))) for spec in weights)
 
 
-def kv_bytes(recipe: Mapping[str, Any], activations: int) -> int:
+def kv_bytes(recipe: Recipe, activations: int) -> int:
     """Bytes of a value in the cache, by a manifest's recipe; without an operator of its own as many as `activations`."""
-    kv = recipe.get("kv", {})
-    return activations if kv.get("op", "none") == "none" else int(kv["bits"]) // 8
+    kv = recipe.kv
+    return activations if kv is None or kv.spec.op == "none" else max(1, kv.spec.bits // 8)
 
 
-_ROLES = ("body", "head")
 _LAYER_NODES, _OTHER_NODES = 10, 11  # of a native graph without extras
 _PLACE_NODES = 3  # of a matrix beside which an adapter has a place
 _UNPACKED = 0.8  # of the rate of packed int8 matrices, what unpacked ones reach; measured on x86-64, 0.76 to 0.87

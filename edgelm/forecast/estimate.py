@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelm.bundle.reader import Bundle
-from edgelm.errors import BundleError
 from edgelm.forecast.cost_model import DEPTHS, PROMPT, Forecast, forecast, from_manifest
 from edgelm.target.target import Target, load_target
 
@@ -75,20 +74,13 @@ def of_bundle(bundle: Bundle, target: Target | None = None, *, threads: int | No
         OptionError: the board has not so many cores.
     """
     manifest = bundle.manifest
-    board = target or load_target(str(manifest["target"]))
-    try:
-        work = from_manifest(manifest)
-        memory = {key: int(value) for key, value in manifest["memory"].items()}
-        total, name, quant = memory["total_bytes"], str(manifest["model"]["id"]), str(manifest["quant"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise BundleError(
-            f"{bundle.path}: manifest.json does not say what the model asks for ({error})",
-            hint="estimate the checkpoint it was made from instead",
-        ) from None
+    board = target or load_target(manifest.target)
+    work, memory = from_manifest(manifest), manifest.memory
+    total, name, quant = memory.total_bytes, manifest.model.id, manifest.quant
     usable = board.memory.usable_mb << 20
     misfit = None
     if total > usable:
         why = f"{name} as {quant} needs {total / 1e6:,.0f} MB, {board.name} has {usable / 1e6:,.0f} MB for a model"
         misfit = (why, "export it again with a shorter --context or fewer bits: edgelm inspect MODEL shows what fits")
     expected = forecast(work, board, context=bundle.context, threads=threads)
-    return Estimate(name, board.name, quant, bundle.context, memory, usable, bundle.size, misfit, expected)
+    return Estimate(name, board.name, quant, bundle.context, memory.to_dict(), usable, bundle.size, misfit, expected)

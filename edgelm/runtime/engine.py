@@ -124,12 +124,12 @@ class Engine:
         try:
             return cls(
                 sessions,
-                cache=manifest["graph"]["cache"],
+                cache=manifest.graph.cache,
                 context=bundle.context if room is None else room.context,
-                vocab=int(manifest["graph"]["vocab"]),
+                vocab=manifest.graph.vocab,
                 load_seconds=time.perf_counter() - start,
                 kv_limit=None if room is None else room.kv_bytes,
-                windows=read_windows(manifest["graph"]),
+                windows=read_windows(manifest.graph),
             )
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise BundleError(

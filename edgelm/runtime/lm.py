@@ -59,7 +59,7 @@ class LM:
     ) -> None:
         self.engine, self.tokenizer, self.bundle = engine, tokenizer, bundle
         self.template, self.config, self.draft = template, config, draft
-        self._eos = frozenset(int(i) for i in bundle.manifest["special_tokens"]["eos"])
+        self._eos = frozenset(bundle.manifest.special_tokens.eos)
         self._prompts = PromptEncoder(tokenizer, template, engine.context, engine.vocab_size)
         self._cost = PassCost()
         self._grammars: Grammars | None = None

@@ -241,7 +241,7 @@ class _Named(Progress):
 
 def _here(bundle: Bundle) -> Bundle:
     """The bundle as this machine runs it, which is not the board."""
-    return replace(bundle, manifest={**bundle.manifest, "provider": "cpu"})
+    return replace(bundle, manifest=replace(bundle.manifest, provider="cpu"))
 
 
 def _told(progress: Progress, what: str) -> Callable[[int, int], None]:

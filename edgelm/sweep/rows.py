@@ -51,7 +51,7 @@ class Row:
             found: on the text.
             score: on the task.
         """
-        memory = int(bundle.manifest["memory"]["total_bytes"])
+        memory = bundle.manifest.memory.total_bytes
         perplexity = found if isinstance(found, Perplexity) else found.quantised
         kld = (0.0, 0.0, 1.0, 0.0)
         if isinstance(found, Divergence):

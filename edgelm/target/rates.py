@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from edgelm.target.format_spec import FormatSpec
+from edgelm.bundle.format_spec import FormatSpec
 from edgelm.target.table import Table
 
 

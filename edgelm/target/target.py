@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from edgelm.bundle.format_spec import FormatSpec as FormatSpec
 from edgelm.errors import TargetError, near
-from edgelm.target.format_spec import FormatSpec as FormatSpec
 from edgelm.target.operators import operators_of
 from edgelm.target.rates import Rates, read_rates
 from edgelm.target.table import Table

@@ -102,7 +102,7 @@ def test_a_bundle_is_measured(tiny_bundle):
     assert len(report.notes) == 1
     assert all(rate > 0 for rates in report.results for rate in rates.rates)
     assert (report.threads, report.provider, report.quant) == (1, "CPU", "fp32")
-    assert report.weights_bytes == tiny_bundle.manifest["memory"]["weights_bytes"]
+    assert report.weights_bytes == tiny_bundle.manifest.memory.weights_bytes
     assert report.size_bytes == tiny_bundle.size
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", report.onnxruntime)
     prefill = report.results[0]

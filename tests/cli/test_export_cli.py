@@ -55,10 +55,10 @@ def test_json(edgelm, checkpoint, tmp_path):
     options = ["--target", "rpi4", "--quant", "fp32", "--context", "64", "-o", tmp_path / "b", "--exporter", "native"]
     facts = json.loads(edgelm("export", checkpoint, *options, "--json").out)
     bundle = Bundle.open(facts["path"])
-    assert (facts["bytes"], facts["manifest"]) == (bundle.size, bundle.manifest)
-    assert (bundle.manifest["target"], bundle.manifest["quant"], bundle.context) == ("rpi4", "fp32", 64)
+    assert (facts["bytes"], facts["manifest"]) == (bundle.size, bundle.manifest.to_dict())
+    assert (bundle.manifest.target, bundle.manifest.quant, bundle.context) == ("rpi4", "fp32", 64)
     assert facts["fits"] is True
-    assert facts["usable_bytes"] > bundle.manifest["memory"]["total_bytes"]
+    assert facts["usable_bytes"] > bundle.manifest.memory.total_bytes
 
 
 def test_a_target_of_ones_own_that_is_too_small(edgelm, checkpoint, tmp_path, request):
@@ -138,7 +138,7 @@ def test_a_mixed_recipe_is_shown_as_a_table_and_replayed(edgelm, checkpoint, tmp
     assert set(table) <= set(edgelm("inspect", tmp_path / "a").out.splitlines())
     recipe = ["--recipe", tmp_path / "a" / "manifest.json", "-o", tmp_path / "b", "--json"]
     again = json.loads(edgelm("export", checkpoint, *options, *recipe).out)
-    assert again["manifest"] == Bundle.open(tmp_path / "a").manifest
+    assert again["manifest"] == Bundle.open(tmp_path / "a").manifest.to_dict()
 
 
 def test_a_budget_that_no_recipe_keeps(edgelm, checkpoint, tmp_path):

@@ -25,7 +25,7 @@ def test_a_bundle(edgelm, tiny_bundle):
 
 def test_a_bundle_as_json(edgelm, tiny_bundle):
     facts = json.loads(edgelm("inspect", tiny_bundle.path, "--json").out)
-    assert facts["manifest"] == tiny_bundle.manifest
+    assert facts["manifest"] == tiny_bundle.manifest.to_dict()
     assert (facts["bytes"], facts["chat_template"]) == (tiny_bundle.size, True)
 
 
@@ -43,8 +43,8 @@ def test_what_is_told_of_a_checkpoint_is_what_its_exports_say(edgelm, tiny_check
     assert set(needs["quants"]) == {"int8", "int4", "fp16", "fp32"}
     for quant, need in needs["quants"].items():
         bundle = export(checkpoint, "rpi4", quant, output=tmp_path / quant, context=64)
-        assert facts["parameters"] == bundle.manifest["model"]["parameters"]
-        assert need["memory"] == bundle.manifest["memory"]
+        assert facts["parameters"] == bundle.manifest.model.parameters
+        assert need["memory"] == bundle.manifest.memory.to_dict()
         assert need["fits"] is True
         assert bundle.size <= need["disk_bytes"]
 

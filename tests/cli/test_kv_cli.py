@@ -25,7 +25,7 @@ def test_an_int8_cache_is_told_everywhere(
     ]
     assert needs[1]["kv_bytes"] * 4 == needs[0]["kv_bytes"]
     told = json.loads(edgelm("estimate", checkpoint, "--target", "rpi5", "--kv", "int8", "--json").out)
-    assert told["memory"]["kv_bytes_per_token"] == Bundle.open(bundle).manifest["memory"]["kv_bytes_per_token"]
+    assert told["memory"]["kv_bytes_per_token"] == Bundle.open(bundle).manifest.memory.kv_bytes_per_token
 
 
 def test_a_bundle_has_its_own(edgelm: Callable[..., Ended], tiny_bundle: Bundle) -> None:

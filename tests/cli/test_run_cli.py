@@ -64,7 +64,7 @@ def test_json(edgelm, tiny_bundle, expected):
     assert answer["prompt_tokens"] == expected.timings.prompt_tokens
     assert answer["timings"].keys() == expected.timings.to_dict().keys()
     assert answer["load_seconds"] > 0
-    assert answer["model"] == tiny_bundle.manifest["model"]["id"]
+    assert answer["model"] == tiny_bundle.manifest.model.id
 
 
 def test_stats(edgelm, tiny_bundle):

@@ -71,9 +71,9 @@ def test_bundles_that_are_kept(edgelm, arguments, text, tmp_path):
         assert (row["kld"], row["perplexity"], row["same_top"]) == pytest.approx(
             (found.mean, found.quantised.value, found.same_top), rel=1e-6, abs=1e-9
         )
-    recipes = {name: Bundle.open(tmp_path / "kept" / name).manifest["recipe"]["body"] for name in NAMES}
-    assert recipes["int4-b32-nearest"]["rounding"] == "nearest"
-    assert "rounding" not in recipes["int4-b32-search"]
+    recipes = {name: Bundle.open(tmp_path / "kept" / name).manifest.recipe.body.spec for name in NAMES}
+    assert recipes["int4-b32-nearest"].rounding == "nearest"
+    assert recipes["int4-b32-search"].rounding is None
     frontier = {row["name"]: row for row in facts["rows"] if row["frontier"]}
     for row in facts["rows"]:
         if row["name"] not in frontier:

@@ -21,7 +21,7 @@ def test_the_summary_and_inspect(edgelm, text, tmp_path):
     options = ["--target", "x86-64", "--quant", "int8", "--card", "none", "-o", tmp_path / "b"]
     ended = edgelm("export", *options, "--trim-vocab", text, "--trim-vocab", "Cyrl")
     assert ended.code == 0
-    found = Bundle.open(tmp_path / "b").manifest["vocabulary"]
+    found = Bundle.open(tmp_path / "b").manifest.to_dict()["vocabulary"]
     kept, of = found["tokens"], found["of"]
     lines = ended.out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("  vocabulary   "))
@@ -48,7 +48,7 @@ def test_json(edgelm, text, tmp_path):
 
 def test_a_whole_vocabulary_is_not_told_of(edgelm, tiny_bundle):
     assert not any(line.startswith("  vocabulary ") for line in edgelm("inspect", tiny_bundle.path).out.splitlines())
-    assert "vocabulary" not in tiny_bundle.manifest
+    assert tiny_bundle.manifest.vocabulary is None
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_json(edgelm, copy, tiny_bundle):
     facts = json.loads(edgelm("verify", copy, "--json").out)
     assert facts["ok"] is True
     assert {file["name"]: file["bytes"] for file in facts["files"]} == {
-        name: entry["bytes"] for name, entry in tiny_bundle.files.items()
+        name: entry.bytes for name, entry in tiny_bundle.files.items()
     }
     (copy / "model.onnx").write_bytes(b"")
     ended = edgelm("verify", copy, "--json")

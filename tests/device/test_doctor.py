@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import manifest
 
+from edgelm.bundle.manifest import Manifest
 from edgelm.device import doctor
 from edgelm.device.bandwidth import read_bandwidth
 from edgelm.device.bundle_check import bundle_findings
@@ -111,7 +113,8 @@ def test_packages_missing_or_old():
 
 def test_the_packages_are_those_of_pyproject():
     pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    assert [f"{name}>={least}" for name, least in doctor.REQUIRED.items()] == pyproject["project"]["dependencies"]
+    needed = [package.partition(",")[0] for package in pyproject["project"]["dependencies"]]
+    assert [f"{name}>={least}" for name, least in doctor.REQUIRED.items()] == needed
 
 
 def test_android_and_musl_have_no_wheels(monkeypatch: pytest.MonkeyPatch):
@@ -167,26 +170,26 @@ def test_a_core_without_what_the_wheels_use(machine):
 # --- bundles ------------------------------------------------------------------------------------------------------
 
 
-def manifest(target: str, quant: str = "int4", total_bytes: int | None = None, **more: Any) -> dict[str, Any]:
-    memory = {} if total_bytes is None else {"memory": {"total_bytes": total_bytes}}
+def made_for(target: str, quant: str = "int4", total_bytes: int = MB, **more: Any) -> Manifest:
     board = load_target(target)
-    made = {"target": target, "provider": board.runtime.provider, "quant": quant}
-    return {"model": {"id": "org/model"}, **made, "recipe": board.recipe(quant).to_dict(), **memory, **more}
+    memory = dict.fromkeys(("weights_bytes", "kv_bytes_per_token", "kv_bytes"), 0) | {"total_bytes": total_bytes}
+    made = {"target": target, "provider": board.runtime.provider, "quant": quant, "memory": memory}
+    return manifest(**made, recipe=board.recipe(quant).to_dict(), **more)
 
 
-def judge(root: Path, bundle: dict[str, Any]) -> dict[str, Finding]:
+def judge(root: Path, bundle: Manifest) -> dict[str, Finding]:
     return by_name(bundle_findings(bundle, read_cpu(root), read_memory(root)))
 
 
 def test_a_bundle_made_for_this_board(machine):
-    found = judge(machine("rpi5"), manifest("rpi5", total_bytes=500 * MB))
+    found = judge(machine("rpi5"), made_for("rpi5", total_bytes=500 * MB))
     assert {finding.level for finding in found.values()} == {"ok"}
     assert found["recipe"].detail == "GatherBlockQuantized, MatMulNBits suit this core"
     assert found["fits"].detail == "needs 500 MB"
 
 
 def test_int4_on_a_core_without_dotprod(machine):
-    recipe = judge(machine("rpi4"), manifest("rpi5"))["recipe"]
+    recipe = judge(machine("rpi4"), made_for("rpi5"))["recipe"]
     assert recipe.level == "warn"
     assert (
         recipe.detail
@@ -196,39 +199,30 @@ def test_int4_on_a_core_without_dotprod(machine):
 
 
 def test_per_channel_int8_on_a_core_with_i8mm(machine):
-    recipe = judge(machine("phone"), manifest("rpi5", "int8"))["recipe"]
+    recipe = judge(machine("phone"), made_for("rpi5", "int8"))["recipe"]
     assert recipe.level == "ok"  # twice the work in decode, which reading binds, and less in prefill
 
 
 def test_a_bundle_for_another_architecture(machine):
-    made_for = judge(machine("laptop"), manifest("rpi5"))["made for"]
-    assert made_for.level == "warn"
-    assert made_for.detail.startswith("rpi5 (aarch64); this machine is x86_64")
-    assert made_for.todo == "edgelm export org/model --target x86-64 --quant int4"
+    found = judge(machine("laptop"), made_for("rpi5"))["made for"]
+    assert found.level == "warn"
+    assert found.detail.startswith("rpi5 (aarch64); this machine is x86_64")
+    assert found.todo == "edgelm export org/model --target x86-64 --quant int4"
 
 
 def test_a_cuda_bundle_on_a_board_without_it(machine):
-    assert judge(machine("rpi5"), manifest("jetson-orin-nano"))["made for"].level == "warn"
-    assert judge(machine("jetson"), manifest("jetson-orin-nano"))["made for"].level == "ok"
+    assert judge(machine("rpi5"), made_for("jetson-orin-nano"))["made for"].level == "warn"
+    assert judge(machine("jetson"), made_for("jetson-orin-nano"))["made for"].level == "ok"
 
 
 @pytest.mark.parametrize(("need_mb", "level"), [(200, "ok"), (350, "warn"), (900, "fail")])
 def test_does_it_fit(machine, need_mb: int, level: str):
     """A Zero 2 W: 416 MB, 290 of them free."""
-    assert judge(machine("rpi-zero2w"), manifest("rpi-zero2w", "int8", need_mb * MB))["fits"].level == level
+    assert judge(machine("rpi-zero2w"), made_for("rpi-zero2w", "int8", need_mb * MB))["fits"].level == level
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        {},
-        {"target": "myboard"},
-        {"target": {"name": "rpi5"}, "recipe": "int4", "memory": []},
-        {"recipe": {"body": {"op": 1}}},
-    ],
-)
-def test_a_manifest_that_says_little_is_not_judged(machine, odd: dict[str, Any]):
-    assert {finding.level for finding in judge(machine("rpi5"), odd).values()} == {"ok"}
+def test_a_target_of_ones_own_is_not_judged(machine):
+    assert {finding.level for finding in judge(machine("rpi5"), manifest(target="myboard")).values()} == {"ok"}
 
 
 def test_a_bundle_that_cannot_be_opened_fails(machine, tmp_path: Path):

@@ -117,10 +117,10 @@ def test_the_trimmed_one_is_the_one_to_measure(bundles: dict[str, Bundle], tmp_p
 
 def test_vocabularies_cut_in_two_ways(bundles: dict[str, Bundle]) -> None:
     small, large = (text_tools(bundles[name])[0] for name in ("small", "whole"))
-    ids = ids_in(small, large, bundles["small"].manifest["graph"]["vocab"])
+    ids = ids_in(small, large, bundles["small"].manifest.graph.vocab)
     assert (np.diff(ids) > 0).all()
     with pytest.raises(EdgeLMError, match=r"the other model has no token .* more"):
-        ids_in(large, small, bundles["whole"].manifest["graph"]["vocab"])
+        ids_in(large, small, bundles["whole"].manifest.graph.vocab)
 
 
 def test_the_command_tells_what_is_left_out(bundles: dict[str, Bundle], tmp_path: Path, capsys) -> None:

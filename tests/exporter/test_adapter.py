@@ -281,7 +281,7 @@ def test_calibrated_matrices_take_adapters_too(made: Made, tmp_path: Path) -> No
 
 
 def test_its_memory_counts(made: Made) -> None:
-    total = made.base.manifest["memory"]["total_bytes"]
+    total = made.base.manifest.memory.total_bytes
     with edgelm.load(made.base.path, threads=1, max_memory_mb=total / 1e6) as lm:
         assert lm.generate("hello " * 15, raw=True, max_tokens=30).tokens
         with pytest.raises(DeviceError, match=r"of other sessions and adapters, need more than max_memory_mb"):

@@ -139,7 +139,7 @@ def test_the_card_and_the_manifest_tell_of_it(stories: dict[str, Path], tmp_path
     assert bundle.quality is None
     assert any(line.endswith("4,096 or more serve better") for line in said.lines)
     bundle, again = make("a"), make("b")
-    facts = bundle.manifest["calibration"]
+    facts = bundle.manifest.to_dict()["calibration"]
     assert (facts["method"], facts["text"]["name"], facts["matrices"]) == ("gptq", "short.txt", 21)
     card = bundle.quality
     assert card is not None
@@ -157,7 +157,7 @@ def test_int8_activations_are_evened_out(stories: dict[str, Path], tmp_path: Pat
     base = export(stories["model"], "rpi5", "fp32", output=tmp_path / "fp32")
     plain = export(stories["model"], "rpi5", "int8", output=tmp_path / "plain")
     even = export(stories["model"], "rpi5", "int8", calibrate=stories["first"], output=tmp_path / "even")
-    assert even.manifest["calibration"]["method"] == "smoothquant"
+    assert even.manifest.calibration.method == "smoothquant"
     assert even.size == plain.size
     end = load_passages(stories["end"], "evaluation")
     assert compare(base, even, end, chunks=8).mean < 0.9 * compare(base, plain, end, chunks=8).mean
@@ -190,7 +190,7 @@ def test_a_recipe_that_gains_nothing_says_so(stories: dict[str, Path], tmp_path:
         stories["model"], "x86-64", "int8", calibrate="builtin", card="auto", output=tmp_path / "b", progress=said
     )
     assert said.lines == ["calibration serves 4-bit matrices and DynamicQuantizeMatMul, and this recipe has neither"]
-    assert "calibration" not in bundle.manifest
+    assert bundle.manifest.calibration is None
     assert bundle.quality is not None
     assert bundle.quality["kld"]["mean"] < 0.05
 

@@ -80,7 +80,7 @@ def test_a_head_of_its_own_is_kept_whatever_is_claimed(tiny_checkpoint: Make, tm
         changed(apart, tmp_path / "c", config, without=without), tmp_path / "b", progress=(h := Heard())
     )
     check(bundle, apart)
-    assert not bundle.manifest["graph"]["tied"]
+    assert not bundle.manifest.graph.tied
     assert any("another matrix" in line for line in h.lines) == bool(config)
 
 
@@ -92,7 +92,7 @@ def test_a_head_that_is_the_embedding_is_stored_once(tiny_checkpoint: Make, tmp_
 
     bundle = export_plain(changed(tied, tmp_path / "c", tensors=with_head), tmp_path / "b")
     check(bundle, tied)
-    assert bundle.manifest["graph"]["tied"]
+    assert bundle.manifest.graph.tied
 
 
 def test_one_bit_of_the_head_is_enough_to_tell(tiny_checkpoint: Make, tmp_path: Path) -> None:

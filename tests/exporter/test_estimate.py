@@ -50,7 +50,7 @@ def test_config_json_alone_tells_what_the_bundle_tells(
     only.mkdir()
     shutil.copy(checkpoint / "config.json", only)
     told, found = of_model(str(only), load_target("rpi5"), quant, context=128), of_bundle(bundle)
-    assert dict(told.memory) == bundle.manifest["memory"]
+    assert dict(told.memory) == bundle.manifest.memory.to_dict()
     assert told.context == found.context
     for one, other in zip(
         [told.forecast.prefill, *told.forecast.decode], [found.forecast.prefill, *found.forecast.decode], strict=True

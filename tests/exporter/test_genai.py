@@ -82,7 +82,7 @@ def test_same_greedy_tokens_with_windows_alone(
 ) -> None:
     checkpoint = tiny_checkpoint(**{**SHAPES[shape], "max_position_embeddings": 1024})
     bundle = export(checkpoint, "rpi5", "int4", output=tmp_path / "b")
-    assert bundle.manifest["graph"]["windows"]
+    assert bundle.manifest.graph.windows
     _same_greedy_tokens(bundle)
 
 

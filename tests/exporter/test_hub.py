@@ -102,7 +102,7 @@ def test_an_export_from_the_hub_pins_its_commit(hub: Hub, process: Callable[...,
     ended = process("-m", "edgelm", "export", MODEL, "--target", "rpi5", "--json")
     assert (ended.code, ended.err) == (0, "")
     assert json.loads(ended.out)["path"] == "bundles/tiny-rpi5-int4"
-    model = Bundle.open(tmp_path / "bundles" / "tiny-rpi5-int4").manifest["model"]
+    model = Bundle.open(tmp_path / "bundles" / "tiny-rpi5-int4").manifest.to_dict()["model"]
     assert (model["id"], model["revision"], model["licence"]) == (MODEL, hub.revisions[MODEL, "main"], "mit")
     assert hub.fetched() == NEEDED
 

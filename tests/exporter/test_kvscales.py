@@ -95,7 +95,7 @@ def test_a_quarter_of_the_bytes(bundle: Bundle, tiny_bundle: Bundle) -> None:
     for each in (tiny_bundle, bundle):
         engine = Engine.load(each, threads=1)
         engine.forward(np.full(100, 5))
-        memory = each.manifest["memory"]
+        memory = each.manifest.to_dict()["memory"]
         assert engine.cache_bytes == memory["kv_bytes"] == 128 * memory["kv_bytes_per_token"]
         sizes.append((engine.cache_bytes, memory["total_bytes"]))
     assert sizes[1][0] * 4 == sizes[0][0]
@@ -103,8 +103,8 @@ def test_a_quarter_of_the_bytes(bundle: Bundle, tiny_bundle: Bundle) -> None:
 
 
 def test_the_manifest_and_the_graph_say_so(bundle: Bundle) -> None:
-    assert bundle.manifest["recipe"]["kv"] == {"op": "GroupQueryAttention", "bits": 8}
-    facts = bundle.manifest["kv_calibration"]
+    assert bundle.manifest.to_dict()["recipe"]["kv"] == {"op": "GroupQueryAttention", "bits": 8}
+    facts = bundle.manifest.to_dict()["kv_calibration"]
     assert facts["text"]["name"] == "builtin"
     assert facts["tokens"] == kvscales.TOKENS
     graph = ir.load(bundle.model_path).graph
@@ -122,7 +122,7 @@ def test_its_size_is_known_before(tiny_checkpoint: Callable[..., Path], tmp_path
     decoder, target = families.describe(Checkpoint(checkpoint).config), load_target("x86-64")
     spec = recipe.with_kv(target.recipe("int8"), "int8", target)
     grown = [
-        export(checkpoint, target, "int8", kv=kv, output=tmp_path / kv).files[DATA]["bytes"] for kv in ("float", "int8")
+        export(checkpoint, target, "int8", kv=kv, output=tmp_path / kv).files[DATA].bytes for kv in ("float", "int8")
     ]
     told = [footprint.of_decoder(decoder, each, target).stored for each in (target.recipe("int8"), spec)]
     assert told[1] - told[0] == 3 * 2 * 4 * 128 * 4 == grown[1] - grown[0]
@@ -132,7 +132,7 @@ def test_a_forecast_reads_fewer_bytes_and_multiplies_as_often(bundle: Bundle, ti
     small, large = (from_manifest(each.manifest).attention[0] for each in (bundle, tiny_bundle))
     assert small.pair == large.pair
     assert small.kv_bytes * 4 == large.kv_bytes
-    assert of_bundle(bundle).memory["kv_bytes"] == bundle.manifest["memory"]["kv_bytes"]
+    assert of_bundle(bundle).memory["kv_bytes"] == bundle.manifest.memory.kv_bytes
 
 
 def test_an_estimate_knows_it(tiny_checkpoint: Callable[..., Path]) -> None:
@@ -169,11 +169,11 @@ def test_greedy_text_sessions_files_and_speculation_agree(bundle: Bundle, tmp_pa
         assert len(session.tokens) > len(prompt)
         assert session.generate(prompt, **options).text == expected
     size = (tmp_path / "cache").stat().st_size
-    assert size < 2 * bundle.manifest["memory"]["kv_bytes"] + (64 << 10)
+    assert size < 2 * bundle.manifest.memory.kv_bytes + (64 << 10)
 
 
 def test_a_ceiling_on_memory_allows_more_tokens(bundle: Bundle, tiny_bundle: Bundle) -> None:
-    memory = tiny_bundle.manifest["memory"]
+    memory = tiny_bundle.manifest.to_dict()["memory"]
     ceiling = (memory["total_bytes"] - memory["kv_bytes"] // 4) / 1e6
     assert Engine.load(tiny_bundle, max_memory_mb=ceiling).context == 96
     assert Engine.load(bundle, max_memory_mb=ceiling).context == 128
@@ -234,9 +234,9 @@ def test_a_recipe_can_ask_for_it(tiny_checkpoint: Callable[..., Path], tmp_path:
     int8 = 'kv = { op = "GroupQueryAttention", bits = 8 }'
     own.write_text(re.sub(r"^kv = .*$", int8, text, flags=re.MULTILINE))
     bundle = export(tiny_checkpoint(), own, output=tmp_path / "b")
-    assert bundle.manifest["recipe"]["kv"]["bits"] == 8
+    assert bundle.manifest.recipe.kv.spec.bits == 8
     plain = export(tiny_checkpoint(), own, kv="float", output=tmp_path / "c")
-    assert plain.manifest["recipe"]["kv"] == {"op": "none", "bits": 32}
+    assert plain.manifest.to_dict()["recipe"]["kv"] == {"op": "none", "bits": 32}
     own.write_text(
         text.replace('provider = "cpu"', 'provider = "cuda"').replace('{ op = "none", bits = 32 }', int8[5:])
     )

@@ -56,7 +56,7 @@ def test_a_state_survives_growth_and_does_not_grow(tiny_checkpoint: Callable[...
     np.testing.assert_allclose(found, expected, atol=1e-3)
     # Two buffers of three layers, 64 channels, two tokens, 4 bytes; and the states after each of the six passes.
     states = (2 + 6) * 3 * 64 * 2 * 4
-    assert steps.cache_bytes == 1024 * bundle.manifest["memory"]["kv_bytes_per_token"] + states
+    assert steps.cache_bytes == 1024 * bundle.manifest.memory.kv_bytes_per_token + states
 
 
 def test_going_back_reads_no_more_than_from_the_last_kept_place(

@@ -134,14 +134,14 @@ def test_a_change_to_one_of_two_tied_tables_leaves_the_other(tied: Path, tmp_pat
     shape = (300, 64) if "embed" in module else (64, 300)
     adapter = write_adapter(tmp_path / "adapter", {module: shape, **SHAPES})
     bundle = export(tied, "x86-64", "fp32", adapter=adapter, output=tmp_path / "b")
-    assert bundle.manifest["graph"]["tied"] is False
+    assert bundle.manifest.graph.tied is False
     check(bundle, merge_by_hand(tied, adapter, {module: ALPHA / RANK, **PLAIN}))
 
 
 def test_tied_tables_that_are_not_changed_stay_one(tied: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", SHAPES)
     bundle = export(tied, "x86-64", "fp32", adapter=adapter, output=tmp_path / "b")
-    assert bundle.manifest["graph"]["tied"] is True
+    assert bundle.manifest.graph.tied is True
     check(bundle, merge_by_hand(tied, adapter, PLAIN))
 
 
@@ -190,10 +190,10 @@ def test_the_manifest_and_the_folder_name_the_adapter(
     adapter = write_adapter(tmp_path / "lamps", SHAPES, use_rslora=True)
     bundle = export(checkpoint, "rpi5", "int4", adapter=adapter)
     assert bundle.path == Path("bundles") / f"{checkpoint.name}-lamps-rpi5-int4"
-    facts = bundle.manifest["model"]["adapter"]
+    facts = bundle.manifest.to_dict()["model"]["adapter"]
     assert set(facts.pop("sources")) == {"adapter_config.json", "adapter_model.safetensors"}
     assert facts == {"id": "lamps", "revision": None, "rank": RANK, "alpha": ALPHA, "rank_stabilised": True}
-    assert export(checkpoint, "rpi5", "int4").manifest["model"]["adapter"] is None
+    assert export(checkpoint, "rpi5", "int4").manifest.model.adapter is None
 
 
 def edit(folder: Path, **changes: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,19 +98,19 @@ def test_a_limit_of_kld_is_met_with_fewer_bytes(data_dir: Path, tmp_path: Path) 
     good = export(model, "rpi5", "auto", max_kld=limit, card=end, output=tmp_path / "good")
     assert good.quality is not None
     assert good.quality["kld"]["mean"] <= limit
-    assert good.files["model.onnx.data"]["bytes"] < int8.files["model.onnx.data"]["bytes"]
+    assert good.files["model.onnx.data"].bytes < int8.files["model.onnx.data"].bytes
 
 
 def test_the_manifest_tells_what_was_chosen(made: Bundle, checkpoint: Path) -> None:
     assert made.size <= SIZE
-    matrices = made.manifest["recipe"]["matrices"]
+    matrices = made.manifest.to_dict()["recipe"]["matrices"]
     assert matrices["model.layers.0.mlp.down_proj"]["shape"] == [64, 96]
     assert len(matrices) == 4
-    chosen = made.manifest["mixed"]
+    chosen = made.manifest.to_dict()["mixed"]
     assert chosen["budget"] == {"max_size": SIZE}
-    assert chosen["text"] == made.manifest["calibration"]["text"]
+    assert chosen["text"] == made.manifest.to_dict()["calibration"]["text"]
     assert set(chosen["sensitivity"]) == {*matrices, "lm_head", "model.embed_tokens"}
-    assert made.manifest["quant"] == "auto"
+    assert made.manifest.quant == "auto"
     assert sum(m.weights for m in from_manifest(made.manifest).body) == sum(
         m["shape"][0] * m["shape"][1] for m in matrices.values()
     )
@@ -123,7 +122,7 @@ def test_what_a_bundle_takes_is_known_before_it_is_written(made: Bundle, checkpo
     for spec in (board.recipe("int4"), board.recipe("int8"), read_replay(made.path).spec):
         bundle = export(checkpoint, auto.with_recipe(board, "one", spec), "one", output=tmp_path / "b", overwrite=True)
         told = native.weigh(GraphPlan(decoder, spec, board, bundle.context), WeightReader(source))
-        assert told == bundle.files["model.onnx"]["bytes"] + bundle.files["model.onnx.data"]["bytes"]
+        assert told == bundle.files["model.onnx"].bytes + bundle.files["model.onnx.data"].bytes
 
 
 def test_a_budget_is_kept_to_the_byte(made: Bundle, checkpoint: Path, tmp_path: Path) -> None:
@@ -145,8 +144,8 @@ def test_a_replay_without_calibration_says_that_it_differs(made: Bundle, checkpo
     progress.say = said.append  # type: ignore[method-assign]
     again = export(checkpoint, "rpi5", recipe=made.path, calibrate="none", output=tmp_path / "b", progress=progress)
     assert [line for line in said if "the bytes will be others" in line]
-    assert again.manifest["recipe"] == made.manifest["recipe"]
-    assert "calibration" not in again.manifest
+    assert again.manifest.recipe == made.manifest.to_dict()["recipe"]
+    assert again.manifest.calibration is None
 
 
 def test_a_recipe_that_is_slow_on_another_target_says_so(made: Bundle, checkpoint: Path, tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_every_kind_of_model(kind: str, tiny_checkpoint: Callable[..., Path], tm
     assert bundle.quality["kld"]["mean"] <= 0.01
     assert Engine.load(bundle).forward([1, 5, 6]).shape == (1, 300)
     smaller = export(folder, "rpi5", "int8", output=tmp_path / "int8")
-    assert bundle.files["model.onnx.data"]["bytes"] < 4 * smaller.files["model.onnx.data"]["bytes"]
+    assert bundle.files["model.onnx.data"].bytes < 4 * smaller.files["model.onnx.data"].bytes
 
 
 def test_a_core_without_dot_products_mixes_int8_and_floats(checkpoint: Path, tmp_path: Path) -> None:
@@ -240,7 +239,7 @@ def test_a_recipe_for_another_model(
 
 
 def test_a_recipe_calibrated_on_a_file_asks_for_it(made: Bundle, checkpoint: Path, tmp_path: Path) -> None:
-    manifest = copy.deepcopy(dict(made.manifest))
+    manifest = made.manifest.to_dict()
     manifest["calibration"]["text"] = {"name": "mine.txt", "sha256": "0" * 64}
     (tmp_path / "r.json").write_text(json.dumps(manifest))
     with pytest.raises(EdgeLMError, match=r"calibrated on mine\.txt \(SHA-256 000000000000\)") as raised:

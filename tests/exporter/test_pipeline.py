@@ -68,14 +68,14 @@ def test_tied_weights_are_stored_once(
     for tied in (True, False):
         source = tiny_checkpoint(tie_word_embeddings=tied, num_hidden_layers=1, vocab_size=4096)
         bundle = export(source, target, quant, output=tmp_path / str(tied))
-        assert bundle.manifest["graph"]["tied"] is tied
-        sizes.append(bundle.files["model.onnx.data"]["bytes"])
+        assert bundle.manifest.graph.tied is tied
+        sizes.append(bundle.files["model.onnx.data"].bytes)
     bits = {"fp32": 32, "int8": 8, "int4": 4}[quant]
     assert sizes[1] - sizes[0] >= 0.9 * 4096 * 64 * bits / 8
 
 
 def test_the_manifest_traces_its_origin(checkpoint: Path, tmp_path: Path) -> None:
-    manifest = export(checkpoint, "rpi5", "int4", output=tmp_path / "b").manifest
+    manifest = export(checkpoint, "rpi5", "int4", output=tmp_path / "b").manifest.to_dict()
     assert set(manifest["model"]["sources"]) == {"config.json", "model.safetensors"}
     assert manifest["target"] == "rpi5"
     assert manifest["recipe"]["body"] == {"op": "MatMulNBits", "bits": 4, "block": 32}
@@ -271,9 +271,9 @@ def test_tensors_outside_the_layers_are_named_and_left_out(copy: Path, tmp_path:
 
 def test_tied_where_neither_config_nor_file_has_a_head(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_checkpoint(tie_word_embeddings=True), tmp_path / "c")
-    expected = export(copy, "rpi5", "int4", output=tmp_path / "said").manifest
+    expected = export(copy, "rpi5", "int4", output=tmp_path / "said").manifest.to_dict()
     edit_config(copy, tie_word_embeddings=...)
-    found = export(copy, "rpi5", "int4", output=tmp_path / "silent").manifest
+    found = export(copy, "rpi5", "int4", output=tmp_path / "silent").manifest.to_dict()
     assert found["graph"]["tied"]
     assert found["files"][DATA] == expected["files"][DATA]
 

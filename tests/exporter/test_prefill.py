@@ -193,21 +193,21 @@ def test_its_size_is_known_before(kind: str, quant: str, tiny_checkpoint: Callab
     decoder = families.describe(checkpoint.config)
     spec = recipe.with_prefill(target.recipe(quant), "int8", target)
     made = export(checkpoint.path, target, quant, prefill="int8", context=64, output=tmp_path / "b")
-    sizes = {name: int(made.files[name]["bytes"]) for name in (MODEL, DATA, PREFILL, PREFILL_DATA)}
+    sizes = {name: int(made.files[name].bytes) for name in (MODEL, DATA, PREFILL, PREFILL_DATA)}
     told = footprint.of_decoder(decoder, spec, target)
     count = 2 * len(prefill.linears(decoder))
     assert 0 <= sizes[PREFILL_DATA] - told.prefill < 4096 * count
     assert native.weigh(GraphPlan(decoder, spec, target, 64), WeightReader(checkpoint)) == sum(sizes.values())
-    memory = made.manifest["memory"]
+    memory = made.manifest.to_dict()["memory"]
     plain = footprint.of_decoder(decoder, target.recipe(quant), target).device(64)
     assert memory["prefill_bytes"] == told.prefill
     assert memory["total_bytes"] == plain.total_bytes + memory["passing_bytes"]
 
 
 def test_the_manifest_says_so_and_replays(bundle: Bundle, tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    assert bundle.manifest["recipe"]["prefill"] == {"op": "DynamicQuantizeMatMul", "bits": 8}
+    assert bundle.manifest.to_dict()["recipe"]["prefill"] == {"op": "DynamicQuantizeMatMul", "bits": 8}
     again = export(tiny_checkpoint(), "x86-64", recipe=bundle.path, output=tmp_path / "again")
-    assert {n: f["sha256"] for n, f in again.files.items()} == {n: f["sha256"] for n, f in bundle.files.items()}
+    assert {n: f.sha256 for n, f in again.files.items()} == {n: f.sha256 for n, f in bundle.files.items()}
     without = export(tiny_checkpoint(), "x86-64", recipe=bundle.path, prefill="same", output=tmp_path / "without")
     assert PREFILL not in without.files
     assert without.prefill_path is None
@@ -216,7 +216,7 @@ def test_the_manifest_says_so_and_replays(bundle: Bundle, tiny_checkpoint: Calla
 def test_a_forecast_knows_it(bundle: Bundle, tiny_bundle: Bundle, tiny_checkpoint: Callable[..., Path]) -> None:
     assert not from_manifest(tiny_bundle.manifest).prefill
     [matrices] = from_manifest(bundle.manifest).prefill
-    assert matrices.nbytes == bundle.manifest["memory"]["prefill_bytes"]
+    assert matrices.nbytes == bundle.manifest.to_dict()["memory"]["prefill_bytes"]
     target = load_target("x86-64")
     plain, own = (of_model(None, target, "int4", prefill=kind) for kind in ("same", "int8"))
     assert own.forecast.decode[0].tokens_per_second == plain.forecast.decode[0].tokens_per_second

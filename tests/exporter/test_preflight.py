@@ -110,8 +110,8 @@ def test_it_is_what_the_export_then_finds(
     model = families.llama.describe(checkpoint.config)  # type: ignore[attr-defined]
     taken = footprint.of_decoder(model, target.recipe(quant), target)
     bundle = export(source, "rpi5", quant, output=tmp_path / "b", context=100)
-    assert bundle.manifest["memory"] == taken.device(100).to_dict()
-    assert taken.stored <= bundle.files["model.onnx.data"]["bytes"] <= taken.stored + 64_000
+    assert bundle.manifest.memory == taken.device(100)
+    assert taken.stored <= bundle.files["model.onnx.data"].bytes <= taken.stored + 64_000
     assert bundle.size <= taken.disk
 
 

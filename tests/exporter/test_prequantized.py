@@ -172,7 +172,7 @@ def test_codes_are_kept(plain: Path, tmp_path: Path, case: str) -> None:
     kept = Engine.load(bundle).forward(ids, 50)
     assert np.corrcoef(kept.ravel(), exact.ravel())[0, 1] > 0.999
     assert b"MatMulNBits" in bundle.model_path.read_bytes()
-    assert bundle.manifest["model"]["quantized"]["method"] == (
+    assert bundle.manifest.model.quantized.method == (
         "compressed-tensors" if CASES[case][0] == "compressed" else "gptq" if "gptq" in CASES[case][0] else "awq"
     )
 
@@ -181,7 +181,7 @@ def test_codes_are_kept(plain: Path, tmp_path: Path, case: str) -> None:
 def test_settings_in_a_file_of_their_own(plain: Path, tmp_path: Path, method: str, name: str) -> None:
     """As AutoGPTQ and AutoAWQ wrote them at first."""
     stored, _ = make_pair(plain, tmp_path, method, 4, 32, False)
-    expected = export(stored, body_only(), "int4", output=tmp_path / "a").manifest
+    expected = export(stored, body_only(), "int4", output=tmp_path / "a").manifest.to_dict()
     config = json.loads((stored / "config.json").read_text())
     settings = config.pop("quantization_config")
     del settings["quant_method"]
@@ -189,7 +189,7 @@ def test_settings_in_a_file_of_their_own(plain: Path, tmp_path: Path, method: st
         settings["w_bit"], settings["q_group_size"] = settings.pop("bits"), settings.pop("group_size")
     (stored / "config.json").write_text(json.dumps(config))
     (stored / name).write_text(json.dumps(settings))
-    found = export(stored, body_only(), "int4", output=tmp_path / "b").manifest
+    found = export(stored, body_only(), "int4", output=tmp_path / "b").manifest.to_dict()
     assert found["files"]["model.onnx.data"] == expected["files"]["model.onnx.data"]
     assert found["model"]["quantized"] == expected["model"]["quantized"]
 

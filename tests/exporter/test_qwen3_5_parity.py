@@ -122,7 +122,7 @@ def test_states_do_not_grow_and_are_counted(tiny_checkpoint: Checkpoints, tmp_pa
     np.testing.assert_allclose(found, expected, atol=1e-3)
     channels, matrices = 2 * 2 * 24 + 4 * 16, 4 * 24 * 16
     states = 2 * 3 * (3 * channels + matrices) * 4  # two buffers of three layers, 4 bytes a value
-    memory = bundle.manifest["memory"]
+    memory = bundle.manifest.to_dict()["memory"]
     assert memory["state_bytes"] == states
     kept = 6 * states // 2  # those after each of the six passes
     assert steps.cache_bytes == 1024 * memory["kv_bytes_per_token"] + states + kept

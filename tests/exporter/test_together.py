@@ -49,7 +49,7 @@ def made(checkpoint: Path, text: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_the_manifest_tells_all_of_it(made: Bundle) -> None:
-    manifest = made.manifest
+    manifest = made.manifest.to_dict()
     assert manifest["mixed"]["budget"] == {}, "the size of the default recipe"
     assert manifest["graph"]["vocab"] == manifest["vocabulary"]["tokens"] < manifest["vocabulary"]["of"]
     assert manifest["graph"]["lora_places"] == len(manifest["recipe"]["matrices"]) == 8
@@ -68,7 +68,7 @@ def test_it_generates_and_takes_adapters(made: Bundle, tmp_path: Path) -> None:
         )
     assert plain == again != adapted
     assert 0 < len(plain) <= 20
-    assert max(plain) < made.manifest["graph"]["vocab"]
+    assert max(plain) < made.manifest.graph.vocab
 
 
 def test_it_loses_what_its_weights_lose(made: Bundle, checkpoint: Path, text: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_it_loses_what_its_weights_lose(made: Bundle, checkpoint: Path, text: Pa
     int4 = export(checkpoint, "rpi5", "int4", output=tmp_path / "int4", **options)
     floats = export(checkpoint, "rpi5", recipe=made.path, kv="float", output=tmp_path / "floats", **options)
     passages = load_passages(text, "evaluation")
-    assert floats.manifest["recipe"]["kv"]["op"] == "none"
+    assert floats.manifest.recipe.kv.spec.op == "none"
     lost, lost_in_int4 = (compare(base, bundle, passages, chunks=4).mean for bundle in (made, int4))
     assert lost < 1.05 * lost_in_int4
     assert compare(floats, made, passages, chunks=4).mean < 0.05 * lost

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgelm.bundle.manifest import SpecialTokens
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, EdgeLMError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config
@@ -62,7 +63,7 @@ def write(folder: Path, config: dict[str, Any]) -> tuple[TextFiles, Path]:
 
 def load(folder: Path, config: dict[str, Any]) -> Pair:
     files, out = write(folder, config)
-    bos, add_bos = files.special_tokens["bos"], files.tokenizer["add_bos"]
+    bos, add_bos = files.special_tokens.bos, files.tokenizer.add_bos
     return Pair(
         files,
         Tokenizer.open(out / "tokenizer.json", bos=bos, add_bos=add_bos),
@@ -80,7 +81,7 @@ def check(pair: Pair, texts: list[str] = TEXTS) -> None:
                 back = pair.theirs.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
                 assert pair.ours.decode(ids, skip_special=skip) == back
     named = {name: token for name, token in pair.theirs.special_tokens_map.items() if isinstance(token, str)}
-    assert {name: token for name, token in pair.files.tokenizer.items() if name != "add_bos"} == named
+    assert pair.files.tokenizer.names == named
 
 
 # --- tokenizer.model
@@ -369,7 +370,7 @@ def test_tokens_without_an_embedding_are_left_out(data_dir: Path, folder: Callab
     """Llama's class puts <s> in front; a vocabulary without it cannot say it, whatever the class takes for granted."""
     source = folder(data_dir / "tokenizers" / "smollm2" / "tokenizer.json")
     files, out = write(source, {"model_type": "llama", "vocab_size": 49152})
-    assert files.special_tokens == {"bos": None, "eos": [], "pad": None}
+    assert files.special_tokens == SpecialTokens(None, (), None)
     assert max(Tokenizer.open(out / "tokenizer.json").encode("<s> hi </s>")) < 49152
 
 
@@ -407,7 +408,9 @@ def test_special_ids(
     plain(tmp_path, {"pad_token": "<pad>"})
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    assert write(tmp_path, {"model_type": "llama", **config})[0].special_tokens == expected
+    assert write(tmp_path, {"model_type": "llama", **config})[0].special_tokens == SpecialTokens(
+        expected["bos"], tuple(expected["eos"]), expected["pad"]
+    )
 
 
 def configs(data_dir: Path) -> Iterator[Path]:
@@ -426,10 +429,10 @@ def test_real_configs_end_where_transformers_ends(data_dir: Path, tmp_path: Path
         special = write(plain(folder, {"bos_token": None, "eos_token": None}), config)[0].special_tokens
         eos = reference.eos_token_id
         if config.get("eos_token_id") is not None:
-            assert special["eos"] == (eos if isinstance(eos, list) else [eos]), source.name
+            assert list(special.eos) == (eos if isinstance(eos, list) else [eos]), source.name
         if config.get("bos_token_id") is not None:
-            assert special["bos"] == reference.bos_token_id, source.name
-        assert special["pad"] == config.get("pad_token_id"), source.name
+            assert special.bos == reference.bos_token_id, source.name
+        assert special.pad == config.get("pad_token_id"), source.name
 
 
 # --- templates

@@ -75,7 +75,7 @@ def ids_of(bundle: Bundle, checkpoint: Path) -> np.ndarray:
     """The ids in the checkpoint of a bundle's tokens."""
     full = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     small = Tokenizer.from_file(str(bundle.tokenizer_path))
-    found = [full.token_to_id(small.id_to_token(i)) for i in range(bundle.manifest["graph"]["vocab"])]
+    found = [full.token_to_id(small.id_to_token(i)) for i in range(bundle.manifest.graph.vocab)]
     return np.array(found)
 
 
@@ -85,7 +85,7 @@ def check_same_model(checkpoint: Path, folder: Path, text: Path, quant: str = "f
     whole = export(checkpoint, target, quant, output=folder / "whole", **options)
     trimmed = export(checkpoint, target, quant, output=folder / "trimmed", trim_vocab=text, **options)
     rows = ids_of(trimmed, checkpoint)
-    assert len(rows) < trimmed.manifest["vocabulary"]["of"] == VOCAB
+    assert len(rows) < trimmed.manifest.vocabulary.of == VOCAB
     assert len(rows) < Tokenizer.from_file(str(checkpoint / "tokenizer.json")).get_vocab_size() - 50
     assert (np.diff(rows) > 0).all()
     ids = np.random.default_rng(0).integers(0, len(rows), 40)
@@ -120,10 +120,8 @@ def test_recipes(
     """A row is rounded on its own, so those that stay are the same."""
     checkpoint = checkpoint_of(tie_word_embeddings=tied)
     trimmed = check_same_model(checkpoint, tmp_path, text, quant, target=target, card="none")
-    found = trimmed.manifest["vocabulary"]
-    saved = (
-        Bundle.open(tmp_path / "whole").files["model.onnx.data"]["bytes"] - trimmed.files["model.onnx.data"]["bytes"]
-    )
+    found = trimmed.manifest.to_dict()["vocabulary"]
+    saved = Bundle.open(tmp_path / "whole").files["model.onnx.data"].bytes - trimmed.files["model.onnx.data"].bytes
     assert abs(found["saved_bytes"] - saved) < 8192  # two tables begin on pages
 
 
@@ -138,8 +136,8 @@ def test_recipes(
 def test_the_road_through_optimum(checkpoint_of: Callable[..., Path], tmp_path: Path, text: Path, kind: str) -> None:
     pytest.importorskip("optimum.exporters.onnx")
     trimmed = check_same_model(checkpoint_of(kind, **KINDS.get(kind, {})), tmp_path, text, exporter="optimum")
-    assert trimmed.manifest["model"]["exporter"] == "optimum"
-    assert trimmed.manifest["vocabulary"]["saved_bytes"] > 0
+    assert trimmed.manifest.model.exporter == "optimum"
+    assert trimmed.manifest.vocabulary.saved_bytes > 0
 
 
 def test_an_adapter_that_changes_both_tables(checkpoint_of: Callable[..., Path], tmp_path: Path, text: Path) -> None:
@@ -147,7 +145,7 @@ def test_an_adapter_that_changes_both_tables(checkpoint_of: Callable[..., Path],
     shapes = {"model.embed_tokens": (VOCAB, 64), "lm_head": (64, VOCAB)}
     adapter = write_adapter(tmp_path / "adapter", shapes)
     trimmed = check_same_model(checkpoint, tmp_path, text, adapter=adapter)
-    assert not trimmed.manifest["graph"]["tied"]
+    assert not trimmed.manifest.graph.tied
 
 
 def test_a_head_that_is_quantised_already_keeps_its_codes(
@@ -186,8 +184,8 @@ def test_ids_are_new_everywhere(checkpoint_of: Callable[..., Path], tmp_path: Pa
     bundle = export(checkpoint, "x86-64", "fp32", output=tmp_path / "b", trim_vocab=text)
     small, _ = text_tools(bundle)
     new = {name: small.token_to_id(name) for name in ("<s>", "</s>", "<|end|>", "Ġlamp")}
-    assert new["<|end|>"] == bundle.manifest["vocabulary"]["tokens"] - 1 < end
-    assert bundle.manifest["special_tokens"] == {"bos": 1, "eos": [2, new["<|end|>"]], "pad": None}
+    assert new["<|end|>"] == bundle.manifest.vocabulary.tokens - 1 < end
+    assert bundle.manifest.to_dict()["special_tokens"] == {"bos": 1, "eos": [2, new["<|end|>"]], "pad": None}
     assert bundle.generation_config == {
         "suppress_tokens": [new["Ġlamp"]],
         "bad_words_ids": [[new["Ġlamp"]]],
@@ -199,7 +197,7 @@ def test_ids_are_new_everywhere(checkpoint_of: Callable[..., Path], tmp_path: Pa
         "eos_token_id": [2, new["<|end|>"]],
     }
     genai = json.loads((bundle.path / "genai_config.json").read_text())["model"]
-    assert (genai["eos_token_id"], genai["vocab_size"]) == ([2, new["<|end|>"]], bundle.manifest["graph"]["vocab"])
+    assert (genai["eos_token_id"], genai["vocab_size"]) == ([2, new["<|end|>"]], bundle.manifest.graph.vocab)
     settings = json.loads((bundle.path / "tokenizer_config.json").read_text())
     listed = {int(i): token["content"] for i, token in settings["added_tokens_decoder"].items()}
     assert {i: small.id_to_token(i) for i in listed} == listed
@@ -240,7 +238,9 @@ def test_the_same_input_gives_the_same_bytes(checkpoint_of: Callable[..., Path],
 
 def test_coverage(checkpoint_of: Callable[..., Path], tmp_path: Path, text: Path) -> None:
     checkpoint = checkpoint_of(template=None)
-    found = export(checkpoint, "x86-64", "fp32", output=tmp_path / "a", trim_vocab=text).manifest["vocabulary"]
+    found = export(checkpoint, "x86-64", "fp32", output=tmp_path / "a", trim_vocab=text).manifest.to_dict()[
+        "vocabulary"
+    ]
     full = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     ids = full.encode(TEXT * 5, add_special_tokens=False).ids
     assert found["of"] == VOCAB
@@ -254,7 +254,9 @@ def test_coverage(checkpoint_of: Callable[..., Path], tmp_path: Path, text: Path
     }
     once = tmp_path / "once.txt"
     once.write_text(TEXT, encoding="utf-8")
-    found = export(checkpoint, "x86-64", "fp32", output=tmp_path / "b", trim_vocab=once).manifest["vocabulary"]
+    found = export(checkpoint, "x86-64", "fp32", output=tmp_path / "b", trim_vocab=once).manifest.to_dict()[
+        "vocabulary"
+    ]
     ids = full.encode(TEXT, add_special_tokens=False).ids
     alone = sum(ids.count(i) == 1 for i in ids)
     assert found["coverage"]["expected_unseen"] == pytest.approx(alone / len(ids))
@@ -269,7 +271,7 @@ def test_a_language_and_texts_together(checkpoint_of: Callable[..., Path], tmp_p
         "both": [text, "en,de"],
         "all": ["Latn", "ru,ja", "Zsye"],
     }.items():
-        found = export(checkpoint, "x86-64", "fp32", output=tmp_path / name, trim_vocab=wanted).manifest
+        found = export(checkpoint, "x86-64", "fp32", output=tmp_path / name, trim_vocab=wanted).manifest.to_dict()
         sizes[name] = found["vocabulary"]["tokens"]
     assert sizes["text"] < sizes["en"] < sizes["both"] < sizes["all"]
     assert sizes["all"] == Tokenizer.from_file(str(checkpoint / "tokenizer.json")).get_vocab_size()
@@ -286,7 +288,7 @@ def test_a_folder_of_texts(checkpoint_of: Callable[..., Path], tmp_path: Path) -
         json.dumps({"messages": [{"role": "user", "content": OTHER}], "answer": "now"}), encoding="utf-8"
     )
     checkpoint = checkpoint_of()
-    found = export(checkpoint, "x86-64", "fp32", output=tmp_path / "b", trim_vocab=str(folder)).manifest
+    found = export(checkpoint, "x86-64", "fp32", output=tmp_path / "b", trim_vocab=str(folder)).manifest.to_dict()
     assert [t["name"] for t in found["vocabulary"]["texts"]] == ["a.txt", "b.jsonl"]
     full = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     used = {*full.encode(TEXT).ids, *full.encode(OTHER).ids}
@@ -305,7 +307,7 @@ def test_calibration_and_card_use_the_new_ids(checkpoint_of: Callable[..., Path]
         calibrate=file,
         card="builtin",  # conversations among it
     )
-    assert bundle.manifest["calibration"]["method"] == "gptq"
+    assert bundle.manifest.calibration.method == "gptq"
     assert bundle.quality is not None
     assert "outside_vocabulary" not in bundle.quality  # both have the same vocabulary
     assert 0 < bundle.quality["kld"]["mean"] < 1
@@ -329,7 +331,7 @@ def test_the_embedded_model_answers_alike(home: dict[str, Bundle]) -> None:
         for line in lines:
             expected, found = (lm.generate(line["messages"], max_tokens=120) for lm in (whole, trimmed))
             assert (found.text, found.finish_reason) == (expected.text, expected.finish_reason)
-    assert home["trimmed"].manifest["vocabulary"]["tokens"] < home["whole"].manifest["graph"]["vocab"]
+    assert home["trimmed"].manifest.vocabulary.tokens < home["whole"].manifest.graph.vocab
 
 
 def test_the_embedded_model_has_the_same_logits(home: dict[str, Bundle]) -> None:
@@ -357,7 +359,7 @@ def test_stories_go_on_alike(data_dir: Path, tmp_path: Path) -> None:
         export(data_dir / "stories260K", "x86-64", "fp32", output=tmp_path / name, trim_vocab=wanted)
         for name, wanted in (("whole", None), ("trimmed", [part]))
     )
-    found = trimmed.manifest["vocabulary"]
+    found = trimmed.manifest.to_dict()["vocabulary"]
     assert found["tokens"] < 512
     assert found["coverage"]["unchanged"] == 1.0
     with load(whole.path) as a, load(trimmed.path) as b:

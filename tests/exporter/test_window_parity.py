@@ -165,7 +165,7 @@ def test_int8_windows(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> N
 def test_memory(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(**{**COMMON, **SHAPES["gemma3"]})
     bundle, target = export(checkpoint, "x86-64", "fp32", output=tmp_path / "b"), load_target("x86-64")
-    manifest, token, capacity = bundle.manifest, 2 * 2 * 32 * 4, WINDOW + SLACK
+    manifest, token, capacity = bundle.manifest.to_dict(), 2 * 2 * 32 * 4, WINDOW + SLACK
     assert manifest["graph"]["windows"] == {
         str(n): {"window": WINDOW, "capacity": capacity, "bytes_per_token": token} for n in (0, 2)
     }
@@ -181,15 +181,15 @@ def test_memory(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     engine.forward(np.full(CONTEXT, 5))
     assert engine.cache_bytes == memory["kv_bytes"] + 2 * capacity * token
     assert of_bundle(bundle).memory["window_bytes"] == memory["window_bytes"]
-    heads = from_manifest(manifest).attention
+    heads = from_manifest(bundle.manifest).attention
     assert [(h.kv_bytes, h.window) for h in heads] == [(token, None), (token, WINDOW), (token, WINDOW)]
 
 
 def test_a_ceiling_counts_windows(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     bundle = export(tiny_checkpoint("mistral", **COMMON), "x86-64", "fp32", output=tmp_path / "b")
-    total = bundle.manifest["memory"]["total_bytes"]
+    total = bundle.manifest.memory.total_bytes
     assert Engine.load(bundle, max_memory_mb=total / 1e6).context == CONTEXT
-    less = total - bundle.manifest["memory"]["window_bytes"]
+    less = total - bundle.manifest.memory.window_bytes
     assert 64 <= Engine.load(bundle, max_memory_mb=(less + 2e5) / 1e6).context < WINDOW + SLACK
     with pytest.raises(DeviceError, match="too little"):
         Engine.load(bundle, max_memory_mb=less / 1e6)
@@ -197,6 +197,6 @@ def test_a_ceiling_counts_windows(tiny_checkpoint: Callable[..., Path], tmp_path
 
 def test_other_providers_keep_the_whole_context(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     bundle = export(tiny_checkpoint("mistral", **COMMON), "jetson-orin-nano", "int4", output=tmp_path / "b")
-    assert "windows" not in bundle.manifest["graph"]
-    assert bundle.manifest["memory"]["window_bytes"] == 0
-    assert bundle.manifest["memory"]["kv_bytes"] == 3 * 2 * 2 * 16 * 2 * CONTEXT
+    assert bundle.manifest.graph.windows is None
+    assert bundle.manifest.memory.window_bytes == 0
+    assert bundle.manifest.memory.kv_bytes == 3 * 2 * 2 * 16 * 2 * CONTEXT

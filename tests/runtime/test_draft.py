@@ -429,16 +429,16 @@ def test_a_model_with_states_takes_no_draft(
 
 
 def test_the_memory_of_the_draft_counts(tiny_bundle: Bundle, other_bundle: Bundle) -> None:
-    memory = [bundle.manifest["memory"] for bundle in (tiny_bundle, other_bundle)]
-    both = sum(m["total_bytes"] for m in memory) - memory[1]["runtime_bytes"]
+    memory = [bundle.manifest.memory for bundle in (tiny_bundle, other_bundle)]
+    both = sum(m.total_bytes for m in memory) - memory[1].runtime_bytes
     with edgelm.load(tiny_bundle.path, threads=1, draft=other_bundle.path, max_memory_mb=both / 1e6) as lm:
         assert lm.context == 128
         assert lm.draft is not None
         assert lm.draft.engine.context == 128
         assert lm.generate("hello", max_tokens=20).tokens
-    half = both - sum(m["kv_bytes"] for m in memory) / 2
+    half = both - sum(m.kv_bytes for m in memory) / 2
     with edgelm.load(tiny_bundle.path, threads=1, draft=other_bundle.path, max_memory_mb=half / 1e6) as lm:
         assert lm.context == lm.draft.engine.context == 64  # type: ignore[union-attr]
-    too_little = both - sum(m["kv_bytes"] for m in memory)
+    too_little = both - sum(m.kv_bytes for m in memory)
     with pytest.raises(DeviceError, match="this bundle with its draft needs"):
         edgelm.load(tiny_bundle.path, threads=1, draft=other_bundle.path, max_memory_mb=too_little / 1e6)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_the_cache_grows_by_doubling_and_not_before(tiny_checkpoint: Callable[..
     assert engine.cache_bytes == 0
     for count in (1, 255, 1, 300, 700, 743):
         engine.forward(np.full(count, 5))
-        sizes.append(engine.cache_bytes // bundle.manifest["memory"]["kv_bytes_per_token"])
+        sizes.append(engine.cache_bytes // bundle.manifest.memory.kv_bytes_per_token)
     assert sizes == [256, 256, 512, 1024, 2000, 2000]  # the last one is the context itself
 
 
@@ -132,14 +133,14 @@ def test_a_closed_engine_says_so(tiny_bundle: Bundle) -> None:
 
 def test_threads(tiny_bundle: Bundle) -> None:
     cores = len(os.sched_getaffinity(0))
-    assert Engine.load(tiny_bundle).threads <= min(cores, tiny_bundle.manifest["threads"]["decode"])
+    assert Engine.load(tiny_bundle).threads <= min(cores, tiny_bundle.manifest.threads.decode)
     assert Engine.load(tiny_bundle, threads=3).threads == 3
     with pytest.raises(OptionError, match="threads"):
         Engine.load(tiny_bundle, threads=0)
 
 
 def test_a_ceiling_on_memory_shrinks_the_context(tiny_bundle: Bundle, ids: np.ndarray) -> None:
-    memory = tiny_bundle.manifest["memory"]
+    memory = tiny_bundle.manifest.to_dict()["memory"]
     fixed, per_token = memory["total_bytes"] - memory["kv_bytes"], memory["kv_bytes_per_token"]
     assert Engine.load(tiny_bundle, max_memory_mb=1e6).context == 128
     engine = Engine.load(tiny_bundle, max_memory_mb=(fixed + 100.5 * per_token) / 1e6)
@@ -178,7 +179,7 @@ def test_a_graph_that_cannot_be_loaded_is_one_line(tiny_bundle: Bundle, tmp_path
 
 def test_a_missing_provider_falls_back_to_the_cpu_and_says_so(tiny_bundle: Bundle) -> None:
     with pytest.warns(RuntimeWarning, match="no cuda provider: running on the CPU"):
-        engine = Engine.load(Bundle(tiny_bundle.path, {**tiny_bundle.manifest, "provider": "cuda"}))
+        engine = Engine.load(Bundle(tiny_bundle.path, replace(tiny_bundle.manifest, provider="cuda")))
     assert engine.provider == "CPUExecutionProvider"
 
 
@@ -187,7 +188,7 @@ def test_a_half_precision_target_runs_on_the_cpu(tiny_checkpoint: Callable[..., 
     checkpoint, ids = tiny_checkpoint(), np.random.default_rng(0).integers(3, 300, 50)
     exact = Engine.load(export(checkpoint, "x86-64", "fp32", output=tmp_path / "a")).forward(ids, 50)
     bundle = export(checkpoint, "jetson-orin-nano", "int8", output=tmp_path / "b")
-    assert bundle.manifest["graph"]["activations"] == "float16"
+    assert bundle.manifest.graph.activations == "float16"
     with pytest.warns(RuntimeWarning, match="cuda"):
         engine = Engine.load(bundle)
     half = engine.forward(ids, 50)

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from manifests import manifest
 
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, EdgeLMWarning
@@ -29,13 +31,19 @@ def core(name: str, *features: str) -> CpuInfo:
 
 A72 = core("Raspberry Pi 4 Model B", "fp", "asimd", "crc32")
 A710 = core("phone", "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16")
-NBITS, PER_CHANNEL = ({"body": {"op": op, "bits": 8}} for op in ("MatMulNBits", "DynamicQuantizeMatMul"))
-FOUR_BITS = {"body": {"op": "MatMulNBits", "bits": 4, "block": 32}}
+
+
+def recipe_of(op: str, bits: int, block: int | None = None) -> dict[str, Any]:
+    return {role: {"op": op, "bits": bits, "block": block} for role in ("body", "head")}
+
+
+NBITS, PER_CHANNEL = recipe_of("MatMulNBits", 8), recipe_of("DynamicQuantizeMatMul", 8)
+FOUR_BITS = recipe_of("MatMulNBits", 4, 32)
 
 
 def test_a_recipe_that_falls_back_is_warned_of_once(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "read_cpu", lambda: A72)
-    bundle = Bundle(tiny_bundle.path, {**tiny_bundle.manifest, "recipe": NBITS})
+    bundle = replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, recipe=manifest(recipe=NBITS).recipe))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         Engine.load(bundle)
@@ -54,12 +62,12 @@ def test_a_recipe_that_falls_back_is_warned_of_once(tiny_bundle: Bundle, monkeyp
         (A710, NBITS, "cpu", None),
         (A710, PER_CHANNEL, "cpu", None),
         (A72, NBITS, "cuda", None),
-        (A72, {"body": {"op": "MatMul", "bits": 32}}, "cpu", None),
+        (A72, recipe_of("MatMul", 32), "cpu", None),
         (read_cpu(), NBITS, "cpu", None),
     ],
 )
 def test_which_recipes_fall_back(cpu: CpuInfo, recipe: dict[str, Any], provider: str, slow: str | None) -> None:
-    found = find_fallback({"recipe": recipe, "provider": provider, "quant": "int8"}, cpu)
+    found = find_fallback(manifest(recipe=recipe, provider=provider, quant="int8"), cpu)
     assert (found is None) == (slow is None)
     assert found is None or slow in found.detail
 
@@ -67,9 +75,9 @@ def test_which_recipes_fall_back(cpu: CpuInfo, recipe: dict[str, Any], provider:
 def test_the_command_line_warns_in_one_line(tiny_bundle: Bundle) -> None:
     """On this machine CUDA is missing: one line on stderr, the answer on stdout, exit code 0."""
     code = (
-        "import sys, edgelm.bundle.reader as b\n"
+        "import dataclasses, sys, edgelm.bundle.reader as b\n"
         "read = b._read_manifest\n"
-        "b._read_manifest = lambda folder: {**read(folder), 'provider': 'cuda'}\n"
+        "b._read_manifest = lambda folder: dataclasses.replace(read(folder), provider='cuda')\n"
         "from edgelm.cli import main\n"
         f"sys.exit(main(['run', {str(tiny_bundle.path)!r}, '-p', 'hi', '--max-tokens', '2']))\n"
     )
@@ -99,7 +107,7 @@ def test_a_provider_whose_library_does_not_load(tiny_bundle: Bundle, monkeypatch
     """Then onnxruntime makes the session on the CPU and says nothing."""
     Providers(monkeypatch, lambda session, _: session)
     with pytest.warns(EdgeLMWarning, match="provider's libraries cannot be loaded: running on the CPU") as caught:
-        engine = Engine.load(Bundle(tiny_bundle.path, {**tiny_bundle.manifest, "provider": "cuda"}))
+        engine = Engine.load(Bundle(tiny_bundle.path, replace(tiny_bundle.manifest, provider="cuda")))
     assert (engine.provider, len(caught)) == ("CPUExecutionProvider", 1)
     assert engine.forward([5]).shape == (1, engine.vocab_size)
 
@@ -111,7 +119,7 @@ def test_a_provider_that_fails(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPa
 
     fake = Providers(monkeypatch, fail)
     with pytest.warns(EdgeLMWarning, match=r"the cuda provider failed \(.*\): running on the CPU") as caught:
-        engine = Engine.load(Bundle(tiny_bundle.path, {**tiny_bundle.manifest, "provider": "cuda"}))
+        engine = Engine.load(Bundle(tiny_bundle.path, replace(tiny_bundle.manifest, provider="cuda")))
     assert "\n" not in str(caught[0].message)
     assert fake.asked[-1] == ["CPUExecutionProvider"]
     assert engine.provider == "CPUExecutionProvider"
@@ -120,7 +128,7 @@ def test_a_provider_that_fails(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPa
 def test_where_the_cpu_fails_too_it_is_an_error(tiny_bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(BundleError, match="cannot be loaded"):
-        Engine.load(Bundle(tmp_path, {**tiny_bundle.manifest, "provider": "cuda"}))
+        Engine.load(Bundle(tmp_path, replace(tiny_bundle.manifest, provider="cuda")))
 
 
 @pytest.mark.parametrize("quant", ["int4", "int8", "fp16"])
@@ -134,8 +142,8 @@ def test_the_jetsons_graph_agrees_with_transformers(
     transformers = pytest.importorskip("transformers")
     checkpoint, ids = tiny_checkpoint(initializer_range=0.1), np.random.default_rng(0).integers(3, 300, 60)
     bundle = export(checkpoint, "jetson-orin-nano", quant, output=tmp_path / "b")
-    assert bundle.manifest["graph"]["activations"] == "float16"
-    assert bundle.manifest["recipe"]["kv"]["bits"] == 16
+    assert bundle.manifest.graph.activations == "float16"
+    assert bundle.manifest.recipe.kv.spec.bits == 16
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     if quant != "fp16":
         _round(model, quant)

@@ -16,6 +16,7 @@ import tokenizers
 from fake_engine import FakeEngine, greedy, logits_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest
 from tokenizers import decoders, models, pre_tokenizers
 
 import edgelm.runtime.lm as lm_module
@@ -51,7 +52,7 @@ def make_lm(
     bos: int | None = BOS,
     config: GenerationConfig | None = None,
 ) -> LM:
-    bundle: Any = SimpleNamespace(manifest={"special_tokens": {"bos": bos, "eos": list(eos), "pad": None}})
+    bundle: Any = SimpleNamespace(manifest=manifest(special_tokens={"bos": bos, "eos": list(eos), "pad": None}))
     return LM(
         engine or FakeEngine(),  # type: ignore[arg-type]
         Tokenizer(byte_tokenizer(), bos=bos, add_bos=bos is not None),
@@ -484,16 +485,6 @@ def bundle_folder(tmp_path: Path) -> Callable[..., Path]:
         from edgelm.bundle.reader import GENERATION, MODEL, TEMPLATE, TOKENIZER
         from edgelm.bundle.writer import writing
 
-        manifest = {
-            "model": {"id": "m"},
-            "target": {},
-            "quant": "int4",
-            "recipe": {},
-            "context": 64,
-            "special_tokens": {"bos": BOS, "eos": [EOS], "pad": None},
-            "tokenizer": {"add_bos": True, "bos_token": "<s>", "eos_token": "</s>"},
-            "graph": {},
-        }
         with writing(tmp_path / "bundle") as writer:
             byte_tokenizer().save(str(writer.path(TOKENIZER)))
             writer.write_text(MODEL, "")
@@ -501,7 +492,7 @@ def bundle_folder(tmp_path: Path) -> Callable[..., Path]:
                 writer.write_text(TEMPLATE, template)
             if generation is not None:
                 writer.write_json(GENERATION, generation)
-            return writer.commit(manifest).path
+            return writer.commit(manifest(special_tokens={"bos": BOS, "eos": [EOS], "pad": None})).path
 
     return make
 

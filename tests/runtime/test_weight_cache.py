@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import edgelm
+from edgelm.bundle.manifest import Threads
 from edgelm.bundle.reader import DATA, PREFILL_DATA, Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
@@ -276,13 +277,13 @@ def test_a_graph_that_packs_nothing_leaves_a_note(
 
 @pytest.mark.parametrize("cause", ["small", "cuda", "unfinished"])
 def test_bundles_it_is_not_for(bundle: Bundle, cache: WeightCache, monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
-    manifest: dict[str, Any] = dict(bundle.manifest)
+    manifest = bundle.manifest
     if cause == "small":
         monkeypatch.setattr(weightcache, "SMALLEST", 1 << 30)
     elif cause == "cuda":
-        manifest["provider"] = "cuda"
+        manifest = replace(manifest, provider="cuda")
     else:
-        manifest["files"] = {name: {**entry, "sha256": ""} for name, entry in bundle.files.items()}
+        manifest = replace(manifest, files={n: replace(entry, sha256="") for n, entry in bundle.files.items()})
     assert not weightcache.worth(Bundle(bundle.path, manifest))
 
 
@@ -441,14 +442,14 @@ def test_the_library_uses_it_unless_told_otherwise(
         assert lm.engine.prefill_threads == 2
         assert lm.generate("Hello", max_tokens=8, temperature=0).tokens == expected
     facts = json.loads((lm.engine.packed / "entry.json").read_text())
-    assert facts["model"] == bundle.manifest["model"]["id"]
+    assert facts["model"] == bundle.manifest.model.id
 
 
 def test_prefill_threads(bundle: Bundle) -> None:
     assert Engine.load(bundle, threads=1).prefill_threads == 1
     with pytest.raises(OptionError, match="prefill_threads must be at least 1, not 0"):
         Engine.load(bundle, prefill_threads=0)
-    wide = Bundle(bundle.path, {**bundle.manifest, "threads": {"decode": 1, "prefill": 2}})
+    wide = replace(bundle, manifest=replace(bundle.manifest, threads=Threads(1, 2)))
     engine = Engine.load(wide, weight_cache=False)  # not at the price of packing the weights twice
     assert (engine.threads, engine.prefill_threads) == (1, 1)
 
@@ -456,7 +457,7 @@ def test_prefill_threads(bundle: Bundle) -> None:
 def test_a_target_may_want_more_threads_for_prompts(bundle: Bundle, cache: WeightCache) -> None:
     if len({min(core.siblings) for core in read_cpu().cores}) < 2:
         pytest.skip("one core")
-    wide = Bundle(bundle.path, {**bundle.manifest, "threads": {"decode": 1, "prefill": 2}})
+    wide = replace(bundle, manifest=replace(bundle.manifest, threads=Threads(1, 2)))
     engine = Engine.load(wide, weight_cache=cache)
     assert (engine.threads, engine.prefill_threads) == (1, 2)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgelm.bundle.format_spec import FormatSpec
 from edgelm.errors import OptionError
 from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks
 from edgelm.sweep.candidates import candidates, chosen
-from edgelm.target.format_spec import FormatSpec
 from edgelm.target.target import load_target
 
 INT4 = [f"int4-b{block}-{method}" for block in (32, 64, 128) for method in ("nearest", "search", "gptq")]

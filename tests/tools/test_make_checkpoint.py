@@ -43,7 +43,7 @@ def test_it_exports_and_is_the_same_every_time(make_checkpoint: ModuleType, tmp_
     first, second = (make_checkpoint.make(str(tmp_path / "config.json"), tmp_path / name) for name in ("a", "b"))
     name = "model.safetensors"
     assert (first / name).read_bytes() == (second / name).read_bytes()
-    assert export(first, "rpi5", "int4", output=tmp_path / "bundle").manifest["graph"]["tied"]
+    assert export(first, "rpi5", "int4", output=tmp_path / "bundle").manifest.graph.tied
 
 
 def test_every_preset_is_described(make_checkpoint: ModuleType) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.origins import Calibration
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.calibration.kvscales import KVRanges
@@ -94,7 +95,7 @@ class Prepared:
 
     reader: WeightReader
     calibrated: Calibrated | None = None
-    facts: dict[str, Any] | None = None
+    facts: Calibration | None = None
     kv: KVRanges | None = None
 
 

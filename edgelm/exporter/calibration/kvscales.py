@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.origins import KVCalibration
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.graph.attention import KVScales, rope_tables
 from edgelm.exporter.graph.decoder_graph import Formats
@@ -43,7 +43,7 @@ class KVRanges:
     """
 
     scales: dict[str, KVScales]
-    facts: dict[str, Any]
+    facts: KVCalibration
 
 
 def find_scales(

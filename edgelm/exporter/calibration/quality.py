@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.bundle.reader import TOKENIZER
+from edgelm.bundle import origins
+from edgelm.bundle.manifest import Graph, Manifest
+from edgelm.bundle.origins import KVCalibration, Text
+from edgelm.bundle.reader import TEMPLATE, TOKENIZER
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
@@ -29,7 +32,7 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import GraphPlan
 from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.machine.host import read_memory
-from edgelm.runtime.text.prompt import text_tools
+from edgelm.runtime.text.prompt import open_text
 from edgelm.target.target import RecipeSpec
 
 TOKENS = 16384  # of calibration text at most: more finds hardly better codes, and takes longer
@@ -101,8 +104,9 @@ class Calibration:
         Raises:
             OptionError: it is shorter than a chunk.
         """
-        facts = {"tokenizer": self.text.tokenizer, "special_tokens": self.text.special_tokens}
-        tokenizer, template = text_tools(self.writer.draft(facts))
+        path, text = self.writer.path(TEMPLATE), self.text
+        source = path.read_text(encoding="utf-8") if path.exists() else None
+        tokenizer, template = open_text(self.writer.path(TOKENIZER), source, text.tokenizer, text.special_tokens)
         ids = [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
         chunks = spread_chunks(ids, chunk, most, starting_token(tokenizer))
         enough = min(_FEW, most)
@@ -142,24 +146,26 @@ def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) ->
         return
     passages = load_passages(calibration.wanted, "calibration")
     chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), TOKENS)
-    facts: dict[str, Any] = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
-    _tell_memory("calibration", calibrate.memory(decoder, facts["tokens"]), progress)
+    on, tokens = Text(passages.name, passages.sha256), sum(map(len, chunks))
+    _tell_memory("calibration", calibrate.memory(decoder, tokens), progress)
     with calibration.folder("calibrating") as folder:
-        smoothed: dict[str, Any] = {}
+        smoothed: int | None = None
         if smooths:
             even = smooth.smooth(reader, decoder, formats, chunks, Path(folder), progress)
             reader = WeightReader(reader.checkpoint, even.smoothing)
             if not rounds:
-                yield calibrate.Prepared(reader, None, {"method": "smoothquant", "matrices": len(even.after), **facts})
+                done = origins.Calibration(method="smoothquant", matrices=len(even.after), text=on, tokens=tokens)
+                yield calibrate.Prepared(reader, None, done)
                 return
-            smoothed = {"smoothed": len(even.after)}
+            smoothed = len(even.after)
         found = calibrate.calibrate(reader, decoder, formats, chunks, Path(folder), progress)
         if found.left:
             more = f" and {len(found.left) - 1} more" if len(found.left) > 1 else ""
             progress.say(f"the text says nothing about {found.left[0]}{more}: scales searched without data instead")
-        yield calibrate.Prepared(
-            reader, found, {"method": "gptq", "matrices": len(found.matrices), **smoothed, **facts}
+        done = origins.Calibration(
+            method="gptq", matrices=len(found.matrices), smoothed=smoothed, text=on, tokens=tokens
         )
+        yield calibrate.Prepared(reader, found, done)
 
 
 def with_kv_scales(plan: GraphPlan, weights: calibrate.Prepared, calibration: Calibration) -> calibrate.Prepared:
@@ -179,7 +185,7 @@ def with_kv_scales(plan: GraphPlan, weights: calibrate.Prepared, calibration: Ca
         scales = kvscales.find_scales(
             weights.reader, decoder, plan.formats, chunks, plan.context, Path(folder), progress
         )
-    facts = {"text": passages.facts(), "tokens": sum(map(len, chunks))}
+    facts = KVCalibration(Text(passages.name, passages.sha256), sum(map(len, chunks)))
     return replace(weights, kv=kvscales.KVRanges(scales, facts))
 
 
@@ -190,13 +196,13 @@ def _tell_memory(what: str, needed: int, progress: Progress) -> None:
         progress.say(f"{what} takes about {needed / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are free")
 
 
-Card = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], dict[str, Any]]
+Card = Callable[[Manifest, Mapping[str, Mapping[str, Any]]], dict[str, Any]]
 """(the manifest of an unfinished bundle, the errors of its matrices) → its quality card."""
 
 
 @contextmanager
 def measuring(
-    wanted: str, write_base: Callable[[BundleWriter], Mapping[str, Any]], writer: BundleWriter, progress: Progress
+    wanted: str, write_base: Callable[[BundleWriter], Graph], writer: BundleWriter, progress: Progress
 ) -> Iterator[Card]:
     """What measures an unfinished bundle, as often as it is written, on the text `wanted`.
 
@@ -204,7 +210,7 @@ def measuring(
 
     Args:
         wanted: the text.
-        write_base: writes the model in fp32; what differs of its manifest.
+        write_base: writes the model in fp32; the entry of its graph.
         writer: of the bundle.
         progress: is called with every chunk.
     """
@@ -213,18 +219,18 @@ def measuring(
     passages = load_passages(wanted, "evaluation")
     with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.base-", dir=writer.output.parent) as folder:
         aside = BundleWriter(Path(folder), Path(folder))
-        differs: Mapping[str, Any] = {}
+        graph: Graph | None = None
 
-        def card(facts: Mapping[str, Any], errors: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-            nonlocal differs
-            if not differs:
+        def card(facts: Manifest, errors: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+            nonlocal graph
+            if graph is None:
                 shutil.copyfile(writer.path(TOKENIZER), aside.path(TOKENIZER))
-                differs = write_base(aside)
-            here = {**facts, "provider": "cpu"}  # this is not the target
-            base, bundle = aside.draft({**here, **differs}), writer.draft(here)
+                graph = write_base(aside)
+            here = replace(facts, provider="cpu")  # this is not the target
+            base, bundle = aside.draft(replace(here, graph=graph)), writer.draft(here)
             found = compare(base, bundle, passages, chunks=CARD_CHUNKS, on_chunk=_told(progress))
             progress.finish()
-            return quality_card(facts, {"id": facts["model"]["id"], "quant": "fp32"}, passages, found, errors)
+            return quality_card(facts, {"id": facts.model.id, "quant": "fp32"}, passages, found, errors)
 
         yield card
 

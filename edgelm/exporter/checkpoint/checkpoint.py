@@ -6,10 +6,10 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.origins import Quantized
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint import claims, lora
 from edgelm.exporter.checkpoint.config import Config, read_json
@@ -77,11 +77,11 @@ class Checkpoint:
         self._tensors = {**plain} if self.scheme is None else {**stand_ins(self.scheme, plain)}
 
     @property
-    def quantized(self) -> dict[str, Any] | None:
+    def quantized(self) -> Quantized | None:
         """How its weights are quantised already, for a manifest; None for plain floats."""
         if self.gguf is not None:
             return self.gguf.facts
-        return None if self.scheme is None else self.scheme.to_dict()
+        return None if self.scheme is None else self.scheme.facts
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors

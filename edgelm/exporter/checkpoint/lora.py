@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.origins import MergedAdapter
 from edgelm.bundle.reader import sha256
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.claims import tables_tied, with_tables
@@ -158,16 +158,16 @@ class Adapter:
         tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in table.items()}
         return cls(path, id or path.resolve().name, revision, config, tensors)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> MergedAdapter:
         """What the manifest says about it."""
-        return {
-            "id": self.id,
-            "revision": self.revision,
-            "rank": self.config.integer("r"),
-            "alpha": self.config.number("lora_alpha"),
-            "rank_stabilised": self.config.flag("use_rslora"),
-            "sources": {name: sha256(self.path / name) for name in (CONFIG, WEIGHTS)},
-        }
+        return MergedAdapter(
+            id=self.id,
+            revision=self.revision,
+            rank=self.config.integer("r"),
+            alpha=self.config.number("lora_alpha"),
+            rank_stabilised=self.config.flag("use_rslora"),
+            sources={name: sha256(self.path / name) for name in (CONFIG, WEIGHTS)},
+        )
 
     def merge(
         self, tensors: Mapping[str, Readable], config: Config, key: Callable[[str], str | None]

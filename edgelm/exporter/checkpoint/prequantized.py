@@ -17,10 +17,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.origins import Quantized
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.tensors import RowRange, Tensor
@@ -69,6 +69,11 @@ class Scheme:
         """Columns that share a scale, in rows of `k`."""
         return self.group if self.group > 0 else k
 
+    @property
+    def facts(self) -> Quantized:
+        """For a manifest."""
+        return Quantized(method=self.method, bits=self.bits, group_size=self.group)
+
     def block(self, k: int) -> int | None:
         """Columns of a block in rows of `k`, the largest power of two that divides a group, as far as an operator knows it;
         None where the row is not of whole groups, or such a block is smaller than any that is known.
@@ -76,10 +81,6 @@ class Scheme:
         group = self.columns(k)
         block = min(BLOCKS[-1], group & -group)
         return block if block >= BLOCKS[0] and k % group == 0 else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a manifest."""
-        return {"method": self.method, "bits": self.bits, "group_size": self.group}
 
 
 def read_scheme(config: Config) -> Scheme | None:

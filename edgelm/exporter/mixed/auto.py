@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle import origins
+from edgelm.bundle.manifest import Manifest
+from edgelm.bundle.origins import Mixed, Text
 from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.errors import ExportError, UnsupportedModelError
 from edgelm.evaluate.passages import load_passages
@@ -26,7 +29,7 @@ from edgelm.target.target import RecipeSpec, Target
 
 _CARD, _CARD_MATRIX = 4096, 256  # bytes of quality.json at most, and of a matrix in it
 
-Written = tuple[dict[str, Any], dict[str, Any] | None]
+Written = tuple[Manifest, dict[str, Any] | None]
 """The manifest of a bundle, and its quality card where it was measured."""
 
 
@@ -76,7 +79,7 @@ def export(
     checkpoint: Checkpoint,
     calibration: Calibration,
     budget: Budget,
-    write: Callable[[Target, dict[str, Any]], Written],
+    write: Callable[[Target, Mixed], Written],
     *,
     card: bool,
     choices: Choices = AS_IT_IS,
@@ -88,7 +91,7 @@ def export(
         checkpoint: of the weights.
         calibration: its text is what matrices are measured on.
         budget: see `recipes.search`. Floats are on offer only where KLD is limited: by size alone they would fill it up.
-        write: writes the target's recipe `AUTO`, with facts for the manifest.
+        write: writes the target's recipe `AUTO`, with how it was chosen, for the manifest.
         card: whether the bundle gets a quality card.
         choices: made whatever the recipe.
 
@@ -107,8 +110,9 @@ def export(
 
     def attempt(point: int) -> Attempt:
         nonlocal done
-        facts = {**measured.facts, "budget": budget.facts(), "sensitivity": candidates.sensitivity(point)}
-        done = write(with_recipe(target, AUTO, candidates.recipe(point)), {"mixed": facts})
+        limits = origins.Budget(budget.size, budget.kld)
+        chosen = Mixed(measured.text, measured.tokens, limits, candidates.sensitivity(point))
+        done = write(with_recipe(target, AUTO, candidates.recipe(point)), chosen)
         found = done[1]
         return Attempt(point, _size(folder), None if found is None else float(found["kld"]["mean"]))
 
@@ -120,16 +124,17 @@ def export(
 def graph_size(plan: GraphPlan, reader: WeightReader, text: TextFiles) -> int:
     """Bytes of all that a native graph brings into a bundle, exactly; no matrix is read, and nothing is written."""
     facts = native.graph_facts(plan)
-    places = places_size(plan.decoder, facts["activations"]) if plan.lora_ready else 0
+    places = places_size(plan.decoder, facts.activations) if plan.lora_ready else 0
     return native.weigh(plan, reader) + places + len(json_text(genai.config(plan, facts, text)).encode())
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """The recipes there are, by what each matrix loses in its formats; and on what text, for the manifest."""
+    """The recipes there are, by what each matrix loses in its formats; and on how many tokens of what text."""
 
     candidates: Candidates
-    facts: dict[str, Any]
+    text: Text
+    tokens: int
 
 
 def _measure(plan: GraphPlan, checkpoint: Checkpoint, calibration: Calibration, budget: Budget) -> _Measured:
@@ -144,7 +149,7 @@ def _measure(plan: GraphPlan, checkpoint: Checkpoint, calibration: Calibration, 
         losses = sensitivity.measure(
             WeightReader(checkpoint), decoder, offer, chunks, Path(folder), calibration.progress
         )
-    return _Measured(Candidates(decoder, target, offer, losses), {"text": passages.facts(), "tokens": tokens})
+    return _Measured(Candidates(decoder, target, offer, losses), Text(passages.name, passages.sha256), tokens)
 
 
 def _size(folder: Path) -> int:

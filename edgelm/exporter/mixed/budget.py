@@ -37,11 +37,6 @@ class Budget:
             raise OptionError(f"--max-kld must be above 0, not {kld:g}")
         return cls(None if size is None else _bytes(str(size)), kld)
 
-    def facts(self) -> dict[str, int | float]:
-        """The limits there are, for the manifest."""
-        limits = {"max_size": self.size, "max_kld": self.kld}
-        return {name: limit for name, limit in limits.items() if limit is not None}
-
     def check_size(self, plan: Plan, quant: str, context: int) -> None:
         """Before any work.
 

@@ -9,7 +9,6 @@ there, so that the same model, target and text give the same bundle, byte by byt
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from edgelm.bundle.json_table import JsonTable, read_json
+from edgelm.bundle.origins import Mixed, Text
 from edgelm.bundle.reader import MANIFEST
 from edgelm.errors import ExportError
 from edgelm.evaluate.passages import BUILTIN, load_passages
@@ -39,16 +40,17 @@ class Replay:
         quant: what the recipe is called.
         spec: the formats.
         shapes: of the matrices [n, k], where the file has them.
-        calibration, kv_calibration, mixed: as in the manifest, or None.
+        calibrated, kv_calibrated: on which text matrices were rounded, and the scales of keys and values found; or None.
+        mixed: how the formats were chosen, as in the manifest, or None.
     """
 
     path: Path
     quant: str
     spec: RecipeSpec
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    calibration: Mapping[str, Any] | None = None
-    kv_calibration: Mapping[str, Any] | None = None
-    mixed: Mapping[str, Any] | None = None
+    calibrated: Text | None = None
+    kv_calibrated: Text | None = None
+    mixed: Mixed | None = None
 
     def slow(self, target: Target) -> list[str]:
         """Operators of its matrices that fall back to slow kernels on a target's core, sorted."""
@@ -90,13 +92,12 @@ class Replay:
         Raises:
             ExportError: that text is a file, which has to be given.
         """
-        texts = [facts.get("text") for facts in (self.calibration, self.kv_calibration) if facts is not None]
-        known = texts[0] if texts else None
-        if not isinstance(known, Mapping):
+        known = self.calibrated or self.kv_calibrated
+        if known is None:
             return wanted
-        name, digest = str(known.get("name")), str(known.get("sha256"))
+        name, digest = known.name, known.sha256
         own = name == BUILTIN and load_passages(BUILTIN, "calibration").sha256 == digest
-        if self.calibration is None and own:  # scales of an int8 KV cache are found on it without being asked
+        if self.calibrated is None and own:  # scales of an int8 KV cache are found on it without being asked
             return wanted
         if wanted is None:
             if not own:
@@ -118,7 +119,8 @@ def read_replay(path: str | os.PathLike[str]) -> Replay:
     """
     place = Path(path)
     file = place / MANIFEST if place.is_dir() else place
-    top = _Part(file, "", _read(file))
+    data = read_json(file, error=ExportError, hint=_HINT)
+    top, table = _Part(file, "", data), JsonTable(file, data, error=ExportError, hint=_HINT)
     recipe = top.part("recipe")
     body, head, embedding, kv = (recipe.format(role, role) for role in ROLES)
     quant = top.data.get("quant", "recipe")
@@ -139,23 +141,16 @@ def read_replay(path: str | os.PathLike[str]) -> Replay:
             prefill=prefill,
         ),
         shapes,
-        *(
-            value if isinstance(value := top.data.get(key), dict) else None
-            for key in ("calibration", "kv_calibration", "mixed")
-        ),
+        calibrated=_text(table, "calibration"),
+        kv_calibrated=_text(table, "kv_calibration"),
+        mixed=Mixed.read(table.table("mixed")) if table.has("mixed") else None,
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ExportError(f"recipe {file} cannot be read: {error.strerror}", hint=_HINT) from None
-    except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError, too
-        raise ExportError(f"recipe {file} is not valid JSON: {error}", hint=_HINT) from None
-    if not isinstance(value, dict):
-        raise ExportError(f"recipe {file} holds {type(value).__name__}, expected a JSON object", hint=_HINT)
-    return value
+def _text(table: JsonTable, key: str) -> Text | None:
+    """What is said under `key` to have been measured on."""
+    facts = table.table(key) if table.has(key) else None
+    return None if facts is None or not facts.has("text") else Text.read(facts.table("text"))
 
 
 @dataclass(frozen=True)

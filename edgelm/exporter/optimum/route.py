@@ -93,7 +93,7 @@ def write_graph(
             found = surgery.rewrite(trace, writer.path(MODEL), data, spec, checkpoint.path, progress)
     return GraphResult(
         graph=found.graph,
-        recipe={**found.recipe, "kv": {"op": "none", "bits": 32}},
+        recipe=found.recipe,
         parameters=parameters,
         weight_bytes_per_token=found.weight_bytes,
         kv_bytes_per_token=found.kv_bytes,

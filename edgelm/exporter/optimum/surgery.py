@@ -15,6 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from edgelm.bundle.format_spec import FormatSpec, Recipe
+from edgelm.bundle.manifest import Graph
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter import recipe
 from edgelm.exporter.formats.format import Format, Matrix
@@ -51,8 +53,8 @@ class Rewritten:
         kv_bytes: kept for every token of context.
     """
 
-    graph: dict[str, Any]
-    recipe: dict[str, dict[str, Any]]
+    graph: Graph
+    recipe: Recipe
     weight_bytes: int
     kv_bytes: int
 
@@ -82,17 +84,17 @@ def rewrite(trace: Path, model: Path, data: DataFile, spec: RecipeSpec, source: 
     _save(graph, model)
     heads, head_dim = next(iter(cache.values()))
     return Rewritten(
-        graph={
-            "cache": "growing",
-            "layers": len(cache) // 2,
-            "kv_heads": heads,
-            "head_dim": head_dim,
-            "hidden": head.weight.k if head is not None else lookups[0].weight.k,
-            "vocab": vocab,
-            "activations": "float32",
-            "tied": surgery.tied,
-        },
-        recipe=recipe.used(surgery.formats, surgery.tied),
+        graph=Graph(
+            cache="growing",
+            layers=len(cache) // 2,
+            kv_heads=heads,
+            head_dim=head_dim,
+            hidden=head.weight.k if head is not None else lookups[0].weight.k,
+            vocab=vocab,
+            activations="float32",
+            tied=surgery.tied,
+        ),
+        recipe=recipe.used(surgery.formats, surgery.tied, FormatSpec("none", 32)),
         weight_bytes=surgery.bytes_read,
         kv_bytes=sum(4 * h * d for h, d in cache.values()),
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
+from edgelm.bundle.manifest import Memory
 from edgelm.exporter import recipe
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
@@ -45,46 +46,6 @@ _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "multi_query_group_num")
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
-
-
-@dataclass(frozen=True)
-class DeviceMemory:
-    """What a device needs with the context full, in bytes.
-
-    Attributes:
-        weights_bytes: weights read for every token, as the file holds them.
-        packed_bytes: the same as onnxruntime lays them out; the file's bytes are released.
-        table_bytes: the embedding's own table, mapped from the file and looked up. One that is tied to the head is
-            not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
-            shows all until memory is short.
-        prefill_bytes: of the prefill graph's matrices, mapped from the file; 0 where it is decode's.
-        passing_bytes: of these, what is resident at once, about (`edgelm.runtime.ort.pages`).
-        kv_bytes_per_token, kv_bytes: keys and values of layers that keep the whole context.
-        window_bytes: of layers that keep a window alone, and the copies of it that are kept to go back to.
-        state_bytes: what layers without keys and values keep, read from one buffer and written to another.
-        activations_bytes: between the layers, for the longest piece of a prompt that is read at once.
-        logits_bytes: of one position.
-        runtime_bytes: Python, onnxruntime, the tokenizer.
-        total_bytes: all that is resident.
-    """
-
-    weights_bytes: int
-    packed_bytes: int
-    table_bytes: int
-    prefill_bytes: int
-    passing_bytes: int
-    kv_bytes_per_token: int
-    kv_bytes: int
-    window_bytes: int
-    state_bytes: int
-    activations_bytes: int
-    logits_bytes: int
-    runtime_bytes: int
-    total_bytes: int
-
-    def to_dict(self) -> dict[str, int]:
-        """As in a manifest."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -136,7 +97,7 @@ class Footprint:
         """Of disk at the export's peak: the bundle and 5 %, and the trace."""
         return self.bundle + self.bundle // 20 + self.trace
 
-    def device(self, context: int) -> DeviceMemory:
+    def device(self, context: int) -> Memory:
         """What a device needs for a context of so many tokens."""
         kept = [(window, size) for window, size in self.windows if window + SLACK < context]
         per_token = self.kv_per_token - sum(size for _, size in kept)
@@ -148,20 +109,20 @@ class Footprint:
         passing = min(self.prefill, _PASSING)
         weights = self.packed + self.table + passing
         total = weights + self.copies * kv + windows + self.state + activations + logits + runtime
-        return DeviceMemory(
-            self.read,
-            self.packed,
-            self.table,
-            self.prefill,
-            passing,
-            per_token,
-            kv,
-            windows,
-            self.state,
-            activations,
-            logits,
-            runtime,
-            total,
+        return Memory(
+            weights_bytes=self.read,
+            packed_bytes=self.packed,
+            table_bytes=self.table,
+            prefill_bytes=self.prefill,
+            passing_bytes=passing,
+            kv_bytes_per_token=per_token,
+            kv_bytes=kv,
+            window_bytes=windows,
+            state_bytes=self.state,
+            activations_bytes=activations,
+            logits_bytes=logits,
+            runtime_bytes=runtime,
+            total_bytes=total,
         )
 
     def corrected(self, result: GraphResult) -> Footprint:
@@ -169,7 +130,7 @@ class Footprint:
         return replace(
             self,
             parameters=result.parameters,
-            vocab=int(result.graph["vocab"]),
+            vocab=result.graph.vocab,
             read=result.weight_bytes_per_token,
             kv_per_token=result.kv_bytes_per_token,
         )

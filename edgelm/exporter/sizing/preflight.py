@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.manifest import Memory
 from edgelm.errors import ExportError
 from edgelm.exporter.recipe import AS_IT_IS, Choices
-from edgelm.exporter.sizing.footprint import DeviceMemory, Footprint
+from edgelm.exporter.sizing.footprint import Footprint
 from edgelm.machine.host import read_memory
 from edgelm.target.target import RecipeSpec, Target
 
@@ -34,7 +35,7 @@ class Need:
     quant: str
     context: int
     footprint: Footprint
-    device: DeviceMemory
+    device: Memory
     usable: int
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from edgelm.bundle.format_spec import FormatSpec
 from edgelm.exporter import recipe
 from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.format import Format
@@ -13,7 +14,6 @@ from edgelm.exporter.graph.attention import cache_head_dim
 from edgelm.exporter.model.decoder import Attention, Decoder, Layer
 from edgelm.exporter.sizing import footprint
 from edgelm.forecast.cost_model import Heads, Matrices, Workload
-from edgelm.target.format_spec import FormatSpec
 from edgelm.target.target import RecipeSpec, Target
 
 _LAYER = 8  # two norms, qkv, attention, out, up, activation, down

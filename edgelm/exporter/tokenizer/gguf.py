@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from edgelm.bundle.manifest import SpecialTokens
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.gguf.metadata import Metadata
 from edgelm.exporter.tokenizer import sentencepiece
@@ -87,14 +88,14 @@ class GGUFText:
         tokenizer: without BOS and EOS around a text.
         names: text of the named special tokens (``bos_token`` …).
         settings: what a tokenizer_config.json would say.
-        special: {"bos": id or None, "eos": [ids], "pad": id or None}.
+        special: the ids of special tokens.
         template: the chat template's source, or None.
     """
 
     tokenizer: Tokenizer
     names: dict[str, str]
     settings: dict[str, Any]
-    special: dict[str, Any]
+    special: SpecialTokens
     template: str | None
 
 
@@ -133,7 +134,7 @@ def read_gguf_text(data: Metadata) -> GGUFText:
         tokenizer,
         {f"{kind}_token": pieces[index].text for kind, index in ids.items() if index is not None},
         settings,
-        {"bos": ids["bos"], "eos": list(dict.fromkeys(i for i in ends if i is not None)), "pad": ids["pad"]},
+        SpecialTokens(ids["bos"], tuple(dict.fromkeys(i for i in ends if i is not None)), ids["pad"]),
         template,
     )
 

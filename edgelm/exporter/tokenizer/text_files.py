@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
+from edgelm.bundle.json_table import plain
+from edgelm.bundle.manifest import SpecialTokens, TokenizerFacts
 from edgelm.bundle.reader import GENERATION, TEMPLATE, TOKENIZER
 from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, UnsupportedModelError
@@ -31,13 +33,13 @@ class TextFiles:
     """What the manifest says about text.
 
     Attributes:
-        special_tokens: {"bos": id or None, "eos": [ids], "pad": id or None}.
-        tokenizer: {"add_bos": bool or None, and each named special token's text}.
+        special_tokens: their ids.
+        tokenizer: whether BOS is added, and the text of each named special token.
         generation: the bundle's generation_config.json.
     """
 
-    special_tokens: dict[str, Any]
-    tokenizer: dict[str, Any]
+    special_tokens: SpecialTokens
+    tokenizer: TokenizerFacts
     generation: dict[str, Any]
 
 
@@ -58,7 +60,7 @@ class Text:
     names: dict[str, str]
     settings: dict[str, Any]
     generation: dict[str, Any]
-    special: dict[str, Any]
+    special: SpecialTokens
     template: str | None
 
 
@@ -96,9 +98,10 @@ def write_text(text: Text, writer: BundleWriter) -> TextFiles:
         writer.write_text(TEMPLATE, text.template)
     told = (*_IDS, "transformers_version", "_from_model_config")  # told anew below, or nothing about sampling
     generation = {key: value for key, value in text.generation.items() if key not in told}
-    generation |= {f"{kind}_token_id": value for kind, value in text.special.items() if value not in (None, [])}
+    generation |= {f"{kind}_token_id": value for kind, value in plain(text.special).items() if value not in (None, [])}
     writer.write_json(GENERATION, generation)
-    return TextFiles(text.special, {"add_bos": text.settings.get("add_bos_token"), **text.names}, generation)
+    add_bos = text.settings.get("add_bos_token")
+    return TextFiles(text.special, TokenizerFacts(None if add_bos is None else bool(add_bos), text.names), generation)
 
 
 def write_text_files(source: Path, config: Config, writer: BundleWriter) -> TextFiles:
@@ -214,7 +217,7 @@ def _chat_template(source: Path, settings: dict[str, Any]) -> str | None:
 
 def _special_tokens(
     config: Config, generation: dict[str, Any], names: dict[str, str], tokenizer: Tokenizer
-) -> dict[str, Any]:
+) -> SpecialTokens:
     """Ids by generation_config.json, else config.json, else the tokenizer's own names; its EOS always ends a text."""
 
     def ids(key: str) -> list[int]:
@@ -230,7 +233,7 @@ def _special_tokens(
         return next(iter([*ids(f"{key}_token_id"), *named(f"{key}_token")]), None)
 
     eos = list(dict.fromkeys([*ids("eos_token_id"), *named("eos_token")]))
-    return {"bos": first("bos"), "eos": eos, "pad": first("pad")}
+    return SpecialTokens(first("bos"), tuple(eos), first("pad"))
 
 
 def licence(checkpoint: Checkpoint) -> str | None:

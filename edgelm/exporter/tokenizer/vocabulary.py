@@ -18,6 +18,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from edgelm.bundle import origins
+from edgelm.bundle.json_table import plain
+from edgelm.bundle.manifest import SpecialTokens
+from edgelm.bundle.origins import Coverage, TokensPerWord, Vocabulary
 from edgelm.errors import OptionError, PromptError, UnsupportedModelError, near
 from edgelm.evaluate.passages import BUILTIN, Passages, load_passages
 from edgelm.exporter.checkpoint.config import Config
@@ -66,13 +70,6 @@ class Domain:
                 texts += _texts(name)
         return cls(tuple(texts), tuple(spoken.values())) if names else None
 
-    def facts(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            **({"texts": [text.facts() for text in self.texts]} if self.texts else {}),
-            **({"languages": [language.code for language in self.languages]} if self.languages else {}),
-        }
-
 
 @dataclass(frozen=True)
 class Trim:
@@ -82,13 +79,13 @@ class Trim:
         text: tokenizer, settings and special tokens by new ids.
         rows: the old ids whose embeddings stay, int64, ascending: the new id is the place here.
         vocab: how many embeddings there were.
-        facts: for the manifest.
+        facts: for the manifest, but for the bytes that it saves.
     """
 
     text: Text
     rows: np.ndarray
     vocab: int
-    facts: dict[str, Any]
+    facts: Vocabulary
 
 
 def trim(text: Text, config: Config, domain: Domain, progress: Progress) -> Trim:
@@ -129,9 +126,16 @@ def trim(text: Text, config: Config, domain: Domain, progress: Progress) -> Trim
                 f"the text has only {counts.sum():,} tokens: what the model is to read and write should be in it"
             )
         # Good 1953 (https://doi.org/10.1093/biomet/40.3-4.237): what was seen once is as likely as what was not seen.
-        coverage["expected_unseen"] = float((counts == 1).sum() / counts.sum())
+        coverage = replace(coverage, expected_unseen=float((counts == 1).sum() / counts.sum()))
     rows = np.array([old for old in new if old < vocab], np.int64)
-    facts = {"tokens": len(rows), "of": vocab, **domain.facts(), "coverage": coverage}
+    facts = Vocabulary(
+        tokens=len(rows),
+        of=vocab,
+        texts=tuple(origins.Text(text.name, text.sha256) for text in domain.texts),
+        languages=tuple(language.code for language in domain.languages),
+        coverage=coverage,
+        saved_bytes=0,
+    )
     return Trim(_renumbered(replace(text, tokenizer=tokenizer), new), rows, vocab, facts)
 
 
@@ -196,7 +200,12 @@ def _encode(tokenizer: Tokenizer, text: str, progress: Progress | None = None) -
 
 def _ids_of_the_model(text: Text, config: Config) -> set[int]:
     """Ids that the model's files name a role for."""
-    return {*_named(dict(config.values)), *_named(text.generation), *_named(text.settings), *_named(text.special, "")}
+    return {
+        *_named(dict(config.values)),
+        *_named(text.generation),
+        *_named(text.settings),
+        *_named(plain(text.special), ""),
+    }
 
 
 def _named(table: Mapping[str, Any], *ends: str) -> Iterator[int]:
@@ -238,8 +247,8 @@ def _coverage(
     pieces: Sequence[str],
     encoded: Sequence[np.ndarray],
     progress: Progress,
-) -> dict[str, Any]:
-    """How the pieces are encoded now, for JSON.
+) -> Coverage:
+    """How the pieces are encoded now.
 
     Raises:
         UnsupportedModelError: a piece whose tokens are all kept is encoded in another way.
@@ -263,11 +272,8 @@ def _coverage(
                 full.encode(piece, add_special_tokens=False), small.encode(piece, add_special_tokens=False), new.get
             )
     number = sum(len(piece.split()) for piece in pieces)
-    return {
-        "tokens": before,
-        "unchanged": unchanged / before if before else 1.0,
-        "tokens_per_word": {"before": before / number, "after": after / number} if number else None,
-    }
+    per_word = TokensPerWord(before / number, after / number) if number else None
+    return Coverage(before, unchanged / before if before else 1.0, per_word)
 
 
 def _same(before: Any, after: Any, new: Callable[[int], int | None]) -> int:
@@ -282,7 +288,8 @@ def _head(text: str) -> str:
 
 def _renumbered(text: Text, new: Mapping[int, int]) -> Text:
     """Settings, generation_config.json and special tokens by the new ids."""
-    special = {role: _by_new(ids, new) for role, ids in text.special.items()}
+    old = text.special
+    special = SpecialTokens(_by_new(old.bos, new), tuple(_by_new(list(old.eos), new)), _by_new(old.pad, new))
     generation = {key: _generation(key, value, new) for key, value in text.generation.items()}
     settings = {key: _by_new(value, new) if key.endswith(_IDS) else value for key, value in text.settings.items()}
     if isinstance(listed := settings.get("added_tokens_decoder"), dict):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from edgelm.errors import BundleError, DeviceError, OptionError
+from edgelm.bundle.manifest import Manifest
+from edgelm.errors import DeviceError, OptionError
 from edgelm.runtime.kv.windows import windows_bytes
 
 SHORTEST = 64  # tokens of a context that is still of use
@@ -27,7 +27,7 @@ class Room:
     kv_bytes: int
 
 
-def fit(manifest: Mapping[str, Any], max_memory_mb: float) -> Room:
+def fit(manifest: Manifest, max_memory_mb: float) -> Room:
     """What fits of a bundle.
 
     Weights, runtime, activations and one row of logits come first, by the manifest's figures (see `edgelm inspect`);
@@ -40,13 +40,12 @@ def fit(manifest: Mapping[str, Any], max_memory_mb: float) -> Room:
     Raises:
         OptionError: the ceiling is no number above 0.
         DeviceError: it leaves room for fewer than `SHORTEST` tokens, or fewer than the whole of a shorter context.
-        BundleError: the manifest holds no figures.
     """
     needs = _Needs.of(manifest)
     return _fit("this bundle", needs, max_memory_mb)
 
 
-def fit_both(manifest: Mapping[str, Any], draft: Mapping[str, Any], max_memory_mb: float) -> tuple[Room, Room]:
+def fit_both(manifest: Manifest, draft: Manifest, max_memory_mb: float) -> tuple[Room, Room]:
     """What fits of a bundle and of a draft bundle beside it, in one process; the arguments and errors are those of `fit`."""
     large, small = _Needs.of(manifest), _Needs.of(draft)
     per_token, windows = large.per_token + small.per_token, (*large.windows, *small.windows)
@@ -69,19 +68,12 @@ class _Needs:
     windows: tuple[Sequence[tuple[int, int]], ...] = ()
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> _Needs:
-        try:
-            context, memory = int(manifest["context"]), manifest["memory"]
-            copies = 1 if manifest["graph"]["cache"] == "shared" else 2  # a step that returns a longer copy holds both
-            fixed = int(memory["total_bytes"]) - copies * int(memory["kv_bytes"]) - int(memory.get("window_bytes", 0))
-            per_token = copies * int(memory["kv_bytes_per_token"])
-            windows = manifest["graph"].get("windows", {}).values()
-            sizes = [(int(w["capacity"]), int(w["bytes_per_token"])) for w in windows]
-            return cls(context, fixed, per_token, int(memory.get("runtime_bytes", 0)), (sizes,))
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                f"manifest.json does not say what memory it needs ({error})", hint="export the bundle again"
-            ) from None
+    def of(cls, manifest: Manifest) -> _Needs:
+        memory, graph = manifest.memory, manifest.graph
+        copies = 1 if graph.cache == "shared" else 2  # a step that returns a longer copy holds both
+        fixed = memory.total_bytes - copies * memory.kv_bytes - memory.window_bytes
+        windows = [(w.capacity, w.bytes_per_token) for w in (graph.windows or {}).values()]
+        return cls(manifest.context, fixed, copies * memory.kv_bytes_per_token, memory.runtime_bytes, (windows,))
 
     def taken(self, tokens: int) -> int:
         """Bytes of keys and values, windows and their copies included, in a context of so many tokens."""

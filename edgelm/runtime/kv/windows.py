@@ -9,9 +9,10 @@ documentation in onnxruntime 1.32, "Windowed KV Cache"), and tokens can be taken
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+
+from edgelm.bundle.manifest import Graph
 
 _COPIES = 16  # places whose windows or states are kept
 _COPIES_BYTES = 32 << 20  # and in all: those of linear attention, and long windows, are large
@@ -38,13 +39,9 @@ class Window:
         return self.capacity + self.gone(tokens) - tokens
 
 
-def read_windows(graph: Mapping[str, Any]) -> dict[int, Window]:
-    """Layer number → its window, from a manifest's entry of the graph.
-
-    Raises:
-        KeyError, TypeError, ValueError: the manifest is wrong.
-    """
-    return {int(n): Window(int(w["window"]), int(w["capacity"])) for n, w in graph.get("windows", {}).items()}
+def read_windows(graph: Graph) -> dict[int, Window]:
+    """Layer number → its window, from a manifest's entry of the graph."""
+    return {number: Window(facts.window, facts.capacity) for number, facts in (graph.windows or {}).items()}
 
 
 def state_copies(size: int) -> int:

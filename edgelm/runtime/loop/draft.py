@@ -63,7 +63,7 @@ def load_both(
     from edgelm.runtime.engine import Engine
     from edgelm.runtime.text.prompt import text_tools
 
-    hashes = [b.files[TOKENIZER]["sha256"] for b in (bundle, draft)]
+    hashes = [b.files[TOKENIZER].sha256 for b in (bundle, draft)]
     if hashes[0] != hashes[1] and not tokenizer.same_ids(text_tools(draft)[0]):
         raise OptionError(
             f"draft {draft.path} has other tokens than {bundle.path}: its guesses would mean something else",
@@ -83,9 +83,10 @@ def load_both(
     except BaseException:
         engine.close()
         raise
-    read = [max(1, int(b.manifest.get("memory", {}).get("weights_bytes", 1))) for b in (bundle, draft)]
-    eos = (int(i) for i in bundle.manifest["special_tokens"]["eos"])
-    return engine, DraftModel(small, engine.vocab_size, frozenset(eos), read[1] / read[0])
+    read = [max(1, b.manifest.memory.weights_bytes) for b in (bundle, draft)]
+    return engine, DraftModel(
+        small, engine.vocab_size, frozenset(bundle.manifest.special_tokens.eos), read[1] / read[0]
+    )
 
 
 class CostEstimate:

@@ -90,7 +90,7 @@ def _of_one_graph(
         if prepared is not None:
             decode, *more = prepared.sessions
             return Sessions(decode, more[0] if more else None, threads, prefill_threads, prepared.folder)
-    provider = str(bundle.manifest.get("provider", "cpu"))
+    provider = bundle.manifest.provider
     session, reason = open_or_fall_back(bundle.model_path, threads, provider, disable_spinning=disable_spinning)
     if reason is not None:
         message = f"{reason}: running on the CPU instead (see README, Jetson)"
@@ -103,8 +103,8 @@ def _of_one_graph(
 
 def _threads(bundle: Bundle, cpu: CpuInfo, threads: int | None, prefill_threads: int | None) -> tuple[int, int]:
     """For decode and for prompts: what is asked for; else the target's figures, as far as this machine has cores."""
-    target = bundle.manifest.get("threads", {})
-    decode = threads or recommended_threads(target.get("decode"), cpu)
+    target = bundle.manifest.threads
+    decode = threads or recommended_threads(target.decode, cpu)
     if prefill_threads is None and threads is None:
-        prefill_threads = recommended_threads(target.get("prefill"), cpu)
+        prefill_threads = recommended_threads(target.prefill, cpu)
     return decode, prefill_threads or decode

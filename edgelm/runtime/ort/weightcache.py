@@ -283,15 +283,14 @@ def user_folder() -> Path | None:
 def worth(bundle: Bundle) -> bool:
     """Whether packed weights of a bundle are worth keeping: enough of them, on the CPU, and a bundle that is whole."""
     data = bundle.files.get(DATA)
-    if data is None or int(data["bytes"]) < SMALLEST or str(bundle.manifest.get("provider", "cpu")) != "cpu":
+    if data is None or data.bytes < SMALLEST or bundle.manifest.provider != "cpu":
         return False
-    return all(entry["sha256"] for entry in bundle.files.values())  # one that is being made has no hashes yet
+    return all(entry.sha256 for entry in bundle.files.values())  # one that is being made has no hashes yet
 
 
 def expected_size(bundle: Bundle) -> int:
     """Bytes that an entry will take, by the manifest's figures."""
-    packed = bundle.manifest.get("memory", {}).get("packed_bytes")
-    return int(packed) if isinstance(packed, int) and packed > 0 else 2 * int(bundle.files[DATA]["bytes"])
+    return bundle.manifest.memory.packed_bytes or 2 * bundle.files[DATA].bytes
 
 
 def entry_key(bundle: Bundle, onnxruntime: str, cpu: CpuInfo) -> str:
@@ -306,8 +305,8 @@ def entry_key(bundle: Bundle, onnxruntime: str, cpu: CpuInfo) -> str:
 def describe(bundle: Bundle, onnxruntime: str, cpu: CpuInfo) -> dict[str, Any]:
     """What an entry belongs to, for entry.json."""
     return {
-        "model": bundle.manifest["model"]["id"],
-        "quant": bundle.manifest["quant"],
+        "model": bundle.manifest.model.id,
+        "quant": bundle.manifest.quant,
         "bundle": bundle.digest,
         "path": os.path.realpath(bundle.path),
         "onnxruntime": onnxruntime,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelm.errors import PromptError
@@ -10,6 +11,7 @@ from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from edgelm.bundle.manifest import SpecialTokens, TokenizerFacts
     from edgelm.bundle.reader import Bundle
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -17,12 +19,22 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 def text_tools(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
     """The tokenizer of a bundle, and its chat template where it has one."""
-    names = bundle.manifest["tokenizer"]
-    bos = bundle.manifest["special_tokens"]["bos"]
-    tokenizer = Tokenizer.open(bundle.tokenizer_path, bos=bos, add_bos=names.get("add_bos"))
-    tokens = {name: token for name, token in names.items() if isinstance(token, str)}
-    template = None if bundle.chat_template is None else ChatTemplate(bundle.chat_template, tokens)
-    return tokenizer, template
+    manifest = bundle.manifest
+    return open_text(bundle.tokenizer_path, bundle.chat_template, manifest.tokenizer, manifest.special_tokens)
+
+
+def open_text(
+    path: Path, template: str | None, facts: TokenizerFacts, special: SpecialTokens
+) -> tuple[Tokenizer, ChatTemplate | None]:
+    """The tokenizer in the file `path`, and the chat template of that source, by what a manifest says of them."""
+    tokenizer = Tokenizer.open(path, bos=special.bos, add_bos=facts.add_bos)
+    return tokenizer, None if template is None else ChatTemplate(template, facts.names)
+
+
+def open_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The tokenizer of a bundle, without its template."""
+    manifest = bundle.manifest
+    return open_text(bundle.tokenizer_path, None, manifest.tokenizer, manifest.special_tokens)[0]
 
 
 class PromptEncoder:

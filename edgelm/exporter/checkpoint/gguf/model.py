@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.origins import Quantized
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.gguf.architectures import ARCHITECTURES, Architecture
 from edgelm.exporter.checkpoint.gguf.header import Header, TensorInfo, read_header
@@ -48,9 +49,9 @@ class GGUFModel:
     types: Mapping[str, int]
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Quantized:
         """How it is quantised, for a manifest."""
-        return {"method": "gguf", "types": dict(self.types)}
+        return Quantized(method="gguf", types=dict(self.types))
 
 
 def open_gguf(path: Path) -> GGUFModel:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import manifest
 
 from edgelm.bundle.reader import FORMAT, MANIFEST, Bundle
 from edgelm.bundle.writer import writing
@@ -54,7 +55,7 @@ def test_an_edited_file_is_named_with_its_hash(bundle: Bundle) -> None:
     content = bytearray(path.read_bytes())
     content[50] ^= 1
     path.write_bytes(content)
-    expected = bundle.files["tokenizer.json"]["sha256"][:12]
+    expected = bundle.files["tokenizer.json"].sha256[:12]
     with pytest.raises(BundleError, match=rf"tokenizer\.json was changed: .* expected {expected}"):
         Bundle.open(bundle.path)
 
@@ -120,7 +121,7 @@ def test_nothing_is_visible_until_it_is_whole(tmp_path: Path) -> None:
     with writing(output) as writer:
         writer.write_text("a.txt", "hello")
         assert not output.exists()
-        writer.commit({})
+        writer.commit(manifest())
     assert sorted(p.name for p in output.iterdir()) == ["a.txt", MANIFEST]
     assert [p.name for p in output.parent.iterdir()] == ["bundle"]
 
@@ -157,7 +158,7 @@ def test_an_existing_output_is_kept(tmp_path: Path) -> None:
         with writing(tmp_path / "late") as writer:
             (tmp_path / "late").mkdir()
             (tmp_path / "late" / "theirs").touch()
-            writer.commit({})
+            writer.commit(manifest())
 
     with pytest.raises(ExportError, match="exists already"):
         finish_late()
@@ -168,7 +169,7 @@ def test_overwriting_replaces_a_bundle_and_nothing_else(tmp_path: Path) -> None:
     for content in ("old", "new"):
         with writing(tmp_path / "bundle", overwrite=True) as writer:
             writer.write_text("a.txt", content)
-            writer.commit({}, overwrite=True)
+            writer.commit(manifest(), overwrite=True)
     assert (tmp_path / "bundle" / "a.txt").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
     (tmp_path / "photos").mkdir()

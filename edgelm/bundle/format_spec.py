@@ -1,0 +1,104 @@
+"""How a matrix is stored, as a target file and a manifest write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgelm.bundle.json_table import BITS, FLAT, LEFT_OUT, SIZE, JsonTable, names, plain
+
+
+@dataclass(frozen=True)
+class FormatSpec:
+    """How one kind of matrix is stored: the operator that reads it, bits a weight, weights a scale.
+
+    `block` is None where the operator has none (one scale per row, or no scale at all). `rounding` is ``nearest`` where
+    the scales of 4-bit blocks are not searched: for comparison, since it gives worse weights of the same size and speed.
+    """
+
+    op: str
+    bits: int
+    block: int | None = field(default=None, metadata=LEFT_OUT)
+    rounding: str | None = field(default=None, metadata=LEFT_OUT)
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.bits}-bit" + (f" block {self.block}" if self.block else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"op": …, "bits": …}``, with ``"block"`` and ``"rounding"`` where there are any."""
+        found: dict[str, Any] = plain(self)
+        return found
+
+
+@dataclass(frozen=True)
+class StoredFormat:
+    """How matrices are stored.
+
+    Attributes:
+        spec: the operator, its bits and its block.
+        shared_with: the role whose bytes these are, or None.
+        shape: [n, k] of a single matrix.
+    """
+
+    spec: FormatSpec = field(metadata=FLAT)
+    shared_with: str | None = field(default=None, metadata=LEFT_OUT)
+    shape: tuple[int, int] | None = field(default=None, metadata=LEFT_OUT)
+    extra: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+
+    @classmethod
+    def read(cls, table: JsonTable) -> StoredFormat:
+        """From JSON."""
+        spec = FormatSpec(
+            table.text("op"),
+            table.integer("bits", *BITS),
+            table.integer("block", *SIZE) if table.has("block") else None,
+            table.text("rounding") if table.has("rounding") else None,
+        )
+        shared = table.text("shared_with") if table.has("shared_with") else None
+        shape: tuple[int, int] | None = None
+        if table.has("shape"):
+            sizes = table.integers("shape", *SIZE)
+            if len(sizes) != 2:
+                table.wrong("shape", "two whole numbers")
+            shape = sizes[0], sizes[1]
+        return cls(spec, shared, shape, table.others({*names(FormatSpec), "shared_with", "shape"}))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How each role is stored, and each single matrix of a mixed recipe; `prefill` is None where decode's read prompts."""
+
+    body: StoredFormat
+    head: StoredFormat
+    embedding: StoredFormat | None = field(default=None, metadata=LEFT_OUT)
+    kv: StoredFormat | None = field(default=None, metadata=LEFT_OUT)
+    prefill: StoredFormat | None = field(default=None, metadata=LEFT_OUT)
+    matrices: Mapping[str, StoredFormat] | None = field(default=None, metadata=LEFT_OUT)
+    extra: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+
+    @classmethod
+    def read(cls, table: JsonTable) -> Recipe:
+        """From JSON."""
+        embedding, kv, prefill = (
+            StoredFormat.read(table.table(role)) if table.has(role) else None for role in ("embedding", "kv", "prefill")
+        )
+        matrices = None
+        if table.has("matrices"):
+            parts = table.each("matrices")
+            matrices = {name: StoredFormat.read(part) for name, part in parts.items()}
+            if nameless := next((name for name, format in matrices.items() if format.shape is None), None):
+                parts[nameless].fail("shape", "is missing")
+        body, head = (StoredFormat.read(table.table(role)) for role in ("body", "head"))
+        return cls(body, head, embedding, kv, prefill, matrices, table.others(names(cls)))
+
+    @property
+    def roles(self) -> dict[str, StoredFormat]:
+        """The formats by role; those of single matrices are not among them."""
+        found = {role: getattr(self, role) for role in ("body", "head", "embedding", "kv", "prefill")}
+        return {role: format for role, format in found.items() if format is not None}
+
+    @property
+    def operators(self) -> set[str]:
+        """Those that are used."""
+        return {format.spec.op for format in (*self.roles.values(), *(self.matrices or {}).values())} - {"none"}
