@@ -194,6 +194,18 @@ def test_settings_in_a_file_of_their_own(plain: Path, tmp_path: Path, method: st
     assert found["model"]["quantized"] == expected["model"]["quantized"]
 
 
+@pytest.mark.parametrize("case", ["gptq", "compressed-tensors"])
+def test_calibration_leaves_the_codes(plain: Path, tmp_path: Path, case: str) -> None:
+    stored, _ = make_pair(plain, tmp_path, *CASES[case])
+    text = tmp_path / "text.txt"
+    text.write_text("Turn on the lamp. " * 400)
+    made = [
+        export(stored, body_only(), "int4", calibrate=text if wanted else None, output=tmp_path / str(wanted))
+        for wanted in (False, True)
+    ]
+    assert made[0].files["model.onnx.data"] == made[1].files["model.onnx.data"]
+
+
 def test_a_target_without_the_operator_rounds_again(plain: Path, tmp_path: Path) -> None:
     stored, dense = make_pair(plain, tmp_path, "gptq", 4, 32, False)
     ids = np.random.default_rng(0).integers(3, 300, 50)

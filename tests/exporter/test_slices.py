@@ -47,7 +47,9 @@ CASES: dict[str, Callable[[dict[str, Tensor]], Readable]] = {
 def test_slices_are_of_the_whole(tensors: dict[str, Tensor], case: str) -> None:
     tensor = CASES[case](tensors)
     whole = tensor.read().reshape(N, K)
+    assert whole.dtype == np.float32
     for (first, end), rows in zip(RANGES, tensor.slices(iter(RANGES)), strict=True):
+        assert rows.dtype == np.float32
         np.testing.assert_allclose(rows, whole[first:end], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(tensor.read(3 * K + 1, K), whole.ravel()[3 * K + 1 : 4 * K + 1], rtol=1e-5, atol=1e-6)
 

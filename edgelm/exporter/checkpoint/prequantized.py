@@ -218,7 +218,8 @@ class PackedMatrix:
         n, k = self.shape
         groups, index = -(-k // self.scheme.columns(k)), self._groups_of_columns(k)
         codes, zeros = self._unpack(n, groups)
-        values: np.ndarray = (codes.astype(np.float32) - zeros[:, index]) * self._scales(n, groups)[:, index]
+        signed = codes.astype(np.float32) - zeros[:, index].astype(np.float32)
+        values: np.ndarray = signed * self._scales(n, groups)[:, index]
         return values
 
     def _groups_of_columns(self, k: int) -> np.ndarray:
