@@ -121,6 +121,9 @@ def export(
     if lora_ready:
         expect_places(route.name, quality.calibrate, None if automatic else board.recipe(quant))
     length = choose_context(context, board, route.context_limit)
+    words = read_text(source.path, checkpoint.config) if cut is None else cut.text
+    for remark in words.remarks:
+        progress.say(remark)
     if replay is not None:
         replay.check(route.decoder)
         for operator in replay.slow(board):
@@ -139,7 +142,7 @@ def export(
         budget.check_size(preflight.Plan(source.id, board, route.footprint, choices), quant, length)
     taken = checked(planned)
     with writing(folder, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
-        text = write_text(read_text(source.path, checkpoint.config) if cut is None else cut.text, writer)
+        text = write_text(words, writer)
         hashes = source_hashes(checkpoint, progress)
         measure = _text_to_measure_on(quality, budget, route, taken, choices.of(planned.recipe(quant), board))
 

@@ -533,7 +533,7 @@ def test_load_without_template_and_generation_config(
 
 def test_load_says_what_is_wrong(bundle_folder: Callable[..., Path], engine_of_load: FakeEngine) -> None:
     with pytest.raises(BundleError, match=r"generation_config.json: top_p"):
-        load(bundle_folder(generation={"top_p": 7}))
+        load(bundle_folder(generation={"do_sample": True, "top_p": 7}))
 
 
 def test_a_bad_template_is_met_when_it_is_used(bundle_folder: Callable[..., Path], engine_of_load: FakeEngine) -> None:

@@ -248,7 +248,7 @@ def test_from_generation_config_json(file: dict[str, Any], expected: GenerationC
     "file",
     [
         {"do_sample": True, "temperature": -1},
-        {"top_p": 0},
+        {"do_sample": True, "top_p": 7},
         {"top_k": "many"},
         {"max_new_tokens": 0},
         {"stop_strings": [""]},

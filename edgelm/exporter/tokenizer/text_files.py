@@ -15,7 +15,7 @@ from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import SpecialTokens, TokenizerFacts
 from edgelm.bundle.reader import GENERATION, TEMPLATE, TOKENIZER
 from edgelm.bundle.writer import BundleWriter
-from edgelm.errors import CheckpointError, UnsupportedModelError
+from edgelm.errors import BundleError, CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.gguf.header import is_gguf
@@ -23,7 +23,9 @@ from edgelm.exporter.checkpoint.gguf.model import read_metadata
 from edgelm.exporter.tokenizer import bytelevel, sentencepiece
 from edgelm.exporter.tokenizer.added_tokens import AddedTokens, optional_json
 from edgelm.exporter.tokenizer.gguf import read_gguf_text
+from edgelm.exporter.tokenizer.special_tokens import special_tokens, vocabulary_size
 from edgelm.exporter.tokenizer.tokenizer_class import Style, TokenizerClass, tokenizer_class
+from edgelm.runtime.sample.config import settled
 
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -54,6 +56,7 @@ class Text:
         generation: its generation_config.json.
         special: see `TextFiles`.
         template: the chat template's source, or None.
+        remarks: what an export should tell its user about the files.
     """
 
     tokenizer: Tokenizer
@@ -62,23 +65,35 @@ class Text:
     generation: dict[str, Any]
     special: SpecialTokens
     template: str | None
+    remarks: tuple[str, ...] = ()
 
 
 def read_text(source: Path, config: Config) -> Text:
     """Read the tokenizer and what belongs to it from a checkpoint's folder, or from a GGUF file.
 
     Raises:
-        CheckpointError: no tokenizer, or a file that cannot be read.
+        CheckpointError: no tokenizer, a file that cannot be read, or a generation_config.json that no load would take.
     """
     if is_gguf(source):
         return _from_gguf(source)
     settings = optional_json(source / "tokenizer_config.json")
-    generation = optional_json(source / GENERATION)
+    generation, remarks = _generation(source, config)
     kind = tokenizer_class(settings, config)
     added = AddedTokens.read(source, settings, kind)
     tokenizer = _load_tokenizer(source, config, settings, kind, added)
-    special = _special_tokens(config, generation, added.names, tokenizer)
-    return Text(tokenizer, added.names, settings, generation, special, _chat_template(source, settings))
+    special, told = special_tokens(config, generation, added.names, tokenizer)
+    remarks += told
+    return Text(tokenizer, added.names, settings, generation, special, _chat_template(source, settings), tuple(remarks))
+
+
+def _generation(source: Path, config: Config) -> tuple[dict[str, Any], list[str]]:
+    """generation_config.json without nulls, and remarks on it."""
+    path = source / GENERATION
+    try:
+        return settled(optional_json(path), vocabulary_size(config))
+    except BundleError as error:
+        what = str(error).removeprefix(f"{GENERATION}: ")
+        raise CheckpointError(f"{path}: {what}", hint="correct the file") from None
 
 
 def _from_gguf(source: Path) -> Text:
@@ -176,14 +191,6 @@ def _set_prefix_space(tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
         tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=wanted, use_regex=state.get("use_regex", True))
 
 
-def vocabulary_size(config: Config) -> int | None:
-    """Number of embeddings, where config.json says it."""
-    size = config.get("vocab_size")
-    if size is None and (inner := config.get("text_config")) and isinstance(inner, dict):
-        size = inner.get("vocab_size")
-    return size if isinstance(size, int) else None
-
-
 def _add_ends(tokenizer: Tokenizer, settings: dict[str, Any], names: dict[str, str], *, add_bos: bool) -> None:
     """Make the tokenizer put BOS and EOS around a text as its settings say; `add_bos` is what they may leave out."""
 
@@ -213,27 +220,6 @@ def _chat_template(source: Path, settings: dict[str, Any]) -> str | None:
             f"{source / 'tokenizer_config.json'}: key 'chat_template' is not a string or a list of named templates"
         )
     return found
-
-
-def _special_tokens(
-    config: Config, generation: dict[str, Any], names: dict[str, str], tokenizer: Tokenizer
-) -> SpecialTokens:
-    """Ids by generation_config.json, else config.json, else the tokenizer's own names; its EOS always ends a text."""
-
-    def ids(key: str) -> list[int]:
-        value = generation.get(key, config.get(key))
-        values = value if isinstance(value, list) else [value]
-        return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
-
-    def named(key: str) -> list[int]:
-        found = tokenizer.token_to_id(names[key]) if key in names else None
-        return [found] if found is not None else []
-
-    def first(key: str) -> int | None:
-        return next(iter([*ids(f"{key}_token_id"), *named(f"{key}_token")]), None)
-
-    eos = list(dict.fromkeys([*ids("eos_token_id"), *named("eos_token")]))
-    return SpecialTokens(first("bos"), tuple(eos), first("pad"))
 
 
 def licence(checkpoint: Checkpoint) -> str | None:

@@ -28,8 +28,9 @@ from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer import languages
 from edgelm.exporter.tokenizer.languages import Language
+from edgelm.exporter.tokenizer.special_tokens import vocabulary_size
 from edgelm.exporter.tokenizer.subword import Subwords
-from edgelm.exporter.tokenizer.text_files import Text, vocabulary_size
+from edgelm.exporter.tokenizer.text_files import Text
 from edgelm.runtime.text.chat import ChatTemplate
 
 Wanted = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None

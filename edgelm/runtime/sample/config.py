@@ -5,17 +5,27 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from edgelm.errors import BundleError, OptionError
+from edgelm.runtime.sample.rules import Rules
 
 _HF_TOP_K = 50  # what transformers takes where a sampling model's generation_config.json names no top_k
 _HF_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop"} | {
     name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+}
+
+_OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+# What changes a text in transformers and has nothing like it here: key → the value that changes nothing.
+_UNKNOWN = {
+    **dict.fromkeys(("typical_p", "encoder_repetition_penalty", "num_beams", "guidance_scale"), 1),
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff", "penalty_alpha", "encoder_no_repeat_ngram_size", "top_h"), 0),
+    **dict.fromkeys(("exponential_decay_length_penalty", "dola_layers", "constraints", "force_words_ids")),
+    **dict.fromkeys(("forced_decoder_ids", "watermarking_config", "max_time")),
 }
 
 
@@ -34,7 +44,9 @@ class GenerationConfig:
         presence_penalty: subtracted from a token's logit once it was generated; 0 switches it off.
         logit_bias: token id → what is added to its logit; -inf bans a token.
         seed: the same seed gives the same tokens on the same machine; None draws a fresh one.
-        stop: strings that end the text; a single str is taken as one.
+        stop: strings that end the text; a single str is taken as one. Names of special tokens count, too, in whole or in
+            part, although they are not shown.
+        rules: what the model's own settings forbid and force.
 
     Raises:
         OptionError: a value is of the wrong kind or outside its range.
@@ -51,6 +63,7 @@ class GenerationConfig:
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
         checked = {
@@ -75,7 +88,8 @@ class GenerationConfig:
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> GenerationConfig:
-        """The options in the content of a ``generation_config.json``; keys edgelm has no use for are passed over.
+        """The options in the content of a ``generation_config.json``; keys edgelm has no use for are passed over, and so
+        are values of a sampling that the model does not do, where they are outside their range.
 
         As in transformers, a model samples only where ``do_sample`` is true, and then with temperature 1 and top-k 50
         unless the file says otherwise. Without ``do_sample`` the temperature is 0; the file's top-k, top-p and min-p
@@ -84,21 +98,63 @@ class GenerationConfig:
         Raises:
             BundleError: a key that is used holds a value outside its range.
         """
-        hint = "correct the file in the checkpoint and export again"
+        config, _ = settled(config)
         sample = config.get("do_sample")
-        if not isinstance(sample, bool | None):
-            raise BundleError(f"generation_config.json: do_sample must be true or false, not {sample!r}", hint=hint)
         options: dict[str, Any] = {"temperature": 1.0, "top_k": _HF_TOP_K} if sample else {}
         for key, option in _HF_NAMES.items():
-            value = config.get(key)
-            if value is None or (key == "temperature" and not sample):
-                continue
-            try:
-                cls(**{option: value})
-            except OptionError as error:
-                raise BundleError(f"generation_config.json: {key}: {error}", hint=hint) from None
-            options[option] = value
-        return cls(**options)
+            if key in config and (sample or key != "temperature"):
+                options[option] = config[key]
+        return cls(**options, rules=Rules.from_hf(config))
+
+
+def settled(config: Mapping[str, Any], vocab: int | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The content of a ``generation_config.json`` without what means nothing, and remarks on what is passed over.
+
+    Null is a key left out. Where the model samples, a top-k of 0 or less is off, and a top-p of 0 takes the likeliest
+    token; where it does not, values outside their range are left out.
+
+    Args:
+        config: the content.
+        vocab: how many tokens the model has; None to leave that unchecked.
+
+    Raises:
+        BundleError: a key that is used holds a value outside its range.
+    """
+    found = {key: value for key, value in config.items() if value is not None}
+    sample, remarks = found.get("do_sample"), []
+    if not isinstance(sample, bool | None):
+        raise _unsound(f"do_sample must be true or false, not {sample!r}")
+    if sample and _is_number(found.get("top_k")) and found["top_k"] <= 0:
+        found["top_k"] = 0
+    if sample and _is_number(found.get("top_p")) and found["top_p"] == 0:
+        del found["top_p"]
+        found["top_k"] = 1
+    for key, option in _HF_NAMES.items():
+        try:
+            GenerationConfig(**({option: found[key]} if key in found else {}))
+        except OptionError as error:
+            if sample or key not in _OF_SAMPLING or not _is_number(found[key]):
+                raise _unsound(f"{key}: {error}") from None
+            remarks.append(
+                f"generation_config.json: {key} {found.pop(key)!r} is left out, as the model does not sample"
+            )
+    try:
+        Rules.from_hf(found, vocab)
+    except OptionError as error:
+        raise _unsound(str(error)) from None
+    unknown = [key for key, default in _UNKNOWN.items() if key in found and found[key] not in (default, 0, False, [])]
+    remarks += [
+        f"generation_config.json: {key} {found[key]!r} is passed over: edgelm has no such rule" for key in unknown
+    ]
+    return found, remarks
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _unsound(what: str) -> BundleError:
+    return BundleError(f"generation_config.json: {what}", hint="correct the file in the checkpoint and export again")
 
 
 def _integer(name: str, value: Any, least: int) -> int:

@@ -16,7 +16,7 @@ Adjust = Callable[[Floats, Sequence[int]], Floats]
 
 
 def make_adjustment(config: GenerationConfig, prompt_tokens: int) -> Adjust:
-    """All that `config` asks for, in transformers' order: repetition penalty, then OpenAI's two, then biases.
+    """All that `config` asks for: repetition penalty, the model's own rules, then OpenAI's two penalties, then biases.
 
     It serves one sequence, since it remembers what it has counted.
 
@@ -24,9 +24,12 @@ def make_adjustment(config: GenerationConfig, prompt_tokens: int) -> Adjust:
         config: the options.
         prompt_tokens: how many tokens of the history are the prompt, which only the repetition penalty looks at.
     """
-    steps = []
+    steps: list[Callable[[Floats, Sequence[int]], None]] = []
     if config.repetition_penalty != 1:
         steps.append(_repetition(config.repetition_penalty))
+    if config.rules:
+        rules, longest = config.rules, config.max_tokens
+        steps.append(lambda scores, history: rules.apply(scores, history, prompt_tokens, longest))
     if config.frequency_penalty or config.presence_penalty:
         steps.append(_frequency(config.frequency_penalty, config.presence_penalty, prompt_tokens))
     if config.logit_bias:
