@@ -15,18 +15,30 @@ class FormatSpec:
 
     `block` is None where the operator has none (one scale per row, or no scale at all). `rounding` is ``nearest`` where
     the scales of 4-bit blocks are not searched: for comparison, since it gives worse weights of the same size and speed.
+    `zero_points` is True where every block has a code of its own for zero, and None where that is the middle one.
     """
 
     op: str
     bits: int
     block: int | None = field(default=None, metadata=LEFT_OUT)
     rounding: str | None = field(default=None, metadata=LEFT_OUT)
+    zero_points: bool | None = field(default=None, metadata=LEFT_OUT)
 
-    def __str__(self) -> str:
+    @property
+    def kernel(self) -> str:
+        """What its speed depends on, as targets name it: ``MatMulNBits 4-bit block 32``."""
         return f"{self.op} {self.bits}-bit" + (f" block {self.block}" if self.block else "")
 
+    @property
+    def stored_bits(self) -> float:
+        """Bits that a weight takes, its share of a float scale and of a zero point included."""
+        return self.bits + ((32 + (self.bits if self.zero_points else 0)) / self.block if self.block else 0)
+
+    def __str__(self) -> str:
+        return self.kernel + (" with zero points" if self.zero_points else "")
+
     def to_dict(self) -> dict[str, Any]:
-        """``{"op": …, "bits": …}``, with ``"block"`` and ``"rounding"`` where there are any."""
+        """``{"op": …, "bits": …}``, with ``"block"``, ``"rounding"`` and ``"zero_points"`` where there are any."""
         found: dict[str, Any] = plain(self)
         return found
 
@@ -54,6 +66,7 @@ class StoredFormat:
             table.integer("bits", *BITS),
             table.integer("block", *SIZE) if table.has("block") else None,
             table.text("rounding") if table.has("rounding") else None,
+            True if table.has("zero_points") and table.flag("zero_points") else None,
         )
         shared = table.text("shared_with") if table.has("shared_with") else None
         shape: tuple[int, int] | None = None

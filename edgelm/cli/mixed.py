@@ -52,4 +52,6 @@ def _stored(spec: FormatSpec, n: int, k: int, scale: int) -> int:
     if spec.op == "MatMul":
         return n * k * spec.bits // 8
     block = spec.block or k
-    return n * -(-k // block) * (block * spec.bits // 8 + scale)
+    blocks = -(-k // block)
+    zeros = -(-blocks * spec.bits // 8) if spec.zero_points else 0
+    return n * (blocks * (block * spec.bits // 8 + scale) + zeros)

@@ -303,7 +303,7 @@ def from_manifest(manifest: Manifest) -> Workload:
     tables = 1 if graph.tied else 2
     head = graph.vocab * graph.hidden
     body = max(0, manifest.model.parameters - tables * head)
-    share = head * _stored_bits(head_spec) / (head * _stored_bits(head_spec) + body * _stored_bits(body_spec))
+    share = head * head_spec.stored_bits / (head * head_spec.stored_bits + body * body_spec.stored_bits)
     kv, itemsize = memory.kv_bytes_per_token, 2 if graph.activations == "float16" else 4
     cached = kv_bytes(recipe, itemsize)
     queries = (graph.heads or graph.kv_heads) / graph.kv_heads
@@ -326,17 +326,12 @@ def from_manifest(manifest: Manifest) -> Workload:
     )
 
 
-def _stored_bits(spec: FormatSpec) -> float:
-    """Bits a weight takes, its share of a scale included."""
-    return spec.bits + (32 / spec.block if spec.block else 0)
-
-
 def _mixed(matrices: Mapping[str, StoredFormat], packed: int) -> tuple[Matrices, ...]:
     """The layers' matrices by format; `packed` bytes of memory, shared out by their bits."""
     weights: dict[FormatSpec, int] = {}
     for format in matrices.values():
         weights[format.spec] = weights.get(format.spec, 0) + math.prod(format.shape or ())
-    bits = {spec: count * _stored_bits(spec) for spec, count in weights.items()}
+    bits = {spec: count * spec.stored_bits for spec, count in weights.items()}
     return tuple(Matrices(spec, weights[spec], int(packed * bits[spec] / sum(bits.values()))) for spec in weights)
 
 

@@ -23,6 +23,7 @@ class Operator:
         roles: of a recipe that it may serve.
         bits: that a value may have.
         blocks: that a scale may be shared by; empty where the operator knows no blocks.
+        zero_points: whether a block may have one.
         lookup: the operator that looks up an embedding stored in the same way; None where that is itself.
         without_dotprod: bits → the work for a token on an ARM core without dot products, as a multiple of int8 by
             DynamicQuantizeMatMul: instructions counted on emulated cores (docs/targets.md). Empty where nothing falls
@@ -33,6 +34,7 @@ class Operator:
     roles: tuple[str, ...]
     bits: tuple[int, ...]
     blocks: tuple[int, ...] = ()
+    zero_points: bool = False
     lookup: str | None = None
     without_dotprod: Mapping[int, int] = field(default_factory=dict, hash=False)
 
@@ -55,13 +57,14 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
                 _MATRICES,
                 (4, 8),
                 BLOCKS,
+                zero_points=True,
                 lookup="GatherBlockQuantized",
                 without_dotprod={4: 6, 8: 30},
             ),
             # One scale an output channel: the block is the whole row.
             Operator("DynamicQuantizeMatMul", (*_MATRICES, "prefill"), (8,), lookup="Gather"),
             Operator("Gather", ("embedding",), (32, 16, 8)),
-            Operator("GatherBlockQuantized", ("embedding",), (4, 8), BLOCKS),
+            Operator("GatherBlockQuantized", ("embedding",), (4, 8), BLOCKS, zero_points=True),
             Operator("none", ("kv",), (32, 16)),
             Operator("GroupQueryAttention", ("kv",), (8,)),
         )

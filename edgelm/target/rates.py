@@ -55,7 +55,7 @@ class Rates:
         Nearest is the same operator and bits with the block that differs least, then the same operator, then the
         slowest of all, so that a forecast errs on the side of caution.
         """
-        if (exact := self.products.get(str(spec))) is not None:
+        if (exact := self.products.get(spec.kernel)) is not None:
             return exact, None
         name = min(self.products, key=lambda other: (_distance(spec, other), self.products[other].prefill))
         return self.products[name], name

@@ -288,12 +288,15 @@ def _recipe(table: Table, runtime: Runtime) -> RecipeSpec:
 
 
 def _format(role: str, table: Table) -> FormatSpec:
-    table.only(("op", "bits", "block"))
+    table.only(("op", "bits", "block", "zero_points"))
     known = operators_of(role)
     op = table.string("op", choices=known)
     bits = table.choice("bits", known[op].bits, f" for {op}")
+    zero_points = True if "zero_points" in table.data and table.flag("zero_points") else None
+    if zero_points and not known[op].zero_points:
+        table.fail("zero_points", f"do not go with {op}: leave them out")
     if known[op].blocks:
-        return FormatSpec(op, bits, table.choice("block", known[op].blocks, f" for {op}"))
+        return FormatSpec(op, bits, table.choice("block", known[op].blocks, f" for {op}"), zero_points=zero_points)
     if "block" in table.data:
         table.fail("block", f"does not go with {op}: leave it out")
     return FormatSpec(op, bits)

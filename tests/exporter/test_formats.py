@@ -20,7 +20,7 @@ from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.per_row import PerChannel, Rows
 from edgelm.exporter.formats.registry import ANY_TABLE, TRIED, make_format
 from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks, quantize_rows
-from edgelm.exporter.formats.rounding.search import search_blocks
+from edgelm.exporter.formats.rounding.search import search_blocks, search_zero_points
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile
 from edgelm.runtime.ort.session import open_session
@@ -32,6 +32,8 @@ FORMATS: list[Format] = [
     Dense(16),
     Blocked(4, 16),
     Blocked(4, 32),
+    Blocked(4, 32, zero_points=True),
+    Blocked(8, 64, zero_points=True),
     Blocked(4, 128),
     Blocked(8, 32),
     Blocked(8, 64),
@@ -44,8 +46,13 @@ MATRICES = [(96, 64), (64, 172), (48, 256), (32, 40)]
 def in_blocks(spec: FormatSpec, weight: np.ndarray) -> np.ndarray:
     assert spec.block is not None
     quantize, half = search_blocks if spec.bits == 4 else quantize_blocks, 1 << (spec.bits - 1)
-    codes, scales = quantize(weight, spec.bits, spec.block)
-    steps = codes.astype(np.float32).reshape(len(weight), -1, spec.block) - half
+    if spec.zero_points:
+        codes, scales, zeros = search_zero_points(weight, spec.bits, spec.block)
+        assert zeros is not None
+        zero = zeros.astype(np.float32)[:, :, None]
+    else:
+        (codes, scales), zero = quantize(weight, spec.bits, spec.block), np.full((1, 1, 1), half, np.float32)
+    steps = codes.astype(np.float32).reshape(len(weight), -1, spec.block) - zero
     return (steps * scales[:, :, None]).reshape(len(weight), -1)[:, : weight.shape[1]]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgelm.exporter.formats.rounding.gptq import DAMPING, block_order, block_scales, factor, gptq_blocks
-from edgelm.exporter.formats.rounding.search import search_blocks
+from edgelm.exporter.formats.rounding.gptq import DAMPING, block_order, factor, gptq_blocks
+from edgelm.exporter.formats.rounding.grids import Blocks, block_grids
+from edgelm.exporter.formats.rounding.search import search_blocks, search_zero_points
 
 
 def inputs(tokens: int, k: int, seed: int = 0) -> np.ndarray:
@@ -21,12 +22,16 @@ def hessian(x: np.ndarray) -> np.ndarray:
     return found
 
 
-def values(codes: np.ndarray, scales: np.ndarray, bits: int, block: int) -> np.ndarray:
-    signed = codes.astype(np.float64) - (1 << (bits - 1))
-    return signed * scales.repeat(block, axis=1)
+def values(
+    codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None, *, bits: int = 4, block: int = 32
+) -> np.ndarray:
+    zero = 1 << (bits - 1) if zeros is None else zeros.astype(np.float64).repeat(block, axis=1)
+    return (codes.astype(np.float64) - zero) * scales.repeat(block, axis=1)
 
 
-def by_hand(weight: np.ndarray, h: np.ndarray, order: np.ndarray, bits: int, block: int) -> np.ndarray:
+def by_hand(
+    weight: np.ndarray, h: np.ndarray, order: np.ndarray, bits: int, block: int, *, zero_points: bool
+) -> np.ndarray:
     """Rounded values [n, k]: each column's error is made up for by all columns left, with the inverse of what is left
     of H computed anew (Frantar et al., 2022, equations 2 and 3).
     """
@@ -37,10 +42,13 @@ def by_hand(weight: np.ndarray, h: np.ndarray, order: np.ndarray, bits: int, blo
     for first in range(0, k, block):
         columns = range(first, first + block)
         importance = np.array([1 / inverses[j][0, 0] for j in columns], np.float32)
-        scales = block_scales(left[:, first : first + block].T.astype(np.float32), importance, half)
+        grid = block_grids(
+            left[:, first : first + block].T.astype(np.float32), importance, half, zero_points=zero_points
+        )
+        scales, zeros = grid[0], grid[1].astype(np.float64)
         for j in columns:
-            steps = np.clip(np.rint(left[:, j] / scales), -half, half - 1)
-            rounded[:, j] = steps * scales
+            steps = np.clip(np.rint(left[:, j] / scales) + zeros, 0, 2 * half - 1)
+            rounded[:, j] = (steps - zeros) * scales
             error = (left[:, j] - rounded[:, j]) / inverses[j][0, 0]
             left[:, j:] -= error[:, None] * inverses[j][0]
     result = np.empty_like(rounded)
@@ -48,14 +56,15 @@ def by_hand(weight: np.ndarray, h: np.ndarray, order: np.ndarray, bits: int, blo
     return result
 
 
+@pytest.mark.parametrize("zero_points", [False, True])
 @pytest.mark.parametrize(("bits", "block", "k"), [(4, 16, 16), (4, 16, 64), (4, 32, 288), (8, 16, 48)])
-def test_it_is_what_optimal_brain_quantisation_gives(bits: int, block: int, k: int) -> None:
+def test_it_is_what_optimal_brain_quantisation_gives(bits: int, block: int, k: int, zero_points: bool) -> None:
     weight = np.random.default_rng(1).standard_normal((5, k), np.float32)
     h = hessian(inputs(4 * k, k))
     known = factor(h, block)
     assert known is not None
-    found = values(*gptq_blocks(weight, bits, known), bits, block)
-    expected = by_hand(weight, h, known.order, bits, block)
+    found = values(*gptq_blocks(weight, bits, known, zero_points=zero_points), bits=bits, block=block)
+    expected = by_hand(weight, h, known.order, bits, block, zero_points=zero_points)
     # A value halfway between two steps may fall either way, and all after it in its row then differ.
     same = np.isclose(found, expected, rtol=1e-3, atol=1e-4).all(axis=1)
     assert same.sum() >= 4
@@ -66,10 +75,13 @@ def test_products_lose_less_than_by_the_best_scales_alone() -> None:
     known = factor(hessian(x), 32)
     assert known is not None
 
-    def loss(codes: np.ndarray, scales: np.ndarray) -> float:
-        return float(np.square(x @ (values(codes, scales, 4, 32) - weight).T).sum())
+    def loss(blocks: Blocks) -> float:
+        return float(np.square(x @ (values(*blocks) - weight).T).sum())
 
-    assert loss(*gptq_blocks(weight, 4, known)) < 0.5 * loss(*search_blocks(weight, 4, 32))
+    by_search, by_data = loss(Blocks(*search_blocks(weight, 4, 32))), loss(gptq_blocks(weight, 4, known))
+    assert by_data < 0.5 * by_search
+    assert loss(search_zero_points(weight, 4, 32)) < by_search
+    assert loss(gptq_blocks(weight, 4, known, zero_points=True)) < 0.95 * by_data
 
 
 def test_slices_of_rows_give_what_the_whole_gives() -> None:
@@ -85,9 +97,9 @@ def test_a_last_block_that_is_not_full() -> None:
     weight = np.random.default_rng(1).standard_normal((4, 40), np.float32)
     known = factor(hessian(inputs(200, 40)), 32)
     assert known is not None
-    codes, scales = gptq_blocks(weight, 4, known)
+    codes, scales, _ = gptq_blocks(weight, 4, known)
     assert (codes.shape, scales.shape) == ((4, 64), (4, 2))
-    assert np.abs(values(codes, scales, 4, 32)[:, :40] - weight).max() < 1
+    assert np.abs(values(codes, scales)[:, :40] - weight).max() < 1
     assert (codes[:, 40:] == 8).all(), "padding stays zero"
 
 
@@ -112,7 +124,7 @@ def test_inputs_that_say_nothing_have_no_factor() -> None:
 def test_fewer_tokens_than_columns_are_damped() -> None:
     known = factor(hessian(inputs(3, 64)), 32)
     assert known is not None
-    codes, scales = gptq_blocks(np.ones((2, 64), np.float32), 4, known)
+    codes, scales, _ = gptq_blocks(np.ones((2, 64), np.float32), 4, known)
     assert np.isfinite(scales).all()
     assert codes.shape == (2, 64)
 
@@ -120,6 +132,16 @@ def test_fewer_tokens_than_columns_are_damped() -> None:
 def test_zeros_stay_zero() -> None:
     known = factor(hessian(inputs(100, 32)), 32)
     assert known is not None
-    codes, scales = gptq_blocks(np.zeros((2, 32), np.float32), 4, known)
+    codes, scales, _ = gptq_blocks(np.zeros((2, 32), np.float32), 4, known)
     assert (codes == 8).all()
     assert (scales == 0).all()
+    assert (values(*gptq_blocks(np.zeros((2, 32), np.float32), 4, known, zero_points=True)) == 0).all()
+
+
+def test_values_far_from_zero_have_a_grid_from_zero() -> None:
+    """All positive: without a zero point half of the codes would be lost."""
+    weight = np.random.default_rng(1).uniform(0, 1, (8, 64)).astype(np.float32)
+    found, plain = search_zero_points(weight, 4, 32), Blocks(*search_blocks(weight, 4, 32))
+    assert np.square(values(*found) - weight).sum() < 0.4 * np.square(values(*plain) - weight).sum()
+    assert found.zeros is not None
+    assert (found.zeros <= 1).all()

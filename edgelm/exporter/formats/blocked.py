@@ -13,7 +13,7 @@ from edgelm.exporter.checkpoint.prequantized import Codes, Scheme
 from edgelm.exporter.formats.format import Format, Matrix, Parts, append_parts
 from edgelm.exporter.formats.rounding.gptq import factor, gptq_blocks
 from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks
-from edgelm.exporter.formats.rounding.search import search_blocks
+from edgelm.exporter.formats.rounding.search import search_blocks, search_zero_points
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 from edgelm.target.operators import BLOCKS
 from edgelm.target.target import FormatSpec, Target
@@ -29,22 +29,28 @@ _UNPACKED_BLOCK_BITS = 32
 
 @dataclass(frozen=True)
 class Blocked(Format):
-    """4- or 8-bit blocks with a scale each, multiplied with int8 activations (MatMulNBits)."""
+    """4- or 8-bit blocks with a scale each, multiplied with int8 activations (MatMulNBits).
+
+    Attributes:
+        zero_points: whether a block has a code of its own for zero, so that a range that is not even about zero is used
+            to its ends.
+    """
 
     bits: int
     block: int
     rounding: str | None = None  # nearest: scales are not searched
+    zero_points: bool = False
 
     @classmethod
     def of(cls, spec: FormatSpec) -> Self | None:
         """A matrix to multiply or to look up."""
         blocked = spec.op in ("MatMulNBits", "GatherBlockQuantized")
-        return cls(spec.bits, spec.block or 32, spec.rounding) if blocked else None
+        return cls(spec.bits, spec.block or 32, spec.rounding, bool(spec.zero_points)) if blocked else None
 
     @property
     def spec(self) -> FormatSpec:
         """The format as a recipe writes it."""
-        return FormatSpec("MatMulNBits", self.bits, self.block, self.rounding)
+        return FormatSpec("MatMulNBits", self.bits, self.block, self.rounding, self.zero_points or None)
 
     def fit(self, k: int) -> Self:
         """A block that divides `k`, so that rows can be looked up too; failing that, one that wastes little."""
@@ -58,19 +64,19 @@ class Blocked(Format):
         return k % self.block == 0
 
     def nbytes(self, n: int, k: int) -> int:
-        """Codes, and a float scale a block."""
-        return n * self._blocks(k) * (self._width + 4)
+        """Codes, and a float scale a block; zero points, where there are, as codes are packed."""
+        return n * (self._blocks(k) * (self._width + 4) + self._zeros_width(k))
 
     def resident_bytes(self, n: int, k: int, target: Target, itemsize: int) -> int:
         """On a CPU as its kernels lay the blocks out."""
         if target.runtime.provider != "cpu":
             return self.nbytes(n, k)
         extra = _UNPACKED_BLOCK_BITS if self.falls_back(target) else _BLOCK_BITS[target.cpu.arch]
-        return n * self._blocks(k) * (self.block * self.bits + extra) // 8
+        return n * (self._blocks(k) * (self.block * self.bits + extra) // 8 + self._zeros_width(k))
 
     def packing_bytes(self, n: int, k: int) -> int:
-        """The scales."""
-        return 4 * n * self._blocks(k)
+        """Scales and zero points."""
+        return n * (4 * self._blocks(k) + self._zeros_width(k))
 
     @property
     def calibrates(self) -> bool:
@@ -78,7 +84,9 @@ class Blocked(Format):
         return self.bits == 4
 
     def quantize(self, rows: np.ndarray) -> Parts:
-        """Codes as the file holds them, uint8 [m, bytes], and scales float32 [m, blocks]."""
+        """Codes as the file holds them, uint8 [m, bytes], scales float32 [m, blocks], zero points as codes are held."""
+        if self.zero_points:
+            return self._parts(*search_zero_points(rows, self.bits, self.block))
         # At 8 bits the search finds next to nothing.
         quantize = search_blocks if self.bits == 4 and self.rounding is None else quantize_blocks
         return self._parts(*quantize(rows, self.bits, self.block))
@@ -86,13 +94,15 @@ class Blocked(Format):
     def rounder(self, hessian: np.ndarray) -> Callable[[np.ndarray], Parts] | None:
         """By GPTQ."""
         known = factor(hessian, self.block)
-        return None if known is None else lambda rows: self._parts(*gptq_blocks(rows, self.bits, known))
+        if known is None:
+            return None
+        return lambda rows: self._parts(*gptq_blocks(rows, self.bits, known, zero_points=self.zero_points))
 
     def values(self, parts: Parts, k: int) -> np.ndarray:
         """The steps of their blocks."""
         packed, scales = parts["qweight"], parts["scales"]
-        codes = np.stack([packed & 15, packed >> 4], axis=-1) if self.bits == 4 else packed
-        steps = codes.reshape(*scales.shape, self.block).astype(np.float32) - np.float32(self._zero)
+        zeros = self._unpacked(parts["zeros"])[:, : scales.shape[1], None] if self.zero_points else self._zero
+        steps = self._unpacked(packed).reshape(*scales.shape, self.block).astype(np.float32) - np.float32(zeros)
         rows: np.ndarray = (steps * scales[:, :, None]).reshape(len(scales), -1)[:, :k]
         return rows
 
@@ -111,13 +121,14 @@ class Blocked(Format):
         shapes = self._shapes(b, n, k)
         if any((piece.zeros != self._zero).any() for piece in pieces):
             shapes["zeros"] = ((n, -(-self._blocks(k) * self.bits // 8)), np.uint8)
-        parts = ({**self._parts(p.codes, p.scales), "zeros": self._packed(p.zeros)} for p in pieces)
+        parts = (self._parts(p.codes, p.scales, p.zeros) for p in pieces)
         return Matrix(self, name, n, k, append_parts(b, shapes, parts))
 
     def matmul(self, b: Builder, x: ir.Value, m: Matrix, name: str, bias: ir.Value | None = None) -> ir.Value:
         """One MatMulNBits, the bias inside.
 
-        Zero points are given only where a checkpoint has its own: they stand in the way of the fastest ARM kernels.
+        Zero points are given only where the format or a checkpoint has its own: they stand in the way of the fastest
+        ARM kernels.
         """
         inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), m.value(b, "scales")]
         inputs += [m.value(b, "zeros") if "zeros" in m.parts else None, None, bias]  # no g_idx
@@ -174,11 +185,23 @@ class Blocked(Format):
     def _shapes(self, b: Builder, n: int, k: int) -> dict[str, tuple[tuple[int, ...], Any]]:
         """The shape and type of each part of a whole matrix."""
         blocks = self._blocks(k)
-        return {"qweight": ((n, blocks, self._width), np.uint8), "scales": ((n, blocks), b.float)}
+        zeros = {"zeros": ((n, self._zeros_width(k)), np.uint8)} if self.zero_points else {}
+        return {"qweight": ((n, blocks, self._width), np.uint8), "scales": ((n, blocks), b.float), **zeros}
 
-    def _parts(self, codes: np.ndarray, scales: np.ndarray) -> dict[str, np.ndarray]:
+    def _zeros_width(self, k: int) -> int:
+        """Bytes of a row's zero points, 0 without any."""
+        return -(-self._blocks(k) * self.bits // 8) if self.zero_points else 0
+
+    def _parts(self, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """From codes, one a byte."""
-        return {"qweight": self._packed(codes), "scales": scales}
+        parts = {"qweight": self._packed(codes), "scales": scales}
+        return parts if zeros is None else {**parts, "zeros": self._packed(zeros)}
+
+    def _unpacked(self, packed: np.ndarray) -> np.ndarray:
+        """Codes, one a byte [m, codes], from those of the file [m, bytes]; an odd row has one more."""
+        if self.bits != 4:
+            return packed
+        return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
 
     def _packed(self, codes: np.ndarray) -> np.ndarray:
         """Codes, one a byte [m, codes], as the file holds them [m, bytes]."""

@@ -184,7 +184,10 @@ class _Part:
             part.fail("bits", f"must be one of {', '.join(map(str, all_bits))} for {op}, not {bits!r}")
         if isinstance(block, bool) or block not in (blocks or (None,)):
             part.fail("block", f"must be one of {', '.join(map(str, blocks)) or 'none'} for {op}, not {block!r}")
-        return FormatSpec(op, int(bits), None if block is None else int(block))
+        zero_points = part.data.get("zero_points", False)
+        if not isinstance(zero_points, bool) or (zero_points and not known[op].zero_points):
+            part.fail("zero_points", f"must be {'true or ' if known[op].zero_points else ''}false for {op}")
+        return FormatSpec(op, int(bits), None if block is None else int(block), zero_points=zero_points or None)
 
     def shape(self) -> tuple[int, int]:
         """[n, k]."""

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgelm.exporter.formats.rounding.grids import Blocks, block_grids
 from edgelm.exporter.formats.rounding.rtn import usable_inverse
 
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal of H, as in the paper
 _DAMPINGS = (1.0, 10.0, 100.0)  # times it, where rounding leaves H not positive definite
 _PANEL = 128  # columns between two products with what was rounded before
-_TRIALS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 1.05, 1.1)  # multiples of the scale that fits the largest value
 
 
 @dataclass(frozen=True)
@@ -87,78 +87,54 @@ def block_order(importance: np.ndarray, block: int) -> np.ndarray:
     return order
 
 
-def gptq_blocks(weight: np.ndarray, bits: int, factor: Factor) -> tuple[np.ndarray, np.ndarray]:
+def gptq_blocks(weight: np.ndarray, bits: int, factor: Factor, *, zero_points: bool = False) -> Blocks:
     """Quantise rows of a matrix; rows do not depend on each other, so a matrix may come in slices.
 
     Args:
         weight: float32 [n, k].
         bits: 4 or 8.
         factor: of the Hessian of the matrix' inputs.
-
-    Returns:
-        codes: uint8 [n, blocks * block], 2^(b-1) standing for zero.
-        scales: float32 [n, blocks].
+        zero_points: whether blocks have one of their own each.
     """
     n, k = weight.shape
     order, block, half = factor.order, factor.block, 1 << (bits - 1)
     width = len(order)
     values = np.pad(weight, ((0, 0), (0, width - k)))[:, order].T.copy()  # [width, n]: columns are taken one by one
     errors = np.zeros_like(values)
-    codes, scales = np.empty((width, n), np.uint8), np.empty((width // block, n), np.float32)
+    codes = np.empty((width, n), np.uint8)
+    scales, zeros = np.empty((width // block, n), np.float32), np.empty((width // block, n), np.uint8)
     panel = max(block, _PANEL)
     for start in range(0, width, panel):
         end = min(start + panel, width)
         carried = factor.upper[:start, start:end].T @ errors[:start]  # Σ e_i R_ij of the panels before
         for first in range(start, end, block):
-            local = slice(first, first + block)
+            local, place = slice(first, first + block), order[first] // block
             pending = carried[first - start : first - start + block]
             pending += factor.upper[start:first, local].T @ errors[start:first]
-            chosen = _quantize_block(values[local], pending, factor.upper[local, local], half)
-            codes[local], scales[order[first] // block], errors[local] = chosen
+            upper = factor.upper[local, local]
+            # Where all of the block could be any value, this would leave no error: what its grid should suit.
+            wanted = values[local] + np.linalg.solve(upper.T, pending).astype(np.float32)
+            grid = block_grids(wanted, np.square(upper.diagonal()), half, zero_points=zero_points)
+            scales[place], zeros[place] = grid
+            codes[local], errors[local] = _quantize_block(values[local], pending, upper, grid, 2 * half - 1)
     result = np.empty_like(codes)
     result[order] = codes
-    return np.ascontiguousarray(result.T), np.ascontiguousarray(scales.T)
+    return Blocks(
+        np.ascontiguousarray(result.T),
+        np.ascontiguousarray(scales.T),
+        np.ascontiguousarray(zeros.T) if zero_points else None,
+    )
 
 
 def _quantize_block(
-    values: np.ndarray, pending: np.ndarray, upper: np.ndarray, half: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes, scales and errors of one block [block, n], given what the columns before it left (`pending`)."""
-    diagonal = upper.diagonal()
-    # Where all of the block could be any value, this would leave no error: what its scale should suit.
-    wanted = values + np.linalg.solve(upper.T, pending).astype(np.float32)
-    scales, inverse = usable_inverse(block_scales(wanted, np.square(diagonal), half))
+    values: np.ndarray, pending: np.ndarray, upper: np.ndarray, grid: tuple[np.ndarray, np.ndarray], most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes 0 … `most` and errors of one block [block, n], given what the columns before it left (`pending`)."""
+    diagonal, zeros = upper.diagonal(), grid[1].astype(np.float32)
+    scales, inverse = usable_inverse(grid[0])
     codes, errors = np.empty_like(values), np.empty_like(values)
     for j in range(len(values)):
         target = values[j] + (pending[j] + upper[:j, j] @ errors[:j]) / diagonal[j]
-        codes[j] = np.clip(np.rint(target * inverse), -half, half - 1)
-        errors[j] = values[j] - codes[j] * scales
-    return (codes + half).astype(np.uint8), scales, errors
-
-
-def block_scales(values: np.ndarray, weights: np.ndarray, half: int) -> np.ndarray:
-    """The scale of each column of `values` [block, n] with the least ``Σ weights (x - s q)²`` of those tried: [n].
-
-    Args:
-        values: what is to be rounded.
-        weights: of the rows of `values` [block].
-        half: codes are -half … half - 1.
-    """
-    high, low = values.max(axis=0), values.min(axis=0)
-    first = np.where(high > -low, high, low) / np.float32(-half)
-    best: np.ndarray = np.zeros_like(first)
-    best_gain = np.full(values.shape[1], -1.0, np.float32)
-    codes = np.empty_like(values)
-    for trial in _TRIALS:
-        _, inverse = usable_inverse(first * np.float32(trial))
-        np.multiply(values, inverse, out=codes)
-        np.rint(codes, out=codes)
-        np.clip(codes, -half, half - 1, out=codes)
-        weighted = codes * weights[:, None]
-        products, squares = (weighted * values).sum(axis=0), (weighted * codes).sum(axis=0)
-        fitted = np.divide(products, squares, out=np.zeros_like(first), where=squares > 0)
-        gain = products * fitted
-        better = gain > best_gain
-        np.copyto(best_gain, gain, where=better)
-        np.copyto(best, fitted, where=better)
-    return best
+        codes[j] = np.clip(np.rint(target * inverse) + zeros, 0, most)
+        errors[j] = values[j] - (codes[j] - zeros) * scales
+    return codes.astype(np.uint8), errors

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 _SMALLEST_SCALE = np.float32(1e-30)  # the inverse of a smaller one is not far from overflowing
-_CHUNK = 1 << 17  # values worked on at once: temporaries stay in the second-level cache
+CHUNK = 1 << 17  # values worked on at once: temporaries stay in the second-level cache
 
 Kernel = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -55,7 +55,7 @@ def blockwise(weight: np.ndarray, bits: int, block: int, kernel: Kernel) -> tupl
         weight = np.pad(weight, ((0, 0), (0, missing)))
     values, half = weight.reshape(-1, block), 1 << (bits - 1)
     codes, scales = np.empty(values.shape, np.uint8), np.empty(len(values), np.float32)
-    step = max(1, _CHUNK // block)
+    step = max(1, CHUNK // block)
     for start in range(0, len(values), step):
         part = slice(start, start + step)
         signed, scales[part] = kernel(values[part], half)
