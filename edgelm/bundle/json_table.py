@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgelm.errors import BundleError, EdgeLMError
+from edgelm.files import open_regular
 
 MOST_BYTES = 16 << 20  # of a JSON file that is read; those of a bundle take kilobytes
 _HINT = "copy the bundle again, or export it again"
@@ -33,7 +34,7 @@ def read_json(path: Path, *, error: type[EdgeLMError] = BundleError, hint: str =
         EdgeLMError: of the kind `error`: it cannot be read, is larger than 16 MiB, is no JSON, or no object.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as reason:
         raise error(f"{path} cannot be read: {reason.strerror or reason}", hint=hint) from None

@@ -34,6 +34,7 @@ from edgelm.bundle.manifest import MODEL as MODEL
 from edgelm.bundle.manifest import TOKENIZER as TOKENIZER
 from edgelm.bundle.manifest import FileEntry, Manifest
 from edgelm.errors import BundleError
+from edgelm.files import open_regular, read_text
 
 DATA = "model.onnx.data"
 PREFILL = "prefill.onnx"
@@ -45,12 +46,13 @@ LORA = "lora.json"
 
 # Files up to this size are hashed whenever a bundle is opened; larger ones only by size, until `verify`.
 _HASH_AT_OPEN = 4 << 20
+_LONGEST_TEMPLATE = 16 << 20  # bytes
 
 
 def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file, in hex; `on_bytes` is called with every piece read (for progress)."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(1 << 22):
             digest.update(piece)
             if on_bytes:
@@ -130,7 +132,7 @@ class Bundle:
     @cached_property
     def chat_template(self) -> str | None:
         """The chat template's source, or None for a model without one."""
-        return (self.path / TEMPLATE).read_text(encoding="utf-8") if TEMPLATE in self.files else None
+        return _read_text(self.path / TEMPLATE) if TEMPLATE in self.files else None
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
@@ -185,6 +187,15 @@ class Bundle:
             raise BundleError(f"{path} is missing: expected {expected:,} bytes", hint=hint) from None
         except OSError as error:
             raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return read_text(path, _LONGEST_TEMPLATE)
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path} is not valid UTF-8: byte {error.start}", hint="export the bundle again") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from edgelm.errors import OptionError
+from edgelm.files import read_text
+
+_LONGEST_SCHEMA = 16 << 20  # bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,9 +110,11 @@ def form_options(function: F) -> F:
 def form(json_schema: Path | None, regex: str | None, choice: tuple[str, ...]) -> dict[str, Any]:
     """These options as `LM.stream` takes them."""
     try:
-        schema = None if json_schema is None else json_schema.read_text(encoding="utf-8")
+        schema = None if json_schema is None else read_text(json_schema, _LONGEST_SCHEMA)
     except UnicodeDecodeError:
         raise OptionError(f"{json_schema} is not valid UTF-8") from None
+    except OSError as error:
+        raise OptionError(f"{json_schema} cannot be read: {error.strerror}") from None
     return {"json_schema": schema, "regex": regex, "choice": choice or None}
 
 

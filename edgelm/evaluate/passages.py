@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from edgelm.errors import EdgeLMError, OptionError, PromptError
+from edgelm.files import read_bytes
 
 BUILTIN = "builtin"
 
@@ -105,7 +106,7 @@ def load_passages(name: str | Path, part: Part) -> Passages:
         return _builtin(part)
     path = Path(name)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         hint = f"give a text file, or {BUILTIN}" if isinstance(error, FileNotFoundError) else None
         raise EdgeLMError(f"{path} cannot be read: {error.strerror}", hint=hint) from None

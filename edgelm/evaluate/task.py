@@ -19,6 +19,7 @@ from edgelm.evaluate import crows_pairs, truthfulqa
 from edgelm.evaluate.items import Item
 from edgelm.evaluate.jsonl import read_jsonl
 from edgelm.evaluate.outcome import TaskResult
+from edgelm.files import read_bytes
 from edgelm.runtime.lm import LM
 
 OnItem = Callable[[int, int], None]
@@ -46,7 +47,7 @@ def read_task(path: Path, limit: int | None = None, seed: int | None = None) -> 
     if limit is not None and limit < 1:
         raise OptionError(f"limit must be at least 1, not {limit}")
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise EdgeLMError(f"{path} cannot be read: {error.strerror}") from None
     items = _items(path, data)

@@ -21,6 +21,7 @@ import numpy as np
 
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.errors import AdapterError
+from edgelm.files import open_regular
 
 FORMAT = 1  # raised when an older edgelm could misread a file
 METADATA = "edgelm_adapter"  # the key, in the file's metadata, of what edgelm says about it
@@ -150,7 +151,7 @@ def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
 
 def _map(path: Path) -> mmap.mmap:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size < 8:
                 raise AdapterError(f"{path} is no adapter: it is too short", hint=_AGAIN)
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.errors import ExportError
+from edgelm.files import read_text
 from edgelm.sweep.rows import Row
 
 FORMAT = 1
@@ -47,7 +48,7 @@ class Record:
             return cls(path, settings)
         hint = "choose another folder with -o, or pass --overwrite"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
             rows = [Row.from_dict(row) for row in content["rows"]]
             before = content["settings"]
             if content["format"] != FORMAT or not isinstance(before, dict):

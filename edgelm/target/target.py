@@ -16,6 +16,7 @@ from typing import Any
 
 from edgelm.bundle.format_spec import FormatSpec as FormatSpec
 from edgelm.errors import TargetError, near
+from edgelm.files import read_text
 from edgelm.target.operators import operators_of
 from edgelm.target.rates import Rates, read_rates
 from edgelm.target.table import Table
@@ -200,9 +201,12 @@ def _parse(path: Path) -> Target:
     return _target(Table(path, key_lines(text), (), data, _example()))
 
 
+_LONGEST = 1 << 20  # bytes of a target file
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, _LONGEST)
     except FileNotFoundError:
         names = ", ".join(target_names())
         raise TargetError(f"no target file {path}", hint=f"names that need no file: {names}") from None

@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.errors import CheckpointError
+from edgelm.files import read_text
+
+_LONGEST = 32 << 20  # bytes of a JSON file, such as an index of shards or a vocabulary
+
+# What is absurd, by a part of the key; before anything is built or allocated by it.
+_MOST = {"layer": 1000, "head_dim": 4096, "position": 1 << 40, "window": 1 << 40, "token_id": 1 << 31}
+_SHOWN = 60  # characters of a wrong value
+_LARGEST = 1 << 24  # of all others: widths, heads, vocabularies
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint's file; CheckpointError names what is wrong with it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path, _LONGEST))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} is missing", hint="a checkpoint folder needs config.json, *.safetensors and tokenizer.json"
@@ -56,10 +64,12 @@ class Config:
         return value
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
-        """A whole number, at least `minimum`."""
+        """A whole number, at least `minimum`, and no more than a model can have of it: sizes are believed nowhere else."""
         value = self._need(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise self._wrong(key, value, f"a whole number >= {minimum}")
+        if value > (most := next((most for part, most in _MOST.items() if part in key), _LARGEST)):
+            raise self._wrong(key, value, f"a whole number <= {most:,}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -113,4 +123,7 @@ class Config:
         return value
 
     def _wrong(self, key: str, value: Any, expected: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: key '{key}' is {value!r}, expected {expected}")
+        shown = repr(value)
+        if len(shown) > _SHOWN:
+            shown = f"{shown[:_SHOWN]}…"
+        return CheckpointError(f"{self.path}: key '{key}' is {shown}, expected {expected}")

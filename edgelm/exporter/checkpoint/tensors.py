@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from edgelm.errors import CheckpointError
+from edgelm.files import open_regular
 
 # What a weight may be stored as.
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -35,6 +37,8 @@ _INTEGERS: dict[str, np.dtype[Any]] = {
     "I8": np.dtype(np.int8),
 }
 
+
+_SIZES = {name: dtype.itemsize for name, dtype in (_DTYPES | _INTEGERS).items()} | {"I16": 2, "BOOL": 1}
 
 RowRange = tuple[int, int]
 """First row, and the one after the last."""
@@ -102,7 +106,8 @@ class Tensor:
         dtype = self._dtype(_DTYPES)
         count = int(np.prod(self.shape)) - start if count is None else count
         try:
-            values = np.fromfile(self.file, dtype, count, offset=self.offset + start * dtype.itemsize)
+            with open_regular(self.file) as file:
+                values = np.fromfile(file, dtype, count, offset=self.offset + start * dtype.itemsize)
         except OSError as error:
             raise CheckpointError(f"{self.file} cannot be read: {error.strerror}") from None
         if len(values) != count:
@@ -119,7 +124,7 @@ class Tensor:
         if size != other._size():
             return False
         try:
-            with self.file.open("rb") as mine, other.file.open("rb") as its:
+            with open_regular(self.file) as mine, open_regular(other.file) as its:
                 mine.seek(self.offset)
                 its.seek(other.offset)
                 for start in range(0, size, _PIECE):
@@ -138,7 +143,8 @@ class Tensor:
         """The whole of an integer tensor, in its shape and type."""
         dtype = self._dtype(_INTEGERS)
         try:
-            values = np.fromfile(self.file, dtype, int(np.prod(self.shape)), offset=self.offset)
+            with open_regular(self.file) as file:
+                values = np.fromfile(file, dtype, int(np.prod(self.shape)), offset=self.offset)
         except OSError as error:
             raise CheckpointError(f"{self.file} cannot be read: {error.strerror}") from None
         return values.reshape(self.shape)
@@ -153,42 +159,63 @@ class Tensor:
 
 
 _AGAIN = "download the checkpoint again"
+_LONGEST_HEADER = 32 << 20  # bytes; 200,000 tensors take fewer
+_MOST_TENSORS = 200_000  # in a file; a model for a device has some thousands
 _PIECE = 4 << 20  # bytes of one comparison
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Name → tensor of a file, checked against the file's size.
+    """Name → tensor of a file, checked as safetensors' own reader does: no holes, no overlaps, nothing behind the last.
 
     Raises:
         CheckpointError: not a safetensors file, or a truncated one.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
             if len(head) < 8 or length > size - 8:
                 raise CheckpointError(f"{path} is truncated: {size:,} bytes do not hold its header", hint=_AGAIN)
-            table = json.loads(file.read(length))
+            if length > _LONGEST_HEADER:
+                raise CheckpointError(
+                    f"{path} is not a safetensors file: its header would have {length:,} bytes", hint=_AGAIN
+                )
+            text = file.read(length)
+        if (count := text.count(b'"data_offsets"')) > _MOST_TENSORS:
+            raise CheckpointError(f"{path} holds {count:,} tensors; edgelm reads up to {_MOST_TENSORS:,} in a file")
+        table = json.loads(text)
         table.pop("__metadata__", None)
         start = 8 + length
         tensors = {name: _entry(path, name, entry, start) for name, entry in table.items()}
-        end = start + max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
+        ends = [(tensor.offset, tensor.end, name) for name, tensor in tensors.items()]
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
         raise CheckpointError(f"{path} is not a safetensors file: its header cannot be read", hint=_AGAIN) from None
-    if size < end:
-        raise CheckpointError(f"{path} is truncated: {size:,} bytes, expected {end:,}", hint=_AGAIN)
+    _expect_whole(path, size, start, sorted(ends))
     return tensors
+
+
+def _expect_whole(path: Path, size: int, start: int, ends: list[tuple[int, int, str]]) -> None:
+    """CheckpointError where the tensors, (first byte, end, name) in order, are not the file's bytes from `start` on."""
+    last = max((end for _, end, _ in ends), default=start)
+    if size < last:
+        raise CheckpointError(f"{path} is truncated: {size:,} bytes, expected {last:,}", hint=_AGAIN)
+    at = start
+    for first, end, name in ends:
+        if first != at:
+            what = "shares bytes with another one" if first < at else "does not follow the one before it"
+            raise CheckpointError(f"{path} is damaged: tensor '{name}' {what}", hint=_AGAIN)
+        at = end
+    if at != size:
+        raise CheckpointError(f"{path} is damaged: {size - at:,} bytes behind its last tensor", hint=_AGAIN)
 
 
 def _entry(path: Path, name: str, entry: dict[str, object], start: int) -> Tensor:
     """One tensor of the header; ValueError where its bytes do not fit its shape."""
     kind, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])  # type: ignore[attr-defined]
     first, last = (int(offset) for offset in entry["data_offsets"])  # type: ignore[attr-defined]
-    if min((first, *shape), default=0) < 0 or (
-        kind in _DTYPES and last - first != _DTYPES[kind].itemsize * np.prod(shape, dtype=object)
-    ):
+    if min((first, last - first, *shape)) < 0 or (kind in _SIZES and last - first != _SIZES[kind] * math.prod(shape)):
         raise ValueError(name)
     return Tensor(path, name, kind, shape, start + first, start + last)

@@ -5,16 +5,20 @@ A family module has ``MODEL_TYPES`` (the `model_type` values it reads) and ``des
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from edgelm.errors import UnsupportedModelError
+from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.model.decoder import Decoder
 
+_WIDEST_HEAD = 4096  # values
+_LARGEST_STATE = 1 << 26  # values
+_DAMAGED = "config.json is damaged, or of another kind of model"
 _NAMES = (
     "cohere2",
     "ernie",
@@ -80,7 +84,22 @@ def describe(config: Config) -> Decoder:
         raise UnsupportedModelError(
             f"{config.path}: no native family for model type {kind!r} (native: {known})", hint=TRY_OPTIMUM
         )
-    return family.describe(config)
+    try:
+        decoder = family.describe(config)
+    except ZeroDivisionError:
+        raise CheckpointError(f"{config.path}: the sizes do not go together", hint=_DAMAGED) from None
+    _expect_sane(config, decoder)
+    return decoder
+
+
+def _expect_sane(config: Config, decoder: Decoder) -> None:
+    """CheckpointError for sizes that follow from others and are absurd: tables and states are allocated by them."""
+    head = max((attention.head_dim for attention in decoder.attentions), default=1)
+    states = [math.prod(state.shape) for recurrence in decoder.recurrences for state in recurrence.states]
+    if not 0 < head <= _WIDEST_HEAD:
+        raise CheckpointError(f"{config.path}: heads of {head:,} values, expected 1 to {_WIDEST_HEAD:,}", hint=_DAMAGED)
+    if max(states, default=0) > _LARGEST_STATE:
+        raise CheckpointError(f"{config.path}: a layer's state of {max(states):,} values is absurd", hint=_DAMAGED)
 
 
 def model_types() -> list[str]:

@@ -17,8 +17,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.tokenizer.tokenizer_class import Style
+from edgelm.files import read_bytes
 
 _SPACE = "▁"
+_LONGEST = 256 << 20  # bytes of a file
 # sentencepiece_model.proto
 UNIGRAM, BPE = 1, 2
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
@@ -55,7 +57,7 @@ def read(path: Path) -> SentencePiece:
         CheckpointError: it cannot be read, or is something else.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, _LONGEST)
         pieces: list[Piece] = []
         algorithm, unk, seen = UNIGRAM, "<unk>", set[int]()
         for number, value in _fields(data):

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
+from edgelm import files
 from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import SpecialTokens, TokenizerFacts
 from edgelm.bundle.reader import GENERATION, TEMPLATE, TOKENIZER
@@ -27,6 +28,7 @@ from edgelm.exporter.tokenizer.special_tokens import special_tokens, vocabulary_
 from edgelm.exporter.tokenizer.tokenizer_class import Style, TokenizerClass, tokenizer_class
 from edgelm.runtime.sample.config import settled
 
+_LONGEST = 16 << 20  # bytes of a template or a model card
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -130,7 +132,7 @@ def _load_tokenizer(
     """tokenizer.json, or what older files say; with the tokens and the BOS that the settings add to it."""
     path = source / "tokenizer.json"
     converted = not path.exists()
-    tokenizer = _convert(source, settings, kind, added) if converted else _read_tokenizer(path)
+    tokenizer = _convert(source, settings, kind, added) if converted else read_tokenizer(path)
     if not converted and "llama" not in kind.styles:
         _set_prefix_space(tokenizer, settings)
     added.complete(tokenizer, vocabulary_size(config), converted=converted)
@@ -142,7 +144,7 @@ def _load_tokenizer(
     return tokenizer
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
+def read_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -208,7 +210,7 @@ def _chat_template(source: Path, settings: dict[str, Any]) -> str | None:
     """The chat template from its own file, or from tokenizer_config.json; a list of them has one named default."""
     if (path := source / "chat_template.jinja").exists():
         try:
-            return path.read_text(encoding="utf-8")
+            return files.read_text(path, _LONGEST)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}", hint="download the checkpoint again") from None
     found = settings.get("chat_template") or optional_json(source / "chat_template.json").get("chat_template")
@@ -230,7 +232,10 @@ def licence(checkpoint: Checkpoint) -> str | None:
     path = checkpoint.path / "README.md"
     if not path.exists():
         return None
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = files.read_bytes(path, _LONGEST).decode("utf-8", errors="replace").splitlines()
+    except OSError:  # a model card that cannot be read says nothing
+        return None
     if not lines or lines[0].strip() != "---":
         return None
     for line in lines[1:200]:

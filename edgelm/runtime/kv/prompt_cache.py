@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edgelm.errors import PromptCacheError
+from edgelm.files import open_regular
 from edgelm.runtime.kv.cache import KVSnapshot
 
 MAGIC = b"edgelm prompt cache 1\n\0\0"
@@ -96,7 +97,7 @@ def read(path: Path, digest: str) -> tuple[list[int], KVSnapshot]:
         PromptCacheError: no prompt cache, damaged, or of another bundle.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(_KIND)) != _KIND:
                 raise PromptCacheError(f"{path} is not a prompt cache")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -121,7 +122,7 @@ def read(path: Path, digest: str) -> tuple[list[int], KVSnapshot]:
 def is_prompt_cache(path: Path) -> bool:
     """Whether a file begins like a prompt cache of any version."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(_KIND)) == _KIND
     except OSError:
         return False

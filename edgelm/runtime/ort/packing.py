@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgelm.files import open_regular
 from edgelm.runtime.ort.onnxfile import Graph, Node, Tensor
 from edgelm.runtime.ort.session import open_optimized, save_optimized, save_packed
 
@@ -131,7 +132,7 @@ class _Out:
     def copy(self, path: Path, start: int, length: int) -> str:
         """Append a part of another file; where it is now, in onnxruntime's form."""
         begin = self.begin()
-        with path.open("rb") as source:
+        with open_regular(path) as source:
             source.seek(start)
             while self.end < begin + length:
                 piece = source.read(min(_PIECE, begin + length - self.end))
@@ -194,7 +195,7 @@ def _place(graph: Graph, out: _Out, data: Path, final: Path, blobs: dict[str, st
 def _values(tensor: Tensor, data: Path) -> bytes:
     if tensor.inline is not None:
         return bytes(tensor.inline)
-    with (data / tensor.external["location"]).open("rb") as file:
+    with open_regular(data / tensor.external["location"]) as file:
         file.seek(int(tensor.external["offset"]))
         return file.read(tensor.nbytes)
 

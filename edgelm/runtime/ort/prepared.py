@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.bundle.reader import Bundle
+from edgelm.files import read_bytes
 from edgelm.machine.host import CpuInfo
 from edgelm.runtime.ort.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
 from edgelm.runtime.ort.session import NO_SPINNING, give_back, version
@@ -98,7 +99,7 @@ def _give_up(bundle: Bundle, cache: WeightCache, key: str, cpu: CpuInfo) -> None
 
 def _open(entry: Entry, bundle: Bundle, threads: Sequence[int], disable_spinning: bool) -> Prepared | None:
     try:
-        graph = (entry.folder / GRAPH).read_bytes()
+        graph = read_bytes(entry.folder / GRAPH)
         graph = moved(graph, Path(entry.facts["path"]), bundle.path)
         graph = moved(graph, Path(entry.facts["folder"]), entry.folder)
         entries: list[dict[str, str]] = [

@@ -30,7 +30,7 @@ from typing import Any
 
 from edgelm.bundle.reader import DATA, Bundle, sha256
 from edgelm.errors import OptionError
-from edgelm.files import locked, to_disk
+from edgelm.files import locked, open_regular, read_bytes, to_disk
 from edgelm.machine.host import CpuInfo
 
 SWITCH, LIMIT = "EDGELM_WEIGHT_CACHE", "EDGELM_WEIGHT_CACHE_MB"
@@ -39,6 +39,7 @@ SMALLEST = 32 << 20  # bytes of weights from which the cache is of use
 _LAYOUT = 2  # raised when older entries must not be used, or other graphs are written
 _OFF = ("0", "off", "no", "false")
 _RECORD, _PARTIAL = "entry.json", ".partial-"
+_LONGEST_RECORD = 1 << 20  # bytes
 _SPARE = 256 << 20  # bytes, and a share of the disk, that stay free
 _SPARE_SHARE = 20
 _TOUCH = 3600  # seconds between two writes of the time of use: flash memory wears
@@ -60,7 +61,7 @@ class Entry:
     def read(cls, folder: Path) -> Entry | None:
         """The entry in a folder; None where there is none."""
         try:
-            facts = json.loads((folder / _RECORD).read_bytes())
+            facts = json.loads(read_bytes(folder / _RECORD, _LONGEST_RECORD))
         except (OSError, ValueError):
             return None
         return cls(folder, facts) if isinstance(facts, dict) and isinstance(facts.get("files"), dict) else None
@@ -358,7 +359,7 @@ def _size(entry: Entry) -> int:
 
 def _crc32(path: Path, on_bytes: Callable[[int], None]) -> int:
     crc = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(1 << 22):
             crc = zlib.crc32(piece, crc)
             on_bytes(len(piece))
