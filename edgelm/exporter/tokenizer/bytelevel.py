@@ -7,7 +7,12 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgelm.errors import CheckpointError
+from edgelm.exporter.checkpoint.config import read_json
 from edgelm.exporter.tokenizer.tokenizer_class import Style
+from edgelm.files import open_regular
+from edgelm.runtime.text import tokenizer_file
+
+_MOST_IDS = 1 << 22
 
 # Qwen2's own way to cut a text into words, as in transformers' Qwen2Converter.
 _QWEN2_WORDS = (
@@ -28,8 +33,12 @@ def convert(vocab: Path, merges: Path, style: Style, *, prefix_space: bool = Fal
         CheckpointError: the files cannot be read.
     """
     try:
-        model = models.BPE.from_file(str(vocab), str(merges))
-    except Exception as error:  # the library raises bare Exception
+        _expect_ids(vocab)
+        with open_regular(merges), tokenizer_file.guarded():
+            model = models.BPE.from_file(str(vocab), str(merges))
+    except OSError as error:
+        raise CheckpointError(f"{merges} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise CheckpointError(
             f"{vocab.parent}: vocab.json and merges.txt cannot be read: {error}", hint="download the checkpoint again"
         ) from None
@@ -47,3 +56,10 @@ def convert(vocab: Path, merges: Path, style: Style, *, prefix_space: bool = Fal
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
+
+
+def _expect_ids(vocab: Path) -> None:
+    """ValueError where the ids are not those of a vocabulary: the library allocates by the highest one."""
+    ids = read_json(vocab).values()
+    if not all(isinstance(index, int) and 0 <= index < _MOST_IDS for index in ids):
+        raise ValueError(f"ids must be whole numbers below {_MOST_IDS:,}")

@@ -18,9 +18,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.tokenizer.tokenizer_class import Style
 from edgelm.files import read_bytes
+from edgelm.runtime.text import tokenizer_file
 
 _SPACE = "▁"
 _LONGEST = 256 << 20  # bytes of a file
+_LONGEST_PIECE = 512  # characters
 # sentencepiece_model.proto
 UNIGRAM, BPE = 1, 2
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
@@ -68,6 +70,8 @@ def read(path: Path) -> SentencePiece:
                 settings = dict(_fields(_bytes(value)))
                 algorithm = int(settings.get(3, UNIGRAM))
                 unk = _bytes(settings.get(45, b"<unk>")).decode()
+        if any(len(piece.text) > _LONGEST_PIECE for piece in pieces):  # every place to part it is looked at
+            raise ValueError("a piece that is too long")
         if not {1, 2, 3} <= seen:  # pieces, the trainer's settings, the normalizer's: a file may be cut between them
             raise ValueError("not whole")
     except OSError as error:
@@ -156,32 +160,41 @@ def build(
     legacy: bool = True,
 ) -> Tokenizer:
     """`convert` of what was read already; `path` is named in errors."""
+    if source.algorithm not in (BPE, UNIGRAM):
+        raise UnsupportedModelError(
+            f"{path}: a SentencePiece model of type {source.algorithm}; edgelm reads BPE and Unigram"
+        )
     gemma = style == "gemma"
+    try:
+        with tokenizer_file.guarded():
+            tokenizer = _tokenizer(source, renamed, gemma)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be converted: {error}") from None
+    if gemma:
+        _gemma_spaces(tokenizer)
+    else:
+        _llama_spaces(tokenizer, prefix_space, legacy)
+    return tokenizer
+
+
+def _tokenizer(source: SentencePiece, renamed: Mapping[int, str], gemma: bool) -> Tokenizer:
+    """The model itself, with its control and user-defined pieces as added tokens."""
     vocabulary = [(renamed.get(i, piece.text), piece.score) for i, piece in enumerate(source.pieces)]
     vocabulary[:3] = [(text, 0.0) for text, _ in vocabulary[:3]]
     known = {piece.text: i for i, piece in enumerate(source.pieces)}
     if gemma:
         _give_tab(vocabulary, known)
-    try:
-        if source.algorithm == BPE:
-            model = models.BPE(
-                {text: i for i, (text, _) in enumerate(vocabulary)},
-                _merges(dict(vocabulary), known),
-                unk_token=source.unk,
-                fuse_unk=True,
-                byte_fallback=True,
-            )
-        elif source.algorithm == UNIGRAM:
-            model = models.Unigram(vocabulary, unk_id=3 if gemma else 0, byte_fallback=True)
-        else:
-            raise UnsupportedModelError(
-                f"{path}: a SentencePiece model of type {source.algorithm}; edgelm reads BPE and Unigram"
-            )
-        tokenizer = Tokenizer(model)
-    except UnsupportedModelError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path} cannot be converted: {error}") from None
+    if source.algorithm == BPE:
+        model = models.BPE(
+            {text: i for i, (text, _) in enumerate(vocabulary)},
+            _merges(dict(vocabulary), known),
+            unk_token=source.unk,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    else:
+        model = models.Unigram(vocabulary, unk_id=3 if gemma else 0, byte_fallback=True)
+    tokenizer = Tokenizer(model)
     tokenizer.add_tokens(
         [
             AddedToken(p.text, normalized=False, special=p.kind == CONTROL or (gemma and p.text in _GEMMA_TURNS))
@@ -189,10 +202,6 @@ def build(
             if p.kind in (CONTROL, USER_DEFINED)
         ]
     )
-    if gemma:
-        _gemma_spaces(tokenizer)
-    else:
-        _llama_spaces(tokenizer, prefix_space, legacy)
     return tokenizer
 
 

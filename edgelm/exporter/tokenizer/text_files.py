@@ -27,7 +27,9 @@ from edgelm.exporter.tokenizer.gguf import read_gguf_text
 from edgelm.exporter.tokenizer.special_tokens import special_tokens, vocabulary_size
 from edgelm.exporter.tokenizer.tokenizer_class import Style, TokenizerClass, tokenizer_class
 from edgelm.runtime.sample.config import settled
+from edgelm.runtime.text import tokenizer_file
 
+_ANOTHER = "take the tokenizer.json of the model that it was trained with"
 _LONGEST = 16 << 20  # bytes of a template or a model card
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -141,17 +143,26 @@ def _load_tokenizer(
         bos = True  # GPT-2's class, which elsewhere leaves it to tokenizer.json
     if bos is not None:
         _add_ends(tokenizer, settings, added.names, add_bos=bos)
+    try:
+        tokenizer_file.probe(tokenizer)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: the tokenizer cannot encode every text: {error}", hint=_ANOTHER) from None
     return tokenizer
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json.
+
+    Raises:
+        CheckpointError: it cannot be read, or not be used safely.
+    """
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
+        tokenizer = tokenizer_file.read(path)
+        tokenizer_file.expect_ids(tokenizer)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise CheckpointError(f"{path} cannot be read: {error}", hint="download the checkpoint again") from None
-    # A length limit or padding in the file would silently cut prompts.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import tokenizers
 
 from edgelm.errors import BundleError, PromptError
+from edgelm.runtime.text import tokenizer_file
 
 
 class Tokenizer:
@@ -37,11 +38,13 @@ class Tokenizer:
         Raises:
             BundleError: the file is missing or no tokenizer.
         """
-        if not Path(path).is_file():
-            raise BundleError(f"{path} is missing", hint="export the model again")
         try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
+            inner = tokenizer_file.read(path)
+        except FileNotFoundError:
+            raise BundleError(f"{path} is missing", hint="export the model again") from None
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError as error:
             raise BundleError(f"{path} cannot be read as a tokenizer: {error}", hint="export the model again") from None
         return cls(inner, bos=bos, add_bos=add_bos)
 
@@ -61,7 +64,7 @@ class Tokenizer:
         Names of special tokens inside `text` become those tokens, as in transformers.
 
         Raises:
-            PromptError: `text` holds half of a surrogate pair, which no encoding can express.
+            PromptError: `text` holds half of a surrogate pair, which no encoding can express, or the tokenizer fails.
         """
         try:
             text.encode()
@@ -70,15 +73,31 @@ class Tokenizer:
                 f"the text is not valid Unicode: a lone surrogate at position {error.start}",
                 hint="decode the input as UTF-8 with errors='replace'",
             ) from None
-        ids: list[int] = self._inner.encode(text, add_special_tokens=special).ids
+        try:
+            with tokenizer_file.guarded():
+                ids: list[int] = self._inner.encode(text, add_special_tokens=special).ids
+        except ValueError as error:
+            raise PromptError(f"the tokenizer cannot encode the text: {error}") from None
         return self._prefix + ids if special else ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of `ids`; bytes that are no valid UTF-8 become U+FFFD, ids without a token nothing."""
-        return str(self._inner.decode([int(i) for i in ids], skip_special_tokens=skip_special))
+        """The text of `ids`; bytes that are no valid UTF-8 become U+FFFD, ids without a token nothing.
+
+        Raises:
+            BundleError: the tokenizer's decoder fails.
+        """
+        try:
+            with tokenizer_file.guarded():
+                return str(self._inner.decode([int(i) for i in ids], skip_special_tokens=skip_special))
+        except ValueError as error:
+            raise BundleError(f"the tokenizer cannot decode: {error}", hint="export the model again") from None
 
     def to_json(self) -> str:
-        """The content of a tokenizer.json."""
+        """The content of a tokenizer.json; BundleError where that would be absurdly long."""
+        try:
+            tokenizer_file.expect_ids(self._inner)
+        except ValueError as error:
+            raise BundleError(f"the tokenizer cannot be used: {error}", hint="export the model again") from None
         return str(self._inner.to_str())
 
     def same_ids(self, other: Tokenizer) -> bool:

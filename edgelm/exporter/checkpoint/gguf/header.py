@@ -20,6 +20,7 @@ import numpy as np
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.gguf.block_types import BlockType, block_type
+from edgelm.files import open_regular
 
 MAGIC = b"GGUF"
 _VERSION = 3
@@ -73,7 +74,7 @@ def is_gguf(path: Path) -> bool:
     if path.suffix.lower() == ".gguf":
         return True
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(4) == MAGIC
     except OSError:
         return False
@@ -88,7 +89,7 @@ def read_header(path: Path) -> Header:
     """
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if size < 24:
                 _no_gguf(path, file.read(4), size)
             with (

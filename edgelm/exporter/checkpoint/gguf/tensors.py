@@ -13,6 +13,7 @@ from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint.gguf.block_types import dequantize
 from edgelm.exporter.checkpoint.gguf.header import TensorInfo
 from edgelm.exporter.checkpoint.tensors import Readable, RowRange, slices_as_read
+from edgelm.files import open_regular
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class GGUFTensor:
         """`count` blocks from block `first` on, as they lie in the file: uint8 [count, bytes of a block]."""
         length = self.info.type.bytes
         try:
-            data = np.fromfile(self.file, np.uint8, count * length, offset=self.info.offset + first * length)
+            with open_regular(self.file) as file:
+                data = np.fromfile(file, np.uint8, count * length, offset=self.info.offset + first * length)
         except OSError as error:
             raise CheckpointError(f"{self.file} cannot be read: {error.strerror}") from None
         if len(data) != count * length:
