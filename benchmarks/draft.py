@@ -27,8 +27,10 @@ from edgelm.bundle.reader import Bundle
 from edgelm.cli.failures import guard
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.loop.draft import DraftModel, ModelDrafter, load_both
-from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.generate import Limits, generate_step
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
+from edgelm.runtime.model import Sequence as TextSequence
+from edgelm.runtime.ort.options import LoadOptions
 from edgelm.runtime.sample.sampling import Floats
 from edgelm.runtime.text.prompt import text_tools
 
@@ -42,8 +44,8 @@ class Scripted(DraftModel):
     chance: float
     dice: random.Random
 
-    def _choose(self, logits: Floats) -> int:
-        token = self.text[self.engine.position] if self.engine.position < len(self.text) else 0
+    def _choose(self, own: TextSequence, logits: Floats) -> int:
+        token = self.text[own.position] if own.position < len(self.text) else 0
         return token if self.dice.random() < self.chance else (token + 1) % self._known
 
 
@@ -54,7 +56,7 @@ def decode(engine: Engine, text: Sequence[int], prompt: int, drafter: ModelDraft
         engine,
         text[:prompt],
         lambda logits, history: text[len(history)],
-        max_tokens=len(text) - prompt,
+        Limits(len(text) - prompt),
         drafter=drafter,
     )
     next(steps)
@@ -72,21 +74,20 @@ def measure(
     disable_spinning: bool,
 ) -> list[dict[str, Any]]:
     """A row for each chance."""
-    engine, loaded = load_both(
-        bundles[0], text_tools(bundles[0])[0], bundles[1], threads=threads, disable_spinning=disable_spinning
-    )
-    known, dice = min(engine.vocab_size, loaded.engine.vocab_size), random.Random(0)
+    options = LoadOptions(threads=threads, disable_spinning=disable_spinning)
+    engine, loaded = load_both(bundles[0], text_tools(bundles[0])[0], bundles[1], options)
+    known, dice = min(engine.vocab_size, loaded.model.vocab_size), random.Random(0)
     rows = []
     for chance in CHANCES:
         text = [dice.randrange(known) for _ in range(prompt + tokens)]
-        model, cost = Scripted(loaded.engine, engine.vocab_size, (), 0.25), PassCost()
+        model, cost = Scripted(loaded.model, engine.vocab_size, (), 0.25), PassCost()
         model.text, model.chance, model.dice = text, chance, dice
         right = [0, 0]
 
         def on(model: Scripted = model, cost: PassCost = cost, text: list[int] = text, right: Any = right) -> float:
-            model.use(None)
-            model.engine.reset()
-            drafter = ModelDrafter(model, PromptLookup(cost), cost, lambda: None)
+            own = model.beside(engine)
+            own.reset()
+            drafter = ModelDrafter(model, own, PromptLookup(cost), cost, lambda: None)
             seconds = decode(engine, text, prompt, drafter)
             right[:] = drafter.accepted, drafter.drafted
             return seconds

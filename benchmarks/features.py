@@ -35,7 +35,7 @@ import numpy as np
 from edgelm.cli.failures import guard
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM, load
-from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.generate import Limits, generate_step
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 
 SOURCE = (
@@ -68,14 +68,14 @@ def scripts(lm: LM, tokens: int) -> dict[str, tuple[list[int], list[int]]]:
 
 
 def decode_seconds(lm: LM, prompt: Sequence[int], script: Sequence[int], cost: PassCost | None) -> tuple[float, int]:
-    """Seconds per token after the first, and how many guesses were right."""
+    """Seconds per token after the first, and how many draft tokens were accepted."""
     engine, drafter = lm.engine, None if cost is None else PromptLookup(cost)
     engine.reset()
     steps = generate_step(
         engine,
         prompt,
         lambda logits, history: script[len(history) - len(prompt)],
-        max_tokens=len(script),
+        Limits(len(script)),
         drafter=drafter,
     )
     next(steps)
@@ -164,7 +164,7 @@ def structured(lm: LM, tokens: int, repetitions: int) -> list[dict[str, Any]]:
 
     def seconds(**form: Any) -> float:
         # A bias on the end of the text, which a model with random weights may choose at any time.
-        bias = dict.fromkeys(lm._eos, -np.inf)
+        bias = dict.fromkeys(lm._requests.eos, -np.inf)
         timings = lm.generate("x", raw=True, logit_bias=bias, **options, **form).timings
         return timings.decode_seconds / max(1, timings.completion_tokens - 1)
 

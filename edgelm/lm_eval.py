@@ -18,7 +18,7 @@ from typing import Any
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
 from edgelm.evaluate.likelihood import log_likelihoods, prefix_token
 from edgelm.runtime.lm import LM, load
-from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.generate import Limits, generate_step
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.sampling import make_sampler
 from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings
@@ -185,7 +185,7 @@ def _complete(lm: LM, ids: list[int], config: GenerationConfig, eos: Sequence[in
     Not `LM.generate`: the harness has told the prompt already, and cut it.
     """
     lm.engine.reset()
-    tokens = generate_step(lm.engine, ids, make_sampler(config, len(ids)), max_tokens=config.max_tokens, eos=eos)
+    tokens = generate_step(lm.engine, ids, make_sampler(config, len(ids)), Limits(config.max_tokens, eos))
     pieces, stops, text = Detokenizer(lm.tokenizer), StopStrings(config.stop), ""
     for token in tokens:
         text += stops.push(pieces.push(token))

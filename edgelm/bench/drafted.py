@@ -14,7 +14,7 @@ from edgelm.bench.speed import Clock, OnStep, Rates, SpeedTest
 from edgelm.evaluate.passages import BUILTIN, load_passages
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.loop.draft import DraftModel, ModelDrafter
-from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.generate import Limits, generate_step
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.sampling import make_sampler
@@ -60,9 +60,9 @@ def measure_drafted(
                 on_step(done, 2 * len(counts) * (repetitions + 1), test.name)
                 drafter = None
                 if index:
-                    draft.use(None)
-                    draft.engine.reset()
-                    drafter = ModelDrafter(draft, PromptLookup(cost), cost, lambda: None)
+                    own = draft.beside(engine)
+                    own.reset()
+                    drafter = ModelDrafter(draft, own, PromptLookup(cost), cost, lambda: None)
                 seconds = _decode(engine, prompt, count, drafter, clock)
                 if repetition:  # the first was the warm-up
                     rates[index].append((count - 1) / seconds)
@@ -79,9 +79,7 @@ def measure_drafted(
 def _decode(engine: Engine, prompt: list[int], count: int, drafter: ModelDrafter | None, clock: Clock) -> float:
     """Seconds of the tokens after the first."""
     engine.reset()
-    steps = generate_step(
-        engine, prompt, make_sampler(GenerationConfig(temperature=0)), max_tokens=count, drafter=drafter
-    )
+    steps = generate_step(engine, prompt, make_sampler(GenerationConfig(temperature=0)), Limits(count), drafter=drafter)
     next(steps)
     start = clock()
     for _ in steps:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -18,7 +18,7 @@ from edgelm.machine.host import read_cpu
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.loop.draft import DraftModel, load_both
 from edgelm.runtime.lora_adapter import RuntimeAdapter
-from edgelm.runtime.ort.packing import OnBytes
+from edgelm.runtime.ort.options import DEFAULTS, LoadOptions
 from edgelm.runtime.ort.session import version as onnxruntime_version
 from edgelm.runtime.text.prompt import open_tokenizer
 from edgelm.version import __version__
@@ -96,60 +96,75 @@ class Report:
         }
 
 
-def benchmark(
-    bundle: Bundle,
-    *,
-    prompts: Sequence[int] | None = None,
-    generations: Sequence[int] | None = None,
-    depths: Sequence[int] = (0,),
-    repetitions: int = 5,
-    threads: int | None = None,
-    prefill_threads: int | None = None,
-    weight_cache: bool = True,
-    seed: int = 0,
-    draft: Bundle | None = None,
-    adapter: str | PathLike[str] | None = None,
-    on_step: OnStep = lambda done, total, name: None,
-    on_bytes: OnBytes | None = None,
-) -> Report:
-    """Load a bundle and measure it; the other arguments are those of `plan`, `measure` and `Engine.load`.
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured of a bundle.
 
-    Args:
+    Attributes:
+        prompts, generations, depths: see `plan`.
+        repetitions, seed: see `measure`.
         draft: a draft bundle, with which decoding a text is measured, too.
         adapter: a LoRA adapter's file to compute with.
+    """
+
+    prompts: Sequence[int] | None = None
+    generations: Sequence[int] | None = None
+    depths: Sequence[int] = (0,)
+    repetitions: int = 5
+    seed: int = 0
+    draft: Bundle | None = None
+    adapter: str | PathLike[str] | None = None
+
+
+def benchmark(
+    bundle: Bundle,
+    options: BenchOptions = BenchOptions(),
+    loading: LoadOptions = DEFAULTS,
+    *,
+    on_step: OnStep = lambda done, total, name: None,
+) -> Report:
+    """Load a bundle and measure it.
+
+    Args:
+        bundle: the bundle.
+        options: what is measured.
+        loading: how it is loaded.
+        on_step: called before each run.
 
     Raises:
         OptionError: lengths that do not fit, or other arguments out of range.
         AdapterError: the adapter is not this bundle's.
         BundleError, DeviceError: the bundle cannot be loaded or run here.
     """
-    tests, notes = plan(bundle.context, prompts, generations, depths)
-    manifest = bundle.manifest
+    tests, notes = plan(bundle.context, options.prompts, options.generations, options.depths)
     tokenizer = open_tokenizer(bundle)
     bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
-    chosen = None if adapter is None else RuntimeAdapter.open(adapter)
-    if chosen is not None:
-        chosen.expect_for(bundle)
-        notes.append(f"with the adapter {chosen.id}")
+    adapter = None if options.adapter is None else RuntimeAdapter.open(options.adapter)
+    if adapter is not None:
+        adapter.expect_for(bundle)
+        notes.append(f"with the adapter {adapter.id}")
     small: DraftModel | None = None
-    loading: dict[str, Any] = {"threads": threads, "prefill_threads": prefill_threads}
-    loading |= {"weight_cache": weight_cache, "on_bytes": on_bytes}
-    if draft is None:
-        engine = Engine.load(bundle, **loading)
+    if options.draft is None:
+        engine = Engine.load(bundle, loading)
     else:
-        engine, small = load_both(bundle, tokenizer, draft, **loading)
+        engine, small = load_both(bundle, tokenizer, options.draft, replace(loading, disable_spinning=True))
     try:
-        engine.adapt(chosen)
-        results = measure(engine, tests, repetitions=repetitions, bos=bos, seed=seed, on_step=on_step)
+        engine.adapt(adapter)
+        results = measure(engine, tests, repetitions=options.repetitions, bos=bos, seed=options.seed, on_step=on_step)
         if small is not None:
             counts = list(dict.fromkeys(test.generation for test in tests))
-            more, told = measure_drafted(engine, small, tokenizer, counts, repetitions, on_step=on_step)
+            more, told = measure_drafted(engine, small, tokenizer, counts, options.repetitions, on_step=on_step)
             results, notes = results + more, notes + told
-        memory = memory_use()
+        return _report(bundle, engine, results, notes)
     finally:
         engine.close()
         if small is not None:
             small.close()
+
+
+def _report(bundle: Bundle, engine: Engine, results: Sequence[Rates], notes: Sequence[str]) -> Report:
+    """What was found, and on what; memory as it is now."""
+    manifest = bundle.manifest
     return Report(
         model=manifest.model.id,
         target=manifest.target,
@@ -163,7 +178,7 @@ def benchmark(
         onnxruntime=onnxruntime_version(),
         edgelm=__version__,
         load_seconds=engine.load_seconds,
-        memory=memory,
+        memory=memory_use(),
         results=tuple(results),
         notes=tuple(notes),
         prefill_threads=engine.prefill_threads,

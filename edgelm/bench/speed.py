@@ -22,7 +22,6 @@ from typing import Protocol
 import numpy as np
 
 from edgelm.errors import OptionError
-from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.sampling import make_sampler
 
@@ -40,6 +39,9 @@ class Runs(Protocol):
 
     def forward(self, ids: Sequence[int] | np.ndarray, num_logits: int = 1) -> np.ndarray:
         """Append tokens and compute logits."""
+
+    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+        """Append the tokens of a prompt; the logits after the last one, [1, V]."""
 
     def reset(self) -> None:
         """Forget all tokens."""
@@ -178,7 +180,7 @@ def measure(
         for repetition in range(repetitions + 1):
             on_step(done, total, test.name)
             engine.reset()
-            _fill(engine, ids.text(test.depth))
+            engine.prefill(ids.text(test.depth).tolist())
             if test.prompt:
                 seconds = _prefill(engine, ids.text(test.prompt), clock)
             else:
@@ -207,20 +209,12 @@ class _Ids:
         return ids
 
 
-def _fill(engine: Runs, ids: np.ndarray) -> np.ndarray:
-    """Read `ids` as a prompt; the logits of the last one, [1, V]."""
-    logits = np.empty((0, 0), np.float32)
-    for piece, wanted in prefill_pieces(ids.tolist(), PREFILL_CHUNK, rewinds=True):
-        logits = engine.forward(piece, wanted)
-    return logits
-
-
 def _prefill(engine: Runs, ids: np.ndarray, clock: Clock) -> tuple[float, float]:
     """Seconds of the prompt, and of the prompt and the first sample."""
     sample = make_sampler(GenerationConfig(temperature=0))
     history = ids.tolist()
     start = clock()
-    logits = _fill(engine, ids)
+    logits = engine.prefill(history)
     computed = clock()
     sample(logits[-1], history)
     return computed - start, clock() - start

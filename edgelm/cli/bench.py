@@ -95,8 +95,9 @@ def command(
       edgelm bench bundles/edgelm-home-rpi5-int4
       edgelm bench my-bundle -p 128,512 -n 64 -d 0,1024 -r 3 -o json
     """
-    from edgelm.bench.report import benchmark, render
+    from edgelm.bench.report import BenchOptions, benchmark, render
     from edgelm.bundle.reader import Bundle
+    from edgelm.runtime.ort.options import LoadOptions
 
     if seed < 0:
         raise click.BadParameter("must not be negative", param_hint="--seed")
@@ -109,18 +110,22 @@ def command(
 
         report = benchmark(
             Bundle.open(bundle),
-            prompts=n_prompt,
-            generations=n_gen,
-            depths=n_depth,
-            repetitions=repetitions,
-            threads=threads,
-            prefill_threads=prefill_threads,
-            weight_cache=weight_cache,
-            seed=seed,
-            draft=None if draft is None else Bundle.open(draft),
-            adapter=adapter,
+            BenchOptions(
+                prompts=n_prompt,
+                generations=n_gen,
+                depths=n_depth,
+                repetitions=repetitions,
+                seed=seed,
+                draft=None if draft is None else Bundle.open(draft),
+                adapter=adapter,
+            ),
+            LoadOptions(
+                threads=threads,
+                prefill_threads=prefill_threads,
+                weight_cache=weight_cache,
+                on_bytes=packing(bar),
+            ),
             on_step=step,
-            on_bytes=packing(bar),
         )
     click.echo(render(report, output))
     for note in report.notes:

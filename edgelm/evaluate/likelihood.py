@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -26,6 +26,9 @@ Ids = list[int]
 
 class Rewinds(Scores, Protocol):
     """What is asked of an Engine that goes back to what several texts have in common."""
+
+    def prefill(self, ids: Sequence[int], num_logits: Literal[0, 1] = 1) -> np.ndarray:
+        """Append the tokens of a prompt, in passes of `PREFILL_CHUNK`."""
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from `position` on."""
@@ -132,8 +135,7 @@ def _read(engine: Rewinds, ids: Ids, targets: Ids, first: int) -> _Stem:
     """Read `ids`, scoring `targets`, which follow them, from place `first` on; a target fewer than ids gives `last`."""
     losses, greedy, last = [np.zeros(0)], [np.zeros(0, bool)], None
     start = first - first % PREFILL_CHUNK
-    for place in range(0, start, PREFILL_CHUNK):
-        engine.forward(ids[place : place + PREFILL_CHUNK], 0)
+    engine.prefill(ids[:start], 0)
     rest = ids[start:]
     if first == len(ids):  # nothing of it is scored
         if rest:

@@ -11,8 +11,9 @@ import re
 import pytest
 
 from edgelm.bench.memory import MemoryUse, memory_use
-from edgelm.bench.report import FORMATS, Report, benchmark, render
+from edgelm.bench.report import FORMATS, BenchOptions, Report, benchmark, render
 from edgelm.bench.speed import Rates, SpeedTest
+from edgelm.runtime.ort.options import LoadOptions
 
 REPORT = Report(
     model="some-model",
@@ -97,7 +98,7 @@ def test_memory_of_this_process():
 
 
 def test_a_bundle_is_measured(tiny_bundle):
-    report = benchmark(tiny_bundle, repetitions=2, threads=1)
+    report = benchmark(tiny_bundle, BenchOptions(repetitions=2), LoadOptions(threads=1))
     assert [rates.test.name for rates in report.results] == ["pp128", "tg128"]
     assert len(report.notes) == 1
     assert all(rate > 0 for rates in report.results for rate in rates.rates)

@@ -9,6 +9,7 @@ import pytest
 
 from edgelm.bench.speed import Rates, SpeedTest, measure, plan
 from edgelm.errors import OptionError
+from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 
 
 class FakeEngine:
@@ -30,6 +31,11 @@ class FakeEngine:
         self.position += len(ids)
         self.now += self.per_token * len(ids) + self.slower * len(self.passes)
         return np.zeros((num_logits, self.vocab_size), np.float32)
+
+    def prefill(self, ids):
+        for piece, wanted in prefill_pieces(ids, PREFILL_CHUNK, rewinds=True):
+            logits = self.forward(piece, wanted)
+        return logits if ids else None
 
     def reset(self):
         self.position = 0

@@ -33,6 +33,9 @@ class FakeEngine:
         assert position <= len(self.tokens)
         del self.tokens[position:]
 
+    def prefill(self, ids, num_logits=1):
+        return self.forward(ids, num_logits) if ids else None
+
     def forward(self, ids, num_logits=1):
         assert 0 <= num_logits <= len(ids)
         self.read += len(ids)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from edgelm.errors import PromptError
+from edgelm.errors import EdgeLMError, OptionError, PromptError
+from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 
 VOCAB = 260
 
@@ -16,7 +18,9 @@ def logits_of(ids: Sequence[int], vocab: int = VOCAB) -> np.ndarray:
     return (np.random.default_rng([len(ids), *ids]).standard_normal(vocab) * 3).astype(np.float32)
 
 
-class FakeEngine:
+class FakeModel:
+    """What a `LoadedModel` is to its sequences."""
+
     def __init__(
         self,
         context: int = 64,
@@ -24,56 +28,107 @@ class FakeEngine:
         logits: Callable[[Sequence[int]], np.ndarray] | None = None,
     ) -> None:
         self.context, self.vocab_size = context, vocab_size
-        self.ids: list[int] = []
-        self.passes: list[int] = []  # ids per forward pass
+        self.passes: list[int] = []  # ids per forward pass, of all sequences
         self.closed = 0
         self.before_forward: Callable[[], None] = lambda: None
-        self._logits = logits or (lambda ids: logits_of(ids, vocab_size))
-        self._buffer = np.zeros((1, vocab_size), np.float32)  # reused, as the contract allows
+        self.logits = logits or (lambda ids: logits_of(ids, vocab_size))
+
+    def sequence(self) -> FakeSequence:
+        return FakeSequence(self)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeSequence:
+    rewinds = True
+
+    def __init__(self, model: FakeModel) -> None:
+        self.model, self.context, self.vocab_size = model, model.context, model.vocab_size
+        self.ids: list[int] = []
+        self.adapter: Any = None
+        self._buffer = np.zeros((1, model.vocab_size), np.float32)  # reused, as the contract allows
 
     @property
     def position(self) -> int:
         return len(self.ids)
 
-    rewinds = True
-    adapter = None
-
-    def adapt(self, adapter: object) -> None:
-        assert adapter is None
-
-    def room_after(self, position: int) -> int | None:
-        return None
-
     @property
     def tokens(self) -> list[int]:
         return self.ids
 
+    def adapt(self, adapter: Any) -> None:
+        if adapter is not self.adapter:
+            self.reset()
+            self.adapter = adapter
+
+    def room_after(self, position: int) -> int | None:
+        return None
+
     def forward(self, ids: Sequence[int] | np.ndarray, num_logits: int = 1) -> np.ndarray:
-        assert not self.closed
-        assert 0 <= num_logits <= len(ids)
+        if self.model.closed:
+            raise EdgeLMError("the engine is closed")
+        if not len(ids) or not 0 <= num_logits <= len(ids):
+            raise OptionError(f"num_logits must be from 0 to the number of ids ({len(ids)}), not {num_logits}")
         if self.position + len(ids) > self.context:
-            raise PromptError("the context is full")
-        self.before_forward()
-        self.passes.append(len(ids))
+            raise PromptError(f"{self.position + len(ids)} tokens do not fit in the context of {self.context}")
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise PromptError(f"token ids must be from 0 to {self.vocab_size - 1}")
+        self.model.before_forward()
+        self.model.passes.append(len(ids))
         rows = []
         for count, token in enumerate(ids, 1):
             self.ids.append(int(token))
             if count > len(ids) - num_logits:
-                rows.append(self._logits(self.ids))
+                rows.append(self.model.logits(self.ids))
         if not rows:
-            return np.empty((0, self._buffer.shape[1]), np.float32)
+            return np.empty((0, self.vocab_size), np.float32)
         self._buffer[:1] = rows[0]
         return self._buffer if num_logits == 1 else np.stack(rows)
 
+    def prefill(self, ids: Sequence[int], num_logits: int = 1) -> np.ndarray:
+        logits = np.empty((0, self.vocab_size), np.float32)
+        for piece, wanted in prefill_pieces(ids, PREFILL_CHUNK, self.rewinds):
+            logits = self.forward(piece, min(wanted, num_logits))
+        return logits
+
+    def prefill_passes(self, ids: Sequence[int], size: int = PREFILL_CHUNK) -> Iterator[np.ndarray]:
+        for piece, wanted in prefill_pieces(ids, size, self.rewinds):
+            yield self.forward(piece, wanted)
+
     def rewind(self, position: int) -> None:
-        assert 0 <= position <= self.position
+        if not 0 <= position <= self.position:
+            raise OptionError(f"cannot rewind to {position}: the engine holds {self.position} tokens")
         del self.ids[position:]
 
     def reset(self) -> None:
         self.rewind(0)
 
+
+class FakeEngine(FakeSequence):
+    """A sequence that brings its model, as an `Engine` does."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(FakeModel(*args, **options))
+
+    @property
+    def passes(self) -> list[int]:
+        return self.model.passes
+
+    @property
+    def closed(self) -> int:
+        return self.model.closed
+
     def close(self) -> None:
-        self.closed += 1
+        self.model.close()
+
+    @property
+    def before_forward(self) -> Callable[[], None]:
+        return self.model.before_forward
+
+    @before_forward.setter
+    def before_forward(self, call: Callable[[], None]) -> None:
+        self.model.before_forward = call
 
 
 def greedy(prompt: Sequence[int], count: int, vocab: int = VOCAB) -> list[int]:

@@ -6,12 +6,11 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_engine import FakeEngine, logits_of
+from fake_engine import FakeEngine, FakeModel, logits_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lm import EOS, TEMPLATE, make_lm
@@ -22,7 +21,7 @@ from edgelm.bundle.reader import Bundle
 from edgelm.errors import DeviceError, OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.loop.draft import CostEstimate, DraftModel, ModelDrafter
-from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.generate import Limits, generate_step
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.sampling import make_sampler
@@ -45,38 +44,16 @@ class NoLookup(PromptLookup):
         return []
 
 
-class States:
-    """What a state is to a FakeEngine: its ids."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-
-
-class DraftEngine(FakeEngine):
-    """A FakeEngine that knows states."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.states = 0
-
-    def new_state(self) -> Any:
-        self.states += 1
-        return States()
-
-    def use(self, state: Any) -> None:
-        self.ids = state.ids
-
-
-def model_of(engine: FakeEngine, vocab: int = SMALL, eos: Sequence[int] = (), free: bool = True) -> DraftModel:
-    model = DraftModel(engine, vocab, eos, 0.1)  # type: ignore[arg-type]
+def model_of(small: FakeModel, vocab: int = SMALL, eos: Sequence[int] = (), free: bool = True) -> DraftModel:
+    model = DraftModel(small, vocab, eos, 0.1)  # type: ignore[arg-type]
     if free:
         model.cost = FreeCost(0.0)
     return model
 
 
 def drafter_of(model: DraftModel, cost: PassCost, lookup: type[PromptLookup] = NoLookup) -> ModelDrafter:
-    model.use(None)
-    return ModelDrafter(model, lookup(cost), cost, lambda: None)
+    own: Any = model.model.sequence()
+    return ModelDrafter(model, own, lookup(cost), cost, lambda: None)
 
 
 def often_the_same(ids: Sequence[int]) -> np.ndarray:
@@ -115,18 +92,18 @@ def test_tokens_ending_and_cache_are_the_same(
     ids = () if eos is None else (eos,)
     options = {"context": context, "eos": ids, "take": take}
     tokens, reason, engine = decode(prompt, None, config, **options)
-    model = model_of(DraftEngine(context=small, vocab_size=SMALL, logits=guesses), eos=ids, free=free)
+    model = model_of(FakeModel(context=small, vocab_size=SMALL, logits=guesses), eos=ids, free=free)
     drafter = drafter_of(model, cost(), lookup)
     found, ended, other = decode(prompt, drafter, config, **options)
     assert (found, ended) == (tokens, reason)
     assert other.ids == (prompt + tokens)[: len(other.ids)]
     assert len(engine.ids) <= len(other.ids) <= context
-    assert model.engine.position <= small
+    assert drafter._own.position <= small
     assert 0 <= drafter.accepted <= drafter.drafted
 
 
 def test_the_same_model_guesses_all_and_takes_a_seventeenth_of_the_passes() -> None:
-    draft = DraftEngine(context=500, vocab_size=SMALL, logits=repeating)
+    draft = FakeModel(context=500, vocab_size=SMALL, logits=repeating)
     drafter = drafter_of(model_of(draft), Free())
     tokens, _, engine = decode([1, 2, 3], drafter, GenerationConfig(max_tokens=171))
     # The prompt, a pass without a guess to know what one takes, then 16 guesses a pass and the token after them.
@@ -143,9 +120,7 @@ def test_what_is_sampled_has_the_models_distribution() -> None:
     table = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])
     engine = FakeEngine(vocab_size=3, logits=lambda ids: np.log(table[ids[-1]]).astype(np.float32))
     for guesses in (table, table[::-1]):
-        draft = DraftEngine(
-            vocab_size=3, logits=lambda ids, guesses=guesses: np.log(guesses[ids[-1]]).astype(np.float32)
-        )
+        draft = FakeModel(vocab_size=3, logits=lambda ids, guesses=guesses: np.log(guesses[ids[-1]]).astype(np.float32))
         model, cost, runs = model_of(draft, 3), Free(), 4000
         counts: Counter[tuple[int, ...]] = Counter()
         sampler, drafted, accepted = make_sampler(GenerationConfig(temperature=1.0, seed=11)), 0, 0
@@ -153,7 +128,7 @@ def test_what_is_sampled_has_the_models_distribution() -> None:
             engine.ids.clear()
             model.seen = (2.0, 1.0)  # so that it goes on guessing what is wrong
             drafter = drafter_of(model, cost)
-            steps = generate_step(engine, [0, 1], sampler, max_tokens=3, drafter=drafter)  # type: ignore[arg-type]
+            steps = generate_step(engine, [0, 1], sampler, Limits(3), drafter=drafter)  # type: ignore[arg-type]
             counts[tuple(steps)] += 1
             drafted, accepted = drafted + drafter.drafted, accepted + drafter.accepted
         sequences = list(itertools.product(range(3), repeat=3))
@@ -170,7 +145,7 @@ def play(model: DraftModel, cost: PassCost, turns: int, right: bool, seconds: fl
     """Tokens guessed, and asked of the draft model, in a text of `turns` tokens; its own time is told, not measured."""
     drafter, history, guessed, asked = drafter_of(model, cost), [1, 2], 0, 0
 
-    def guess(text: Sequence[int], sure: int, count: int, interrupt: Any) -> list[int]:
+    def guess(own: Any, text: Sequence[int], sure: int, count: int, interrupt: Any) -> list[int]:
         nonlocal asked
         asked += 1
         return [0] * count
@@ -180,7 +155,7 @@ def play(model: DraftModel, cost: PassCost, turns: int, right: bool, seconds: fl
     for _ in range(turns):
         history.append(3)
         drafted = drafter.draft(history, 1000)
-        drafter._own = seconds * len(drafted)  # what the clock would have said
+        drafter._spent = seconds * len(drafted)  # what the clock would have said
         if drafted:
             guessed += len(drafted)
             drafter.checked(len(drafted), len(drafted) if right else 0, len(history))
@@ -189,14 +164,14 @@ def play(model: DraftModel, cost: PassCost, turns: int, right: bool, seconds: fl
 
 
 def test_a_draft_that_is_always_wrong_is_seldom_asked() -> None:
-    model = model_of(DraftEngine(context=5000, vocab_size=SMALL), free=False)
+    model = model_of(FakeModel(context=5000, vocab_size=SMALL), free=False)
     guessed, asked = play(model, PassCost(), 3000, right=False, seconds=0.001)
     assert 0 < asked < 30
     assert guessed < 100
 
 
 def test_a_draft_as_slow_as_the_model_is_not_asked_but_to_see() -> None:
-    model = model_of(DraftEngine(context=5000, vocab_size=SMALL), free=False)
+    model = model_of(FakeModel(context=5000, vocab_size=SMALL), free=False)
     model.cost._token = 0.01
     guessed, asked = play(model, PassCost(), 3000, right=True, seconds=0.01)
     assert asked < 15
@@ -204,25 +179,26 @@ def test_a_draft_as_slow_as_the_model_is_not_asked_but_to_see() -> None:
 
 
 def test_a_quick_draft_that_is_right_is_asked_always() -> None:
-    model = model_of(DraftEngine(context=5000, vocab_size=SMALL), free=False)
+    model = model_of(FakeModel(context=5000, vocab_size=SMALL), free=False)
     model.cost._token = 0.0005
     _, asked = play(model, PassCost(), 300, right=True, seconds=0.0005)
     assert asked > 250
 
 
 def test_what_was_learnt_is_kept_from_text_to_text() -> None:
-    model = model_of(DraftEngine(context=5000, vocab_size=SMALL), free=False)
+    model = model_of(FakeModel(context=5000, vocab_size=SMALL), free=False)
     play(model, PassCost(), 300, right=False, seconds=0.001)
     assert play(model, PassCost(), 100, right=False, seconds=0.001)[1] <= 1
 
 
 def test_a_long_text_is_not_read_for_a_few_tokens() -> None:
-    model = model_of(DraftEngine(context=5000, vocab_size=SMALL), free=False)
+    model = model_of(FakeModel(context=5000, vocab_size=SMALL), free=False)
     model.cost._token, model.cost._prompt, cost = 0.001, 0.001, PassCost()
     cost.record(1, 0.01)
     history = [turn % SMALL for turn in range(1000)]  # 0.1 of a pass each: 100 passes
-    assert drafter_of(model, cost).draft(history, 20) == []
-    assert model.engine.position == 0
+    drafter = drafter_of(model, cost)
+    assert drafter.draft(history, 20) == []
+    assert drafter._own.position == 0
     assert drafter_of(model, cost).draft(history, 1000)
 
 
@@ -238,7 +214,7 @@ def test_the_pace_is_measured() -> None:
 
 
 def test_the_large_models_pass_is_measured_again() -> None:
-    draft = DraftEngine(context=3000, vocab_size=SMALL, logits=repeating)
+    draft = FakeModel(context=3000, vocab_size=SMALL, logits=repeating)
     _, _, engine = decode(
         [1, 2, 3], drafter_of(model_of(draft), Free()), GenerationConfig(max_tokens=2400), context=3000
     )
@@ -246,7 +222,7 @@ def test_the_large_models_pass_is_measured_again() -> None:
 
 
 def test_out_of_memory_costs_the_guess_and_nothing_else() -> None:
-    draft = DraftEngine(context=500, vocab_size=SMALL, logits=repeating)
+    draft = FakeModel(context=500, vocab_size=SMALL, logits=repeating)
     model = model_of(draft)
     config = GenerationConfig(max_tokens=60)
     expected, _, _ = decode([1, 2, 3], None, config)
@@ -262,10 +238,9 @@ def test_out_of_memory_costs_the_guess_and_nothing_else() -> None:
 # -- in the LM
 
 
-def drafting(engine: FakeEngine, draft: DraftEngine, **options: Any) -> Any:
-    lm = make_lm(engine, **options)
-    lm.draft = model_of(draft, engine.vocab_size, [EOS])
-    lm._cost = Free()
+def drafting(engine: FakeEngine, draft: FakeModel, **options: Any) -> Any:
+    lm = make_lm(engine, draft=model_of(draft, engine.vocab_size, [EOS]), **options)
+    lm._scheduler.cost = Free()
     return lm
 
 
@@ -274,7 +249,7 @@ def of_one(ids: Sequence[int]) -> np.ndarray:
 
 
 def test_turns_cancel_and_off() -> None:
-    draft = DraftEngine(context=400, logits=of_one)
+    draft = FakeModel(context=400, logits=of_one)
     lm = drafting(FakeEngine(context=400, logits=of_one), draft, template=TEMPLATE, eos=[])
     plain = make_lm(FakeEngine(context=400, logits=of_one), template=TEMPLATE, eos=[])
     messages = [{"role": "user", "content": "hello"}]
@@ -296,7 +271,7 @@ def test_turns_cancel_and_off() -> None:
 
 
 def test_an_error_in_the_draft_leaves_a_model_that_works() -> None:
-    draft = DraftEngine(context=400, logits=of_one)
+    draft = FakeModel(context=400, logits=of_one)
     lm = drafting(FakeEngine(context=400, logits=of_one), draft, eos=[])
 
     def fail() -> None:
@@ -310,20 +285,16 @@ def test_an_error_in_the_draft_leaves_a_model_that_works() -> None:
     assert lm.generate("hello", max_tokens=30).tokens == expected.tokens
 
 
-def test_each_session_has_a_draft_cache_of_its_own() -> None:
-    draft = DraftEngine(context=400, logits=of_one)
+def test_each_sequence_has_a_draft_sequence_of_its_own_which_is_freed_with_it() -> None:
+    draft = FakeModel(context=400, logits=of_one)
     model = model_of(draft, 260)
-    first, second = SimpleNamespace(), States()
-    for state, text in ((None, [1, 2, 3]), (first, [4, 5, 6]), (second, [7, 8]), (None, [1, 2, 3, 4])):
-        if isinstance(state, SimpleNamespace):
-            state = first = States()  # type: ignore[assignment]
-        model.use(state)  # type: ignore[arg-type]
-        model.guess(text, 0, 1, lambda: None)
+    own, first, second = (FakeModel().sequence() for _ in range(3))
+    for sequence, text in ((own, [1, 2, 3]), (first, [4, 5, 6]), (second, [7, 8]), (own, [1, 2, 3, 4])):
+        model.guess(model.beside(sequence), text, 0, 1, lambda: None)  # type: ignore[arg-type]
     assert draft.passes == [3, 3, 2, 1]
-    model.use(first)  # type: ignore[arg-type]
-    assert draft.ids == [4, 5, 6]
-    del first, second, state
-    assert len(model._states) == 0
+    assert model.beside(first).tokens == [4, 5, 6]  # type: ignore[arg-type]
+    del first, second, sequence
+    assert len(model._beside) == 1
 
 
 # -- with real graphs
@@ -339,7 +310,7 @@ def other_bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.
 def eager(lm: edgelm.LM) -> edgelm.LM:
     """The LM with guesses that are always worth it."""
     assert lm.draft is not None
-    lm._cost, lm.draft.cost = Free(), FreeCost(0.0)
+    lm._scheduler.cost, lm.draft.cost = Free(), FreeCost(0.0)
     return lm
 
 
@@ -434,11 +405,11 @@ def test_the_memory_of_the_draft_counts(tiny_bundle: Bundle, other_bundle: Bundl
     with edgelm.load(tiny_bundle.path, threads=1, draft=other_bundle.path, max_memory_mb=both / 1e6) as lm:
         assert lm.context == 128
         assert lm.draft is not None
-        assert lm.draft.engine.context == 128
+        assert lm.draft.model.context == 128
         assert lm.generate("hello", max_tokens=20).tokens
     half = both - sum(m.kv_bytes for m in memory) / 2
     with edgelm.load(tiny_bundle.path, threads=1, draft=other_bundle.path, max_memory_mb=half / 1e6) as lm:
-        assert lm.context == lm.draft.engine.context == 64  # type: ignore[union-attr]
+        assert lm.context == lm.draft.model.context == 64  # type: ignore[union-attr]
     too_little = both - sum(m.kv_bytes for m in memory)
     with pytest.raises(DeviceError, match="this bundle with its draft needs"):
         edgelm.load(tiny_bundle.path, threads=1, draft=other_bundle.path, max_memory_mb=too_little / 1e6)

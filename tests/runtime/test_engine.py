@@ -149,11 +149,10 @@ def test_a_ceiling_on_memory_shrinks_the_context(tiny_bundle: Bundle, ids: np.nd
     assert engine.cache_bytes == 100 * per_token
     with pytest.raises(PromptError, match="101 tokens do not fit in the context of 100"):
         engine.forward(ids[:1])
-    other = engine.use(engine.new_state())
+    other = engine.model.sequence()
     with pytest.raises(DeviceError, match="need more than max_memory_mb allows") as raised:
-        engine.forward(ids[:1])
+        other.forward(ids[:1])
     assert raised.value.hint == "close a session, or allow for more memory"
-    engine.use(other)
     engine.rewind(99)
     engine.forward(ids[:1])
 

@@ -58,7 +58,7 @@ def test_logprobs_come_with_the_chunk_of_their_tokens() -> None:
 def test_logprobs_with_speculation() -> None:
     lm = make_lm(FakeEngine(context=400, logits=lambda ids: logits_of(ids[-1:])), eos=[])
     plain = lm.generate("x", max_tokens=60, top_logprobs=2, speculate="off")
-    lm._cost = Free()
+    lm._scheduler.cost = Free()
     guessed = lm.generate("x", max_tokens=60, top_logprobs=2, reuse_cache=False)
     assert guessed.timings.accepted_tokens > 0
     assert guessed.logprobs == plain.logprobs
@@ -175,9 +175,7 @@ def healing_lm(said: dict[str, float], **options: Any) -> Any:
     """An LM with tokens ``:`` and ``://``, which finds the tokens of `said` that likely."""
     inner = byte_tokenizer()
     inner.add_tokens(["://", ":)"])
-    lm = make_lm(FakeEngine(vocab_size=270), **options)
-    lm.tokenizer = Tokenizer(inner, bos=256, add_bos=True)
-    lm._prompts._tokenizer = lm.tokenizer
+    lm = make_lm(FakeEngine(vocab_size=270), tokenizer=Tokenizer(inner, bos=256, add_bos=True), **options)
     ids = {lm.tokenizer.token_to_id(token): likely for token, likely in said.items()}
 
     def logits(history: Sequence[int]) -> np.ndarray:
@@ -186,7 +184,7 @@ def healing_lm(said: dict[str, float], **options: Any) -> Any:
             row[token] = likely
         return row
 
-    lm.engine._logits = logits
+    lm.engine.model.logits = logits
     return lm
 
 

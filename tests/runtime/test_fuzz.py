@@ -49,7 +49,7 @@ options = st.fixed_dictionaries(
 @settings(max_examples=150, deadline=None)
 def test_the_text_is_the_tokens_up_to_the_first_stop_string(prompt: str, options: dict[str, Any]) -> None:
     lm = make_lm(FakeEngine(context=80, logits=texts))
-    lm._cost = Free()
+    lm._scheduler.cost = Free()
     chunks = list(lm.stream(prompt, **options))
     tokens = [token for chunk in chunks for token in chunk.tokens]
     text, whole = "".join(chunk.text for chunk in chunks), TOKENIZER.decode(tokens)

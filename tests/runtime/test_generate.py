@@ -10,7 +10,7 @@ import pytest
 from fake_engine import FakeEngine, greedy, logits_of
 
 from edgelm.errors import EdgeLMError, PromptError
-from edgelm.runtime.loop.generate import generate_step
+from edgelm.runtime.loop.generate import Limits, generate_step
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.sampling import make_sampler
 
@@ -18,9 +18,11 @@ PROMPT = [5, 6, 7, 8, 9]
 
 
 def run(engine: FakeEngine, prompt: Sequence[int] = PROMPT, **options: Any) -> tuple[list[int], str]:
-    options = {"max_tokens": 6} | options
+    limits = {"max_tokens": 6} | {
+        name: options.pop(name) for name in ("max_tokens", "eos", "interrupt") if name in options
+    }
     sampler = options.pop("sampler", None) or make_sampler(GenerationConfig())
-    return drain(generate_step(engine, prompt, sampler, **options))  # type: ignore[arg-type]
+    return drain(generate_step(engine, prompt, sampler, Limits(**limits), **options))  # type: ignore[arg-type]
 
 
 def drain(steps: Generator[int, None, str]) -> tuple[list[int], str]:
@@ -46,7 +48,7 @@ def test_no_pass_runs_whose_logits_nobody_needs(count: int) -> None:
 
 def test_nothing_runs_before_it_is_asked_for() -> None:
     engine = FakeEngine()
-    steps = generate_step(engine, PROMPT, make_sampler(GenerationConfig()), max_tokens=5)  # type: ignore[arg-type]
+    steps = generate_step(engine, PROMPT, make_sampler(GenerationConfig()), Limits(5))  # type: ignore[arg-type]
     assert engine.passes == []
     next(steps)
     assert engine.passes == [5]

@@ -22,6 +22,7 @@ from tokenizers import decoders, models, pre_tokenizers
 import edgelm.runtime.lm as lm_module
 from edgelm.errors import BundleError, EdgeLMError, OptionError, PromptError, TemplateError
 from edgelm.runtime.lm import LM, Chunk, Completion, Timings, load
+from edgelm.runtime.ort.options import LoadOptions
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.tokenizer import Tokenizer
@@ -51,14 +52,17 @@ def make_lm(
     eos: Sequence[int] = (EOS,),
     bos: int | None = BOS,
     config: GenerationConfig | None = None,
+    tokenizer: Tokenizer | None = None,
+    draft: Any = None,
 ) -> LM:
     bundle: Any = SimpleNamespace(manifest=manifest(special_tokens={"bos": bos, "eos": list(eos), "pad": None}))
     return LM(
         engine or FakeEngine(),  # type: ignore[arg-type]
-        Tokenizer(byte_tokenizer(), bos=bos, add_bos=bos is not None),
+        tokenizer or Tokenizer(byte_tokenizer(), bos=bos, add_bos=bos is not None),
         bundle,
         None if template is None else ChatTemplate(template),
         config or GenerationConfig(max_tokens=8),
+        draft,
     )
 
 
@@ -76,7 +80,7 @@ def scripted(text: str, *, ends: bool = True, context: int = 1000) -> FakeEngine
         row[script[said] if said < len(script) else EOS if ends else script[-1]] = 9
         return row
 
-    engine._logits = logits
+    engine.model.logits = logits
     return engine
 
 
@@ -502,8 +506,8 @@ def engine_of_load(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine_module = pytest.importorskip("edgelm.runtime.engine")
     engine = FakeEngine()
 
-    def fake_load(bundle: Any, *, threads: int | None = None, **_: Any) -> FakeEngine:
-        engine.threads = threads  # type: ignore[attr-defined]
+    def fake_load(bundle: Any, options: LoadOptions) -> FakeEngine:
+        engine.threads = options.threads  # type: ignore[attr-defined]
         return engine
 
     monkeypatch.setattr(engine_module.Engine, "load", fake_load)

@@ -19,7 +19,7 @@ import edgelm
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
-from edgelm.runtime.loop.generate import Drafter, generate_step
+from edgelm.runtime.loop.generate import Drafter, Limits, generate_step
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.sampling import make_sampler
@@ -52,9 +52,8 @@ def decode(
     """The tokens, why they ended, and the engine after it."""
     engine = FakeEngine(context=options.pop("context", 500), vocab_size=SMALL, logits=repeating)
     take = options.pop("take", None)
-    steps = generate_step(
-        engine, prompt, make_sampler(config), max_tokens=config.max_tokens, drafter=drafter, **options
-    )  # type: ignore[arg-type]
+    limits = Limits(config.max_tokens, options.pop("eos", ()))
+    steps = generate_step(engine, prompt, make_sampler(config), limits, drafter=drafter, **options)  # type: ignore[arg-type]
     tokens: list[int] = []
     while take is None or len(tokens) < take:
         try:
@@ -113,7 +112,7 @@ def test_what_is_sampled_has_the_models_distribution(cost: type[PassCost]) -> No
     for _ in range(runs):
         engine.ids.clear()
         drafter = PromptLookup(shared)
-        counts[tuple(generate_step(engine, prompt, sampler, max_tokens=3, drafter=drafter))] += 1  # type: ignore[arg-type]
+        counts[tuple(generate_step(engine, prompt, sampler, Limits(3), drafter=drafter))] += 1  # type: ignore[arg-type]
         accepted += drafter.accepted
     sequences = list(itertools.product(range(3), repeat=3))
     expected = [runs * table[prompt[-1], a] * table[a, b] * table[b, c] for a, b, c in sequences]
@@ -178,7 +177,7 @@ def test_the_cost_of_a_pass_is_measured_and_one_slow_pass_does_not_decide() -> N
 
 def speculating(engine: FakeEngine, **options: Any) -> Any:
     lm = make_lm(engine, **options)
-    lm._cost = Free()
+    lm._scheduler.cost = Free()
     return lm
 
 
@@ -198,7 +197,7 @@ def test_stop_strings_inside_a_guess(stop: Any) -> None:
         row[script[said] if said < len(script) else EOS] = 9
         return row
 
-    engine._logits = logits
+    engine.model.logits = logits
     lm = speculating(engine)
     found = lm.generate("the cat", max_tokens=100, stop=stop)
     assert (found.text, found.tokens, found.finish_reason) == (plain.text, plain.tokens, plain.finish_reason)
@@ -226,7 +225,7 @@ def test_a_real_graph_gives_the_same_tokens(text: str, times: int, count: int, t
         options = {"max_tokens": count, "raw": True, "reuse_cache": False}
         prompt = (text * times)[:60]
         plain = lm.generate(prompt, speculate="off", **options)
-        lm._cost = Free()
+        lm._scheduler.cost = Free()
         assert lm.generate(prompt, **options).tokens == plain.tokens
         assert lm.generate(prompt, max_tokens=count, raw=True).tokens == plain.tokens  # on what is left in the cache
 

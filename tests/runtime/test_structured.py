@@ -81,7 +81,7 @@ def test_every_text_is_the_beginning_of_one_that_has_the_form(
     prompt: str, sampling: dict[str, Any], speculate: str, max_tokens: int, context: int
 ) -> None:
     lm = make_lm(FakeEngine(context=context))
-    lm._cost = Free()
+    lm._scheduler.cost = Free()
     form = r"(ab|cd){3,20};[0-9]{4}"
     chunks = list(lm.stream(prompt, regex=form, speculate=speculate, max_tokens=max_tokens, **sampling))
     text = "".join(chunk.text for chunk in chunks)

@@ -10,7 +10,6 @@ from edgelm.bundle.reader import Bundle
 from edgelm.runtime.engine import Engine as Runs
 from edgelm.runtime.ort.session import version as onnxruntime_version
 from edgelm.runtime.ort.weightcache import WeightCache
-from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 from edgelm.version import __version__
 
 
@@ -30,8 +29,7 @@ class Engine:
         self.files = [] if packed is None else [str(file) for file in sorted(packed.iterdir())]  # beside the bundle's
 
     def forward(self, ids: list[int]) -> None:
-        for piece, wanted in prefill_pieces(ids, PREFILL_CHUNK, self._runs.rewinds):  # as a prompt is read
-            self._logits = self._runs.forward(piece, wanted)
+        self._logits = self._runs.prefill(ids)
 
     def logits(self) -> np.ndarray:
         return self._logits[-1]

@@ -15,93 +15,137 @@ from edgelm.runtime.sample.sampling import Sampler, make_sampler
 from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 
 if TYPE_CHECKING:
-    from edgelm.runtime.engine import Engine
     from edgelm.runtime.loop.draft import DraftModel, ModelDrafter
     from edgelm.runtime.loop.structured import Grammar
+    from edgelm.runtime.model import Sequence as TextSequence
     from edgelm.runtime.sample.logprobs import TokenLogprob
 
 
 def generate_chunks(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    eos: frozenset[int],
-    request: Request,
-    cost: PassCost,
-    draft: DraftModel | None = None,
+    request: Request, tokenizer: Tokenizer, cost: PassCost, draft: DraftModel | None = None
 ) -> Generator[Chunk, None, Chunk]:
-    """Yield every chunk but the last, and return that one."""
-    pending, text = list[int](), ""
-    watch = Stopwatch(
-        len(request.ids), reuse(engine, request.ids if request.reuse_cache else []), request.encode_seconds
-    )
-    healing = request.healing
-    writer = _Writer(tokenizer, request.config.stop, "" if healing is None else healing.text)
-    lookup = _drafter(engine, request, cost, draft)
-    records: list[TokenLogprob] = []
-    sampler, drafter, follow = _constrained(request.grammar, make_sampler(request.config, len(request.ids)), lookup)
-    sampler = sampler if healing is None else healing.sampler(sampler, len(request.ids))
-    steps = generate_step(
-        engine,
-        request.ids,
-        _recorded(sampler, tokenizer, request.logprobs, records),
-        max_tokens=request.config.max_tokens,
-        eos=eos,
-        interrupt=request.interrupt,
-        progress=watch.prefilled,
-        drafter=drafter,
-        follow=follow,
-    )
+    """Yield every chunk but the last, and return that one.
 
-    def chunk(reason: FinishReason | None = None, timings: Timings | None = None) -> Chunk:
-        """What has come since the last one."""
-        known = None if request.logprobs is None else tuple(records[: len(pending)])
-        done = Chunk(text, tuple(pending), reason, timings, known)
-        del records[: len(pending)]
-        pending.clear()
-        return done
-
+    Args:
+        request: what is generated, and in which sequence.
+        tokenizer: of the model.
+        cost: of the model's passes.
+        draft: guesses tokens, or None.
+    """
+    cached = reuse(request.sequence, request.ids if request.reuse_cache else [])
+    watch = Stopwatch(len(request.ids), cached, request.encode_seconds)
+    drafter = _drafter(request, cost, draft)
+    out = _Output(request, tokenizer)
+    steps = _steps(request, tokenizer, watch, drafter, out.records)
     try:
         if request.echo:
-            yield Chunk(request.echo, (), logprobs=None if request.logprobs is None else ())
+            yield out.echo(request.echo)
         while True:
             watch.start()
             step = _next(steps)
             if isinstance(step, str):
                 break
             watch.token()
-            pending.append(step)
-            text = writer.push(step)
-            if writer.stopped:
+            out.push(step)
+            if out.stopped:
                 step = "stop"
                 break
-            if text:
-                yield chunk()
-                text = ""
-        text += writer.flush()
+            if out.text:
+                yield out.take()
+        out.flush()
     except GeneratorExit:
         raise
     except BaseException:  # the cache may hold half a step
         with contextlib.suppress(Exception):
-            engine.reset()
+            request.sequence.reset()
         raise
     finally:
         steps.close()
-    return chunk("stop" if writer.stopped else step, watch.timings(lookup))
+    return out.take("stop" if out.stopped else step, watch.timings(drafter))
 
 
-def _drafter(
-    engine: Engine, request: Request, cost: PassCost, draft: DraftModel | None
-) -> PromptLookup | ModelDrafter | None:
+def _steps(
+    request: Request,
+    tokenizer: Tokenizer,
+    watch: Stopwatch,
+    drafter: Drafter | None,
+    records: list[TokenLogprob],
+) -> Generator[int, None, FinishReason]:
+    """The ids of the generation; where log-probabilities are wanted, those of each go to `records`."""
+    count, healing = len(request.ids), request.healing
+    sampler, drafter, follow = _constrained(request.grammar, make_sampler(request.config, count), drafter)
+    sampler = sampler if healing is None else healing.sampler(sampler, count)
+    return generate_step(
+        request.sequence,
+        request.ids,
+        _recorded(sampler, tokenizer, request.logprobs, records),
+        request.limits,
+        progress=watch.prefilled,
+        drafter=drafter,
+        follow=follow,
+    )
+
+
+class _Output:
+    """What has come since the last chunk.
+
+    Args:
+        request: whose output it is.
+        tokenizer: of the model.
+
+    Attributes:
+        text: that may be shown.
+        records: log-probabilities of the tokens, where they are wanted.
+    """
+
+    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
+        healing = request.healing
+        self._writer = _Writer(tokenizer, request.config.stop, "" if healing is None else healing.text)
+        self._recorded = request.logprobs is not None
+        self._tokens: list[int] = []
+        self.records: list[TokenLogprob] = []
+        self.text = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the text."""
+        return self._writer.stopped
+
+    def echo(self, text: str) -> Chunk:
+        """A chunk of the prompt's own text."""
+        return Chunk(text, (), logprobs=() if self._recorded else None)
+
+    def push(self, token: int) -> None:
+        """A token has come."""
+        self._tokens.append(token)
+        self.text = self._writer.push(token)
+
+    def flush(self) -> None:
+        """No more tokens come."""
+        self.text += self._writer.flush()
+
+    def take(self, reason: FinishReason | None = None, timings: Timings | None = None) -> Chunk:
+        """It, as a chunk; then there is nothing."""
+        count = len(self._tokens)
+        chunk = Chunk(
+            self.text, tuple(self._tokens), reason, timings, tuple(self.records[:count]) if self._recorded else None
+        )
+        del self.records[:count]
+        self._tokens.clear()
+        self.text = ""
+        return chunk
+
+
+def _drafter(request: Request, cost: PassCost, draft: DraftModel | None) -> PromptLookup | ModelDrafter | None:
     """What guesses tokens, or None. Where going back means reading again, a wrong guess costs more than a right one saves."""
-    if not request.speculate or engine.room_after(0) == 0:
+    if not request.speculate or request.sequence.room_after(0) == 0:
         return None
     lookup = PromptLookup(cost)
     if draft is None:
         return lookup
     from edgelm.runtime.loop.draft import ModelDrafter
 
-    draft.use(request.state)
-    return ModelDrafter(draft, lookup, cost, request.interrupt)
+    return ModelDrafter(draft, draft.beside(request.sequence), lookup, cost, request.limits.interrupt)
 
 
 def _recorded(sampler: Sampler, tokenizer: Tokenizer, count: int | None, records: list[TokenLogprob]) -> Sampler:
@@ -128,17 +172,14 @@ def _constrained(
     )
 
 
-def reuse(engine: Engine, ids: Sequence[int]) -> int:
-    """Rewind the engine to what its cache has in common with `ids`, at least one token short of all of them.
+def reuse(sequence: TextSequence, ids: Sequence[int]) -> int:
+    """Rewind a sequence to what its cache has in common with `ids`, at least one token short of all of them.
 
     Returns:
         the number of tokens in common.
     """
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(engine.tokens, ids[:-1], strict=False)))
-    if same:
-        engine.rewind(same)
-    else:
-        engine.reset()
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(sequence.tokens, ids[:-1], strict=False)))
+    sequence.rewind(same)
     return same
 
 

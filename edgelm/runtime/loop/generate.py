@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from edgelm.errors import PromptError
-from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
+from edgelm.runtime.prefill import PREFILL_CHUNK
 from edgelm.runtime.sample.sampling import Floats, Sampler
 
 if TYPE_CHECKING:
-    from edgelm.runtime.engine import Engine
+    from edgelm.runtime.model import Sequence as TextSequence
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 Interrupt = Callable[[], FinishReason | None]
@@ -26,20 +27,33 @@ class Drafter(Protocol):
         """At most `limit` tokens that may follow `history`."""
 
     def checked(self, drafted: int, accepted: int, position: int) -> None:
-        """How many of the last guess were right."""
+        """How many tokens of the last guess were accepted; the text has `position` tokens now."""
 
     def passed(self, tokens: int, seconds: float) -> None:
         """What a pass took."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """When a text ends.
+
+    Attributes:
+        max_tokens: tokens to yield at most.
+        eos: ids that end the text; they are not yielded.
+        interrupt: asked before every forward pass; a reason ends the generation there.
+    """
+
+    max_tokens: int
+    eos: Collection[int] = ()
+    interrupt: Interrupt = lambda: None
+
+
 def generate_step(
-    engine: Engine,
+    engine: TextSequence,
     prompt_ids: Sequence[int],
     sampler: Sampler,
+    limits: Limits,
     *,
-    max_tokens: int,
-    eos: Collection[int] = (),
-    interrupt: Interrupt = lambda: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     prefill_chunk: int = PREFILL_CHUNK,
     drafter: Drafter | None = None,
@@ -51,12 +65,11 @@ def generate_step(
     one never. When the generator ends or is closed, the engine holds the prompt and tokens yielded, and nothing else.
 
     Args:
-        engine: its KV cache holds the first ``engine.position`` tokens of the prompt already, 0 for a fresh start.
+        engine: an Engine, or another sequence; its KV cache holds the first ``engine.position`` tokens of the prompt
+            already, 0 for a fresh start.
         prompt_ids: the whole prompt, at least one token longer than what is cached.
         sampler: from `make_sampler`; sees the prompt and every token since.
-        max_tokens: tokens to yield at most.
-        eos: ids that end the text; they are not yielded.
-        interrupt: asked before every forward pass; a reason ends the generation there.
+        limits: when the text ends.
         progress: called with (tokens in the cache, tokens of the prompt) after every pass of the prefill.
         prefill_chunk: tokens of the prompt per pass.
         drafter: guesses tokens, which are then checked in one pass; None for one token per pass.
@@ -66,7 +79,8 @@ def generate_step(
         the generated ids.
 
     Returns:
-        ``stop`` (an id of `eos`, or the end that `follow` told of), ``length`` (`max_tokens`, or the context is full), or what `interrupt` gave.
+        ``stop`` (an id of `eos`, or the end that `follow` told of), ``length`` (`max_tokens`, or the context is full), or
+            what `interrupt` gave.
 
     Raises:
         PromptError: the prompt is empty, or longer than the context.
@@ -76,30 +90,22 @@ def generate_step(
         raise PromptError(f"the prompt has {len(history):,} tokens, the context is {engine.context:,}")
     if engine.position >= len(history):
         raise PromptError("the prompt is empty" if not history else "the prompt holds nothing new to this engine")
-    logits = None
-    for piece, wanted in prefill_pieces(history[engine.position :], prefill_chunk, engine.rewinds):
-        if reason := interrupt():
+    passes = engine.prefill_passes(history[engine.position :], prefill_chunk)
+    while engine.position < len(history):
+        if reason := limits.interrupt():
             return reason
-        logits = engine.forward(piece, wanted)
+        logits = next(passes)
         progress(engine.position, len(history))
-    assert logits is not None
     text = _Text(engine, history, logits, drafter)
-    return (yield from _decode(text, sampler, follow, max_tokens, eos, interrupt))
+    return (yield from _decode(text, sampler, follow, limits))
 
 
-def _decode(
-    text: _Text,
-    sampler: Sampler,
-    follow: Follow,
-    max_tokens: int,
-    eos: Collection[int],
-    interrupt: Interrupt,
-) -> Generator[int, None, FinishReason]:
-    left = max_tokens
+def _decode(text: _Text, sampler: Sampler, follow: Follow, limits: Limits) -> Generator[int, None, FinishReason]:
+    left = limits.max_tokens
     try:
         while True:
             token = sampler(text.logits(), text.history)
-            if token in eos:
+            if token in limits.eos:
                 return "stop"
             tokens, finished = follow(token)
             for index, token in enumerate(tokens, 1):
@@ -111,7 +117,7 @@ def _decode(
             if finished:
                 return "stop"
             if text.needs_pass:
-                if reason := interrupt():
+                if reason := limits.interrupt():
                     return reason
                 text.read(left)
     finally:
@@ -119,7 +125,7 @@ def _decode(
 
 
 class _Text:
-    """The text so far, and the logits of what may follow it: of its last token, or along a guess that stands so far.
+    """The text so far, and the logits of what may follow it: of its last token, or along a guess accepted so far.
 
     Args:
         engine: holds `history`.
@@ -128,7 +134,7 @@ class _Text:
         drafter: guesses tokens, or None.
     """
 
-    def __init__(self, engine: Engine, history: list[int], logits: Floats, drafter: Drafter | None) -> None:
+    def __init__(self, engine: TextSequence, history: list[int], logits: Floats, drafter: Drafter | None) -> None:
         self._engine, self.history, self._rows, self._drafter = engine, history, logits, drafter
         self._draft: list[int] = []
         self._start = len(history)  # where the draft begins
@@ -174,10 +180,10 @@ class _Text:
         """Take back what was guessed wrong, and tell the drafter how it went."""
         if self._drafter is None or not self._tokens:
             return
-        started, stands = time.perf_counter(), self._accepted
-        if self._engine.position > self._start + stands:
-            self._engine.rewind(self._start + stands)
+        started, accepted = time.perf_counter(), self._accepted
+        if self._engine.position > self._start + accepted:
+            self._engine.rewind(self._start + accepted)
         if self._draft:
-            self._drafter.checked(len(self._draft), stands, len(self.history))
+            self._drafter.checked(len(self._draft), accepted, len(self.history))
         self._drafter.passed(self._tokens, self._seconds + time.perf_counter() - started)
         self._draft, self._tokens = [], 0

@@ -10,13 +10,13 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from edgelm.errors import OptionError
-from edgelm.runtime.loop.generate import FinishReason, Interrupt
+from edgelm.runtime.loop.generate import FinishReason, Interrupt, Limits
 from edgelm.runtime.sample.config import GenerationConfig
 
 if TYPE_CHECKING:
-    from edgelm.runtime.engine import KVState
     from edgelm.runtime.loop.structured import Grammar
     from edgelm.runtime.lora_adapter import RuntimeAdapter
+    from edgelm.runtime.model import Sequence as TextSequence
     from edgelm.runtime.sample.token_healing import Healing
 
 
@@ -80,24 +80,25 @@ class Request:
     """What is to be generated.
 
     Attributes:
+        sequence: where the prompt is read and continued.
         ids: of the prompt.
         config: the options.
-        interrupt: tells whether to end early, and why.
+        limits: when the text ends.
         reuse_cache: whether what the KV cache has in common with the prompt need not be computed.
         encode_seconds: what making the ids took.
         speculate: whether tokens are guessed.
-        grammar: keeps the text to a form, or None.
+        grammar: constrains the text, or None.
         logprobs: how many alternatives are wanted with every token; None for no log-probabilities.
         echo: text that comes before the completion.
         healing: of the prompt's end, whose last token `ids` lack then.
         cancelled: ends the generation once it is set.
-        state: the engine's state to use; None for the one in use.
         adapter: to compute with, or None.
     """
 
+    sequence: TextSequence
     ids: list[int]
     config: GenerationConfig
-    interrupt: Interrupt
+    limits: Limits
     reuse_cache: bool
     encode_seconds: float
     speculate: bool = False
@@ -106,7 +107,6 @@ class Request:
     echo: str = ""
     healing: Healing | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
-    state: KVState | None = None
     adapter: RuntimeAdapter | None = None
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from edgelm.bundle.reader import DATA, PREFILL_DATA, Bundle
 from edgelm.errors import EdgeLMWarning
 from edgelm.machine.host import CpuInfo, recommended_threads
-from edgelm.runtime.ort.packing import PACKED, OnBytes
+from edgelm.runtime.ort.options import DEFAULTS, LoadOptions
+from edgelm.runtime.ort.packing import PACKED
 from edgelm.runtime.ort.pages import NOWHERE, Pages, watching
 from edgelm.runtime.ort.prepared import open_prepared
 from edgelm.runtime.ort.session import open_mapped, open_or_fall_back
-from edgelm.runtime.ort.weightcache import WeightCache
 from edgelm.target.fallback import exact_int8
 
 
@@ -40,28 +40,20 @@ class Sessions:
     prompt_pages: Pages = NOWHERE
 
 
-def open_sessions(
-    bundle: Bundle,
-    cpu: CpuInfo,
-    threads: int | None = None,
-    prefill_threads: int | None = None,
-    cache: WeightCache | None = None,
-    on_bytes: OnBytes | None = None,
-    *,
-    disable_spinning: bool = False,
-) -> Sessions:
-    """Open them; the arguments are those of `Engine.load`.
+def open_sessions(bundle: Bundle, cpu: CpuInfo, options: LoadOptions = DEFAULTS) -> Sessions:
+    """Open them, on this machine's `cpu`.
 
     Raises:
         BundleError: onnxruntime cannot load a graph.
         DeviceError: not enough memory.
+        OptionError: see `LoadOptions.cache`.
     """
     prefill = bundle.prefill_path if exact_int8(cpu) else None
-    decode, prompts = _threads(bundle, cpu, threads, prefill_threads)
+    decode, prompts = _threads(bundle, cpu, options)
     if prefill is None:
-        return _of_one_graph(bundle, cpu, decode, prompts, prefill_threads, cache, on_bytes, disable_spinning)
+        return _of_one_graph(bundle, cpu, options, decode, prompts)
     with watching() as watch:
-        found = _of_one_graph(bundle, cpu, decode, decode, None, cache, on_bytes, disable_spinning)
+        found = _of_one_graph(bundle, cpu, options, decode, decode)
         session = open_mapped(prefill, prompts, disable_spinning=True)
     files = [bundle.path / DATA, *([] if found.packed is None else [found.packed / PACKED])]
     return replace(
@@ -73,38 +65,29 @@ def open_sessions(
     )
 
 
-def _of_one_graph(
-    bundle: Bundle,
-    cpu: CpuInfo,
-    threads: int,
-    prefill_threads: int,
-    asked: int | None,
-    cache: WeightCache | None,
-    on_bytes: OnBytes | None,
-    disable_spinning: bool,
-) -> Sessions:
-    """One session, or two on the same weights where prompts have another number of threads, as `asked` for or not."""
+def _of_one_graph(bundle: Bundle, cpu: CpuInfo, options: LoadOptions, threads: int, prefill_threads: int) -> Sessions:
+    """One session, or two on the same weights where prompts have another number of threads."""
     counts = (threads, prefill_threads) if threads != prefill_threads else (threads,)
-    if cache is not None:
-        prepared = open_prepared(bundle, cache, cpu, counts, on_bytes, disable_spinning=disable_spinning)
+    if (cache := options.cache()) is not None:
+        prepared = open_prepared(bundle, cache, cpu, counts, options)
         if prepared is not None:
             decode, *more = prepared.sessions
             return Sessions(decode, more[0] if more else None, threads, prefill_threads, prepared.folder)
-    provider = bundle.manifest.provider
-    session, reason = open_or_fall_back(bundle.model_path, threads, provider, disable_spinning=disable_spinning)
+    provider, quiet = bundle.manifest.provider, options.disable_spinning
+    session, reason = open_or_fall_back(bundle.model_path, threads, provider, disable_spinning=quiet)
     if reason is not None:
         message = f"{reason}: running on the CPU instead (see README, Jetson)"
         warnings.warn(message, EdgeLMWarning, stacklevel=4)
-    if len(counts) == 1 or asked is None:  # a second session would pack the weights again
+    if len(counts) == 1 or options.prefill_threads is None:  # a second session would pack the weights again
         return Sessions(session, None, threads, threads)
-    second = open_or_fall_back(bundle.model_path, prefill_threads, provider, disable_spinning=disable_spinning)[0]
+    second = open_or_fall_back(bundle.model_path, prefill_threads, provider, disable_spinning=quiet)[0]
     return Sessions(session, second, threads, prefill_threads)
 
 
-def _threads(bundle: Bundle, cpu: CpuInfo, threads: int | None, prefill_threads: int | None) -> tuple[int, int]:
+def _threads(bundle: Bundle, cpu: CpuInfo, options: LoadOptions) -> tuple[int, int]:
     """For decode and for prompts: what is asked for; else the target's figures, as far as this machine has cores."""
-    target = bundle.manifest.threads
-    decode = threads or recommended_threads(target.decode, cpu)
-    if prefill_threads is None and threads is None:
-        prefill_threads = recommended_threads(target.prefill, cpu)
-    return decode, prefill_threads or decode
+    target, prefill = bundle.manifest.threads, options.prefill_threads
+    decode = options.threads or recommended_threads(target.decode, cpu)
+    if prefill is None and options.threads is None:
+        prefill = recommended_threads(target.prefill, cpu)
+    return decode, prefill or decode

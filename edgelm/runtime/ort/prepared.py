@@ -13,6 +13,7 @@ from typing import Any
 from edgelm.bundle.reader import Bundle
 from edgelm.files import read_bytes
 from edgelm.machine.host import CpuInfo
+from edgelm.runtime.ort.options import DEFAULTS, LoadOptions
 from edgelm.runtime.ort.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
 from edgelm.runtime.ort.session import NO_SPINNING, give_back, version
 from edgelm.runtime.ort.weightcache import Entry, WeightCache, describe, entry_key, expected_size, worth
@@ -27,13 +28,7 @@ class Prepared:
 
 
 def open_prepared(
-    bundle: Bundle,
-    cache: WeightCache,
-    cpu: CpuInfo,
-    threads: Sequence[int],
-    on_bytes: OnBytes | None = None,
-    *,
-    disable_spinning: bool = False,
+    bundle: Bundle, cache: WeightCache, cpu: CpuInfo, threads: Sequence[int], options: LoadOptions = DEFAULTS
 ) -> Prepared | None:
     """A session for each number of threads, all on the same mapped weights.
 
@@ -44,8 +39,7 @@ def open_prepared(
         cache: where packed weights are kept.
         cpu: this machine's.
         threads: of each session: the first, and perhaps a second one for prompts.
-        on_bytes: hears of the packing, where that has to be done.
-        disable_spinning: whether another model's sessions run on the same cores.
+        options: how the bundle is loaded.
 
     Returns:
         them; None where they must be opened without the cache.
@@ -57,14 +51,14 @@ def open_prepared(
     if entry is not None:
         if not entry.useful:
             return None
-        found = _open(entry, bundle, threads, disable_spinning)
+        found = _open(entry, bundle, threads, options.disable_spinning)
         if found is not None:
             return found
         entry.remove()
-    entry = _make(bundle, cache, key, cpu, on_bytes)
+    entry = _make(bundle, cache, key, cpu, options.on_bytes)
     if entry is None or not entry.useful:
         return None
-    found = _open(entry, bundle, threads, disable_spinning)
+    found = _open(entry, bundle, threads, options.disable_spinning)
     if found is None:  # so it would be the next time
         entry.remove()
         _give_up(bundle, cache, key, cpu)

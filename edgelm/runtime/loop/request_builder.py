@@ -1,0 +1,119 @@
+"""From a prompt and options to a request: everything is checked here, before the first pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from edgelm.errors import OptionError
+from edgelm.runtime.loop.generate import Limits
+from edgelm.runtime.loop.request import Options, Request, check_bias, make_interrupt, speculates, split_options
+from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.sample.logprobs import wanted
+from edgelm.runtime.text.chat import ChatTemplate
+from edgelm.runtime.text.prompt import Prompt, PromptEncoder
+from edgelm.runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgelm.bundle.reader import Bundle
+    from edgelm.runtime.loop.structured import Grammar, Grammars
+    from edgelm.runtime.lora_adapter import AdapterCache, RuntimeAdapter
+    from edgelm.runtime.model import LoadedModel, Sequence
+    from edgelm.runtime.sample.token_healing import Healing
+
+_FORMS = ("json_schema", "regex", "choice")
+
+
+class RequestBuilder:
+    """Makes the requests of one model; grammars and adapters that it was asked for before are at hand.
+
+    Args:
+        model: whose context and vocabulary prompts must fit.
+        tokenizer: of the same model.
+        bundle: where both come from.
+        template: the model's chat template, or None.
+        config: the options where a request names none.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        tokenizer: Tokenizer,
+        bundle: Bundle,
+        template: ChatTemplate | None,
+        config: GenerationConfig,
+    ) -> None:
+        self.bundle, self.config = bundle, config
+        self.context, self.vocab_size = model.context, model.vocab_size
+        self.eos = frozenset(bundle.manifest.special_tokens.eos)
+        self.prompts = PromptEncoder(tokenizer, template, model.context, model.vocab_size)
+        self._tokenizer, self._template = tokenizer, template
+        self._grammars: Grammars | None = None
+        self._adapters: AdapterCache | None = None
+
+    def build(self, prompt: Prompt, options: Options, sequence: Sequence) -> Request:
+        """A request to continue a prompt in a sequence.
+
+        Raises:
+            PromptError, OptionError, AdapterError: a bad argument.
+        """
+        started = time.perf_counter()
+        sampling, others = split_options(options)
+        config, cancelled = self.config.replace(**sampling), threading.Event()
+        check_bias(config, self.vocab_size)
+        interrupt = make_interrupt(started, others.get("deadline"), others.get("cancel"), cancelled.is_set)
+        logprobs = wanted(others.get("logprobs"), others.get("top_logprobs"))
+        raw = others.get("raw", False)
+        ids = self.prompts.encode(prompt, raw=raw)
+        healing = self._heal(ids, others, raw) if others.get("token_healing") else None
+        return Request(
+            sequence=sequence,
+            ids=ids if healing is None else ids[:-1],
+            config=config,
+            limits=Limits(config.max_tokens, self.eos, interrupt),
+            reuse_cache=others.get("reuse_cache", True),
+            speculate=speculates(others.get("speculate", "auto"), config),
+            grammar=self._grammar(others, forces=logprobs is None),
+            logprobs=logprobs,
+            echo=self.prompts.text(prompt, raw=raw) if others.get("echo") else "",
+            healing=healing,
+            cancelled=cancelled,
+            encode_seconds=time.perf_counter() - started,
+            adapter=self.adapter(others.get("adapter")),
+        )
+
+    def adapter(self, path: str | PathLike[str] | None) -> RuntimeAdapter | None:
+        """The adapter in a file, checked to be this bundle's; one that was used before is not read again. None for None.
+
+        Raises:
+            AdapterError: no adapter, a damaged one, or one made for another base.
+        """
+        if path is None:
+            return None
+        from edgelm.runtime.lora_adapter import AdapterCache
+
+        if self._adapters is None:
+            self._adapters = AdapterCache(self.bundle)
+        return self._adapters.get(path)
+
+    def _heal(self, ids: list[int], options: Mapping[str, Any], raw: bool) -> Healing | None:
+        from edgelm.runtime.sample.token_healing import heal
+
+        if not raw and self._template is not None:
+            raise OptionError("token_healing needs raw=True: behind a chat template no prompt ends within a word")
+        if any(name in options for name in _FORMS):
+            raise OptionError("token_healing and a form of the text exclude each other")
+        return heal(self._tokenizer, ids, self.vocab_size)
+
+    def _grammar(self, options: Mapping[str, Any], *, forces: bool) -> Grammar | None:
+        forms = {name: options[name] for name in _FORMS if name in options}
+        if not forms:
+            return None
+        from edgelm.runtime.loop.structured import Grammars
+
+        if self._grammars is None:
+            self._grammars = Grammars(self._tokenizer, self.eos, self.vocab_size)
+        return self._grammars.grammar(**forms, forces=forces)

@@ -1,0 +1,96 @@
+"""What an LM and its sessions have in common: prompts to text, each over a sequence of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Unpack, overload
+
+from edgelm.errors import EdgeLMError
+from edgelm.runtime.loop.asynchronous import each
+from edgelm.runtime.loop.completions import complete
+from edgelm.runtime.loop.request import Options, Request
+from edgelm.runtime.loop.request_builder import RequestBuilder
+from edgelm.runtime.loop.results import Chunk, Completion
+from edgelm.runtime.loop.scheduler import Scheduler
+from edgelm.runtime.text.prompt import Prompt
+
+if TYPE_CHECKING:
+    from edgelm.runtime.model import Sequence as TextSequence
+
+
+class TextGenerator:
+    """Generates text in a sequence of its own.
+
+    Args:
+        requests: makes them.
+        scheduler: runs them.
+        sequence: what is read goes there.
+    """
+
+    def __init__(self, requests: RequestBuilder, scheduler: Scheduler, sequence: TextSequence) -> None:
+        self._requests, self._scheduler = requests, scheduler
+        self._sequence: TextSequence | None = sequence
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The ids whose keys and values are in the cache."""
+        return tuple(self._opened().tokens)
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Generator[Chunk, None, None]:
+        """Generate text piece by piece. All arguments are checked here, before the first chunk is asked for.
+
+        The KV cache of the last generation is reused as far as the new prompt begins with the same ids. Logits can
+        then differ in the last digits from those of one long prefill, as between any two batch sizes: pass
+        ``reuse_cache=False`` where a seed must give the same text whatever ran before.
+
+        Args:
+            prompt: a str, taken as the user's message where the model has a chat template, or a list of messages.
+            options: see `Options`.
+
+        Yields:
+            `Chunk`; the last one carries `finish_reason` and `timings`. Closing the generator early is safe.
+
+        Raises:
+            PromptError, OptionError: a bad argument.
+            EdgeLMError: at the first chunk, where another generation is under way on this LM; or it is closed.
+        """
+        return self._scheduler.run(self._request(prompt, options))
+
+    @overload
+    def generate(self, prompt: Prompt, *, n: None = None, **options: Any) -> Completion: ...
+
+    @overload
+    def generate(self, prompt: Prompt, *, n: int, **options: Any) -> list[Completion]: ...
+
+    def generate(self, prompt: Prompt, *, n: int | None = None, **options: Any) -> Completion | list[Completion]:
+        """Generate a whole text; the arguments are those of `stream`.
+
+        Args:
+            prompt: see `stream`.
+            n: how many completions of the prompt, which is computed once; None for a single one, not in a list. Their
+                seeds are `seed`, `seed` + 1, … . Those after one that was cancelled or met its deadline are left out.
+            options: see `Options`.
+
+        Raises:
+            PromptError, OptionError: a bad argument.
+            EdgeLMError: another generation is under way on this LM, or it is closed.
+        """
+        return complete(self.stream, self._requests.config, prompt, n, options)
+
+    def astream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncGenerator[Chunk, None]:
+        """`stream` for ``async for``: the model computes in a thread. Leaving the loop early ends the generation."""
+        return each(self._request(prompt, options), self._scheduler.run)
+
+    async def agenerate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
+        """`generate` to ``await``, one completion; cancelling the task ends the generation."""
+        return Completion.join([chunk async for chunk in self.astream(prompt, **options)])
+
+    def _request(self, prompt: Prompt, options: Options) -> Request:
+        sequence = self._opened()
+        self._scheduler.expect_open()
+        return self._requests.build(prompt, options, sequence)
+
+    def _opened(self) -> TextSequence:
+        if self._sequence is None:
+            raise EdgeLMError("this session is closed")
+        return self._sequence
