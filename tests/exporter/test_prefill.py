@@ -130,7 +130,7 @@ def test_only_the_weights_at_work_stand_in_memory(bundle: Bundle, resident: Call
     engine, ids = Engine.load(bundle, threads=1), some_ids()
     first = read(engine, ids, PROMPT)
     assert resident(bundle.path / PREFILL_DATA) == 0
-    assert len(engine._opened().prompt_pages) > 0 or not exact_int8(read_cpu())
+    assert len(engine.model._opened().prompt_pages) > 0 or not exact_int8(read_cpu())
     np.testing.assert_array_equal(read(engine, ids, PROMPT), first)
 
 

@@ -18,7 +18,7 @@ from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, EdgeLMWarning
 from edgelm.exporter.pipeline import export
 from edgelm.machine.host import CpuInfo, read_cpu
-from edgelm.runtime import engine as engines
+from edgelm.runtime import model as models
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort import session as runtime
 from edgelm.target.fallback import find_fallback
@@ -42,7 +42,7 @@ FOUR_BITS = recipe_of("MatMulNBits", 4, 32)
 
 
 def test_a_recipe_that_falls_back_is_warned_of_once(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "read_cpu", lambda: A72)
+    monkeypatch.setattr(models, "read_cpu", lambda: A72)
     bundle = replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, recipe=manifest(recipe=NBITS).recipe))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
