@@ -34,6 +34,17 @@ class FormatSpec:
         """Bits that a weight takes, its share of a float scale and of a zero point included."""
         return self.bits + ((32 + (self.bits if self.zero_points else 0)) / self.block if self.block else 0)
 
+    def nbytes(self, n: int, k: int, scale: int = 4) -> int:
+        """Bytes of a stored matrix [n, k]: of floats, or of codes and a scale of `scale` bytes for each block, the row being
+        the block where the operator has none; zero points, where there are any, are packed as codes are.
+        """
+        if self.bits >= 16:
+            return n * k * self.bits // 8
+        block = self.block or k
+        blocks = -(-k // block)
+        zeros = -(-blocks * self.bits // 8) if self.zero_points else 0
+        return n * (blocks * (block * self.bits // 8 + scale) + zeros)
+
     def __str__(self) -> str:
         return self.kernel + (" with zero points" if self.zero_points else "")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from edgelm.bundle.format_spec import FormatSpec, StoredFormat
+from edgelm.bundle.format_spec import StoredFormat
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.origins import Budget
 from edgelm.cli.show import fact, size, table
@@ -23,7 +23,7 @@ def mixed_lines(manifest: Manifest) -> Iterator[str]:
         name, (n, k) = str(format.spec), format.shape or (0, 0)
         count[name] = count.get(name, 0) + 1
         weights[name] = weights.get(name, 0) + n * k
-        nbytes[name] = nbytes.get(name, 0) + _stored(format.spec, n, k, scale)
+        nbytes[name] = nbytes.get(name, 0) + format.spec.nbytes(n, k, scale)
     total = sum(weights.values())
     order = sorted(count, key=lambda name: nbytes[name] / weights[name])
     rows = [(name, str(count[name]), f"{weights[name] / total:.0%}", size(nbytes[name])) for name in order]
@@ -46,12 +46,3 @@ def _budget(limits: Budget) -> str:
     if limits.max_kld is not None:
         told.append(f"a KLD of at most {limits.max_kld:g}")
     return ", ".join(told) or "the size of the target's default recipe"
-
-
-def _stored(spec: FormatSpec, n: int, k: int, scale: int) -> int:
-    if spec.op == "MatMul":
-        return n * k * spec.bits // 8
-    block = spec.block or k
-    blocks = -(-k // block)
-    zeros = -(-blocks * spec.bits // 8) if spec.zero_points else 0
-    return n * (blocks * (block * spec.bits // 8 + scale) + zeros)

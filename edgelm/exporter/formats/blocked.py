@@ -63,10 +63,6 @@ class Blocked(Format):
         """Only where rows need no padding: GatherBlockQuantized wants exactly k codes."""
         return k % self.block == 0
 
-    def nbytes(self, n: int, k: int) -> int:
-        """Codes, and a float scale a block; zero points, where there are, as codes are packed."""
-        return n * (self._blocks(k) * (self._width + 4) + self._zeros_width(k))
-
     def resident_bytes(self, n: int, k: int, target: Target, itemsize: int) -> int:
         """On a CPU as its kernels lay the blocks out."""
         if target.runtime.provider != "cpu":

@@ -34,10 +34,6 @@ class Dense(Format):
         """In the type of the target's activations."""
         return self.bits == (16 if target.runtime.activations == "fp16" else 32)
 
-    def nbytes(self, n: int, k: int) -> int:
-        """N k floats."""
-        return n * k * self.bits // 8
-
     def resident_bytes(self, n: int, k: int, target: Target, itemsize: int) -> int:
         """Half floats beside float activations are widened when the session is made."""
         return n * k * max(itemsize, self.bits // 8)

@@ -88,6 +88,7 @@ class Format(Protocol):
 
     def nbytes(self, n: int, k: int) -> int:
         """Bytes of a packed [n, k] matrix."""
+        return self.spec.nbytes(n, k)
 
     def resident_bytes(self, n: int, k: int, target: Target, itemsize: int) -> int:
         """Bytes of a packed [n, k] matrix in the target's memory; `itemsize` is of its activations."""

@@ -19,10 +19,6 @@ from edgelm.target.target import FormatSpec, Target
 class _PerRow(Format):
     """What both have in common."""
 
-    def nbytes(self, n: int, k: int) -> int:
-        """Codes and a float scale a row."""
-        return n * (k + 4)
-
     def quantize(self, rows: np.ndarray) -> Parts:
         """Codes int8 [m, k] and scales float32 [m]."""
         codes, scales = quantize_rows(rows)
