@@ -33,10 +33,9 @@ import numpy as np
 from edgelm.exporter import families
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.pipeline import export
+from edgelm.exporter.plan.estimate import of_model
 from edgelm.exporter.sizing import workload
-from edgelm.exporter.sizing.estimate import of_model
 from edgelm.forecast.cost_model import DEPTHS, PROMPT, Heads, Workload
-from edgelm.forecast.estimate import default_context
 from edgelm.machine.host import recommended_threads
 from edgelm.target.target import FormatSpec, RecipeSpec, Target, load_target
 
@@ -334,7 +333,7 @@ def compare(
     """The rows of one bundle."""
     path = checkpoint / "config.json"
     limit = families.describe(Config(read_json(path), path)).context_limit
-    context = default_context(board, limit)
+    context = min(limit, max(board.runtime.context, DEPTHS[-1] + PROMPT))  # room for the deepest depth
     expected = of_model(str(checkpoint), board, quant, context=context, threads=min(threads, board.cpu.cores))
     bundle = export(checkpoint, board, quant, context=context, output=output).path
     found = bench(bundle, threads, repetitions, DEPTHS, cold=True)

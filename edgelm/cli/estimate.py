@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--prefill", type=click.Choice(["same", "int8"]), help="The prefill graph of a MODEL.  [default: the recipe's]"
 )
 @click.option(
-    "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: room for 4k and 512]"
+    "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: the target's]"
 )
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
 @click.option(
@@ -80,7 +80,8 @@ def command(
         board = load_target(target or "rpi5")
         board.recipe(quant)
         load_export()
-        from edgelm.exporter.sizing.estimate import of_model
+        from edgelm.exporter.plan.estimate import of_model
+        from edgelm.exporter.recipe import Choices
 
         found = of_model(
             model,
@@ -88,10 +89,9 @@ def command(
             quant,
             context=context,
             threads=threads,
-            revision=revision,
             vocab=vocab,
-            kv=kv,
-            prefill=prefill,
+            revision=revision,
+            choices=Choices(kv, prefill),
         )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))

@@ -20,13 +20,13 @@ from edgelm.cli.options import json_option
 from edgelm.cli.quality import calibration_line, card_lines
 from edgelm.cli.show import fact, parameters, print_lines, size, table
 from edgelm.cli.vocabulary import vocabulary_lines
-from edgelm.errors import DependencyError, UnsupportedModelError
+from edgelm.errors import DependencyError
 from edgelm.machine.host import read_memory
 from edgelm.target.target import load_target
 
 if TYPE_CHECKING:  # they are there only with edgelm[export]
     from edgelm.exporter.model.decoder import Decoder
-    from edgelm.exporter.sizing.preflight import Plan
+    from edgelm.exporter.sizing.preflight import Sizes
 
 
 @click.command("inspect")
@@ -157,46 +157,34 @@ def _checkpoint(
     """What a checkpoint is, and what its exports take, for JSON; its weights are not read."""
     board = load_target(target_name)
     load_export()
-    from edgelm.exporter import families
     from edgelm.exporter.checkpoint.checkpoint import Checkpoint
     from edgelm.exporter.checkpoint.hub import resolve
-    from edgelm.exporter.optimum import route
+    from edgelm.exporter.plan.model import plan_model
+    from edgelm.exporter.progress import Progress
     from edgelm.exporter.recipe import Choices
-    from edgelm.exporter.sizing import footprint
-    from edgelm.exporter.sizing.context import choose_context
-    from edgelm.exporter.sizing.preflight import Plan
-    from edgelm.exporter.tokenizer.text_files import licence
+    from edgelm.exporter.routes import choose_route
+    from edgelm.exporter.tokenizer.text_files import licence, read_text
 
     source = resolve(model)
     checkpoint = Checkpoint(source.path)
-    config = checkpoint.config
-    try:
-        decoder = families.describe(config)
-    except UnsupportedModelError:
-        decoder = None
+    config, route = checkpoint.config, choose_route(checkpoint, "auto", board)
+    text = read_text(source.path, config)
+    plan = plan_model(source, route, text, Choices(kv, prefill), context=context, progress=Progress())
+    decoder = route.decoder
     shapes = [checkpoint.shape(name) for name in checkpoint.names()]
-    facts: dict[str, Any] = {
+    return {
         "path": str(source.path),
         "id": source.id,
         "type": config.model_type,
-        "exporter": "optimum" if decoder is None else "native",
+        "exporter": route.name,
         "licence": licence(checkpoint),
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "bytes": sum(file.stat().st_size for file in checkpoint.files),
-        "parameters": sum(math.prod(shape) for shape in shapes),
+        "parameters": sum(math.prod(shape) for shape in shapes) if decoder is None else decoder.parameters,
+        "context": route.context_limit if decoder is None else decoder.context,
+        **({} if decoder is None else {"shape": _shape(decoder)}),
+        "needs": _needs(plan.sizes, plan.context),
     }
-    if decoder is None:
-        limit = route.context_limit(config)
-        plan = Plan(source.id, board, lambda spec: footprint.of_checkpoint(checkpoint, spec, board))
-        facts |= {"context": limit}
-    else:
-        limit = decoder.context_limit
-        choices = Choices(kv, prefill)
-        plan = Plan(
-            source.id, board, lambda spec: footprint.of_decoder(decoder, spec, board, checkpoint.scheme), choices
-        )
-        facts |= {"parameters": decoder.parameters, "context": decoder.context, "shape": _shape(decoder)}
-    return facts | {"needs": _needs(plan, choose_context(context, board, limit))}
 
 
 def _shape(decoder: Decoder) -> dict[str, Any]:
@@ -212,17 +200,17 @@ def _shape(decoder: Decoder) -> dict[str, Any]:
     }
 
 
-def _needs(plan: Plan, context: int) -> dict[str, Any]:
+def _needs(sizes: Sizes, context: int) -> dict[str, Any]:
     """What every recipe of the target takes, and what there is."""
     from edgelm.exporter.sizing.preflight import free_disk
 
     return {
-        "target": plan.target.name,
-        "default": plan.target.default,
+        "target": sizes.target.name,
+        "default": sizes.target.default,
         "context": context,
-        "usable_bytes": plan.target.memory.usable_mb << 20,
+        "usable_bytes": sizes.target.memory.usable_mb << 20,
         "host": {"memory_bytes": read_memory().usable, "disk_bytes": free_disk(Path())},
-        "quants": {need.quant: need.to_dict() for need in plan.needs(context)},
+        "quants": {quant: sizes.weighed(quant, context).to_dict() for quant in sizes.quants},
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from edgelm.bundle.manifest import Manifest, Threads
 from edgelm.bundle.origins import Model
 from edgelm.bundle.reader import sha256
@@ -15,6 +17,23 @@ from edgelm.target.target import Target
 from edgelm.version import __version__
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a bundle is made from.
+
+    Attributes:
+        source: where the checkpoint came from.
+        checkpoint: with the adapter that is merged into it.
+        hashes: SHA-256 of its files.
+        exporter: the export path, ``native`` or ``optimum``.
+    """
+
+    source: Source
+    checkpoint: Checkpoint
+    hashes: dict[str, str]
+    exporter: str
+
+
 def source_hashes(checkpoint: Checkpoint, progress: Progress) -> dict[str, str]:
     """SHA-256 of config.json and the weights, or of a GGUF file's parts: what a bundle was made from can be told."""
     files = [*([] if checkpoint.gguf else [checkpoint.path / "config.json"]), *checkpoint.files]
@@ -25,31 +44,28 @@ def source_hashes(checkpoint: Checkpoint, progress: Progress) -> dict[str, str]:
 
 
 def manifest(
-    source: Source,
-    checkpoint: Checkpoint,
-    hashes: dict[str, str],
+    origin: Origin,
     target: Target,
     quant: str,
     context: int,
     text: TextFiles,
     result: GraphResult,
     footprint: Footprint,
-    exporter: str,
 ) -> Manifest:
     """The manifest but for the files, which the bundle's writer adds."""
-    adapter = checkpoint.adapter
+    source, checkpoint, adapter = origin.source, origin.checkpoint, origin.checkpoint.adapter
     return Manifest(
         minimum_runtime={"edgelm": __version__, "onnxruntime": "1.32"},
         model=Model(
             id=source.id,
             revision=source.revision,
             type=checkpoint.config.model_type,
-            exporter=exporter,
+            exporter=origin.exporter,
             parameters=result.parameters,
             quantized=checkpoint.quantized,
             adapter=None if adapter is None else adapter.facts(),
             licence=licence(checkpoint),
-            sources=hashes,
+            sources=origin.hashes,
         ),
         target=target.name,
         threads=Threads(target.cpu.threads, target.cpu.prefill_threads),

@@ -11,15 +11,15 @@ import numpy as np
 
 from edgelm.bundle.manifest import Graph, WindowFacts
 from edgelm.bundle.reader import DATA, MODEL, PREFILL, PREFILL_DATA
-from edgelm.bundle.writer import BundleWriter
+from edgelm.bundle.writer import BundleWriter, json_text
+from edgelm.exporter import genai
 from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import KVScales, cache_head_dim, window_capacity
-from edgelm.exporter.lora_adapter import place
+from edgelm.exporter.lora_adapter import place, places_size
 from edgelm.exporter.model.decoder import Attention, Decoder, Linear
-from edgelm.exporter.model.expected import expect_tensors
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import DataFile, SizedFile
@@ -27,6 +27,7 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import GraphPlan
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.sizing import footprint
+from edgelm.exporter.tokenizer.text_files import TextFiles
 
 
 def write_graph(
@@ -49,7 +50,6 @@ def write_graph(
     """
     decoder = plan.decoder
     taken = footprint.of_decoder(decoder, plan.spec, plan.target, checkpoint.scheme)
-    expect_tensors(checkpoint, decoder, progress)  # before the first byte is written
     again = sum(m.outputs * m.inputs for m in prefill.linears(decoder)) if plan.spec.prefill is not None else 0
     progress.start("weights", decoder.parameters + again)
     prepared = prepared or Prepared(WeightReader(checkpoint))
@@ -93,10 +93,23 @@ def graph_facts(plan: GraphPlan) -> Graph:
     )
 
 
-def weigh(plan: GraphPlan, reader: WeightReader) -> int:
-    """Bytes of the graphs and their weights, exactly; no matrix is read, and nothing is written."""
+def graph_size(plan: GraphPlan, text: TextFiles) -> int:
+    """Bytes of all files that a native graph brings into a bundle, exactly."""
+    facts = graph_facts(plan)
+    places = places_size(plan.decoder, facts.activations) if plan.lora_ready else 0
+    return weigh(plan) + places + len(json_text(genai.config(plan, facts, text)).encode())
+
+
+def weigh(plan: GraphPlan) -> int:
+    """Bytes of the graphs and their weights, exactly, as zeros take as many: nothing is read, and nothing is written."""
     kv = _blank_scales(plan.decoder) if plan.quantised_kv else {}
-    weights = partial(decoder_graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
+    weights = partial(
+        decoder_graph.Weights,
+        vector=lambda source: np.zeros(source.rows, np.float32),
+        table=lambda _, shape, start, count: np.zeros((count, shape[1]), np.float32),
+        array=lambda _, shape: np.zeros(shape, np.float32),
+        kv=kv,
+    )
     packing, total = _Packing(SizedFile, _sized, _sized), 0
     for _, builder, data in _graphs(plan, weights, packing):
         total += data.size + len(builder.serialized({"family": plan.decoder.family}))

@@ -1,36 +1,28 @@
-"""The whole conversion on one page: checkpoint → decoder + recipe → graph → bundle."""
+"""The whole conversion on one page: plan, write the text, write the graph or search for its recipe, commit."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from edgelm import demo
-from edgelm.bundle.manifest import Graph
+from edgelm.bundle.manifest import Graph, Manifest
 from edgelm.bundle.origins import Mixed
 from edgelm.bundle.reader import LORA, QUALITY, Bundle
-from edgelm.bundle.writer import BundleWriter, check_output, writing
-from edgelm.errors import EdgeLMError, OptionError
-from edgelm.exporter.calibration.quality import Calibration, QualityOptions, measuring
-from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.checkpoint.hub import name_of, resolve, slug
-from edgelm.exporter.lora_adapter import expect_places, open_adapter, places_file
-from edgelm.exporter.manifest import manifest, source_hashes
+from edgelm.bundle.writer import BundleWriter, writing
+from edgelm.errors import EdgeLMError
+from edgelm.exporter.calibration.quality import Calibration, Card, measuring
+from edgelm.exporter.lora_adapter import places_file
+from edgelm.exporter.manifest import Origin, manifest, source_hashes
 from edgelm.exporter.mixed import auto
-from edgelm.exporter.mixed.budget import Budget
-from edgelm.exporter.mixed.replay import read_replay
+from edgelm.exporter.plan.export import ExportPlan, plan_export
+from edgelm.exporter.plan.options import ExportOptions
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.recipe import Choices, GraphPlan
-from edgelm.exporter.routes import Exporter, Job, Route, choose_route
-from edgelm.exporter.sizing import preflight
-from edgelm.exporter.sizing.context import choose_context
-from edgelm.exporter.sizing.footprint import Footprint
-from edgelm.exporter.tokenizer.text_files import read_text, write_text
-from edgelm.exporter.tokenizer.vocabulary import Domain, Wanted, trim
-from edgelm.target.target import RecipeSpec, Target, load_target
+from edgelm.exporter.result import GraphResult
+from edgelm.exporter.routes import Exporter, Job
+from edgelm.exporter.tokenizer.vocabulary import Wanted
+from edgelm.target.target import Target
 
 
 def export(
@@ -95,110 +87,111 @@ def export(
         EdgeLMError: of the kind that fits, with what is wrong and what to do; nothing half-written is left.
     """
     progress = progress or Progress()
-    board = target if isinstance(target, Target) else load_target(target)
-    if quant is not None and recipe is not None:
-        raise OptionError("--quant and --recipe exclude each other: a recipe says how matrices are stored")
-    replay = None if recipe is None else read_replay(recipe)
-    quant = quant or (board.default if replay is None else replay.quant)
-    automatic = replay is None and auto.is_auto(board, quant)
-    if replay is not None:
-        board = auto.with_recipe(board, quant, replay.spec)
-        calibrate = replay.text(None if calibrate is None else os.fspath(calibrate), progress)
-    choices = Choices(kv, prefill)
-    choices.of(board.recipe("fp32" if automatic else quant), board)  # what cannot be is told before any work
-    model, adapter = (None if name is None else os.fspath(name) for name in (model, adapter))
-    folder = Path(output) if output is not None else Path("bundles") / _folder(model, adapter, board, quant, choices)
-    check_output(folder, overwrite=overwrite)  # before anything is downloaded
-    quality = QualityOptions.of(calibrate, card, *([] if model is not None else [str(demo.heldout())]))
-    budget, domain = Budget.of(max_size, max_kld), Domain.of(trim_vocab)
-    source = resolve(model, revision, progress)
-    checkpoint = Checkpoint(source.path, None if adapter is None else open_adapter(adapter, progress))
-    cut = (
-        None if domain is None else trim(read_text(source.path, checkpoint.config), checkpoint.config, domain, progress)
+    options = ExportOptions(
+        model=model,
+        target=target,
+        quant=quant,
+        revision=revision,
+        adapter=adapter,
+        context=context,
+        output=output,
+        exporter=exporter,
+        trim_vocab=trim_vocab,
+        kv=kv,
+        prefill=prefill,
+        calibrate=calibrate,
+        card=card,
+        max_size=max_size,
+        max_kld=max_kld,
+        recipe=recipe,
+        overwrite=overwrite,
+        force=force,
+        lora_ready=lora_ready,
     )
-    route = choose_route(checkpoint, exporter, board, progress, cut)
-    route.expect(choices)
-    if lora_ready:
-        expect_places(route.name, quality.calibrate, None if automatic else board.recipe(quant))
-    length = choose_context(context, board, route.context_limit)
-    words = read_text(source.path, checkpoint.config) if cut is None else cut.text
-    for remark in words.remarks:
-        progress.say(remark)
-    if replay is not None:
-        replay.check(route.decoder)
-        for operator in replay.slow(board):
-            progress.say(f"the recipe's {operator} falls back to slow kernels on {board.name} (docs/targets.md)")
-    planned = board
-    if automatic:
-        decoder = auto.expect_mixable(route.checkpoint, route.decoder)
-        planned = auto.with_recipe(board, quant, auto.smallest(decoder, board))
-
-    def checked(board: Target) -> Footprint:
-        return preflight.check(
-            preflight.Plan(source.id, board, route.footprint, choices), quant, length, folder, force=force
+    plan = plan_export(options, progress)
+    with writing(plan.output, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
+        plan.model.text.write(writer)
+        work = _Work(
+            plan,
+            Origin(plan.model.source, plan.checkpoint, source_hashes(plan.checkpoint, progress), plan.model.route.name),
+            writer,
+            progress,
         )
-
-    if not automatic and replay is None:  # what these take is told exactly, once they are written
-        budget.check_size(preflight.Plan(source.id, board, route.footprint, choices), quant, length)
-    taken = checked(planned)
-    with writing(folder, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
-        text = write_text(words, writer)
-        hashes = source_hashes(checkpoint, progress)
-        measure = _text_to_measure_on(quality, budget, route, taken, choices.of(planned.recipe(quant), board))
-
-        def write_base(aside: BundleWriter) -> Graph:
-            return route.write(Job(board.recipe("fp32"), length, Calibration(None, text, aside, progress))).graph
-
-        card_of = None if measure is None else stack.enter_context(measuring(measure, write_base, writer, progress))
-
-        def write(board: Target, mixed: Mixed | None) -> auto.Written:
-            taken = checked(board)
-            spec = choices.of(board.recipe(quant), board)
-            calibration = Calibration(quality.calibrate, text, writer, progress)
-            result = route.write(Job(spec, length, calibration, card_of is not None, lora_ready))
-            facts = manifest(source, checkpoint, hashes, board, quant, length, text, result, taken, route.name)
-            saved = 0 if cut is None else route.whole(spec).stored - taken.stored
-            vocabulary = None if cut is None else replace(cut.facts, saved_bytes=saved)
-            facts = replace(facts, mixed=mixed, vocabulary=vocabulary)
-            if result.places is not None:
-                writer.write_json(LORA, places_file(facts, result.places))
-            try:
-                return facts, None if card_of is None else card_of(facts, result.errors)
-            except EdgeLMError as reason:
-                if card != "auto" or budget.kld is not None:
-                    raise
-                progress.say(f"the bundle has no quality card: {reason}")
-                return facts, None
-
-        if automatic:
-            facts, found = auto.export(
-                GraphPlan(decoder, planned.recipe(quant), board, length, lora_ready),
-                route.checkpoint,
-                Calibration(quality.calibrate or quality.own, text, writer, progress),
-                budget,
-                write,
-                card=card_of is not None,
-                choices=choices,
-            )
-        else:
-            facts, found = write(board, None if replay is None else replay.mixed)
-        if found is not None:
-            budget.check_quality(found)
-            writer.write_json(QUALITY, found)
-        budget.check_bundle(quant, sum(entry.stat().st_size for entry in writer.folder.iterdir()))
+        measure = None
+        if plan.measure is not None:
+            measure = stack.enter_context(measuring(plan.measure, work.write_exact, writer, progress))
+        facts, card_found = work.search(measure) if plan.recipe.automatic else work.write_planned(measure)
+        if card_found is not None:
+            plan.budget.check_quality(card_found)
+            writer.write_json(QUALITY, card_found)
+        plan.budget.check_bundle(plan.recipe.quant, sum(entry.stat().st_size for entry in writer.folder.iterdir()))
         return writer.commit(facts, overwrite=overwrite)
 
 
-def _text_to_measure_on(
-    quality: QualityOptions, budget: Budget, route: Route, taken: Footprint, recipe: RecipeSpec
-) -> str | None:
-    """The text of the quality card, or None for a bundle without one."""
-    if quality.card == "auto" and route.name != "native":  # it would be traced twice
-        return None if budget.kld is None else quality.own
-    return quality.measures(taken.parameters, recipe) or (None if budget.kld is None else quality.own)
+@dataclass(frozen=True)
+class _Work:
+    """An export under way.
 
+    Attributes:
+        plan: what it does.
+        origin: what the bundle is made from.
+        writer: of the bundle.
+        progress: is called with how far it is.
+    """
 
-def _folder(model: str | None, adapter: str | None, target: Target, quant: str, choices: Choices) -> str:
-    """The default name of a bundle's folder."""
-    names = [name_of(model), *([] if adapter is None else [name_of(adapter)])]
-    return "-".join([*map(slug, names), target.name, quant, *choices.names])
+    plan: ExportPlan
+    origin: Origin
+    writer: BundleWriter
+    progress: Progress
+
+    def write_exact(self, aside: BundleWriter) -> Graph:
+        """Write the model in fp32; its graph, which the manifest of the other does not describe."""
+        model = self.plan.model
+        calibration = Calibration(None, model.text, aside, self.progress)
+        return model.route.write(Job(model.route.target.recipe("fp32"), model.context, calibration)).graph
+
+    def write_planned(self, measure: Card | None) -> auto.Written:
+        """Write the recipe of the plan."""
+        recipe = self.plan.recipe
+        return self.write(recipe.target, None if recipe.replay is None else recipe.replay.mixed, measure)
+
+    def search(self, measure: Card | None) -> auto.Written:
+        """Write the recipe that serves the budget best."""
+        plan, route = self.plan, self.plan.model.route
+        assert route.decoder is not None
+        quality = plan.quality
+        return auto.export(
+            plan.graph(route.decoder),
+            route.checkpoint,
+            Calibration(quality.calibrate or quality.own, plan.model.text, self.writer, self.progress),
+            plan.budget,
+            lambda target, mixed: self.write(target, mixed, measure),
+            card=measure is not None,
+            choices=plan.model.sizes.choices,
+        )
+
+    def write(self, target: Target, mixed: Mixed | None, measure: Card | None) -> auto.Written:
+        """Write graph and weights in the recipe that a target has under the plan's name; `mixed` is how it was chosen."""
+        plan, model, route = self.plan, self.plan.model, self.plan.model.route
+        taken = plan.taken if target is plan.recipe.target else plan.check(target)
+        spec = plan.spec(target)
+        calibration = Calibration(plan.quality.calibrate, model.text, self.writer, self.progress)
+        result = route.write(Job(spec, model.context, calibration, measure is not None, model.lora_ready))
+        facts = manifest(self.origin, target, plan.recipe.quant, model.context, model.text, result, taken)
+        if plan.cut is not None:
+            saved = route.whole_footprint(spec).stored - taken.stored
+            facts = replace(facts, vocabulary=replace(plan.cut.facts, saved_bytes=saved))
+        facts = replace(facts, mixed=mixed)
+        if result.places is not None:
+            self.writer.write_json(LORA, places_file(facts, result.places))
+        return facts, None if measure is None else self._measured(measure, facts, result)
+
+    def _measured(self, measure: Card, facts: Manifest, result: GraphResult) -> dict[str, Any] | None:
+        """The quality card; None where it was not asked for in so many words and cannot be made, which is told."""
+        try:
+            return measure(facts, result.errors)
+        except EdgeLMError as reason:
+            if self.plan.options.card != "auto" or self.plan.budget.kld is not None:
+                raise
+            self.progress.say(f"the bundle has no quality card: {reason}")
+            return None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
+
+import numpy as np
 
 from edgelm.errors import CheckpointError, ExportError, OptionError, UnsupportedModelError
 from edgelm.exporter import families, genai, native
@@ -14,11 +14,13 @@ from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.lora import MERGE
 from edgelm.exporter.families.common import TRY_OPTIMUM
 from edgelm.exporter.model.decoder import Decoder
+from edgelm.exporter.model.expected import expect_tensors
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import Choices, GraphPlan, quantised_kv
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.sizing import footprint
+from edgelm.exporter.sizing.context import context_limit
 from edgelm.exporter.sizing.footprint import Footprint
 from edgelm.exporter.tokenizer.vocabulary import Trim
 from edgelm.target.target import RecipeSpec, Target
@@ -47,95 +49,145 @@ class Job:
 
 @dataclass(frozen=True)
 class Route:
-    """How a checkpoint becomes a graph.
+    """The path that a checkpoint takes to a graph for a target: the native one where it has a decoder, else Optimum's.
 
     Attributes:
-        name: ``native`` or ``optimum``.
-        context_limit: the longest context in tokens.
-        footprint: what the model takes in a recipe.
-        whole: the same with its whole vocabulary, where that is trimmed.
-        write: write model.onnx and what belongs to it; what was written.
-        checkpoint: what its weights are read from, the rows that stay where the vocabulary is trimmed.
-        decoder: what the model is then, on the native route.
+        checkpoint: what its weights are read from; the rows that stay where the vocabulary is trimmed.
+        target: the board.
+        decoder: what the model is then, on the native export path.
+        whole: the same with its whole vocabulary.
+        rows: the tokens that stay, on Optimum's export path; None for all.
+        reason: why the native export path could not be taken; None where it was, or was not asked for.
     """
 
-    name: str
-    context_limit: int
-    footprint: Callable[[RecipeSpec], Footprint]
-    whole: Callable[[RecipeSpec], Footprint]
-    write: Callable[[Job], GraphResult]
     checkpoint: Checkpoint
+    target: Target
     decoder: Decoder | None = None
+    whole: Decoder | None = None
+    rows: np.ndarray | None = None
+    reason: UnsupportedModelError | None = None
 
-    def expect(self, choices: Choices) -> None:
-        """UnsupportedModelError where what is chosen cannot be: on Optimum's route."""
+    @property
+    def name(self) -> str:
+        """``native`` or ``optimum``."""
+        return "optimum" if self.decoder is None else "native"
+
+    @property
+    def context_limit(self) -> int:
+        """The longest context in tokens."""
+        return context_limit(self.checkpoint.config) if self.decoder is None else self.decoder.context_limit
+
+    def footprint(self, spec: RecipeSpec) -> Footprint:
+        """What the model takes in a recipe."""
+        return self._footprint(self.decoder, None if self.rows is None else len(self.rows), spec)
+
+    def whole_footprint(self, spec: RecipeSpec) -> Footprint:
+        """The same with its whole vocabulary, where that is trimmed."""
+        return self._footprint(self.whole, None, spec)
+
+    def expect(self, choices: Choices, progress: Progress) -> None:
+        """Whether this path can go with what is chosen, as far as the checkpoint's headers tell.
+
+        Raises:
+            UnsupportedModelError: what is chosen is for the native export path alone.
+            CheckpointError: a tensor is missing, of another shape, or has no place in the model.
+        """
         kinds = (
             ("kv", choices.kv, "keep keys and values as floats"),
             ("prefill", choices.prefill, "read prompts as they decode"),
         )
         for name, chosen, instead in kinds:
-            if chosen == "int8" and self.name != "native":
+            if chosen == "int8" and self.decoder is None:
                 raise UnsupportedModelError(
                     f"{self.checkpoint.path}: model type {self.checkpoint.config.model_type!r} goes through Optimum, "
                     f"whose graphs {instead}",
                     hint=f"leave out --{name} int8",
                 )
+        for remark in self.checkpoint.remarks:
+            progress.say(remark)
+        if self.decoder is not None:
+            expect_tensors(self.checkpoint, self.decoder, progress)
 
+    def require(self, progress: Progress) -> None:
+        """DependencyError where what writes the graph is not installed."""
+        if self.decoder is not None:
+            return
+        from edgelm.exporter.optimum import route  # here, so that the native export path stands without it
 
-def choose_route(
-    checkpoint: Checkpoint, exporter: Exporter, target: Target, progress: Progress, cut: Trim | None
-) -> Route:
-    """The native export path where a family can describe this model, else Optimum's."""
-    if exporter not in ("auto", "native", "optimum"):
-        raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
-    checkpoint.expect_generator()
-    for remark in checkpoint.remarks:
-        progress.say(remark)
-    if exporter == "optimum":
-        return _optimum_route(checkpoint, target, progress, cut, None)
-    try:
-        return _native_route(checkpoint, families.describe(checkpoint.config), target, progress, cut)
-    except UnsupportedModelError as reason:
-        if exporter == "native":
-            raise
-        return _optimum_route(checkpoint, target, progress, cut, reason)
+        progress.say(f"exporting through Optimum: {self.reason or 'as asked'}")
+        route.require()
 
+    def write(self, job: Job) -> GraphResult:
+        """Write model.onnx and what belongs to it; what was written."""
+        return self._write_traced(job) if self.decoder is None else self._write_native(job, self.decoder)
 
-def _native_route(
-    checkpoint: Checkpoint, whole: Decoder, target: Target, progress: Progress, cut: Trim | None
-) -> Route:
-    decoder = whole
-    if cut is not None:
-        if whole.vocab != cut.vocab:
-            raise CheckpointError(
-                f"{checkpoint.path}: config.json says {cut.vocab:,} and {whole.vocab:,} for vocab_size"
-            )
-        checkpoint = checkpoint.picking(whole.vocab_tensors, cut.rows)
-        decoder = whole.with_vocab(len(cut.rows))
+    def _footprint(self, decoder: Decoder | None, tokens: int | None, spec: RecipeSpec) -> Footprint:
+        if decoder is None:
+            return footprint.of_checkpoint(self.checkpoint, spec, self.target, tokens)
+        return footprint.of_decoder(decoder, spec, self.target, self.checkpoint.scheme)
 
-    def write(job: Job) -> GraphResult:
-        plan = GraphPlan(decoder, job.spec, target, job.context, job.lora_ready)
-        writer = job.calibration.writer
-        with prepared(plan, WeightReader(checkpoint), job.calibration) as weights:
+    def _write_native(self, job: Job, decoder: Decoder) -> GraphResult:
+        plan = GraphPlan(decoder, job.spec, self.target, job.context, job.lora_ready)
+        writer, progress = job.calibration.writer, job.calibration.progress
+        with prepared(plan, WeightReader(self.checkpoint), job.calibration) as weights:
             weights = with_kv_scales(plan, weights, job.calibration)
-            result = native.write_graph(plan, checkpoint, writer, progress, weights, errors=job.errors)
+            result = native.write_graph(plan, self.checkpoint, writer, progress, weights, errors=job.errors)
         writer.write_json(genai.CONFIG, genai.config(plan, result.graph, job.calibration.text))
         return result
 
-    def taken(model: Decoder, spec: RecipeSpec) -> Footprint:
-        return footprint.of_decoder(model, spec, target, checkpoint.scheme)
+    def _write_traced(self, job: Job) -> GraphResult:
+        from edgelm.exporter.optimum import route
 
-    return Route(
-        "native", decoder.context_limit, partial(taken, decoder), partial(taken, whole), write, checkpoint, decoder
-    )
+        progress = job.calibration.progress
+        if job.calibration.wanted is not None:
+            progress.say("only native families are calibrated: scales are searched without data")
+        if quantised_kv(job.spec):
+            progress.say("only native families keep keys and values as int8: here they are floats")
+        if job.spec.prefill is not None:
+            progress.say("only native families have a graph of their own for prompts: here decode's reads them")
+        try:
+            return route.write_graph(
+                self.checkpoint, self.target, job.spec, job.calibration.writer, progress, self.rows
+            )
+        except ExportError as error:
+            if self.reason is None:
+                raise
+            hint = (self.reason.hint or "").removeprefix(TRY_OPTIMUM).removeprefix(", or ")  # which was tried just now
+            raise ExportError(f"{error}; and {self.reason}", hint=hint or error.hint) from None
+
+
+def choose_route(checkpoint: Checkpoint, exporter: Exporter, target: Target, cut: Trim | None = None) -> Route:
+    """The native export path where a family can describe this model, else Optimum's.
+
+    Raises:
+        UnsupportedModelError: it is no language model; no family describes it, and the native export path is asked for;
+            or an adapter is to be merged into a model that goes through Optimum.
+        CheckpointError: its vocabulary is not what is trimmed.
+    """
+    if exporter not in ("auto", "native", "optimum"):
+        raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
+    checkpoint.expect_generator()
+    if exporter == "optimum":
+        return _optimum_route(checkpoint, target, cut, None)
+    try:
+        return _native_route(checkpoint, families.describe(checkpoint.config), target, cut)
+    except UnsupportedModelError as reason:
+        if exporter == "native":
+            raise
+        return _optimum_route(checkpoint, target, cut, reason)
+
+
+def _native_route(checkpoint: Checkpoint, whole: Decoder, target: Target, cut: Trim | None) -> Route:
+    if cut is None:
+        return Route(checkpoint, target, whole, whole)
+    if whole.vocab != cut.vocab:
+        raise CheckpointError(f"{checkpoint.path}: config.json says {cut.vocab:,} and {whole.vocab:,} for vocab_size")
+    rows = checkpoint.picking(whole.vocab_tensors, cut.rows)
+    return Route(rows, target, whole.with_vocab(len(cut.rows)), whole)
 
 
 def _optimum_route(
-    checkpoint: Checkpoint,
-    target: Target,
-    progress: Progress,
-    cut: Trim | None,
-    reason: UnsupportedModelError | None,
+    checkpoint: Checkpoint, target: Target, cut: Trim | None, reason: UnsupportedModelError | None
 ) -> Route:
     """Optimum's; `reason` is why the native export path could not be taken, None where it was not asked for."""
     if checkpoint.adapter is not None:
@@ -144,29 +196,4 @@ def _optimum_route(
             "where an adapter cannot be merged",
             hint=MERGE,
         )
-    from edgelm.exporter.optimum import route  # here, so that the native export path stands without it
-
-    progress.say(f"exporting through Optimum: {reason or 'as asked'}")
-    route.require()
-    rows = None if cut is None else cut.rows
-
-    def write(job: Job) -> GraphResult:
-        if job.calibration.wanted is not None:
-            progress.say("only native families are calibrated: scales are searched without data")
-        if quantised_kv(job.spec):
-            progress.say("only native families keep keys and values as int8: here they are floats")
-        if job.spec.prefill is not None:
-            progress.say("only native families have a graph of their own for prompts: here decode's reads them")
-        try:
-            return route.write_graph(checkpoint, target, job.spec, job.calibration.writer, progress, rows)
-        except ExportError as error:
-            if reason is None:
-                raise
-            hint = (reason.hint or "").removeprefix(TRY_OPTIMUM).removeprefix(", or ")  # which was tried just now
-            raise ExportError(f"{error}; and {reason}", hint=hint or error.hint) from None
-
-    def taken(tokens: int | None, spec: RecipeSpec) -> Footprint:
-        return footprint.of_checkpoint(checkpoint, spec, target, tokens)
-
-    limit, tokens = route.context_limit(checkpoint.config), None if rows is None else len(rows)
-    return Route("optimum", limit, partial(taken, tokens), partial(taken, None), write, checkpoint)
+    return Route(checkpoint, target, rows=None if cut is None else cut.rows, reason=reason)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelm.bundle.reader import Bundle
-from edgelm.forecast.cost_model import DEPTHS, PROMPT, Forecast, forecast, from_manifest
+from edgelm.forecast.cost_model import Forecast, forecast, from_manifest
 from edgelm.target.target import Target, load_target
 
 
@@ -53,11 +53,6 @@ class Estimate:
             "bundle_bytes": self.bundle_bytes,
             **self.forecast.to_dict(),
         }
-
-
-def default_context(target: Target, limit: int) -> int:
-    """The context to forecast for where none is asked for: room for the deepest depth, or what the model has."""
-    return min(limit, max(target.runtime.context, DEPTHS[-1] + PROMPT))
 
 
 def of_bundle(bundle: Bundle, target: Target | None = None, *, threads: int | None = None) -> Estimate:

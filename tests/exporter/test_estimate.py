@@ -15,8 +15,8 @@ from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter import families
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.pipeline import export
+from edgelm.exporter.plan.estimate import of_model
 from edgelm.exporter.sizing import workload
-from edgelm.exporter.sizing.estimate import of_model
 from edgelm.forecast.estimate import of_bundle
 from edgelm.target.target import load_target
 
@@ -60,12 +60,12 @@ def test_config_json_alone_tells_what_the_bundle_tells(
 
 def test_what_does_not_fit_and_what_would(make_checkpoint: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(make_checkpoint.PRESETS["smollm2-135m"]))
-    found = of_model(str(tmp_path), load_target("rpi-zero2w"), "int8")
-    assert found.context == 4608
+    found = of_model(str(tmp_path), load_target("rpi-zero2w"), "int8", context=4608)
     assert found.misfit is not None
     assert "needs 447 MB, rpi-zero2w has 304 MB" in found.misfit[0]
     assert "would fit: --context" in found.misfit[1]
-    assert of_model(str(tmp_path), load_target("rpi-zero2w"), "int8", context=512).misfit is None
+    found = of_model(str(tmp_path), load_target("rpi-zero2w"), "int8")
+    assert (found.context, found.misfit) == (1024, None)
 
 
 def test_the_default_model_and_errors(tmp_path: Path) -> None:

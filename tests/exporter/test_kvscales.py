@@ -23,9 +23,10 @@ from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.graph.attention import rope_tables
 from edgelm.exporter.model.rope import Rope, RopeScaling
 from edgelm.exporter.pipeline import export
+from edgelm.exporter.plan.estimate import of_model
+from edgelm.exporter.recipe import Choices
 from edgelm.exporter.sizing import footprint
-from edgelm.exporter.sizing.estimate import of_model
-from edgelm.exporter.sizing.preflight import Plan, misfit
+from edgelm.exporter.sizing.preflight import Sizes, misfit
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.forecast.estimate import of_bundle
 from edgelm.runtime.engine import Engine
@@ -137,7 +138,7 @@ def test_a_forecast_reads_fewer_bytes_and_multiplies_as_often(bundle: Bundle, ti
 
 def test_an_estimate_knows_it(tiny_checkpoint: Callable[..., Path]) -> None:
     checkpoint = str(tiny_checkpoint())
-    plain, small = (of_model(checkpoint, load_target("rpi5"), kv=kv) for kv in (None, "int8"))
+    plain, small = (of_model(checkpoint, load_target("rpi5"), choices=Choices(kv=kv)) for kv in (None, "int8"))
     assert small.memory["kv_bytes"] * 4 == plain.memory["kv_bytes"]
 
 
@@ -145,7 +146,7 @@ def test_what_does_not_fit_is_told_that_it_would() -> None:
     from test_preflight import board, decoder
 
     target, model = board("rpi5", 300), decoder()
-    plan = Plan("model", target, lambda spec: footprint.of_decoder(model, spec, target))
+    plan = Sizes("model", target, lambda spec: footprint.of_decoder(model, spec, target))
     small, large = plan.need("int4", 512).device.total_bytes, plan.need("int4", 4096).device.total_bytes
     between = dataclasses.replace(target.memory, usable_mb=(small + (large - small) // 2) >> 20)
     plan = dataclasses.replace(plan, target=dataclasses.replace(target, memory=between))

@@ -17,7 +17,6 @@ from edgelm.exporter import families, native
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.mixed import auto, recipes, sensitivity
 from edgelm.exporter.mixed.replay import read_replay
-from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import GraphPlan
@@ -121,7 +120,7 @@ def test_what_a_bundle_takes_is_known_before_it_is_written(made: Bundle, checkpo
     decoder, board = families.describe(source.config), load_target("rpi5")
     for spec in (board.recipe("int4"), board.recipe("int8"), read_replay(made.path).spec):
         bundle = export(checkpoint, auto.with_recipe(board, "one", spec), "one", output=tmp_path / "b", overwrite=True)
-        told = native.weigh(GraphPlan(decoder, spec, board, bundle.context), WeightReader(source))
+        told = native.weigh(GraphPlan(decoder, spec, board, bundle.context))
         assert told == bundle.files["model.onnx"].bytes + bundle.files["model.onnx.data"].bytes
 
 

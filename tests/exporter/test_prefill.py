@@ -25,12 +25,11 @@ from edgelm.exporter import families, native, recipe
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.graph import prefill
 from edgelm.exporter.lora_adapter import export_adapter
-from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
-from edgelm.exporter.recipe import GraphPlan
+from edgelm.exporter.plan.estimate import of_model
+from edgelm.exporter.recipe import Choices, GraphPlan
 from edgelm.exporter.sizing import footprint
-from edgelm.exporter.sizing.estimate import of_model
-from edgelm.exporter.sizing.preflight import Plan, misfit
+from edgelm.exporter.sizing.preflight import Sizes, misfit
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.forecast.estimate import of_bundle
 from edgelm.machine.host import CpuInfo, read_cpu
@@ -197,7 +196,7 @@ def test_its_size_is_known_before(kind: str, quant: str, tiny_checkpoint: Callab
     told = footprint.of_decoder(decoder, spec, target)
     count = 2 * len(prefill.linears(decoder))
     assert 0 <= sizes[PREFILL_DATA] - told.prefill < 4096 * count
-    assert native.weigh(GraphPlan(decoder, spec, target, 64), WeightReader(checkpoint)) == sum(sizes.values())
+    assert native.weigh(GraphPlan(decoder, spec, target, 64)) == sum(sizes.values())
     memory = made.manifest.to_dict()["memory"]
     plain = footprint.of_decoder(decoder, target.recipe(quant), target).device(64)
     assert memory["prefill_bytes"] == told.prefill
@@ -218,7 +217,7 @@ def test_a_forecast_knows_it(bundle: Bundle, tiny_bundle: Bundle, tiny_checkpoin
     [matrices] = from_manifest(bundle.manifest).prefill
     assert matrices.nbytes == bundle.manifest.to_dict()["memory"]["prefill_bytes"]
     target = load_target("x86-64")
-    plain, own = (of_model(None, target, "int4", prefill=kind) for kind in ("same", "int8"))
+    plain, own = (of_model(None, target, "int4", choices=Choices(prefill=kind)) for kind in ("same", "int8"))
     assert own.forecast.decode[0].tokens_per_second == plain.forecast.decode[0].tokens_per_second
     more = own.memory["total_bytes"] - plain.memory["total_bytes"]
     assert more == own.memory["passing_bytes"] > 0
@@ -229,7 +228,10 @@ def test_a_forecast_knows_it(bundle: Bundle, tiny_bundle: Bundle, tiny_checkpoin
 def test_large_models_gain_by_a_forecast(make_checkpoint: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(make_checkpoint.PRESETS["qwen2.5-0.5b"]))
     target = load_target("x86-64")
-    plain, own = (of_model(str(tmp_path), target, "int4-fast", prefill=kind).forecast for kind in ("same", "int8"))
+    plain, own = (
+        of_model(str(tmp_path), target, "int4-fast", choices=Choices(prefill=kind)).forecast
+        for kind in ("same", "int8")
+    )
     assert own.prefill.tokens_per_second > 1.3 * plain.prefill.tokens_per_second
 
 
@@ -239,7 +241,7 @@ def test_what_does_not_fit_would_without(tiny_checkpoint: Callable[..., Path]) -
     without = footprint.of_decoder(large, target.recipe("int4"), target).device(128).total_bytes
     memory = dataclasses.replace(target.memory, usable_mb=(without >> 20) + 1)
     small = dataclasses.replace(target, memory=memory)
-    plan = Plan("m", small, lambda spec: footprint.of_decoder(large, spec, small), recipe.Choices(prefill="int8"))
+    plan = Sizes("m", small, lambda spec: footprint.of_decoder(large, spec, small), recipe.Choices(prefill="int8"))
     found = misfit(plan, plan.need("int4", 128))
     assert found is not None
     assert "--prefill same" in found[1]

@@ -19,7 +19,7 @@ from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.recipe import Choices
 from edgelm.exporter.sizing import footprint, preflight
-from edgelm.exporter.sizing.preflight import Plan
+from edgelm.exporter.sizing.preflight import Sizes
 from edgelm.machine.host import MemoryInfo
 from edgelm.target.target import Target, load_target
 
@@ -48,9 +48,9 @@ def board(name: str, usable_mb: int | None = None) -> Target:
     return replace(target, memory=replace(target.memory, usable_mb=usable_mb)) if usable_mb else target
 
 
-def plan(target: Target, **changes: object) -> Plan:
+def plan(target: Target, **changes: object) -> Sizes:
     model = decoder(**changes)
-    return Plan("model", target, lambda spec: footprint.of_decoder(model, spec, target))
+    return Sizes("model", target, lambda spec: footprint.of_decoder(model, spec, target))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_it_is_what_the_export_then_finds(
     assert bundle.size <= taken.disk
 
 
-def refused(plan: Plan, quant: str, context: int, folder: Path) -> tuple[str, str]:
+def refused(plan: Sizes, quant: str, context: int, folder: Path) -> tuple[str, str]:
     with pytest.raises(ExportError) as raised:
         preflight.check(plan, quant, context, folder / "bundle")
     assert raised.value.hint is not None

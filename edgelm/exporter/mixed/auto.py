@@ -10,13 +10,12 @@ from typing import Any
 from edgelm.bundle import origins
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.origins import Mixed, Text
-from edgelm.bundle.writer import BundleWriter, json_text
+from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import ExportError, UnsupportedModelError
 from edgelm.evaluate.passages import load_passages
-from edgelm.exporter import genai, native
+from edgelm.exporter import native
 from edgelm.exporter.calibration.quality import Calibration
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.lora_adapter import places_size
 from edgelm.exporter.mixed import recipes, sensitivity
 from edgelm.exporter.mixed.budget import Budget
 from edgelm.exporter.mixed.recipes import AUTO, Attempt, Candidates
@@ -24,7 +23,6 @@ from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.recipe import AS_IT_IS, Choices, GraphPlan
 from edgelm.exporter.sizing.preflight import free_disk
-from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.target.target import RecipeSpec, Target
 
 _CARD, _CARD_MATRIX = 4096, 256  # bytes of quality.json at most, and of a matrix in it
@@ -101,10 +99,9 @@ def export(
     measured = _measure(plan, checkpoint, calibration, budget)
     target, candidates, folder = plan.target, measured.candidates, calibration.writer.folder
     rest = (_CARD + _CARD_MATRIX * (2 + len(plan.decoder.linears)) if card else 0) + _size(folder)
-    reader = WeightReader(checkpoint)
 
     def weigh(spec: RecipeSpec) -> int:
-        return rest + graph_size(replace(plan, spec=choices.of(spec, target)), reader, calibration.text)
+        return rest + native.graph_size(replace(plan, spec=choices.of(spec, target)), calibration.text)
 
     done: Written | None = None
 
@@ -119,13 +116,6 @@ def export(
     recipes.search(candidates, budget, weigh, attempt)
     assert done is not None
     return done
-
-
-def graph_size(plan: GraphPlan, reader: WeightReader, text: TextFiles) -> int:
-    """Bytes of all that a native graph brings into a bundle, exactly; no matrix is read, and nothing is written."""
-    facts = native.graph_facts(plan)
-    places = places_size(plan.decoder, facts.activations) if plan.lora_ready else 0
-    return native.weigh(plan, reader) + places + len(json_text(genai.config(plan, facts, text)).encode())
 
 
 @dataclass(frozen=True)

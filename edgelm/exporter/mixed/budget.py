@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelm.errors import ExportError, OptionError
-from edgelm.exporter.sizing.preflight import Plan
+from edgelm.exporter.sizing.preflight import Sizes
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -37,24 +37,24 @@ class Budget:
             raise OptionError(f"--max-kld must be above 0, not {kld:g}")
         return cls(None if size is None else _bytes(str(size)), kld)
 
-    def check_size(self, plan: Plan, quant: str, context: int) -> None:
-        """Before any work.
+    def check_size(self, sizes: Sizes, quant: str, context: int) -> None:
+        """Before any work: nothing is refused here that could keep the limit.
 
         Raises:
             ExportError: the recipe takes more; it says what the smallest one takes.
         """
-        sizes = {need.quant: need.footprint.bundle for need in plan.needs(context)} if self.size is not None else {}
-        if self.size is None or sizes[quant] <= self.size:
+        if self.size is None or (least := sizes.least(quant, context)) <= self.size:
             return
-        best = min(sizes, key=lambda name: sizes[name])
-        fitting = max((name for name in sizes if sizes[name] <= self.size), key=lambda name: sizes[name], default=None)
+        known = {quant: least} | {other: sizes.least(other, context) for other in sizes.quants if other != quant}
+        best = min(known, key=lambda name: known[name])
+        fitting = max((name for name in known if known[name] <= self.size), key=lambda name: known[name], default=None)
         hint = (
-            f"--quant {fitting} takes {shown(sizes[fitting])}"
+            f"--quant {fitting} takes {shown(known[fitting])}"
             if fitting is not None
-            else f"the smallest recipe of {plan.target.name}, {best}, takes {shown(sizes[best])}"
+            else f"the smallest recipe of {sizes.target.name}, {best}, takes {shown(known[best])}"
         )
         hint += "; or --quant auto, which chooses a format for each matrix"
-        raise ExportError(f"{quant} takes {shown(sizes[quant])}, more than --max-size {shown(self.size)}", hint=hint)
+        raise ExportError(f"{quant} takes {shown(least)}, more than --max-size {shown(self.size)}", hint=hint)
 
     def check_bundle(self, quant: str, size: int) -> None:
         """Once the bundle is written, of so many bytes.

@@ -23,8 +23,6 @@ from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import CheckpointError, DependencyError, EdgeLMError, ExportError, UnsupportedModelError, near
 from edgelm.exporter import families
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.families.rope import read_scaling
 from edgelm.exporter.onnx.store import DataFile
 from edgelm.exporter.optimum import surgery
 from edgelm.exporter.progress import Progress
@@ -35,9 +33,6 @@ _TASK = "text-generation-with-past"
 _OPSET = 18  # at least: `surgery` knows what changed since
 _INSTALL = "pip install 'edgelm[optimum]'"
 _MODULES = {"torch": "torch", "transformers": "transformers", "optimum.exporters.onnx": "optimum-onnx"}
-# What the architectures call their longest context.
-_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
-_DEFAULT_CONTEXT = 2048
 
 
 def require() -> None:
@@ -45,24 +40,6 @@ def require() -> None:
     missing = [package for module, package in _MODULES.items() if not _is_installed(module)]
     if missing:
         raise DependencyError(f"exporting through Optimum needs {', '.join(missing)}", hint=_INSTALL)
-
-
-def context_limit(config: Config) -> int:
-    """The longest context the model was made for, in tokens; 2048 where config.json does not say."""
-    for table in (config, config.nested("text_config")):
-        for key in _CONTEXT:
-            if table is not None and table.get(key) is not None:
-                return max(table.integer(key), _reach(table))
-    return _DEFAULT_CONTEXT
-
-
-def _reach(config: Config) -> int:
-    """The context that a scaled rotary embedding makes, where it is one of those that are known."""
-    try:
-        scaling = read_scaling(config)
-    except EdgeLMError:
-        return 0
-    return 0 if scaling is None else scaling.reach
 
 
 def write_graph(

@@ -38,7 +38,7 @@ _TRACER = 450 << 20  # Python and torch, transformers, Optimum
 _TRACED = 4.2  # peak of tracing, as a multiple of the weights in fp32
 _PROTOBUF_LIMIT = 2 << 30  # a larger trace is written twice: a file a tensor, then one file
 _UNPACKING = 6  # bytes a weight while the codes of a quantised checkpoint are unpacked, a matrix at a time; counted
-_GRAPH = 1 << 20  # model.onnx and the small files
+GRAPH = 1 << 20  # model.onnx and the small files, about
 _SMALLEST = 16  # rows or columns of a matrix that the Optimum export path packs
 
 # What the architectures call the parts of a config.json.
@@ -69,6 +69,7 @@ class Footprint:
         scores: what attention's scores take for a token of the prompt and one of the context; 0 where they are
             never held as a whole.
         host: memory of the export at its peak.
+        files: of model.onnx, the tables in its data, and the small files, about; `Sizes.weighed` knows better.
     """
 
     parameters: int
@@ -86,11 +87,12 @@ class Footprint:
     width: int
     scores: int
     host: int
+    files: int = GRAPH
 
     @property
     def bundle(self) -> int:
-        """Of the whole bundle, about."""
-        return self.stored + self.prefill + _GRAPH
+        """Of the whole bundle."""
+        return self.stored + self.prefill + self.files
 
     @property
     def disk(self) -> int:

@@ -15,7 +15,7 @@ from edgelm import files
 from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import SpecialTokens, TokenizerFacts
 from edgelm.bundle.reader import GENERATION, TEMPLATE, TOKENIZER
-from edgelm.bundle.writer import BundleWriter
+from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.errors import BundleError, CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
@@ -36,17 +36,29 @@ _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @dataclass(frozen=True)
 class TextFiles:
-    """What the manifest says about text.
+    """What a bundle holds about text, and what its manifest says of it.
 
     Attributes:
+        files: name → content.
         special_tokens: their ids.
         tokenizer: whether BOS is added, and the text of each named special token.
         generation: the bundle's generation_config.json.
     """
 
+    files: dict[str, str]
     special_tokens: SpecialTokens
     tokenizer: TokenizerFacts
     generation: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the files."""
+        return sum(len(content.encode("utf-8")) for content in self.files.values())
+
+    def write(self, writer: BundleWriter) -> None:
+        """Write the files."""
+        for name, content in self.files.items():
+            writer.write_text(name, content)
 
 
 @dataclass(frozen=True)
@@ -106,26 +118,27 @@ def _from_gguf(source: Path) -> Text:
     return Text(found.tokenizer, found.names, found.settings, {}, found.special, found.template)
 
 
-def write_text(text: Text, writer: BundleWriter) -> TextFiles:
-    """Write tokenizer.json, chat_template.jinja and generation_config.json; what the manifest needs of them."""
-    writer.write_text(TOKENIZER, text.tokenizer.to_str(pretty=False))
-    # Not read by edgelm: onnxruntime-genai's and transformers' tokenizers want it beside tokenizer.json.
-    writer.write_json(
-        "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **text.names, **text.settings}
-    )
+def text_files(text: Text) -> TextFiles:
+    """tokenizer.json, chat_template.jinja and generation_config.json of a bundle."""
+    # Not read by edgelm: onnxruntime-genai's and transformers' tokenizers want tokenizer_config.json.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **text.names, **text.settings}
+    files = {TOKENIZER: text.tokenizer.to_str(pretty=False), "tokenizer_config.json": json_text(settings)}
     if text.template is not None:
-        writer.write_text(TEMPLATE, text.template)
+        files[TEMPLATE] = text.template
     told = (*_IDS, "transformers_version", "_from_model_config")  # told anew below, or nothing about sampling
     generation = {key: value for key, value in text.generation.items() if key not in told}
     generation |= {f"{kind}_token_id": value for kind, value in plain(text.special).items() if value not in (None, [])}
-    writer.write_json(GENERATION, generation)
+    files[GENERATION] = json_text(generation)
     add_bos = text.settings.get("add_bos_token")
-    return TextFiles(text.special, TokenizerFacts(None if add_bos is None else bool(add_bos), text.names), generation)
+    facts = TokenizerFacts(None if add_bos is None else bool(add_bos), text.names)
+    return TextFiles(files, text.special, facts, generation)
 
 
 def write_text_files(source: Path, config: Config, writer: BundleWriter) -> TextFiles:
-    """`write_text` of what `read_text` finds."""
-    return write_text(read_text(source, config), writer)
+    """Write the `text_files` of what `read_text` finds."""
+    files = text_files(read_text(source, config))
+    files.write(writer)
+    return files
 
 
 def _load_tokenizer(

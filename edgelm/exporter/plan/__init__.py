@@ -1,0 +1,1 @@
+"""What an export is going to do: all is decided, and refused, before a byte is written."""

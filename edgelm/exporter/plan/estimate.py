@@ -1,0 +1,104 @@
+"""The estimate for a model that is not exported yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgelm.errors import CheckpointError, OptionError, UnsupportedModelError
+from edgelm.exporter import families
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.config import Config, read_json
+from edgelm.exporter.checkpoint.hub import fetch_config, name_of
+from edgelm.exporter.checkpoint.prequantized import read_scheme
+from edgelm.exporter.model.decoder import Decoder
+from edgelm.exporter.plan.model import decoder_sizes
+from edgelm.exporter.recipe import AS_IT_IS, Choices
+from edgelm.exporter.sizing import workload
+from edgelm.exporter.sizing.context import choose_context
+from edgelm.exporter.sizing.preflight import misfit
+from edgelm.exporter.tokenizer.text_files import TextFiles, read_text, text_files
+from edgelm.forecast.cost_model import forecast
+from edgelm.forecast.estimate import Estimate
+from edgelm.target.target import Target
+
+
+def of_model(
+    model: str | None,
+    target: Target,
+    quant: str | None = None,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    vocab: int | None = None,
+    revision: str | None = None,
+    choices: Choices = AS_IT_IS,
+) -> Estimate:
+    """What to expect of a model in one of the target's recipes; no weights are read, or fetched.
+
+    Args:
+        model: a folder with a config.json, a hub id (of which config.json alone is fetched), or None for the model
+            that comes with edgelm.
+        target: the board.
+        quant: the recipe; None is the target's default.
+        context: in tokens; None is what an export takes.
+        threads: None takes the board's.
+        vocab: how many tokens are left where the vocabulary is trimmed; None for all.
+        revision: branch, tag or commit on the hub.
+        choices: made whatever the recipe.
+
+    Raises:
+        CheckpointError: config.json is missing or wrong, or the hub cannot give it.
+        UnsupportedModelError: no native family describes it.
+        TargetError, OptionError, ExportError: recipe, threads or context are not possible.
+    """
+    path = fetch_config(model, revision)
+    config = _config(path)
+    decoder = _decoder(config, vocab)
+    scheme, quant = read_scheme(config), quant or target.default
+    spec = choices.of(target.recipe(quant), target)
+    length = choose_context(context, target, decoder.context_limit)
+    text = _text(path.parent, config) if vocab is None else None
+    sizes = decoder_sizes(name_of(model), decoder, scheme, target, choices, text)
+    need = sizes.weighed(quant, length)
+    return Estimate(
+        model=sizes.name,
+        target=target.name,
+        quant=quant,
+        context=length,
+        memory=need.device.to_dict(),
+        usable_bytes=need.usable,
+        bundle_bytes=need.footprint.bundle,
+        misfit=misfit(sizes, need),
+        forecast=forecast(workload.of_decoder(decoder, spec, target, scheme), target, context=length, threads=threads),
+    )
+
+
+def _config(path: Path) -> Config:
+    """config.json, as the headers of the weights complete it where they are there."""
+    try:
+        return Checkpoint(path.parent).config
+    except CheckpointError:  # no weights: of a model on the hub they are not fetched
+        return Config(read_json(path), path)
+
+
+def _decoder(config: Config, vocab: int | None) -> Decoder:
+    try:
+        decoder = families.describe(config)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"{error}; its speed cannot be told from config.json",
+            hint="edgelm inspect MODEL tells its memory; after an export: edgelm estimate BUNDLE",
+        ) from None
+    if vocab is None:
+        return decoder
+    if not 1 <= vocab <= decoder.vocab:
+        raise OptionError(f"--vocab must be from 1 to the model's {decoder.vocab:,} tokens, not {vocab:,}")
+    return decoder.with_vocab(vocab)
+
+
+def _text(folder: Path, config: Config) -> TextFiles | None:
+    """Tokenizer and template where they are there."""
+    try:
+        return text_files(read_text(folder, config))
+    except (CheckpointError, UnsupportedModelError):
+        return None

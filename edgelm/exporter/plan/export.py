@@ -1,0 +1,185 @@
+"""`plan_export`: every decision of an export, and every refusal that needs no weight to be read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgelm import demo
+from edgelm.bundle.writer import check_output
+from edgelm.errors import OptionError
+from edgelm.exporter.calibration.quality import QualityOptions
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.hub import Source, resolve
+from edgelm.exporter.lora_adapter import expect_places, open_adapter
+from edgelm.exporter.mixed import auto
+from edgelm.exporter.mixed.budget import Budget
+from edgelm.exporter.mixed.replay import Replay, read_replay
+from edgelm.exporter.model.decoder import Decoder
+from edgelm.exporter.plan.model import ModelPlan, plan_model
+from edgelm.exporter.plan.options import ExportOptions
+from edgelm.exporter.progress import Progress
+from edgelm.exporter.recipe import GraphPlan
+from edgelm.exporter.routes import Route, choose_route
+from edgelm.exporter.sizing import preflight
+from edgelm.exporter.sizing.footprint import Footprint
+from edgelm.exporter.tokenizer.text_files import read_text
+from edgelm.exporter.tokenizer.vocabulary import Domain, Trim, trim
+from edgelm.target.target import RecipeSpec, Target, load_target
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """Which recipe a bundle gets.
+
+    Attributes:
+        target: the board, which has the recipe; of `automatic` one that stands in for it, the smallest there is.
+        quant: its name.
+        automatic: whether a format is chosen for every matrix, once it is known what each loses.
+        replay: what it was read from, or None.
+    """
+
+    target: Target
+    quant: str
+    automatic: bool = False
+    replay: Replay | None = None
+
+    @property
+    def spec(self) -> RecipeSpec:
+        """The recipe itself."""
+        return self.target.recipe(self.quant)
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export is going to do.
+
+    Attributes:
+        options: what was asked for.
+        output: folder of the bundle.
+        model: the model for its target, whatever the recipe.
+        recipe: which one.
+        checkpoint: the weights as they were given, for the manifest.
+        cut: what is left of a trimmed vocabulary; None for all of it.
+        quality: texts to calibrate and to measure on.
+        budget: limits.
+        taken: what the model takes.
+        measure: the text of the quality card, or None for a bundle without one.
+    """
+
+    options: ExportOptions
+    output: Path
+    model: ModelPlan
+    recipe: RecipePlan
+    checkpoint: Checkpoint
+    cut: Trim | None
+    quality: QualityOptions
+    budget: Budget
+    taken: Footprint
+    measure: str | None
+
+    def spec(self, target: Target) -> RecipeSpec:
+        """The recipe that a target has under the plan's name, with the choices made whatever the recipe."""
+        return self.model.sizes.choices.of(target.recipe(self.recipe.quant), target)
+
+    def check(self, target: Target) -> Footprint:
+        """What the model takes in the recipe that a target has under the plan's name; raises as `preflight.check` does."""
+        sizes = replace(self.model.sizes, target=target)
+        return preflight.check(sizes, self.recipe.quant, self.model.context, self.output, force=self.options.force)
+
+    def graph(self, decoder: Decoder) -> GraphPlan:
+        """Of the native graph."""
+        return GraphPlan(decoder, self.recipe.spec, self.model.route.target, self.model.context, self.model.lora_ready)
+
+
+def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
+    """Decide all, and refuse what cannot be; nothing is written but what the hub's cache keeps of a download.
+
+    Raises:
+        EdgeLMError: of the kind that fits, with what is wrong and what to do.
+    """
+    recipe, calibrate = _choose_recipe(options, progress)
+    output = options.folder(recipe.target, recipe.quant)
+    check_output(output, overwrite=options.overwrite)  # before anything is downloaded
+    quality = QualityOptions.of(calibrate, options.card, *([] if options.model is not None else [str(demo.heldout())]))
+    budget, domain = Budget.of(options.max_size, options.max_kld), Domain.of(options.trim_vocab)
+    source, checkpoint = _open(options, progress)
+    text, cut = read_text(source.path, checkpoint.config), None
+    if domain is not None:
+        cut = trim(text, checkpoint.config, domain, progress)
+        text = cut.text
+    route = choose_route(checkpoint, options.exporter, recipe.target, cut)
+    if options.lora_ready:
+        expect_places(route.name, quality.calibrate, None if recipe.automatic else recipe.spec)
+    model = plan_model(
+        source,
+        route,
+        text,
+        options.choices,
+        context=options.context,
+        lora_ready=options.lora_ready,
+        progress=progress,
+    )
+    recipe = _suited(recipe, route, progress)
+    route.require(progress)
+    if not recipe.automatic and recipe.replay is None:  # what these take is told exactly, once they are written
+        budget.check_size(model.sizes, recipe.quant, model.context)
+    sizes = replace(model.sizes, target=recipe.target)
+    taken = preflight.check(sizes, recipe.quant, model.context, output, force=options.force)
+    spec = options.choices.of(recipe.spec, recipe.target)
+    measure = _text_to_measure_on(quality, budget, route, taken.parameters, spec)
+    return ExportPlan(options, output, model, recipe, checkpoint, cut, quality, budget, taken, measure)
+
+
+def _choose_recipe(options: ExportOptions, progress: Progress) -> tuple[RecipePlan, str | None]:
+    """The recipe, and the text to calibrate on."""
+    target = options.target if isinstance(options.target, Target) else load_target(options.target)
+    calibrate = None if options.calibrate is None else os.fspath(options.calibrate)
+    if options.quant is not None and options.recipe is not None:
+        raise OptionError("--quant and --recipe exclude each other: a recipe says how matrices are stored")
+    if options.recipe is None:
+        quant = options.quant or target.default
+        found = RecipePlan(target, quant, auto.is_auto(target, quant))
+    else:
+        replay = read_replay(options.recipe)
+        quant = options.quant or replay.quant
+        found = RecipePlan(auto.with_recipe(target, quant, replay.spec), quant, replay=replay)
+        calibrate = replay.text(calibrate, progress)
+    options.choices.of(target.recipe("fp32") if found.automatic else found.spec, target)  # told before any work
+    return found, calibrate
+
+
+def _open(options: ExportOptions, progress: Progress) -> tuple[Source, Checkpoint]:
+    """The checkpoint, with the adapter that is merged into it."""
+    source = resolve(None if options.model is None else os.fspath(options.model), options.revision, progress)
+    adapter = None if options.adapter is None else open_adapter(os.fspath(options.adapter), progress)
+    return source, Checkpoint(source.path, adapter)
+
+
+def _suited(recipe: RecipePlan, route: Route, progress: Progress) -> RecipePlan:
+    """The recipe for this model.
+
+    Raises:
+        ExportError: it was made for another one, or nothing can be chosen for this one.
+        UnsupportedModelError: there is nothing to choose on Optimum's export path.
+    """
+    if (replay := recipe.replay) is not None:
+        replay.check(route.decoder)
+        for operator in replay.slow(recipe.target):
+            name = recipe.target.name
+            progress.say(f"the recipe's {operator} falls back to slow kernels on {name} (docs/targets.md)")
+    if not recipe.automatic:
+        return recipe
+    decoder = auto.expect_mixable(route.checkpoint, route.decoder)
+    smallest = auto.smallest(decoder, recipe.target)
+    return replace(recipe, target=auto.with_recipe(recipe.target, recipe.quant, smallest))
+
+
+def _text_to_measure_on(
+    quality: QualityOptions, budget: Budget, route: Route, parameters: int, spec: RecipeSpec
+) -> str | None:
+    """The text of the quality card, or None for a bundle without one."""
+    if quality.card == "auto" and route.decoder is None:  # it would be traced twice
+        return None if budget.kld is None else quality.own
+    return quality.measures(parameters, spec) or (None if budget.kld is None else quality.own)

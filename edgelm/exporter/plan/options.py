@@ -1,0 +1,54 @@
+"""What is asked of an export."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgelm.exporter.checkpoint.hub import name_of, slug
+from edgelm.exporter.recipe import Choices
+from edgelm.exporter.routes import Exporter
+from edgelm.exporter.tokenizer.vocabulary import Wanted
+from edgelm.target.target import Target
+
+Name = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The arguments of `edgelm.export`, which says what they mean."""
+
+    model: Name | None = None
+    target: Name | Target = "rpi5"
+    quant: str | None = None
+    revision: str | None = None
+    adapter: Name | None = None
+    context: int | None = None
+    output: Name | None = None
+    exporter: Exporter = "auto"
+    trim_vocab: Wanted = None
+    kv: Literal["float", "int8"] | None = None
+    prefill: Literal["same", "int8"] | None = None
+    calibrate: Name | None = None
+    card: Name | None = None
+    max_size: int | str | None = None
+    max_kld: float | None = None
+    recipe: Name | None = None
+    overwrite: bool = False
+    force: bool = False
+    lora_ready: bool = False
+
+    @property
+    def choices(self) -> Choices:
+        """Those made whatever the recipe."""
+        return Choices(self.kv, self.prefill)
+
+    def folder(self, target: Target, quant: str) -> Path:
+        """Of the bundle."""
+        if self.output is not None:
+            return Path(self.output)
+        names = [name_of(None if self.model is None else os.fspath(self.model))]
+        names += [] if self.adapter is None else [name_of(os.fspath(self.adapter))]
+        return Path("bundles") / "-".join([*map(slug, names), target.name, quant, *self.choices.names])
