@@ -22,6 +22,7 @@ from edgelm.exporter.checkpoint.checkpoint import Config
 from edgelm.exporter.optimum import route, traced
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
+from edgelm.exporter.sizing.context import context_limit
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort.session import open_session, providers
 
@@ -337,7 +338,7 @@ def test_it_is_silent_and_needs_no_network(
 
 def test_looking_for_the_extra_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from edgelm.exporter import optimum; route.require(); "
+        "import sys; from edgelm.exporter.optimum import route; route.require(); "
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -384,7 +385,7 @@ def edited(checkpoint: Path, folder: Path, **changes: Any) -> Path:
             "gpt_neox",
         ),
         ({"model_type": "wibble"}, "'wibble'", "supported: .*gpt2.*llama"),
-        ({"is_encoder_decoder": True}, "encoder-decoder", ""),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder: true", ""),
     ],
 )
 def test_an_unsupported_model_is_told_in_one_line(
@@ -438,4 +439,4 @@ def test_a_weight_that_is_not_finite_is_named(models: Models, tmp_path: Path) ->
     ],
 )
 def test_the_context_limit_stands_in_the_config(config: dict[str, Any], limit: int) -> None:
-    assert route.context_limit(Config(config, Path("config.json"))) == limit
+    assert context_limit(Config(config, Path("config.json"))) == limit

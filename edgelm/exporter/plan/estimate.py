@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgelm.errors import CheckpointError, OptionError, UnsupportedModelError
 from edgelm.exporter import families
+from edgelm.exporter.checkpoint import claims
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.hub import fetch_config, name_of
@@ -74,11 +75,14 @@ def of_model(
 
 
 def _config(path: Path) -> Config:
-    """config.json, as the headers of the weights complete it where they are there."""
-    try:
-        return Checkpoint(path.parent).config
-    except CheckpointError:  # no weights: of a model on the hub they are not fetched
-        return Config(read_json(path), path)
+    """config.json, as the headers of the weights complete it where they are there: of a model on the hub none is fetched."""
+    if any(path.parent.glob("*.safetensors")):
+        checkpoint = Checkpoint(path.parent)
+        checkpoint.expect_generator()
+        return checkpoint.config
+    config = Config(read_json(path), path)
+    claims.expect_generator(config, {})
+    return config
 
 
 def _decoder(config: Config, vocab: int | None) -> Decoder:
