@@ -111,13 +111,9 @@ def export(
     plan = plan_export(options, progress)
     with writing(plan.output, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
         plan.model.text.write(writer)
-        work = _Work(
-            plan,
-            Origin(plan.model.source, plan.checkpoint, source_hashes(plan.checkpoint, progress), plan.model.route.name),
-            writer,
-            progress,
-        )
-        measure = None
+        hashes = source_hashes(plan.checkpoint, progress)
+        origin = Origin(plan.model.source, plan.checkpoint, hashes, plan.model.route.name)
+        work, measure = _Work(plan, origin, writer, progress), None
         if plan.measure is not None:
             measure = stack.enter_context(measuring(plan.measure, work.write_exact, writer, progress))
         facts, card_found = work.search(measure) if plan.recipe.automatic else work.write_planned(measure)

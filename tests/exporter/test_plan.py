@@ -46,7 +46,7 @@ def test_all_three_tell_the_same(checkpoint: Path, tmp_path: Path, target: str, 
         bundle = export(checkpoint, target, quant, output=tmp_path / quant, **options)
         found = of_model(str(checkpoint), load_target(target), quant, context=options.get("context"), choices=choices)
         assert bundle.context == told["context"] == found.context
-        assert bundle.manifest["memory"] == need["memory"] == found.memory
+        assert bundle.manifest.to_dict()["memory"] == need["memory"] == found.memory
         assert bundle.size == need["bundle_bytes"] == found.bundle_bytes
         assert found.fits is need["fits"] is True
 
@@ -139,4 +139,4 @@ def test_an_embedding_that_config_json_does_not_tie(checkpoint: Path, tmp_path: 
     config.pop("tie_word_embeddings", None)
     (folder / "config.json").write_text(json.dumps(config))
     bundle = export(folder, "rpi5", "int8", output=tmp_path / "b")
-    assert of_model(str(folder), load_target("rpi5"), "int8").memory == bundle.manifest["memory"]
+    assert of_model(str(folder), load_target("rpi5"), "int8").memory == bundle.manifest.to_dict()["memory"]
