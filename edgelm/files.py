@@ -1,14 +1,33 @@
-"""Files that are opened safely, files that are really on disk, and folders held by one process at a time."""
+"""Files opened safely, files written aside and put in their place at once, and what killed processes left, swept.
+
+A temporary file or folder lies beside what it becomes, as ``.NAME.PURPOSE-xxxxxxxx``, or in TMPDIR, as
+``.edgelm-scratch-xxxxxxxx``. Who made it holds its lock as long as it lives; locks go with their process, so that the next
+run for the same NAME takes away what nobody holds. Where a file system knows no locks, what is older than a day goes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
+import secrets
+import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+PARTIAL, OLD = "partial", "old"
+# What is made beside a bundle while it is exported.
+PURPOSES = (PARTIAL, OLD, "base", "calibrating", "ranges", "trying")
+SCRATCH = ".edgelm-scratch-"
+_RANDOM = r"[a-z0-9_]{8}"  # as `tempfile` makes names
+_DAY = 86_400
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -67,18 +86,11 @@ def read_text(path: str | os.PathLike[str], limit: int | None = None) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Hold the folder for this process; False where another one does, or where the file system has no locks."""
-    import fcntl  # here, since it is for those who write only, and not on every system
-
-    descriptor = os.open(folder, os.O_RDONLY)
+def locked(path: Path) -> Iterator[bool]:
+    """Hold a file or folder for this process; False where another one does, or where the file system has no locks."""
+    descriptor, held = _lock(path)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        except OSError:
-            held = False
-        yield held
+        yield bool(held)
     finally:
         os.close(descriptor)
 
@@ -90,3 +102,202 @@ def to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def umask() -> int:
+    """The bits that new files lack."""
+    # The only portable way to read it is to set it.
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+@contextlib.contextmanager
+def aside(path: Path, purpose: str = PARTIAL) -> Iterator[Path]:
+    """A hidden folder beside `path`, for its owner alone; whatever lies there when the context is left is gone.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with temporary_folder(path.parent, f".{path.name}.{purpose}-") as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A hidden folder in TMPDIR, gone when the context is left; those of killed processes of this user go first."""
+    parent = Path(tempfile.gettempdir())
+    sweep_matching(parent, re.escape(SCRATCH) + _RANDOM)
+    with temporary_folder(parent, SCRATCH) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in `parent` that is held, and gone when the context is left."""
+    folder, descriptor = _make_folder(parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once it is written and on disk, with the permissions `mode`.
+
+    Its ``name`` is that of the hidden file beside `path` that it is until then; it ends as `path` does.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    sweep(path)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.{PARTIAL}-", suffix=path.suffix, dir=path.parent)
+    try:
+        with open(name, "wb", opener=lambda *_: descriptor) as file:
+            _flock(descriptor)
+            yield file
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+            os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    to_disk(path.parent)
+
+
+def put(folder: Path, output: Path, *, overwrite: bool) -> None:
+    """Make `folder` be `output`, at once; with `overwrite` a folder there is exchanged with it, and then is `folder`.
+
+    Where the file system cannot exchange, the old one steps aside first; should the process be killed between the two
+    steps, `recover` puts it back.
+
+    Raises:
+        OSError: without `overwrite`, `output` is there; or it cannot be done.
+    """
+    if not overwrite or not os.path.lexists(output):
+        folder.rename(output)
+        return
+    if _exchange(folder, output):
+        return
+    old = output.parent / f".{output.name}.{OLD}-{secrets.token_hex(4)}"
+    with locked(output):
+        output.rename(old)
+        try:
+            folder.rename(output)
+        except OSError:
+            old.rename(output)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(path: Path) -> bool:
+    """Put back what stepped aside for a new `path` that never came; whether there is something now."""
+    if os.path.lexists(path):
+        return False
+    with contextlib.suppress(OSError):
+        found = _matching(path.parent, _names_beside(path, (OLD,)))
+        for old in sorted(found, key=lambda entry: entry.stat().st_mtime, reverse=True):
+            with locked(old) as free:
+                if free and not os.path.lexists(path):
+                    old.rename(path)
+                    return True
+    return False
+
+
+def sweep(path: Path) -> None:
+    """Take away what processes that were killed left beside `path`, and put back what they took from it."""
+    recover(path)
+    purposes = PURPOSES if os.path.lexists(path) else tuple(p for p in PURPOSES if p != OLD)
+    sweep_matching(path.parent, _names_beside(path, purposes))
+
+
+def sweep_matching(parent: Path, pattern: str) -> list[Path]:
+    """Remove what in `parent` has a name of this `pattern`, is this user's, and is held by nobody.
+
+    Returns:
+        what is held.
+    """
+    held = []
+    for path in _matching(parent, pattern):
+        with contextlib.suppress(OSError):
+            descriptor, free = _lock(path)
+            try:
+                found = os.fstat(descriptor)
+                unknown = free is None and time.time() - found.st_mtime > _DAY
+                if (free or unknown) and found.st_uid == os.getuid():
+                    _remove(path, found)
+                else:
+                    held.append(path)
+            finally:
+                os.close(descriptor)
+    return held
+
+
+def _names_beside(path: Path, purposes: tuple[str, ...]) -> str:
+    return rf"\.{re.escape(path.name)}\.(?:{'|'.join(purposes)})-{_RANDOM}(?:{re.escape(path.suffix)})?"
+
+
+def _matching(parent: Path, pattern: str) -> list[Path]:
+    compiled = re.compile(pattern)
+    try:
+        with os.scandir(parent) as entries:
+            return [Path(entry.path) for entry in entries if compiled.fullmatch(entry.name)]
+    except OSError:
+        return []
+
+
+def _remove(path: Path, found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
+
+
+def _make_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and the descriptor that holds it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            descriptor, held = _lock(folder)
+        except FileNotFoundError:  # swept in the moment before it was held
+            continue
+        if held is not False and folder.exists():
+            return folder, descriptor
+        os.close(descriptor)  # another process is about to sweep it
+
+
+def _lock(path: Path) -> tuple[int, bool | None]:
+    """A descriptor, and whether it holds the lock of `path`; None where the file system has no locks."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    return descriptor, _flock(descriptor)
+
+
+def _flock(descriptor: int) -> bool | None:
+    import fcntl  # here, since it is for those who write only, and not on every system
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step (Linux 3.15, glibc 2.28); False where the system or the file system cannot."""
+    import ctypes  # here: it takes milliseconds, and is for overwriting alone
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(other))

@@ -34,7 +34,7 @@ from edgelm.bundle.manifest import MODEL as MODEL
 from edgelm.bundle.manifest import TOKENIZER as TOKENIZER
 from edgelm.bundle.manifest import FileEntry, Manifest
 from edgelm.errors import BundleError
-from edgelm.files import open_regular, read_text
+from edgelm.files import open_regular, read_text, recover
 
 DATA = "model.onnx.data"
 PREFILL = "prefill.onnx"
@@ -200,7 +200,7 @@ def _read_text(path: Path) -> str:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    if not folder.is_dir():
+    if not folder.is_dir() and not recover(folder):
         what = "is not a folder" if folder.exists() else "does not exist"
         raise BundleError(f"bundle {folder} {what}", hint="make one with: edgelm export --target rpi5")
     if not path.exists():

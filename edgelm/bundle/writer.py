@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from edgelm.bundle.manifest import FileEntry, Manifest
 from edgelm.bundle.reader import MANIFEST, QUALITY, Bundle, sha256
 from edgelm.errors import ExportError
-from edgelm.files import locked, to_disk
+from edgelm.files import aside, put, recover, sweep, to_disk, umask
 
 
 def json_text(value: Mapping[str, Any]) -> str:
@@ -58,25 +57,13 @@ class BundleWriter:
             to_disk(self.path(name))
         to_disk(self.folder)
         os.chmod(self.folder, 0o777 & ~umask())  # mkdtemp made it private
-        self._rename(overwrite)
+        self._put(overwrite)
         to_disk(self.output.parent)
         return Bundle(self.output, full)
 
-    def _rename(self, overwrite: bool) -> None:
-        if overwrite and self.output.exists():
-            # A folder cannot replace a full folder in one step: the old one steps aside, and back if that fails.
-            aside = Path(tempfile.mkdtemp(prefix=f".{self.output.name}.old-", dir=self.output.parent)) / "bundle"
-            self.output.rename(aside)
-            try:
-                self.folder.rename(self.output)
-            except OSError:
-                aside.rename(self.output)
-                raise
-            finally:
-                shutil.rmtree(aside.parent, ignore_errors=True)
-            return
+    def _put(self, overwrite: bool) -> None:
         try:
-            self.folder.rename(self.output)
+            put(self.folder, self.output, overwrite=overwrite)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise output_exists(self.output) from None
@@ -91,21 +78,15 @@ def writing(output: Path, *, overwrite: bool = False) -> Iterator[BundleWriter]:
         ExportError: `output` exists (and is not to be overwritten), cannot be written, or the disk is full.
     """
     check_output(output, overwrite=overwrite)
-    folder: Path | None = None
     made: list[Path] = []
-    lock = contextlib.ExitStack()
     try:
         made = _make_parents(output.parent)
-        _sweep(output)
-        folder = Path(tempfile.mkdtemp(prefix=_partial(output), dir=output.parent))
-        lock.enter_context(locked(folder))
-        yield BundleWriter(folder, output)
+        sweep(output)
+        with aside(output) as folder:
+            yield BundleWriter(folder, output)
     except OSError as error:
         raise _write_error(output, error) from error
     finally:
-        lock.close()
-        if folder is not None and folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)
         for parent in reversed(made):  # only those made here, and only while they are empty
             with contextlib.suppress(OSError):
                 parent.rmdir()
@@ -137,22 +118,9 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _partial(output: Path) -> str:
-    """How the hidden folders of unfinished bundles begin."""
-    return f".{output.name}.partial-"
-
-
-def _sweep(output: Path) -> None:
-    """Remove what exports to `output` left behind that were killed; a live one holds its folder."""
-    for folder in output.parent.iterdir():
-        if folder.name.startswith(_partial(output)):
-            with contextlib.suppress(OSError), locked(folder) as free:
-                if free:
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
 def check_output(output: Path, *, overwrite: bool = False) -> None:
     """Raise ExportError where `output` cannot become a bundle, before any work is done."""
+    recover(output)
     if os.path.lexists(output):
         if not overwrite:
             raise output_exists(output)
@@ -185,11 +153,3 @@ def _make_parents(folder: Path) -> list[Path]:
     missing = [p for p in [folder, *folder.parents] if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return list(reversed(missing))
-
-
-def umask() -> int:
-    """The bits that new files lack."""
-    # The only portable way to read it is to set it.
-    value = os.umask(0)
-    os.umask(value)
-    return value

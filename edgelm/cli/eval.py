@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from edgelm.cli.options import bundle_argument, json_option, threads_option
 from edgelm.cli.quality import divergence_lines
 from edgelm.cli.show import Bar, print_lines
 from edgelm.cli.tasks import beside_lines, result_lines
+from edgelm.files import scratch
 
 if TYPE_CHECKING:
     from edgelm.evaluate.items import Item
@@ -184,13 +184,13 @@ def _base(against: str | None, bundle: Bundle, bar: Bar) -> Iterator[Bundle | No
         yield None if against is None else Bundle.open(against)
         return
     export = load_export()
-    with tempfile.TemporaryDirectory(prefix="edgelm-") as folder:
+    with scratch() as folder:
         yield export(
             against,
             "x86-64",  # in fp32 the graph is the same for all
             "fp32",
             context=bundle.context,
-            output=Path(folder) / "fp32",
+            output=folder / "fp32",
             force=True,
             progress=bar,
         )

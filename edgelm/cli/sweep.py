@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from edgelm.cli.failures import say
 from edgelm.cli.options import json_option, threads_option
 from edgelm.cli.show import Bar, print_lines, size, table
 from edgelm.errors import EdgeLMError, ExportError, OptionError
+from edgelm.files import scratch
 from edgelm.target.target import Target, load_target, target_names
 
 if TYPE_CHECKING:  # they are there only with edgelm[export]
@@ -134,10 +134,10 @@ def _texts(model: str | None, text: str | None, calibrate: str | None) -> Iterat
     from edgelm import demo
 
     lines = demo.heldout().read_text(encoding="utf-8").splitlines(keepends=True)
-    with tempfile.TemporaryDirectory(prefix="edgelm-") as folder:
+    with scratch() as folder:
         halves = {
-            Path(folder) / "home-second-half.jsonl": lines[1::2],
-            Path(folder) / "home-first-half.jsonl": lines[::2],
+            folder / "home-second-half.jsonl": lines[1::2],
+            folder / "home-first-half.jsonl": lines[::2],
         }
         for path, half in halves.items():
             path.write_text("".join(half), encoding="utf-8")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from edgelm.device.doctor import Examination
 from edgelm.errors import DeviceError, ExportError
+from edgelm.files import replacing
 from edgelm.machine.host import recommended_threads
 from edgelm.machine.wheels import ARCHITECTURES
 from edgelm.target.target import Target, load_target
@@ -50,18 +48,10 @@ def save_target(examined: Examination, path: Path, *, overwrite: bool = False) -
     check_file(path, overwrite=overwrite)
     text = target_text(examined, path.stem)
     try:
-        descriptor, aside = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".toml", dir=path.absolute().parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            load_target(aside)  # nothing is saved that cannot be loaded
-            os.chmod(aside, 0o644)
-            os.replace(aside, path)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
+        with replacing(path.absolute(), 0o644) as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            load_target(file.name)  # nothing is saved that cannot be loaded
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error.strerror or error}", hint="choose another place") from None
     return load_target(path)

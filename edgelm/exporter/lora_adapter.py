@@ -25,7 +25,7 @@ from safetensors.numpy import save
 from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import Bundle, lora_inputs
-from edgelm.bundle.writer import json_text, umask
+from edgelm.bundle.writer import json_text
 from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
 from edgelm.exporter.checkpoint.hub import resolve, slug
 from edgelm.exporter.checkpoint.lora import Adapter, LowRank
@@ -33,7 +33,7 @@ from edgelm.exporter.checkpoint.names import bare, by_bare_name
 from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.model.decoder import Decoder, Linear, Source
 from edgelm.exporter.progress import Progress
-from edgelm.runtime.kv.prompt_cache import replacing
+from edgelm.files import replacing, umask
 from edgelm.runtime.lora_adapter import FORMAT, METADATA, digest_of
 from edgelm.target.target import RecipeSpec
 
@@ -202,8 +202,7 @@ def _expect_free(path: Path, *, overwrite: bool) -> None:
 def _write(path: Path, data: bytes) -> None:
     """Aside, forced to disk, renamed."""
     try:
-        with replacing(path) as file:
-            os.fchmod(file.fileno(), 0o666 & ~umask())
+        with replacing(path, 0o666 & ~umask()) as file:
             file.write(data)
     except OSError as error:
         raise ExportError(

@@ -6,7 +6,6 @@ At any time there are two bundles on disk, the one in fp32 and the one that is m
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from edgelm.exporter.checkpoint.hub import resolve
 from edgelm.exporter.manifest import source_hashes
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
+from edgelm.files import aside, scratch
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM
 from edgelm.runtime.sample.config import GenerationConfig
@@ -145,8 +145,8 @@ class Sweep:
         if self.output is not None:
             yield self.output
             return
-        with tempfile.TemporaryDirectory(prefix="edgelm-sweep-") as folder:
-            yield Path(folder)
+        with scratch() as folder:
+            yield folder
 
     def _base(self, candidate: Candidate, folder: Path, progress: Progress) -> Bundle:
         """The model in fp32, as an interrupted sweep left it or made now."""
@@ -166,8 +166,8 @@ class Sweep:
         elif self.output is not None:
             yield self._export(candidate, folder / candidate.name, progress)
         else:
-            with tempfile.TemporaryDirectory(dir=folder) as own:
-                yield self._export(candidate, Path(own) / candidate.name, progress)
+            with aside(folder / candidate.name) as own:
+                yield self._export(candidate, own / candidate.name, progress)
 
     def _export(self, candidate: Candidate, path: Path, progress: Progress) -> Bundle:
         options = dict(candidate.options) | ({"calibrate": self.calibrate} if candidate.calibrated else {})

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgelm.errors import ExportError
-from edgelm.files import read_text
+from edgelm.files import read_text, replacing
 from edgelm.sweep.rows import Row
 
 FORMAT = 1
@@ -80,17 +79,8 @@ def write_aside(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with replacing(path, 0o644) as file:
+            file.write(text.encode("utf-8"))
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import GraphPlan
 from edgelm.exporter.tokenizer.text_files import TextFiles
+from edgelm.files import aside
 from edgelm.machine.host import read_memory
 from edgelm.runtime.text.prompt import open_text
 from edgelm.target.target import RecipeSpec
@@ -116,10 +116,9 @@ class Calibration:
             )
         return chunks
 
-    def folder(self, purpose: str) -> tempfile.TemporaryDirectory[str]:
+    def folder(self, purpose: str) -> AbstractContextManager[Path]:
         """A hidden folder beside the bundle, gone when its context is left."""
-        output = self.writer.output
-        return tempfile.TemporaryDirectory(prefix=f".{output.name}.{purpose}-", dir=output.parent)
+        return aside(self.writer.output, purpose)
 
 
 @contextmanager
@@ -217,17 +216,17 @@ def measuring(
     from edgelm.evaluate.card import compare, quality_card
 
     passages = load_passages(wanted, "evaluation")
-    with tempfile.TemporaryDirectory(prefix=f".{writer.output.name}.base-", dir=writer.output.parent) as folder:
-        aside = BundleWriter(Path(folder), Path(folder))
+    with aside(writer.output, "base") as folder:
+        exact = BundleWriter(folder, folder)
         graph: Graph | None = None
 
         def card(facts: Manifest, errors: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             nonlocal graph
             if graph is None:
-                shutil.copyfile(writer.path(TOKENIZER), aside.path(TOKENIZER))
-                graph = write_base(aside)
+                shutil.copyfile(writer.path(TOKENIZER), exact.path(TOKENIZER))
+                graph = write_base(exact)
             here = replace(facts, provider="cpu")  # this is not the target
-            base, bundle = aside.draft(replace(here, graph=graph)), writer.draft(here)
+            base, bundle = exact.draft(replace(here, graph=graph)), writer.draft(here)
             found = compare(base, bundle, passages, chunks=CARD_CHUNKS, on_chunk=_told(progress))
             progress.finish()
             return quality_card(facts, {"id": facts.model.id, "quant": "fp32"}, passages, found, errors)

@@ -13,11 +13,9 @@ with any file of weights, take it from whom you trust.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mmap
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edgelm.errors import PromptCacheError
-from edgelm.files import open_regular
+from edgelm.files import open_regular, replacing
 from edgelm.runtime.kv.cache import KVSnapshot
 
 MAGIC = b"edgelm prompt cache 1\n\0\0"
@@ -171,27 +169,6 @@ def _write_array(file: BinaryIO, start: int, shape: list[int], array: np.ndarray
         file.seek(start + index * stride)
         for piece in _pieces(part):
             file.write(piece)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path`, readable for its owner alone, that takes its place once it is written and on disk."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _damaged(path: Path, why: str) -> PromptCacheError:

@@ -18,9 +18,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import stat
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +30,7 @@ from typing import Any
 
 from edgelm.bundle.reader import DATA, Bundle, sha256
 from edgelm.errors import OptionError
-from edgelm.files import locked, open_regular, read_bytes, to_disk
+from edgelm.files import open_regular, read_bytes, sweep_matching, temporary_folder, to_disk
 from edgelm.machine.host import CpuInfo
 
 SWITCH, LIMIT = "EDGELM_WEIGHT_CACHE", "EDGELM_WEIGHT_CACHE_MB"
@@ -183,13 +183,8 @@ class WeightCache:
             with contextlib.suppress(OSError):
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if _own(self.folder) and not self._sweep(key) and self._has_room(size):
-                    made = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{key}-", dir=self.folder))
-                    stack.enter_context(locked(made))
-            try:
-                yield made
-            finally:
-                if made is not None:
-                    shutil.rmtree(made, ignore_errors=True)
+                    made = stack.enter_context(temporary_folder(self.folder, f"{_PARTIAL}{key}-"))
+            yield made
 
     def commit(self, made: Path, key: str, facts: Mapping[str, Any], checksums: Mapping[str, int]) -> Entry:
         """Make the files in `made` the entry of a key.
@@ -253,14 +248,8 @@ class WeightCache:
 
     def _sweep(self, key: str | None) -> bool:
         """Remove what was left behind; whether a process is at work on the entry of `key`."""
-        busy = False
-        for path in self.folder.glob(f"{_PARTIAL}*"):
-            with contextlib.suppress(OSError), locked(path) as free:
-                if free:
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    busy |= key is not None and path.name.startswith(f"{_PARTIAL}{key}-")
-        return busy
+        held = sweep_matching(self.folder, re.escape(_PARTIAL) + ".*")
+        return key is not None and any(path.name.startswith(f"{_PARTIAL}{key}-") for path in held)
 
     def _has_room(self, size: int) -> bool:
         """Make room for `size` bytes beneath the limit, and see whether the disk has them to spare."""
