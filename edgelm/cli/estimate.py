@@ -54,7 +54,7 @@ def command(
 ) -> None:
     """Forecast a model's speed, memory and load time on a board, and say whether it fits.
 
-    MODEL is a folder that holds a config.json, a Hugging Face hub id (only its config.json is fetched), or nothing
+    MODEL is a folder that holds a config.json, a GGUF file, a Hugging Face hub id (only its config.json is fetched), or nothing
     for the model that comes with edgelm. Weights are not needed. The figures come from a model of time whose
     constants stand in the target's file: see docs/estimate.md.
 

@@ -21,6 +21,7 @@ from edgelm.cli.quality import calibration_line, card_lines
 from edgelm.cli.show import fact, parameters, print_lines, size, table
 from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.errors import DependencyError
+from edgelm.files import open_regular
 from edgelm.machine.host import read_memory
 from edgelm.target.target import load_target
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
 def command(path: str, target: str, context: int | None, kv: str | None, prefill: str | None, as_json: bool) -> None:
     """Show what is in a bundle, in a checkpoint that could become one, or in an adapter's file.
 
-    MODEL is a folder, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells, for each of a
+    MODEL is a folder, a GGUF file, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells, for each of a
     target's recipes, what the bundle takes, what memory it needs there with the context full, and what memory and
     disk its export needs here. Nothing is exported, no weight is read.
 
@@ -58,7 +59,7 @@ def command(path: str, target: str, context: int | None, kv: str | None, prefill
       edgelm inspect my-bundle --json
     """
     folder = Path(path)
-    if folder.is_file():
+    if folder.is_file() and not _is_checkpoint(folder):
         facts, lines = adapter_facts(folder), adapter_lines(folder)
     elif _is_checkpoint(folder):
         facts = _checkpoint(path, target, context, kv, prefill)
@@ -75,7 +76,9 @@ def command(path: str, target: str, context: int | None, kv: str | None, prefill
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    """Is it a folder with a config.json, or may it be a hub id? Without the exporter nothing can be a hub id."""
+    """Is it a folder with a config.json, a GGUF file, or may it be a hub id? Without the exporter nothing can be a hub id."""
+    if folder.is_file():
+        return _is_gguf(folder)
     if folder.exists():
         return not (folder / MANIFEST).exists() and (folder / "config.json").exists()
     if str(folder).count("/") != 1:
@@ -85,6 +88,14 @@ def _is_checkpoint(folder: Path) -> bool:
     except DependencyError:
         return False
     return True
+
+
+def _is_gguf(file: Path) -> bool:
+    """By its name or its first bytes, as the exporter does, which need not be there for an adapter's file."""
+    if file.suffix.lower() == ".gguf":
+        return True
+    with open_regular(file) as opened:
+        return bool(opened.read(4) == b"GGUF")
 
 
 def _bundle_lines(bundle: Bundle) -> Iterator[str]:

@@ -81,7 +81,7 @@ def export(
         force: whether to go on where the bundle does not fit the target, or memory or disk here seem too small.
         lora_ready: whether LoRA adapters can be switched at run time (see `export_adapter`); it costs three nodes of
             the graph a matrix, also where none is used.
-        progress: hears how far it is.
+        progress: is called with how far it is.
 
     Raises:
         EdgeLMError: of the kind that fits, with what is wrong and what to do; nothing half-written is left.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_file import write_gguf
 
 from edgelm.cli import inspect
 from edgelm.errors import EdgeLMError, ExportError, UnsupportedModelError
@@ -140,3 +141,11 @@ def test_an_embedding_that_config_json_does_not_tie(checkpoint: Path, tmp_path: 
     (folder / "config.json").write_text(json.dumps(config))
     bundle = export(folder, "rpi5", "int8", output=tmp_path / "b")
     assert of_model(str(folder), load_target("rpi5"), "int8").memory == bundle.manifest.to_dict()["memory"]
+
+
+def test_a_gguf_file_is_planned_like_a_folder(checkpoint: Path, tmp_path: Path) -> None:
+    file = write_gguf(checkpoint, tmp_path / "model.gguf")
+    bundle = export(file, "rpi5", "int8", output=tmp_path / "b")
+    need, found = inspected(file, "rpi5")["quants"]["int8"], of_model(str(file), load_target("rpi5"), "int8")
+    assert bundle.manifest.to_dict()["memory"] == need["memory"] == found.memory
+    assert bundle.size == need["bundle_bytes"] == found.bundle_bytes

@@ -9,6 +9,7 @@ from edgelm.exporter import families
 from edgelm.exporter.checkpoint import claims
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config, read_json
+from edgelm.exporter.checkpoint.gguf.header import is_gguf
 from edgelm.exporter.checkpoint.hub import fetch_config, name_of
 from edgelm.exporter.checkpoint.prequantized import read_scheme
 from edgelm.exporter.model.decoder import Decoder
@@ -37,7 +38,7 @@ def of_model(
     """What to expect of a model in one of the target's recipes; no weights are read, or fetched.
 
     Args:
-        model: a folder with a config.json, a hub id (of which config.json alone is fetched), or None for the model
+        model: a folder with a config.json, a GGUF file, a hub id (of which config.json alone is fetched), or None for the model
             that comes with edgelm.
         target: the board.
         quant: the recipe; None is the target's default.
@@ -52,13 +53,13 @@ def of_model(
         UnsupportedModelError: no native family describes it.
         TargetError, OptionError, ExportError: recipe, threads or context are not possible.
     """
-    path = fetch_config(model, revision)
-    config = _config(path)
+    source = _source(model, revision)
+    config = _config(source)
     decoder = _decoder(config, vocab)
     scheme, quant = read_scheme(config), quant or target.default
     spec = choices.of(target.recipe(quant), target)
     length = choose_context(context, target, decoder.context_limit)
-    text = _text(path.parent, config) if vocab is None else None
+    text = _text(source, config) if vocab is None else None
     sizes = decoder_sizes(name_of(model), decoder, scheme, target, choices, text)
     need = sizes.weighed(quant, length)
     return Estimate(
@@ -74,13 +75,19 @@ def of_model(
     )
 
 
-def _config(path: Path) -> Config:
+def _source(model: str | None, revision: str | None) -> Path:
+    """The GGUF file, or the folder with config.json."""
+    file = None if model is None else Path(model).expanduser()
+    return file if file is not None and is_gguf(file) else fetch_config(model, revision).parent
+
+
+def _config(source: Path) -> Config:
     """config.json, as the headers of the weights complete it where they are there: of a model on the hub none is fetched."""
-    if any(path.parent.glob("*.safetensors")):
-        checkpoint = Checkpoint(path.parent)
+    if is_gguf(source) or any(source.glob("*.safetensors")):
+        checkpoint = Checkpoint(source)
         checkpoint.expect_generator()
         return checkpoint.config
-    config = Config(read_json(path), path)
+    config = Config(read_json(source / "config.json"), source / "config.json")
     claims.expect_generator(config, {})
     return config
 
@@ -100,9 +107,9 @@ def _decoder(config: Config, vocab: int | None) -> Decoder:
     return decoder.with_vocab(vocab)
 
 
-def _text(folder: Path, config: Config) -> TextFiles | None:
+def _text(source: Path, config: Config) -> TextFiles | None:
     """Tokenizer and template where they are there."""
     try:
-        return text_files(read_text(folder, config))
+        return text_files(read_text(source, config))
     except (CheckpointError, UnsupportedModelError):
         return None
