@@ -122,9 +122,9 @@ def load(
         threads: CPU threads; None takes what suits this machine.
         prefill_threads: for prompts; None takes what suits this machine, or `threads` where that is given.
         max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures: the context shrinks to what
-            fits, and sessions share it. None for no ceiling.
-        weight_cache: True keeps the weights, as this processor wants them, in the user's cache, where the first load
-            writes them and others map them; False does without; a `WeightCache` is another folder or limit.
+            fits, and sessions share it. None for no limit.
+        weight_cache: True caches prepacked weights in the user's folder, where the first load writes them and others map
+            them; False does without; a `WeightCache` is another folder or limit.
         on_bytes: called with (bytes done, bytes in all) while the cache is being filled.
         draft: the folder of a smaller bundle with the same tokens, whose guesses this one checks several at a time: the
             same text, faster, where it guesses well. None for none.

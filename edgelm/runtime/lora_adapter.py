@@ -107,7 +107,7 @@ class RuntimeAdapter:
 
 
 class AdapterCache:
-    """Adapters of one bundle that are open; those used longest ago are let go.
+    """Adapters of one bundle that are open; those used longest ago are evicted.
 
     Args:
         bundle: the bundle.

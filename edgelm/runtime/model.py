@@ -1,8 +1,8 @@
 """What is loaded once, and the texts that it reads: ids in, logits out. Nothing here knows of words.
 
-A `LoadedModel` holds what all texts share: onnxruntime's sessions, the limits, the weights. A `Sequence` is one text: its
-tokens, its KV cache, its adapter. Whoever has a text owns its sequence (an LM, a session of it, a draft model beside it),
-and what the sequence holds is freed with it.
+A `LoadedModel` holds what all texts share: onnxruntime's sessions, the limits, the weights. A `Sequence` is one text:
+its tokens, its KV cache, its adapter. Whoever has a text owns its sequence (an LM, a session of it, a draft model beside
+it), and what the sequence holds is freed with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.machine.host import read_cpu
 from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
-from edgelm.runtime.kv.concat_cache import GrowingCache
+from edgelm.runtime.kv.concat_cache import ConcatCache
 from edgelm.runtime.kv.memory_limit import Room, fit
 from edgelm.runtime.kv.windows import read_windows
 from edgelm.runtime.lora_adapter import RuntimeAdapter
@@ -102,7 +102,7 @@ class LoadedModel:
                 windows = read_windows(self._graph)
                 cache: Cache = SharedCache(opened.decode, self.context, self.vocab_size, opened.prompts, windows)
             else:
-                cache = GrowingCache(opened.decode, self.vocab_size, opened.prompts)
+                cache = ConcatCache(opened.decode, self.vocab_size, opened.prompts)
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise BundleError(
                 f"{self._path}: manifest.json does not describe the graph ({error})", hint="export the bundle again"
@@ -126,7 +126,8 @@ class LoadedModel:
         others = sum(other.nbytes for other in held) + sum(adapters.values())
         if others + cache.needs(total) > self._kv_limit:
             raise DeviceError(
-                f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions and adapters, need more than max_memory_mb allows",
+                f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions and adapters, need more than "
+                "max_memory_mb allows",
                 hint="close a session, or allow for more memory",
             )
 
@@ -286,7 +287,7 @@ class Sequence:
 
     def save(self, position: int) -> tuple[list[int], KVSnapshot]:
         """The first `position` tokens and what they left in the cache, as views of it; some fewer for a model with
-        states, where the state of that place was not kept.
+        states, where the state of that place was not saved.
         """
         if not 0 <= position <= self.position:
             raise OptionError(f"cannot save {position} tokens: the engine holds {self.position}")

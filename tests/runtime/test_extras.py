@@ -211,7 +211,7 @@ def test_token_healing_where_there_is_nothing_to_heal() -> None:
 def test_token_healing_excludes_forms_and_templates() -> None:
     with pytest.raises(OptionError, match="token_healing needs raw=True"):
         make_lm(template=TEMPLATE).stream("x", token_healing=True)
-    with pytest.raises(OptionError, match="token_healing and a form of the text exclude each other"):
+    with pytest.raises(OptionError, match="token_healing and constrained decoding exclude each other"):
         make_lm().stream("x", token_healing=True, regex="a")
 
 

@@ -1,1 +1,1 @@
-"""The KV cache: buffers, windows, limits, and the file it is kept in."""
+"""The KV cache: buffers, windows, limits, and the file it is saved in."""

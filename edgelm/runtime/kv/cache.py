@@ -1,7 +1,8 @@
 """The keys and values of the tokens so far, and the buffers a step reads and writes.
 
 Two kinds, told apart by the manifest. *Shared*, here: past and present are one buffer with room to spare, and a
-step writes into it in place. *Growing*, in `growing`: a step returns a longer copy, as graphs traced from transformers do.
+step writes into it in place. *Concatenated*, in `concat_cache`: a step returns a longer copy, as graphs traced from
+transformers do.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from edgelm.runtime.ort.session import Runner, Values
 _SMALLEST = 256  # tokens of the first allocation
 NUMPY: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 _ONE = np.array([1], np.int64)
-PROMPT_PASS = 32  # tokens from which a pass is a prompt's; fewer are guesses, which decode checks
+PROMPT_PASS = 32  # tokens from which a pass is a prompt's; fewer are draft tokens, which decode checks
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Cache(Protocol):
         """Forget the tokens from `position` on.
 
         Returns:
-            how many tokens are left: `position`, or fewer where the state of that place was not kept.
+            how many tokens are left: `position`, or fewer where the state of that place was not saved.
         """
 
     @property
@@ -80,9 +81,9 @@ class Cache(Protocol):
         """See to it that `save` and `truncate` can go to `position`, where the cache is now."""
 
     def save(self, position: int) -> KVSnapshot:
-        """What the first `position` tokens left, or fewer where the state of that place was not kept."""
+        """What the first `position` tokens left, or fewer where the state of that place was not saved."""
 
-    def load(self, kept: KVSnapshot) -> None:
+    def load(self, snapshot: KVSnapshot) -> None:
         """Take over what `save` gave, in place of all that is held; arrays may be used as they are."""
 
 
@@ -91,9 +92,9 @@ class SharedCache:
 
     A layer may keep states instead, of one size whatever the number of tokens (a convolution's last inputs, the matrix
     of linear attention): inputs without an axis that grows. A state is read from one buffer and written to another,
-    which then change places; it is no record of the past. So the states after each pass of several tokens are kept,
+    which then change places; it is no record of the past. So the states after each pass of several tokens are saved,
     the last few of them: to go back means to begin from there. Layers that keep a window alone have a buffer of its size,
-    and what fell out of it is gone: going back further than that is the same.
+    and what fell out of it is evicted: going back further than that is the same.
     """
 
     def __init__(
@@ -120,12 +121,12 @@ class SharedCache:
         self._window_buffers = [_mapped(shape, NUMPY[past[n].type]) for n, shape in shapes.items()]
         size = sum(buffer.nbytes for buffer in self._window_buffers)
         self._copies = window_copies(size, max((w.capacity for w in self._kinds), default=1), context)
-        self._reached = 0  # tokens that the windows stand after
-        self._touched = 0  # the most they ever stood after: pages beyond were never taken
+        self._reached = 0  # tokens whose keys and values went through the windows
+        self._touched = 0  # the most of them ever: pages beyond were never taken
         states = {n: np.zeros(i.shape, NUMPY[i.type]) for n, i in past.items() if n in fixed}
         self._state_names = list(states)
-        self._kept_names = [*states, *self._windows]
-        self._kept: dict[int, list[np.ndarray]] = {}  # states and windows after that many tokens
+        self._saved_names = [*states, *self._windows]
+        self._saved: dict[int, list[np.ndarray]] = {}  # states and windows after that many tokens
         self._states = (list(states.values()), [np.zeros_like(state) for state in states.values()])
         self._turn = 0  # which of both is read
         names = [*self._past, *self._windows, *states]
@@ -145,11 +146,11 @@ class SharedCache:
 
     @property
     def rewinds(self) -> bool:
-        """Whether `truncate` goes anywhere; states and windows go back to the places that were kept."""
-        return not self._kept_names
+        """Whether `truncate` goes anywhere; states and windows go back to places that were saved."""
+        return not self._saved_names
 
     def room(self, position: int) -> int | None:
-        """Until the first window lets go of a token; none at all with states."""
+        """Until the first window evicts a token; none at all with states."""
         if self._state_names:
             return 0
         return min((window.room(position) for window in self._kinds), default=None)
@@ -157,7 +158,7 @@ class SharedCache:
     @property
     def nbytes(self) -> int:
         """Bytes held for keys, values and states."""
-        states = (*self._states, *self._kept.values())
+        states = (*self._states, *self._saved.values())
         held = sum(array.nbytes for array in (*self._buffers, *(array for arrays in states for array in arrays)))
         return held + self._window_bytes(self._touched)
 
@@ -195,8 +196,8 @@ class SharedCache:
         total = position + count
         if total > self._capacity:
             self._grow(total, position)
-        if position and self._moves(position, total):
-            self._keep(position)
+        if position and self._evicts(position, total):
+            self._save_place(position)
         self._reached = -1
 
     def _pass(
@@ -215,26 +216,26 @@ class SharedCache:
         self._turn = 1 - self._turn
         self._reached, self._touched = total, max(total, self._touched)
         if self._state_names and count > 1:
-            self._keep(total)
+            self._save_place(total)
 
     def feed(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Comparison what a step reads anyway."""
+        """Beside what a step reads anyway."""
         for runner in {self._runner, self._prompts, self._filler}:
             if runner is not None:
                 runner.always(arrays)
 
     def truncate(self, position: int) -> int:
-        """Keys and values beyond the mask are not seen, and will be written over; states begin at a kept place, and so do
-        windows that have let go of what would be seen there.
+        """Keys and values beyond the mask are not seen, and will be written over; states begin at a saved place, and
+        so do windows that have evicted what would be seen there.
         """
         if self.rewinds:
             return position
-        windows_stand = self._stand(self._reached, position)
-        usable = [place for place in self._kept if place <= position or self._stand(place, position)]
-        place = position if windows_stand else max(usable, default=0)
-        kept = self._kept.get(place, [])
-        self._kept = {place: arrays for place, arrays in self._kept.items() if place <= position}
-        if not windows_stand:
+        held = self._windows_hold(self._reached, position)
+        usable = [place for place in self._saved if place <= position or self._windows_hold(place, position)]
+        place = position if held else max(usable, default=0)
+        kept = self._saved.get(place, [])
+        self._saved = {place: arrays for place, arrays in self._saved.items() if place <= position}
+        if not held:
             for index, state in enumerate(self._states[self._turn]):
                 state[...] = kept[index] if place else 0
             for buffer, rows in zip(self._window_buffers, kept[len(self._state_names) :], strict=False):
@@ -244,52 +245,54 @@ class SharedCache:
 
     def save(self, position: int) -> KVSnapshot:
         """Views of the buffers, and copies of states and windows."""
-        states = {place: arrays for place, arrays in self._kept.items() if place <= position}
-        if self._stand(self._reached, position):
+        states = {place: arrays for place, arrays in self._saved.items() if place <= position}
+        if self._windows_hold(self._reached, position):
             states = {position: self._copy(position)}
         place = position if self.rewinds else max(states, default=0)
-        named = {place: dict(zip(self._kept_names, arrays, strict=True)) for place, arrays in states.items()}
+        named = {place: dict(zip(self._saved_names, arrays, strict=True)) for place, arrays in states.items()}
         layers = {n: buffer[:, :, :place] for n, buffer in zip(self._past, self._buffers, strict=False)}
         return KVSnapshot(place, layers, named)
 
     def keep(self, position: int) -> None:
         """Keep the states after all `position` tokens, so that `save` and `truncate` find them."""
         if self._state_names and position:
-            self._keep(position)
+            self._save_place(position)
 
-    def load(self, kept: KVSnapshot) -> None:
+    def load(self, snapshot: KVSnapshot) -> None:
         """The arrays become the buffers, as they are."""
-        self._kept = {place: [states[n].copy() for n in self._kept_names] for place, states in kept.states.items()}
+        self._saved = {
+            place: [states[n].copy() for n in self._saved_names] for place, states in snapshot.states.items()
+        }
         self._reached = -1  # what the windows hold is of another text
-        self._touched = max(self._touched, kept.position)
-        buffers = [kept.layers[name] for name in self._past]
+        self._touched = max(self._touched, snapshot.position)
+        buffers = [snapshot.layers[name] for name in self._past]
         self._bind(buffers, min((buffer.shape[2] for buffer in buffers), default=self._context))
-        self.truncate(kept.position)
+        self.truncate(snapshot.position)
 
     def _copy(self, position: int) -> list[np.ndarray]:
-        """States, and windows as they stand after `position` tokens."""
+        """States, and what windows hold, after `position` tokens."""
         windows = zip(self._window_buffers, self._windows.values(), strict=True)
         rows = (buffer[:, :, : window.held(position)] for buffer, window in windows)
         return [array.copy() for array in (*self._states[self._turn], *rows)]
 
-    def _keep(self, position: int) -> None:
-        self._kept.pop(position, None)
-        self._kept[position] = self._copy(position)
-        size = sum(array.nbytes for array in self._kept[position])
-        while len(self._kept) > (state_copies(size) if self._state_names else self._copies):
-            del self._kept[next(iter(self._kept))]
+    def _save_place(self, position: int) -> None:
+        self._saved.pop(position, None)
+        self._saved[position] = self._copy(position)
+        size = sum(array.nbytes for array in self._saved[position])
+        while len(self._saved) > (state_copies(size) if self._state_names else self._copies):
+            del self._saved[next(iter(self._saved))]
 
-    def _moves(self, position: int, total: int) -> bool:
-        """Whether a pass makes windows let go of tokens that one may go back to; not where a copy would be too large."""
-        return self._copies > 0 and not self._state_names and not self._stand(total, position)
+    def _evicts(self, position: int, total: int) -> bool:
+        """Whether a pass makes windows evict tokens that one may go back to; not where a copy would be too large."""
+        return self._copies > 0 and not self._state_names and not self._windows_hold(total, position)
 
-    def _stand(self, reached: int, position: int) -> bool:
+    def _windows_hold(self, reached: int, position: int) -> bool:
         """Whether windows after `reached` tokens hold all that is seen after `position` of them; never with states, which
         are no record.
         """
         if self._state_names or not self._windows or reached < position:
             return False
-        return all(window.gone(position) == window.gone(reached) for window in self._kinds)
+        return all(window.evicted(position) == window.evicted(reached) for window in self._kinds)
 
     def _window_bytes(self, tokens: int) -> int:
         """Bytes of windows after so many tokens: what was never written takes no memory."""
@@ -318,7 +321,7 @@ class SharedCache:
         states = sum(state.nbytes for states in self._states for state in states)
         windows = self._window_bytes(max(tokens, self._touched))
         if self._windows:
-            windows += sum(array.nbytes for arrays in self._kept.values() for array in arrays)
+            windows += sum(array.nbytes for arrays in self._saved.values() for array in arrays)
         return int(capacity * per_token) + states + windows
 
     def _room(self, needed: int) -> int:
@@ -336,7 +339,7 @@ class SharedCache:
             buffer = _mapped((1, heads, capacity, size), dtype)
             if old:
                 buffer[:, :, :used] = old[index][:, :, :used]
-                old[index] = _ONE  # let the old one go before the next is made
+                old[index] = _ONE  # free the old one before the next is made
             self._buffers.append(buffer)
         self._bind(self._buffers, capacity)
 

@@ -11,7 +11,7 @@ from edgelm.runtime.kv.cache import NUMPY, PROMPT_PASS, KVSnapshot
 from edgelm.runtime.ort.session import PROMPT, give_back, ort
 
 
-class GrowingCache:
+class ConcatCache:
     """Every step takes the past as it is and returns it longer."""
 
     def __init__(self, session: Any, vocab: int, prompts: Any = None) -> None:
@@ -93,9 +93,9 @@ class GrowingCache:
     def keep(self, position: int) -> None:
         """Nothing to do: `truncate` goes anywhere."""
 
-    def load(self, kept: KVSnapshot) -> None:
+    def load(self, snapshot: KVSnapshot) -> None:
         """Copies of the arrays become the past."""
-        arrays = (np.ascontiguousarray(kept.layers[i.name][:, :, : kept.position]) for i in self._past)
+        arrays = (np.ascontiguousarray(snapshot.layers[i.name][:, :, : snapshot.position]) for i in self._past)
         self._values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
 
     def _empty(self) -> list[Any]:

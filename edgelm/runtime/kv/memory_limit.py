@@ -1,4 +1,4 @@
-"""A ceiling on memory: how long a context fits beneath it."""
+"""A limit on memory: how long a context fits in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHORTEST = 64  # tokens of a context that is still of use
 
 @dataclass(frozen=True)
 class Room:
-    """What a model may take beneath a ceiling.
+    """What a model may take of a memory limit.
 
     Attributes:
         context: tokens.
@@ -35,10 +35,10 @@ def fit(manifest: Manifest, max_memory_mb: float) -> Room:
 
     Args:
         manifest: of the bundle.
-        max_memory_mb: the ceiling, in 10^6 bytes.
+        max_memory_mb: the limit, in 10^6 bytes.
 
     Raises:
-        OptionError: the ceiling is no number above 0.
+        OptionError: the limit is no number above 0.
         DeviceError: it leaves room for fewer than `SHORTEST` tokens, or fewer than the whole of a shorter context.
     """
     needs = _Needs.of(manifest)

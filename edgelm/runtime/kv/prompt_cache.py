@@ -34,14 +34,14 @@ _ROOM = 256  # tokens; what the capacity is a multiple of, and leaves room for
 _HINT = "make it again: run once without it, or delete it"
 
 
-def write(path: Path, digest: str, tokens: list[int], kept: KVSnapshot, context: int) -> None:
+def write(path: Path, digest: str, tokens: list[int], snapshot: KVSnapshot, context: int) -> None:
     """Write a prompt cache aside and rename it.
 
     Args:
         path: the file; one that is there is replaced if it is a prompt cache.
         digest: of the bundle.
         tokens: the ids.
-        kept: what they left, as `Cache.save` gives it.
+        snapshot: what they left, as `Cache.save` gives it.
         context: the largest capacity of use.
 
     Raises:
@@ -51,9 +51,9 @@ def write(path: Path, digest: str, tokens: list[int], kept: KVSnapshot, context:
         raise PromptCacheError("there is nothing to save: no token was read yet")
     if os.path.lexists(path) and not is_prompt_cache(path):
         raise PromptCacheError(f"{path} is not a prompt cache and is left alone", hint="choose another file")
-    capacity = min(context, -(-kept.position // _ROOM) * _ROOM + _ROOM)
+    capacity = min(context, -(-snapshot.position // _ROOM) * _ROOM + _ROOM)
     entries, arrays, end = list[dict[str, Any]](), list[np.ndarray](), 0
-    for place, name, array in _arrays(kept):
+    for place, name, array in _arrays(snapshot):
         shape = [*array.shape[:2], capacity, array.shape[3]] if place is None else list(array.shape)
         entries.append(
             {
@@ -139,11 +139,11 @@ def _header(path: Path, mapped: mmap.mmap) -> tuple[dict[str, Any], int]:
     return header, base
 
 
-def _arrays(kept: KVSnapshot) -> Iterator[tuple[int | None, str, np.ndarray]]:
+def _arrays(snapshot: KVSnapshot) -> Iterator[tuple[int | None, str, np.ndarray]]:
     """Every array with its name, and for a state its place."""
-    for name, array in kept.layers.items():
+    for name, array in snapshot.layers.items():
         yield None, name, array
-    for place, states in kept.states.items():
+    for place, states in snapshot.states.items():
         for name, array in states.items():
             yield place, name, array
 

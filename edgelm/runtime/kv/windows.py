@@ -1,9 +1,9 @@
 """Layers that keep the keys and values of a window alone: what is in their buffers, and how far back one can go.
 
 `GroupQueryAttention` with ``sliding_window_cache`` has room for C tokens, C >= W, its window. When the buffer is full it
-lets go of as many of the oldest as leave the window, C - W + 1 at a time, and moves the others to the front. So what a
+evicts as many of the oldest as leave the window, C - W + 1 at a time, and moves the others to the front. So what a
 buffer holds depends on the number of tokens alone, not on the pieces in which they were read (the operator's
-documentation in onnxruntime 1.32, "Windowed KV Cache"), and tokens can be taken back for as long as none was let go.
+documentation in onnxruntime 1.32, "Windowed KV Cache"), and tokens can be taken back for as long as none was evicted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from edgelm.bundle.manifest import Graph
 
-_COPIES = 16  # places whose windows or states are kept
+_COPIES = 16  # places whose windows or states are saved
 _COPIES_BYTES = 32 << 20  # and in all: those of linear attention, and long windows, are large
 
 
@@ -25,18 +25,18 @@ class Window:
     window: int
     capacity: int
 
-    def gone(self, tokens: int) -> int:
-        """How many of `tokens` were let go."""
+    def evicted(self, tokens: int) -> int:
+        """How many of `tokens` were evicted."""
         step = self.capacity - self.window + 1
         return max(0, math.ceil((tokens - self.capacity) / step)) * step
 
     def held(self, tokens: int) -> int:
         """How many of `tokens` are in the buffer."""
-        return tokens - self.gone(tokens)
+        return tokens - self.evicted(tokens)
 
     def room(self, tokens: int) -> int:
         """How many more can be read, and taken back at no cost."""
-        return self.capacity + self.gone(tokens) - tokens
+        return self.capacity + self.evicted(tokens) - tokens
 
 
 def read_windows(graph: Graph) -> dict[int, Window]:
@@ -45,12 +45,12 @@ def read_windows(graph: Graph) -> dict[int, Window]:
 
 
 def state_copies(size: int) -> int:
-    """Of how many places states of `size` bytes are kept: one at least."""
+    """Of how many places states of `size` bytes are saved: one at least."""
     return max(1, min(_COPIES, _COPIES_BYTES // size))
 
 
 def window_copies(size: int, capacity: int, context: int) -> int:
-    """Of how many places windows are kept, as buffers take `size` bytes with room for `capacity` tokens: so many that
+    """Of how many places windows are saved, as buffers take `size` bytes with room for `capacity` tokens: so many that
     they and the buffers take no more than about half of what the whole context would.
     """
     return min(_COPIES, _COPIES_BYTES // size, max(0, (context // capacity - 1) // 2)) if size else 0

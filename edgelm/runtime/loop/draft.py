@@ -47,7 +47,7 @@ def load_both(bundle: Bundle, tokenizer: Tokenizer, draft: Bundle, options: Load
             two run in turn: `disable_spinning` serves them.
 
     Raises:
-        OptionError: their tokens differ, or the large one cannot take back what was guessed wrong for nothing.
+        OptionError: their tokens differ, or the large one cannot take back rejected tokens for nothing.
         BundleError, DeviceError: one of them cannot be loaded.
     """
     hashes = [b.files[TOKENIZER].sha256 for b in (bundle, draft)]
@@ -233,7 +233,7 @@ class ModelDrafter:
 
     def draft(self, history: Sequence[int], limit: int) -> list[int]:
         """The tokens that may follow `history`, at most `limit`; often none."""
-        if self._spent:  # the last guess was cut to nothing, by the form that the text must have
+        if self._spent:  # the last guess was cut to nothing, by the grammar of the text
             self._judged(0, 1, len(history))
         single = self._cost.single
         if single is None or self._since >= _AGAIN:

@@ -177,7 +177,7 @@ class _Text:
         self._tokens, self._seconds = len(new) + len(self._draft), time.perf_counter() - started
 
     def commit_draft(self) -> None:
-        """Take back what was guessed wrong, and tell the drafter how it went."""
+        """Take back draft tokens that were rejected, and tell the drafter how it went."""
         if self._drafter is None or not self._tokens:
             return
         started, accepted = time.perf_counter(), self._accepted

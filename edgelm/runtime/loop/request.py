@@ -39,8 +39,8 @@ class Options(TypedDict, total=False):
         reuse_cache: False computes the whole prompt anew.
         speculate: ``auto`` guesses tokens from the text so far, or by the draft model where there is one, and checks
             several in one pass, while that pays; ``off`` does not. ``auto`` is off where a seed must give the same text: with `seed` and a temperature.
-        json_schema, regex, choice: the form of the text, at most one of them; see `Grammars.grammar`. The text ends where
-            the form does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
+        json_schema, regex, choice: the grammar of the text, at most one of them; see `Grammars.grammar`. The text ends
+            where the grammar does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
         logprobs, top_logprobs: whether results carry how likely each token was, and how many of the likeliest others at
             its place; see `TokenLogprob`. They cost a little time, and all tokens are sampled then.
         echo: whether the text begins with the prompt's, as the model is given it.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgelm.runtime.model import LoadedModel, Sequence
     from edgelm.runtime.sample.token_healing import Healing
 
-_FORMS = ("json_schema", "regex", "choice")
+_GRAMMARS = ("json_schema", "regex", "choice")
 
 
 class RequestBuilder:
@@ -104,16 +104,16 @@ class RequestBuilder:
 
         if not raw and self._template is not None:
             raise OptionError("token_healing needs raw=True: behind a chat template no prompt ends within a word")
-        if any(name in options for name in _FORMS):
-            raise OptionError("token_healing and a form of the text exclude each other")
+        if any(name in options for name in _GRAMMARS):
+            raise OptionError("token_healing and constrained decoding exclude each other")
         return heal(self._tokenizer, ids, self.vocab_size)
 
     def _grammar(self, options: Mapping[str, Any], *, forces: bool) -> Grammar | None:
-        forms = {name: options[name] for name in _FORMS if name in options}
-        if not forms:
+        given = {name: options[name] for name in _GRAMMARS if name in options}
+        if not given:
             return None
         from edgelm.runtime.loop.structured import Grammars
 
         if self._grammars is None:
             self._grammars = Grammars(self._tokenizer, self.eos, self.vocab_size)
-        return self._grammars.grammar(**forms, forces=forces)
+        return self._grammars.grammar(**given, forces=forces)

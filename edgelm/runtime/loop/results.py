@@ -26,8 +26,8 @@ class Timings:
         ttft_seconds: time to first token: tokenising, prefill and the first sample; None where no token came.
         prefill_seconds: the prompt's forward passes.
         decode_seconds: the tokens after the first.
-        drafted_tokens: guesses that were checked, and
-        accepted_tokens: how many of them were right: so many passes were saved.
+        drafted_tokens: draft tokens that were checked, and
+        accepted_tokens: how many of them were accepted: so many passes were saved.
     """
 
     prompt_tokens: int

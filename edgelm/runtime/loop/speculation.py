@@ -1,4 +1,4 @@
-"""Prompt lookup: guess the next tokens from where the last few stood before, and check the guesses in one pass.
+"""Prompt lookup: guess the next tokens from where the last few came before, and check the guesses in one pass.
 
 Saxena 2023 (https://github.com/apoorvumang/prompt-lookup-decoding). A pass over several tokens reads the weights once,
 so on a chip that waits for memory it costs little more than a pass over one. Texts that repeat their prompt (rewriting,
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-# Tokens that must have stood together before, the longest first: it tells parts that are alike from each other.
+# Tokens that must have come together before, the longest first: it tells parts that are alike from each other.
 _SIZES = (24, 12, 6, 3, 2)
 _LONGEST = 16  # tokens guessed at once
 _WORTH = 1.05  # times as fast a guess must promise to be
@@ -21,7 +21,7 @@ PROBE = 2  # tokens guessed to see whether it would pay again
 SHARE = 0.01  # of the time that probes may take
 PAUSES = 8  # times as long, at most, a pause is after probes that failed: it is doubled each time
 FADE = 0.9  # weight of what is known, at each pass
-# Guesses right and wrong, assumed before any was seen.
+# Draft tokens accepted and rejected, assumed before any was seen.
 _PRIOR = {24: (8.0, 1.0), 12: (5.0, 1.0), 6: (3.0, 1.0), 3: (1.0, 1.0), 2: (0.5, 1.0)}
 
 
@@ -57,8 +57,8 @@ class PromptLookup:
         cost: of the engine's passes.
 
     Attributes:
-        drafted: tokens guessed.
-        accepted: of these, how many were right.
+        drafted: draft tokens, and
+        accepted: how many of them were accepted.
         promise: how many times as fast the last guess was to make it; 1 for a guess that only sees whether it pays.
     """
 
@@ -83,7 +83,7 @@ class PromptLookup:
         return []
 
     def checked(self, drafted: int, accepted: int, position: int) -> None:
-        """The first `accepted` of the last guess of `drafted` tokens were right; the text has `position` tokens now."""
+        """Of the last guess of `drafted` tokens the first `accepted` were accepted; the text has `position` tokens now."""
         self.drafted += drafted
         self.accepted += accepted
         right, wrong = self._seen[self._size]
@@ -129,7 +129,7 @@ def best_length(rate: float, cost: Callable[[int], float]) -> tuple[int, float]:
 
 
 def _follow(history: Sequence[int], place: int, count: int) -> list[int]:
-    """What stands from `place` on, and where the text ends, what would stand there if it went round."""
+    """What comes from `place` on, and where the text ends, what would come there if it went round."""
     tokens = list(history[place : place + count])
     while len(tokens) < count:
         tokens.append(tokens[len(tokens) - (len(history) - place)])

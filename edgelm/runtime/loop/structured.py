@@ -1,4 +1,4 @@
-"""Text of a given form: a JSON schema, a regular expression, or one of some strings, through llguidance.
+"""Constrained decoding: a JSON schema, a regular expression, or one of some strings, through llguidance.
 
 llguidance (https://github.com/guidance-ai/llguidance) tells before each token which ones may come, and which must.
 What must come is not sampled but read together with the next pass.
@@ -81,13 +81,13 @@ class Grammar:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise EdgeLMError(
-                f"the text cannot be kept to its form: {_line(self._matcher.get_error())}",
+                f"constrained decoding failed: {_line(self._matcher.get_error())}",
                 hint="simplify the schema or expression",
             )
 
 
 class GrammarDrafter:
-    """A drafter's guesses, as far as the form allows for them."""
+    """A drafter's draft tokens, as far as the grammar allows them."""
 
     def __init__(self, drafter: Drafter, grammar: Grammar) -> None:
         self._drafter, self._grammar = drafter, grammar
@@ -100,7 +100,7 @@ class GrammarDrafter:
 
 
 class Grammars:
-    """Makes guides for one model; the tokenizer is prepared once, at the first.
+    """Makes grammars for one model; the tokenizer is prepared once, at the first.
 
     Args:
         tokenizer: the model's.
@@ -135,7 +135,7 @@ class Grammars:
         given = {"json_schema": json_schema, "regex": regex, "choice": choice}
         names = [name for name, value in given.items() if value is not None]
         if len(names) != 1:
-            raise OptionError(f"{' and '.join(names)} exclude each other: a text has one form")
+            raise OptionError(f"{' and '.join(names)} exclude each other: a text has one grammar")
         try:
             import llguidance
         except ImportError:

@@ -1,4 +1,4 @@
-"""The sessions of a bundle: decode's, and one for prompts where the bundle or the machine wants that."""
+"""The sessions of a bundle: decode's, and one for prefill where the bundle or the machine wants that."""
 
 from __future__ import annotations
 

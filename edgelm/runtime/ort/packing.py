@@ -59,7 +59,7 @@ def pack(model: Path, folder: Path, final: Path, on_bytes: OnBytes | None = None
         model: the graph of a bundle.
         folder: an empty folder.
         final: what `folder` will be called: the graph says where its weights are.
-        on_bytes: hears how far it is.
+        on_bytes: is called with how far it is.
 
     Raises:
         OSError: the folder cannot be written.

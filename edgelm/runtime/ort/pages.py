@@ -1,7 +1,7 @@
-"""Which of a bundle's weights stand in memory, where it has two sets of them: those for prompts, or decode's.
+"""Which of a bundle's weights are resident, where it has two sets of them: the prefill graph's, or decode's.
 
 Both are mapped from files. A pass of a prompt reads each of its matrices once, in order, so that what is behind it can be
-let go of while it goes on: of that set some megabytes stand at any time. It costs next to nothing, because the pages
+released while it goes on: of that set some megabytes are resident at any time. It costs next to nothing, because the pages
 stay in the system's page cache for as long as nobody else wants the memory, and are mapped again from there. Linux alone
 tells where files are mapped (``/proc/self/maps``); elsewhere all stays as the system sees fit.
 
@@ -46,7 +46,7 @@ class Pages:
         return sum(end - start for start, end in self.ranges)
 
     def release(self) -> None:
-        """Let go of what stands in memory; what is read again comes from the file again."""
+        """Release what is resident; what is read again comes from the file again."""
         for start, end in self.ranges:
             _madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONTNEED)
 
@@ -59,7 +59,7 @@ class Pages:
         done = threading.Event()
         thread = threading.Thread(target=self._follow, args=(done,), daemon=True)
         try:
-            with contextlib.suppress(RuntimeError):  # no more threads: all stands until the end
+            with contextlib.suppress(RuntimeError):  # no more threads: all stays resident until the end
                 thread.start()
             yield
         finally:
@@ -108,7 +108,7 @@ def watching() -> Iterator[Watch]:
 
 
 def make(session: Callable[[], Any], *, watched: bool) -> Any:
-    """Make a session, while no other one is made; the Watch of this thread hears of one that is `watched`."""
+    """Make a session, while no other one is made; the Watch of this thread records one that is `watched`."""
     with _lock:
         watch = getattr(_here, "watch", None) if watched else None
         if watch is None:

@@ -1,6 +1,6 @@
 """The only module that imports onnxruntime.
 
-Official onnxruntime builds carry a usage uploader that is on unless ``ORT_DISABLE_TELEMETRY=1`` stands in
+Official onnxruntime builds carry a usage uploader that is on unless ``ORT_DISABLE_TELEMETRY=1`` is in
 the environment before the import. edgelm promises that nothing leaves the device: it is set here, first.
 """
 

@@ -90,7 +90,7 @@ class Entry:
 
         Args:
             whole: read all of them.
-            on_bytes: hears of every piece read.
+            on_bytes: is called with the size of every piece read.
         """
         try:
             for name, wanted in self.facts["files"].items():
@@ -247,7 +247,7 @@ class WeightCache:
             self._sweep(None)
 
     def _sweep(self, key: str | None) -> bool:
-        """Remove what was left behind; whether a process is at work on the entry of `key`."""
+        """Remove what was left behind; whether a process is making the entry of `key`."""
         held = sweep_matching(self.folder, re.escape(_PARTIAL) + ".*")
         return key is not None and any(path.name.startswith(f"{_PARTIAL}{key}-") for path in held)
 
