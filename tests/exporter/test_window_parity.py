@@ -125,7 +125,7 @@ def test_what_is_held(tokens: int, window: int, slack: int) -> None:
     """The operator's documentation: L(T) = T while T <= C, else T - G ceil((T - C) / G), G = C - W + 1."""
     w = Window(window, window + slack)
     assert min(tokens, window) <= w.held(tokens) <= min(tokens, w.capacity)
-    assert w.gone(tokens + w.room(tokens)) == w.gone(tokens) < w.gone(tokens + w.room(tokens) + 1)
+    assert w.evicted(tokens + w.room(tokens)) == w.evicted(tokens) < w.evicted(tokens + w.room(tokens) + 1)
 
 
 def test_sessions_files_and_speculation(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
