@@ -33,6 +33,11 @@ def read_json(path: Path, *, error: type[EdgeLMError] = BundleError, hint: str =
     Raises:
         EdgeLMError: of the kind `error`: it cannot be read, is larger than 16 MiB, is no JSON, or no object.
     """
+    return parse_json(read_data(path, error=error, hint=hint), path, error=error, hint=hint)
+
+
+def read_data(path: Path, *, error: type[EdgeLMError] = BundleError, hint: str = _HINT) -> bytes:
+    """The bytes of a JSON file; raises as `read_json` does."""
     try:
         with open_regular(path) as file:
             data = file.read(MOST_BYTES + 1)
@@ -40,7 +45,7 @@ def read_json(path: Path, *, error: type[EdgeLMError] = BundleError, hint: str =
         raise error(f"{path} cannot be read: {reason.strerror or reason}", hint=hint) from None
     if len(data) > MOST_BYTES:
         raise error(f"{path} is larger than {MOST_BYTES >> 20} MiB, which no such file is", hint=hint)
-    return parse_json(data, path, error=error, hint=hint)
+    return data
 
 
 def parse_json(

@@ -21,10 +21,12 @@ from edgelm.bundle.json_table import (
     JsonTable,
     is_file_name,
     names,
+    parse_json,
     plain,
-    read_json,
+    read_data,
 )
 from edgelm.bundle.origins import Calibration, KVCalibration, Mixed, Model, Vocabulary
+from edgelm.bundle.seal import expect_whole
 from edgelm.errors import BundleError
 from edgelm.version import __version__
 
@@ -220,7 +222,7 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All of manifest.json; `context` is in tokens, `threads` and `provider` are the target's."""
+    """All of manifest.json; `context` is in tokens, `threads` and `provider` are the target's, `sha256` is its own."""
 
     format: int = FORMAT
     minimum_runtime: Mapping[str, str] = field(default_factory=dict)
@@ -241,15 +243,21 @@ class Manifest:
     vocabulary: Vocabulary | None = field(default=None, metadata=LEFT_OUT)
     extra: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
+    sha256: str | None = field(default=None, metadata=LEFT_OUT)
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """From the file `path`.
 
         Raises:
-            BundleError: it cannot be read or is of a newer format; a key is missing, or its value not as expected.
+            BundleError: it cannot be read, was changed or is of a newer format; a key is missing, or its value not as
+                expected.
         """
-        return cls.from_dict(read_json(path), path)
+        data = read_data(path)
+        parsed = parse_json(data, path)
+        _expect_format(JsonTable(path, parsed))
+        expect_whole(data, parsed, path)
+        return cls.from_dict(parsed, path)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], path: Path) -> Manifest:
@@ -276,6 +284,7 @@ class Manifest:
             vocabulary=Vocabulary.read(table.table("vocabulary")) if table.has("vocabulary") else None,
             extra=table.others(names(cls)),
             files=_files(table),
+            sha256=table.text("sha256") if table.has("sha256") else None,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -105,8 +105,10 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the hashes of all files, in hex: the same for the same bundle, wherever it lies."""
+        """SHA-256 over the hashes of all files, in hex: the same for the same bundle, wherever it lies. Caches go by it."""
         hashes = {name: entry.sha256 for name, entry in self.files.items()}
+        if self.manifest.sha256 is not None:
+            hashes[MANIFEST] = self.manifest.sha256
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
     @property

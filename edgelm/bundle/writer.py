@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.json_table import parse_json
 from edgelm.bundle.manifest import FileEntry, Manifest
 from edgelm.bundle.reader import MANIFEST, QUALITY, Bundle, sha256
+from edgelm.bundle.seal import sealed
 from edgelm.errors import ExportError
 from edgelm.files import aside, put, recover, sweep, to_disk, umask
 
@@ -51,8 +53,9 @@ class BundleWriter:
         """Write the manifest with every file's size and hash, force all to disk, and make the bundle visible."""
         names = sorted(entry.name for entry in self.folder.iterdir())
         files = {n: FileEntry(self.path(n).stat().st_size, sha256(self.path(n))) for n in names}
-        full = replace(manifest, files=files)
-        self.write_json(MANIFEST, full.to_dict())
+        text = sealed(json_text(replace(manifest, files=files, sha256=None).to_dict()))
+        full = Manifest.from_dict(parse_json(text.encode("utf-8"), MANIFEST), Path(MANIFEST))  # as devices will read it
+        self.write_text(MANIFEST, text)
         for name in [*names, MANIFEST]:
             to_disk(self.path(name))
         to_disk(self.folder)

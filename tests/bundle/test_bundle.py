@@ -13,7 +13,7 @@ import pytest
 from manifests import manifest
 
 from edgelm.bundle.reader import FORMAT, MANIFEST, Bundle
-from edgelm.bundle.writer import writing
+from edgelm.bundle.writer import BundleWriter, writing
 from edgelm.errors import BundleError, EdgeLMError, ExportError
 
 
@@ -26,8 +26,15 @@ def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
 def edit_manifest(bundle: Bundle, change: Callable[[dict[str, Any]], None]) -> None:
     path = bundle.path / MANIFEST
     manifest = json.loads(path.read_text())
+    manifest.pop("sha256", None)  # else it would be told that it was changed, and no more
     change(manifest)
     path.write_text(json.dumps(manifest))
+
+
+def write_least(writer: BundleWriter, content: str) -> None:
+    """What no bundle is without."""
+    for name in ("model.onnx", "tokenizer.json"):
+        writer.write_text(name, content)
 
 
 def test_a_whole_bundle_opens_and_verifies(bundle: Bundle) -> None:
@@ -119,10 +126,10 @@ def test_not_a_bundle(tmp_path: Path) -> None:
 def test_nothing_is_visible_until_it_is_whole(tmp_path: Path) -> None:
     output = tmp_path / "deep" / "er" / "bundle"
     with writing(output) as writer:
-        writer.write_text("a.txt", "hello")
+        write_least(writer, "hello")
         assert not output.exists()
         writer.commit(manifest())
-    assert sorted(p.name for p in output.iterdir()) == ["a.txt", MANIFEST]
+    assert sorted(p.name for p in output.iterdir()) == [MANIFEST, "model.onnx", "tokenizer.json"]
     assert [p.name for p in output.parent.iterdir()] == ["bundle"]
 
 
@@ -156,6 +163,7 @@ def test_an_existing_output_is_kept(tmp_path: Path) -> None:
     # Another process may finish first: then its bundle stays.
     def finish_late() -> None:
         with writing(tmp_path / "late") as writer:
+            write_least(writer, "late")
             (tmp_path / "late").mkdir()
             (tmp_path / "late" / "theirs").touch()
             writer.commit(manifest())
@@ -168,9 +176,9 @@ def test_an_existing_output_is_kept(tmp_path: Path) -> None:
 def test_overwriting_replaces_a_bundle_and_nothing_else(tmp_path: Path) -> None:
     for content in ("old", "new"):
         with writing(tmp_path / "bundle", overwrite=True) as writer:
-            writer.write_text("a.txt", content)
+            write_least(writer, content)
             writer.commit(manifest(), overwrite=True)
-    assert (tmp_path / "bundle" / "a.txt").read_text() == "new"
+    assert (tmp_path / "bundle" / "model.onnx").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
     (tmp_path / "photos").mkdir()
     with pytest.raises(ExportError, match="is not a bundle"), writing(tmp_path / "photos", overwrite=True):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 from manifests import manifest
 
 import edgelm
+from edgelm.bundle.json_table import parse_json
 from edgelm.bundle.manifest import MANIFEST, MOST_FILES, Manifest
 from edgelm.bundle.reader import Bundle
-from edgelm.bundle.writer import json_text
+from edgelm.bundle.seal import expect_whole
+from edgelm.bundle.writer import json_text, writing
 from edgelm.errors import BundleError
 from edgelm.runtime.engine import Engine
 
@@ -172,3 +175,62 @@ def test_hostile_json_is_one_line(tmp_path: Path, content: bytes, said: str) -> 
     with pytest.raises(BundleError, match=said) as raised:
         Bundle.open(folder)
     assert "\n" not in str(raised.value)
+
+
+# --- its checksum of itself
+
+
+def test_every_flipped_bit_of_a_manifest_is_seen(tmp_path: Path) -> None:
+    with writing(tmp_path / "b") as writer:
+        for name in ("model.onnx", "tokenizer.json"):
+            writer.write_text(name, name)
+        bundle = writer.commit(manifest())
+    path = bundle.path / MANIFEST
+    whole = path.read_bytes()
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+    assert json.loads(whole)["sha256"] == bundle.manifest.sha256
+    passed = []
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        try:
+            found = parse_json(bytes(data), path)
+            expect_whole(bytes(data), found, path)
+        except BundleError:
+            continue
+        passed.append(bit)
+    assert passed == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"context": 64', '"context": 9024'),
+        lambda text: json.dumps(json.loads(text)),
+        lambda text: text.replace('  "sha256": "', '  "sha512": "'),
+        lambda text: text.replace("\n}\n", ',\n  "x": "y"\n}\n'),
+        lambda text: text.replace("\n", "\r\n"),
+    ],
+)
+def test_a_changed_manifest_is_told_when_it_is_opened(tmp_path: Path, change: Callable[[str], str]) -> None:
+    with writing(tmp_path / "b") as writer:
+        for name in ("model.onnx", "tokenizer.json"):
+            writer.write_text(name, name)
+        writer.commit(manifest())
+    path = tmp_path / "b" / MANIFEST
+    path.write_bytes(change(path.read_text()).encode())
+    with pytest.raises(BundleError, match=r"manifest\.json was changed: SHA-256"):
+        Bundle.open(tmp_path / "b", check=False)
+
+
+def test_caches_go_by_the_manifest_too(tmp_path: Path) -> None:
+    digests = set()
+    for context in (64, 32):
+        with writing(tmp_path / str(context)) as writer:
+            for name in ("model.onnx", "tokenizer.json"):
+                writer.write_text(name, name)
+            digests.add(writer.commit(manifest(context=context)).digest)
+    assert len(digests) == 2
+    before = Bundle.open(FROZEN)  # without a checksum: what was cached for it is still good
+    hashes = {name: entry.sha256 for name, entry in before.files.items()}
+    assert before.digest == hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

@@ -390,7 +390,7 @@ def test_real_tokenizers(data_dir: Path, tmp_path: Path, name: str, vocab: int, 
     full = read_text(folder, config)
     found = trim(full, config, domain, Progress())
     assert len(found.rows) < most
-    assert found.facts["coverage"]["unchanged"] == 1.0
+    assert found.facts.coverage.unchanged == 1.0
     for odd in ("Ünïcödé — 你好 🙂", "def f(x):\n\treturn {x: 1}", stories[-3000:]):
         before, after = (t.tokenizer.encode(odd, add_special_tokens=False) for t in (full, found.text))
         texts = [t.tokenizer.decode(e.ids) for t, e in ((full, before), (found.text, after))]
