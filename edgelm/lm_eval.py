@@ -21,7 +21,7 @@ from edgelm.runtime.lm import LM, load
 from edgelm.runtime.loop.generate import Limits, generate_step
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.sampling import make_sampler
-from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings
+from edgelm.runtime.text.tokenizer import StoppedText
 
 try:
     import lm_eval.models  # noqa: F401  the harness registers its own models only while there is none
@@ -186,14 +186,13 @@ def _complete(lm: LM, ids: list[int], config: GenerationConfig, eos: Sequence[in
     """
     lm.engine.reset()
     tokens = generate_step(lm.engine, ids, make_sampler(config, len(ids)), Limits(config.max_tokens, eos))
-    pieces, stops, text = Detokenizer(lm.tokenizer), StopStrings(config.stop), ""
+    written, text = StoppedText(lm.tokenizer, config.stop), ""
     for token in tokens:
-        text += stops.push(pieces.push(token))
-        if stops.matched is not None:
+        text += written.push(token)
+        if written.stopped:
             tokens.close()
             return text
-    text += stops.push(pieces.flush())
-    return text + stops.flush()
+    return text + written.flush()
 
 
 def main() -> None:

@@ -6,6 +6,7 @@
     prefill.onnx, prefill.onnx.data   the prefill graph, in bundles with one
     tokenizer.json           as `tokenizers` reads it
     chat_template.jinja      where the model has one
+    chat_templates.json      its other templates by name (tool_use, …), where it has several
     tokenizer_config.json    its settings, for other programs
     generation_config.json   the model's sampling defaults
     genai_config.json        the same model told to onnxruntime-genai (native exports)
@@ -40,6 +41,7 @@ DATA = "model.onnx.data"
 PREFILL = "prefill.onnx"
 PREFILL_DATA = "prefill.onnx.data"
 TEMPLATE = "chat_template.jinja"
+TEMPLATES = "chat_templates.json"
 GENERATION = "generation_config.json"
 QUALITY = "quality.json"
 LORA = "lora.json"
@@ -135,6 +137,14 @@ class Bundle:
     def chat_template(self) -> str | None:
         """The chat template's source, or None for a model without one."""
         return _read_text(self.path / TEMPLATE) if TEMPLATE in self.files else None
+
+    @cached_property
+    def chat_templates(self) -> dict[str, str]:
+        """Sources of the model's other chat templates, such as ``tool_use``, by name."""
+        found = read_json(self.path / TEMPLATES) if TEMPLATES in self.files else {}
+        if not all(isinstance(text, str) for text in found.values()):
+            raise BundleError(f"{self.path / TEMPLATES} is not a table of templates", hint="export the model again")
+        return found
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:

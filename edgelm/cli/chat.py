@@ -164,8 +164,10 @@ class Conversation:
 
     def _fits(self, room: int) -> bool:
         assert self.lm.template is not None
-        prompt = self.lm.template.render(self._messages())  # not encode_prompt, which refuses what is too long
-        return len(self.lm.tokenizer.encode(prompt, special=False)) + room <= self.lm.context
+        from edgelm.runtime.text.prompt import Rendering
+
+        how = Rendering(parse_special=bool(self.options.get("parse_special")))
+        return self.lm.count_prompt(self._messages(), how=how) + room <= self.lm.context
 
 
 def _answer(conversation: Conversation, text: str) -> None:

@@ -84,6 +84,11 @@ _SAMPLING = (
         type=click.Choice(["auto", "off"]),
         help="Draft tokens from the text so far and verify several at once, while that pays.  [default: auto]",
     ),
+    click.option(
+        "--parse-special",
+        is_flag=True,
+        help="Take names of special tokens in messages as those tokens; without it text is text.",
+    ),
     click.option("--stop", multiple=True, metavar="STR", help="End the text before STR; may be given several times."),
 )
 _FORM = (

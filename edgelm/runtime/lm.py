@@ -12,7 +12,7 @@ from edgelm.runtime.loop.text_generator import TextGenerator
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.session import Session
 from edgelm.runtime.text.chat import ChatTemplate
-from edgelm.runtime.text.prompt import Prompt, text_tools
+from edgelm.runtime.text.prompt import Prompt, Rendering, text_tools
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -66,17 +66,22 @@ class LM(TextGenerator):
         """The longest prompt plus completion, in tokens."""
         return self.engine.context
 
-    def encode_prompt(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> list[int]:
         """The ids of a prompt.
 
         Args:
             prompt: a str, taken as the user's message where the model has a chat template, or a list of messages.
             raw: take a str as it is.
+            how: to render messages; None as by default, where their text is text and no special token.
 
         Raises:
             PromptError: empty, malformed, longer than the context, or messages for a model without a template.
         """
-        return self._requests.prompts.encode(prompt, raw=raw)
+        return self._requests.prompts.encode(prompt, raw=raw, how=how)
+
+    def count_prompt(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> int:
+        """How many tokens `encode_prompt` would give, also where these are more than the context."""
+        return len(self._requests.prompts.ids(prompt, raw=raw, how=how))
 
     def open_adapter(self, path: str | PathLike[str] | None) -> RuntimeAdapter | None:
         """The adapter in a file, checked to be this bundle's; one that was used before is not read again. None for None.

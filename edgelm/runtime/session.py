@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgelm.errors import OptionError, PromptCacheError
 from edgelm.runtime.loop.chunks import reuse
 from edgelm.runtime.loop.text_generator import TextGenerator
-from edgelm.runtime.text.prompt import Prompt
+from edgelm.runtime.text.prompt import Prompt, Rendering
 
 if TYPE_CHECKING:
     from edgelm.runtime.lora_adapter import RuntimeAdapter
@@ -22,13 +22,20 @@ class Session(TextGenerator):
     text before, from the start on, is in the cache. Sessions of one LM take turns; none disturbs another's cache.
     """
 
-    def prefill(self, prompt: Prompt, *, raw: bool = False, adapter: str | PathLike[str] | None = None) -> int:
-        """Compute the cache of a prompt, and generate nothing.
+    def prefill(
+        self,
+        prompt: Prompt,
+        *,
+        raw: bool = False,
+        how: Rendering | None = None,
+        adapter: str | PathLike[str] | None = None,
+    ) -> int:
+        """Compute the cache of a prompt, and generate nothing; the arguments are those of `LM.encode_prompt`.
 
         Returns:
             how many tokens had to be computed.
         """
-        ids, chosen = self._requests.prompts.encode(prompt, raw=raw), self._requests.adapter(adapter)
+        ids, chosen = self._requests.prompts.encode(prompt, raw=raw, how=how), self._requests.adapter(adapter)
         sequence = self._opened()
         with self._scheduler.alone():
             sequence.adapt(chosen)

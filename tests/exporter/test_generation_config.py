@@ -52,7 +52,7 @@ def greedy(pair: tuple[LM, Any], prompt: list[int], **rules: Any) -> tuple[list[
     """(tokens of edgelm, those of transformers) after the prompt, without an end."""
     lm, model = pair
     settings = {"eos_token_id": 2, "pad_token_id": 0, **rules}
-    lm.config = GenerationConfig.from_hf(settings).replace(max_tokens=NEW)
+    lm._requests.config = GenerationConfig.from_hf(settings).replace(max_tokens=NEW)
     with torch.no_grad():
         out = model.generate(
             torch.tensor([prompt]),
@@ -60,7 +60,7 @@ def greedy(pair: tuple[LM, Any], prompt: list[int], **rules: Any) -> tuple[list[
             do_sample=False,
         )
     ends = np.ravel(settings["eos_token_id"]).tolist()
-    lm._eos = frozenset(ends)  # as the manifest of an export with these settings has it
+    lm._requests.eos = frozenset(ends)  # as the manifest of an export with these settings has it
     theirs = out[0, len(prompt) :].tolist()
     return list(lm.generate(lm.tokenizer.decode(prompt), raw=True).tokens), theirs[:-1] if theirs[
         -1
@@ -114,7 +114,7 @@ def test_rules_of_the_model_are_kept(pair: tuple[LM, Any], plain: tuple[list[int
 
 def test_a_forced_first_token(pair: tuple[LM, Any]) -> None:
     lm, _ = pair
-    lm.config = GenerationConfig.from_hf({"forced_bos_token_id": 40}).replace(max_tokens=3)
+    lm._requests.config = GenerationConfig.from_hf({"forced_bos_token_id": 40}).replace(max_tokens=3)
     assert lm.generate("a", raw=True).tokens[0] == 40
     assert lm.generate("ab", raw=True, speculate="off").tokens[0] != 40
 
@@ -152,7 +152,7 @@ def test_what_means_nothing_is_left_out(checkpoint: Path, tmp_path: Path, case: 
     values, expected = SOUND[case]
     bundle = export(with_generation(checkpoint, tmp_path / "c", values), "x86-64", "fp32", output=tmp_path / "b")
     with load(bundle.path) as lm:
-        assert {name: getattr(lm.config, name) for name in expected} == expected
+        assert {name: getattr(lm._requests.config, name) for name in expected} == expected
         assert lm.generate("a", max_tokens=1).finish_reason in ("length", "stop")
     assert None not in bundle.generation_config.values()
 
@@ -229,3 +229,24 @@ def test_no_end_at_all_is_told(checkpoint: Path, tmp_path: Path) -> None:
     bundle = export(copy, "x86-64", "fp32", output=tmp_path / "b", progress=heard)
     assert any("how a text ends" in line for line in heard.lines)
     assert bundle.manifest.special_tokens.eos == ()
+
+
+@pytest.mark.parametrize("stop", ["</s>", "</", "s>"])
+def test_a_special_token_as_a_stop_string(checkpoint: Path, pair: tuple[LM, Any], tmp_path: Path, stop: str) -> None:
+    settings = {"stop_strings": [stop, "none"], "suppress_tokens": [], "eos_token_id": 1}
+    pair[0]._requests.config = GenerationConfig()
+    for lm in (
+        pair[0],
+        load(
+            export(
+                with_generation(checkpoint, tmp_path / "c", settings),
+                target="x86-64",
+                quant="fp32",
+                output=tmp_path / "b",
+            ).path
+        ),
+    ):
+        lm._requests.eos, lm._requests.config = frozenset(), lm.config.replace(max_tokens=4)
+        given = {} if lm is not pair[0] else {"stop": stop}
+        done = lm.generate("a", raw=True, logit_bias={2: 1e4}, **given)
+        assert (done.text, done.tokens, done.finish_reason) == ("", (2,), "stop")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from edgelm.errors import BundleError, PromptError
-from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
+from edgelm.runtime.text.tokenizer import Detokenizer, StoppedText, StopStrings, Tokenizer
 
 FAMILY = "👩‍👩‍👧‍👦"  # one emoji to the eye: 25 bytes, four characters joined by three more
 
@@ -328,3 +328,71 @@ def test_text_that_only_began_like_a_stop_string_is_shown() -> None:
     stopper = StopStrings(["</tool>"])
     assert [stopper.push(part) for part in ("x </to", "y </too")] == ["x ", "</toy "]
     assert stopper.flush() == "</too"
+
+
+Pieces = list[tuple[str, bool]]  # text, and whether it is that of a special token
+
+
+def with_specials(pieces: Pieces, stops: list[str]) -> tuple[str, str | None]:
+    """The reference: one character at a time, in the text with special tokens and in the text without."""
+    characters = [(character, hidden) for text, hidden in pieces for character in text]
+    for end in range(1, len(characters) + 1):
+        seen = [i for i in range(end) if not characters[i][1]]
+        ways = [list(range(end)), *([seen] if seen[-1:] == [end - 1] else [])]
+        found = [
+            (-len(stop), places[-len(stop)], stop)
+            for places in ways
+            for stop in stops
+            if "".join(characters[i][0] for i in places).endswith(stop)
+        ]
+        if found:
+            _, start, stop = min(found)
+            return "".join(c for c, hidden in characters[:start] if not hidden), stop
+    return "".join(c for c, hidden in characters if not hidden), None
+
+
+@given(
+    pieces=st.lists(st.tuples(st.text("ab<>", min_size=1, max_size=6), st.booleans()), max_size=8),
+    stops=st.lists(st.text("ab<>", min_size=1, max_size=5), max_size=4),
+)
+@example([("a", False), ("<b>", True), ("b", False)], ["<b>"])
+@example([("a", False), ("<b>", True), ("b", False)], ["a<b>b"])
+@example([("a", False), ("<b>", True), ("b", False)], ["ab"])
+@example([("a", False), ("<b>", True), ("b", False)], ["a<"])
+@example([("a<", False), ("<b>", True), ("<b", True)], ["a<b", "<<b>"])
+def test_stop_strings_that_are_special_tokens(pieces: Pieces, stops: list[str]) -> None:
+    stopper = StopStrings(stops)
+    expected, matched = with_specials(pieces, stops)
+    shown = ""
+    for text, hidden in pieces:
+        shown += stopper.push(text, hidden=hidden)
+        assert expected.startswith(shown)
+    assert (shown + stopper.flush(), stopper.matched) == (expected, matched)
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected", "count"),
+    [
+        ("</s>", "the the", 3),  # whole
+        ("</", "the the", 3),  # the beginning of one
+        ("s>", "the the", 3),  # its end
+        ("the</s>", "the ", 3),  # text before one
+        ("</s> the", "the the", 4),  # text behind one
+        ("e</s> the the", "the th", 5),  # text around one
+        ("the the the", "", 4),  # text that goes over one
+        ("<s>", "the the the the", 5),  # one that does not come
+    ],
+)
+def test_a_token_that_is_not_shown_ends_the_text(stop: str, expected: str, count: int) -> None:
+    tokenizer = Tokenizer(byte_level())
+    the = tokenizer.encode(" the", special=False)[0]
+    ids = [tokenizer.token_to_id("t"), tokenizer.token_to_id("he"), the, 1, the, the]
+    assert tokenizer.decode(ids) == "the the the the"
+    written, text, taken = StoppedText(tokenizer, [stop]), "", 0
+    for token in ids:
+        if written.stopped:
+            break
+        text += written.push(token)
+        taken += 1
+    assert text + written.flush() == expected
+    assert taken == count + 1

@@ -22,7 +22,8 @@ class AddedTokens:
     """Tokens beside the vocabulary.
 
     Attributes:
-        names: text of the named special tokens (``bos_token`` …), which chat templates use.
+        names: text of the named special tokens (``bos_token`` …, and a model's own such as ``image_token``), which chat
+            templates use.
         listed: tokens by id, in order.
         special: tokens that are special whatever `listed` says; a str where only its text is known.
         legacy: from files older than `added_tokens_decoder`, over which tokenizer.json has precedence.
@@ -47,7 +48,14 @@ class AddedTokens:
                 values[key] = [*_several(values.get(key)), *value] if isinstance(value, list) else value
         named = {name: _token(path, name, values.get(name, kind.tokens.get(name))) for name in _NAMES}
         others = [*_several(values.get("additional_special_tokens")), *_several(values.get("extra_special_tokens"))]
+        others += _several(values.get("model_specific_special_tokens"))
         special = [*named.values(), *(_token(path, "additional_special_tokens", t) for t in (*others, *kind.extra))]
+        named |= {
+            name: _token(path, f"extra_special_tokens.{name}", token)
+            for key in ("extra_special_tokens", "model_specific_special_tokens")
+            for name, token in (values[key].items() if isinstance(values.get(key), dict) else ())
+            if name not in ("add_bos", *_NAMES)
+        }
         texts = {str(token) for token in special if token is not None}
         listed = _from_older_file(source, texts) if legacy else _from_settings(path, settings["added_tokens_decoder"])
         return cls(

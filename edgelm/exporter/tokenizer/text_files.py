@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from edgelm import files
 from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import SpecialTokens, TokenizerFacts
-from edgelm.bundle.reader import GENERATION, TEMPLATE, TOKENIZER
+from edgelm.bundle.reader import GENERATION, TEMPLATE, TEMPLATES, TOKENIZER
 from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.errors import BundleError, CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
@@ -25,6 +26,7 @@ from edgelm.exporter.tokenizer import bytelevel, sentencepiece
 from edgelm.exporter.tokenizer.added_tokens import AddedTokens, optional_json
 from edgelm.exporter.tokenizer.gguf import read_gguf_text
 from edgelm.exporter.tokenizer.special_tokens import special_tokens, vocabulary_size
+from edgelm.exporter.tokenizer.templates import read_templates
 from edgelm.exporter.tokenizer.tokenizer_class import Style, TokenizerClass, tokenizer_class
 from edgelm.runtime.sample.config import settled
 from edgelm.runtime.text import tokenizer_file
@@ -72,6 +74,7 @@ class Text:
         generation: its generation_config.json.
         special: see `TextFiles`.
         template: the chat template's source, or None.
+        templates: sources of others by name.
         remarks: what an export should tell its user about the files.
     """
 
@@ -82,6 +85,7 @@ class Text:
     special: SpecialTokens
     template: str | None
     remarks: tuple[str, ...] = ()
+    templates: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_text(source: Path, config: Config) -> Text:
@@ -99,7 +103,11 @@ def read_text(source: Path, config: Config) -> Text:
     tokenizer = _load_tokenizer(source, config, settings, kind, added)
     special, told = special_tokens(config, generation, added.names, tokenizer)
     remarks += told
-    return Text(tokenizer, added.names, settings, generation, special, _chat_template(source, settings), tuple(remarks))
+    templates = read_templates(source, settings)
+    remarks += templates.remarks
+    return Text(
+        tokenizer, added.names, settings, generation, special, templates.default, tuple(remarks), templates.others
+    )
 
 
 def _generation(source: Path, config: Config) -> tuple[dict[str, Any], list[str]]:
@@ -125,6 +133,8 @@ def text_files(text: Text) -> TextFiles:
     files = {TOKENIZER: text.tokenizer.to_str(pretty=False), "tokenizer_config.json": json_text(settings)}
     if text.template is not None:
         files[TEMPLATE] = text.template
+    if text.templates:
+        files[TEMPLATES] = json_text(dict(text.templates))
     told = (*_IDS, "transformers_version", "_from_model_config")  # told anew below, or nothing about sampling
     generation = {key: value for key, value in text.generation.items() if key not in told}
     generation |= {f"{kind}_token_id": value for kind, value in plain(text.special).items() if value not in (None, [])}
@@ -228,24 +238,6 @@ def _add_ends(tokenizer: Tokenizer, settings: dict[str, Any], names: dict[str, s
     bos, eos = wanted("bos", add_bos), wanted("eos", False)
     single = [*(token for token, _ in bos), "$A", *(token for token, _ in eos)]
     tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=bos + eos)
-
-
-def _chat_template(source: Path, settings: dict[str, Any]) -> str | None:
-    """The chat template from its own file, or from tokenizer_config.json; a list of them has one named default."""
-    if (path := source / "chat_template.jinja").exists():
-        try:
-            return files.read_text(path, _LONGEST)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}", hint="download the checkpoint again") from None
-    found = settings.get("chat_template") or optional_json(source / "chat_template.json").get("chat_template")
-    if isinstance(found, list):
-        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-        found = named.get("default")
-    if found is not None and not isinstance(found, str):
-        raise CheckpointError(
-            f"{source / 'tokenizer_config.json'}: key 'chat_template' is not a string or a list of named templates"
-        )
-    return found
 
 
 def licence(checkpoint: Checkpoint) -> str | None:

@@ -115,6 +115,8 @@ def trim(text: Text, config: Config, domain: Domain, progress: Progress) -> Trim
     kept = {*words.required, *named, *map(int, np.flatnonzero(counts))}
     if template is not None:
         kept |= _ids_of_chats(text.tokenizer, template, pieces)
+    for source in text.templates.values():
+        kept |= _ids_of_chats(text.tokenizer, ChatTemplate(source, text.names), ())
     for language in domain.languages:
         kept |= words.made_of(language.characters, text.tokenizer)
     kept = words.with_parts(kept)

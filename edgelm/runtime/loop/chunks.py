@@ -12,7 +12,7 @@ from edgelm.runtime.loop.request import Request
 from edgelm.runtime.loop.results import Chunk, Stopwatch, Timings
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.sampling import Sampler, make_sampler
-from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
+from edgelm.runtime.text.tokenizer import StoppedText, Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.runtime.loop.draft import DraftModel, ModelDrafter
@@ -100,7 +100,7 @@ class _Output:
 
     def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
         healing = request.healing
-        self._writer = _Writer(tokenizer, request.config.stop, "" if healing is None else healing.text)
+        self._writer = StoppedText(tokenizer, request.config.stop, "" if healing is None else healing.text)
         self._recorded = request.logprobs is not None
         self._tokens: list[int] = []
         self.records: list[TokenLogprob] = []
@@ -181,30 +181,6 @@ def reuse(sequence: TextSequence, ids: Sequence[int]) -> int:
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(sequence.tokens, ids[:-1], strict=False)))
     sequence.rewind(same)
     return same
-
-
-class _Writer:
-    """Ids to text that may be shown: detokenised, behind what the prompt holds already, up to the first stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], known: str = "") -> None:
-        self._detokenizer, self._known = Detokenizer(tokenizer), known
-        self._stops = StopStrings(stop)
-
-    @property
-    def stopped(self) -> bool:
-        return self._stops.matched is not None
-
-    def push(self, token: int) -> str:
-        return self._stops.push(self._new(self._detokenizer.push(token)))
-
-    def flush(self) -> str:
-        return self._stops.push(self._new(self._detokenizer.flush())) + self._stops.flush()
-
-    def _new(self, text: str) -> str:
-        """The text without what is known of it."""
-        count = min(len(text), len(self._known))
-        self._known = self._known[count:]
-        return text[count:]
 
 
 def _next(steps: Generator[int, None, FinishReason]) -> int | FinishReason:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 from edgelm.errors import OptionError
 from edgelm.runtime.loop.generate import FinishReason, Interrupt, Limits
 from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.text.prompt import Rendering
 
 if TYPE_CHECKING:
     from edgelm.runtime.loop.structured import Grammar
@@ -34,6 +35,11 @@ class Options(TypedDict, total=False):
         max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty,
             logit_bias, seed, stop: see `GenerationConfig`. A stop string ends the text and is not part of it.
         raw: give a str prompt to the model without the chat template.
+        parse_special: take names of special tokens in messages as those tokens. By default the text of a message is text:
+            a user who writes ``<|im_end|>`` ends no turn. Raw prompts are always taken so.
+        tools: JSON schemas of functions the model may call, for its chat template.
+        template: name of the chat template to use, of a model that has several; None for ``tool_use`` where there are
+            `tools` and it has one, else its default.
         deadline: seconds from now after which the generation ends with what it has.
         cancel: ends the generation once it is set.
         reuse_cache: False computes the whole prompt anew.
@@ -61,6 +67,9 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     raw: bool | None
+    parse_special: bool | None
+    tools: Sequence[Mapping[str, Any]] | None
+    template: str | None
     deadline: float | None
     cancel: CancelEvent | None
     reuse_cache: bool | None
@@ -154,6 +163,24 @@ def split_options(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     sampling = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
     return sampling, given
+
+
+def rendering(options: Mapping[str, Any]) -> Rendering:
+    """How messages become a prompt.
+
+    Raises:
+        OptionError: an option is of the wrong kind.
+    """
+    tools, template = options.get("tools"), options.get("template")
+    if tools is not None and (
+        isinstance(tools, str | bytes | Mapping)
+        or not isinstance(tools, Sequence)
+        or not all(isinstance(tool, Mapping) for tool in tools)
+    ):
+        raise OptionError(f"tools must be a list of JSON schemas, not {tools!r}")
+    if template is not None and not isinstance(template, str):
+        raise OptionError(f"template must be the name of a chat template, not {template!r}")
+    return Rendering(bool(options.get("parse_special", False)), tools, template)
 
 
 def check_bias(config: GenerationConfig, vocab_size: int) -> None:

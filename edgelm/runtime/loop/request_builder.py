@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from edgelm.errors import OptionError
 from edgelm.runtime.loop.generate import Limits
-from edgelm.runtime.loop.request import Options, Request, check_bias, make_interrupt, speculates, split_options
+from edgelm.runtime.loop.request import (
+    Options,
+    Request,
+    check_bias,
+    make_interrupt,
+    rendering,
+    speculates,
+    split_options,
+)
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.sample.logprobs import wanted
 from edgelm.runtime.text.chat import ChatTemplate
@@ -67,7 +75,8 @@ class RequestBuilder:
         interrupt = make_interrupt(started, others.get("deadline"), others.get("cancel"), cancelled.is_set)
         logprobs = wanted(others.get("logprobs"), others.get("top_logprobs"))
         raw = others.get("raw", False)
-        ids = self.prompts.encode(prompt, raw=raw)
+        how = rendering(others)
+        ids = self.prompts.encode(prompt, raw=raw, how=how)
         healing = self._heal(ids, others, raw) if others.get("token_healing") else None
         return Request(
             sequence=sequence,
@@ -78,7 +87,7 @@ class RequestBuilder:
             speculate=speculates(others.get("speculate", "auto"), config),
             grammar=self._grammar(others, forces=logprobs is None),
             logprobs=logprobs,
-            echo=self.prompts.text(prompt, raw=raw) if others.get("echo") else "",
+            echo=self.prompts.text(prompt, raw=raw, how=how) if others.get("echo") else "",
             healing=healing,
             cancelled=cancelled,
             encode_seconds=time.perf_counter() - started,

@@ -27,14 +27,40 @@ class ChatTemplate:
     Args:
         source: the template.
         special_tokens: ``bos_token``, ``eos_token`` … by name, as the template may use them.
+        others: sources of the model's other templates by name, such as ``tool_use``.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str] | None = None,
+        others: Mapping[str, str] | None = None,
+    ) -> None:
         self.source = source
+        self._others = {name: ChatTemplate(text, special_tokens) for name, text in (others or {}).items()}
         self.special_tokens = dict(special_tokens or {})
         self._lock = threading.Lock()
         self._compiled: tuple[Sandbox, jinja2.Template] | None = None
         self._takes_parts: bool | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the model's templates; this one is the default."""
+        return ("default", *self._others)
+
+    def named(self, name: str | None, *, tools: bool = False) -> ChatTemplate:
+        """The model's template of that name; None for ``tool_use`` where there are `tools` and it has one, else this one.
+
+        Raises:
+            PromptError: there is none of that name.
+        """
+        if name is None:
+            return self._others.get("tool_use", self) if tools else self
+        if name == "default":
+            return self
+        if name not in self._others:
+            raise PromptError(f"this model has no chat template {name!r}", hint=f"it has {', '.join(self.names)}")
+        return self._others[name]
 
     def render(
         self,

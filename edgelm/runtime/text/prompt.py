@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelm.errors import PromptError
-from edgelm.runtime.text.chat import ChatTemplate
+from edgelm.runtime.text.chat import ChatTemplate, check_messages
+from edgelm.runtime.text.message_text import Marker
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -20,7 +22,11 @@ Prompt = str | Sequence[Mapping[str, Any]]
 def text_tools(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
     """The tokenizer of a bundle, and its chat template where it has one."""
     manifest = bundle.manifest
-    return open_text(bundle.tokenizer_path, bundle.chat_template, manifest.tokenizer, manifest.special_tokens)
+    tokenizer, template = open_text(
+        bundle.tokenizer_path, bundle.chat_template, manifest.tokenizer, manifest.special_tokens
+    )
+    others = {} if template is None else bundle.chat_templates
+    return tokenizer, template if template is None else ChatTemplate(template.source, template.special_tokens, others)
 
 
 def open_text(
@@ -37,6 +43,21 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
     return open_text(bundle.tokenizer_path, None, manifest.tokenizer, manifest.special_tokens)[0]
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """How messages become a prompt.
+
+    Attributes:
+        parse_special: whether names of special tokens in messages are those tokens, and not text.
+        tools: JSON schemas of functions that the model may call, or None.
+        template: name of the chat template to use; None for ``tool_use`` where there are tools, else the default.
+    """
+
+    parse_special: bool = False
+    tools: Sequence[Mapping[str, Any]] | None = None
+    template: str | None = None
+
+
 class PromptEncoder:
     """Encodes prompts for one model.
 
@@ -51,15 +72,9 @@ class PromptEncoder:
         self._tokenizer, self._template = tokenizer, template
         self._context, self._vocab_size = context, vocab_size
 
-    def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
+    def encode(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> list[int]:
         """The ids of a prompt; see `LM.encode_prompt`."""
-        if isinstance(prompt, str) and (raw or self._template is None):
-            ids = self._encode_raw(prompt)
-        else:
-            # As transformers does: a template writes BOS itself where the model wants it.
-            ids = self._tokenizer.encode(self._render(prompt, raw), special=False)
-            if not ids:
-                raise PromptError("the chat template makes an empty prompt of these messages")
+        ids = self.ids(prompt, raw=raw, how=how)
         if len(ids) > self._context:
             raise PromptError(
                 f"the prompt has {len(ids):,} tokens, this bundle's context is {self._context:,}",
@@ -69,9 +84,23 @@ class PromptEncoder:
             raise PromptError(f"the tokenizer gives id {max(ids)}, the model knows {self._vocab_size:,} tokens")
         return ids
 
-    def text(self, prompt: Prompt, *, raw: bool = False) -> str:
+    def ids(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> list[int]:
+        """The ids of a prompt, however many they are."""
+        if isinstance(prompt, str) and (raw or self._template is None):
+            return self._encode_raw(prompt)
+        # As transformers does: a template writes BOS itself where the model wants it.
+        text, mark = self._render(prompt, raw, how or Rendering())
+        ids = self._tokenizer.encode(text, special=False) if not mark else self._tokenizer.encode_marked(text, mark)
+        if not ids:
+            raise PromptError("the chat template makes an empty prompt of these messages")
+        return ids
+
+    def text(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> str:
         """The text that `encode` turns into ids."""
-        return prompt if isinstance(prompt, str) and (raw or self._template is None) else self._render(prompt, raw)
+        if isinstance(prompt, str) and (raw or self._template is None):
+            return prompt
+        text, mark = self._render(prompt, raw, how or Rendering())
+        return text.replace(mark, "") if mark else text
 
     def _encode_raw(self, text: str) -> list[int]:
         ids = self._tokenizer.encode(text)
@@ -81,7 +110,8 @@ class PromptEncoder:
             raise PromptError("the prompt is empty and this model has no BOS token to start from")
         return ids
 
-    def _render(self, prompt: Prompt, raw: bool) -> str:
+    def _render(self, prompt: Prompt, raw: bool, how: Rendering) -> tuple[str, str]:
+        """A conversation's text, and the mark that stands in names of special tokens which are text; '' for none."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if raw:
             raise PromptError(
@@ -91,4 +121,9 @@ class PromptEncoder:
             raise PromptError(
                 "this model has no chat template, so it takes no messages", hint="give the prompt as one str"
             )
-        return self._template.render(messages)
+        template, tools = self._template.named(how.template, tools=how.tools is not None), how.tools
+        if how.parse_special:
+            return template.render(messages, tools=tools), ""
+        messages = check_messages(messages)
+        marked = Marker(self._tokenizer.named_specials, [messages, tools, template.source])
+        return template.render(marked(messages), tools=marked(tools)), marked.mark

@@ -13,6 +13,7 @@ import tokenizers
 
 from edgelm.errors import BundleError, PromptError
 from edgelm.runtime.text import tokenizer_file
+from edgelm.runtime.text.message_text import PlainEncoder, SpecialNames
 
 
 class Tokenizer:
@@ -66,19 +67,42 @@ class Tokenizer:
         Raises:
             PromptError: `text` holds half of a surrogate pair, which no encoding can express, or the tokenizer fails.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"the text is not valid Unicode: a lone surrogate at position {error.start}",
-                hint="decode the input as UTF-8 with errors='replace'",
-            ) from None
+        _expect_unicode(text)
         try:
             with tokenizer_file.guarded():
                 ids: list[int] = self._inner.encode(text, add_special_tokens=special).ids
         except ValueError as error:
             raise PromptError(f"the tokenizer cannot encode the text: {error}") from None
         return self._prefix + ids if special else ids
+
+    def encode_marked(self, text: str, mark: str) -> list[int]:
+        """The ids of a rendered conversation, without any around it: a name of a special token that holds a `mark` is text.
+
+        Raises:
+            PromptError: see `encode`.
+        """
+        if mark not in text:
+            return self.encode(text, special=False)
+        _expect_unicode(text)
+        try:
+            with tokenizer_file.guarded():
+                return self._plain.encode(text, mark)
+        except ValueError as error:
+            raise PromptError(f"the tokenizer cannot encode the text: {error}") from None
+
+    @cached_property
+    def special_names(self) -> tuple[str, ...]:
+        """The tokens of `special_ids`."""
+        return tuple(t.content for t in self._inner.get_added_tokens_decoder().values() if t.special)
+
+    @cached_property
+    def named_specials(self) -> SpecialNames:
+        """How `special_names` are found in text."""
+        return SpecialNames(self.special_names)
+
+    @cached_property
+    def _plain(self) -> PlainEncoder:
+        return PlainEncoder(self.to_json(), self.special_names)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are no valid UTF-8 become U+FFFD, ids without a token nothing.
@@ -133,6 +157,16 @@ class Tokenizer:
             if text[:1].isalnum() and self.decode([token_id, token_id]).startswith(text):
                 return token_id, text
         return None
+
+
+def _expect_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the text is not valid Unicode: a lone surrogate at position {error.start}",
+            hint="decode the input as UTF-8 with errors='replace'",
+        ) from None
 
 
 def _flatten(decoder: dict[str, Any]) -> list[dict[str, Any]]:
@@ -270,7 +304,8 @@ class StopStrings:
     """Ends a text at the first of some strings, however the text is cut into pieces.
 
     The first is the one complete at the earliest character, and of those the longest. Text that may yet become a stop
-    string is held back, and no more than that.
+    string is held back, and no more than that. Special tokens are not shown, but a stop string may be one, a part of one,
+    or text around one: strings are looked for in the text with them, and in the text without.
 
     Attributes:
         matched: the stop string that ended the text, or None.
@@ -279,26 +314,80 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+        self._shown: list[bool] = []  # of each character held
         self.matched: str | None = None
 
-    def push(self, text: str) -> str:
-        """Take more text and give what may be shown; nothing more once a stop string was met."""
-        if self.matched is not None:
-            return ""
-        text = self._held + text
-        found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
+    def push(self, text: str, *, hidden: bool = False) -> str:
+        """Take more text and give what may be shown; nothing more once a stop string was met.
+
+        `hidden` text is that of a special token, which is never shown.
+        """
+        if self.matched is not None or not self._stops:
+            return "" if hidden or self.matched is not None else text
+        whole, shown = self._held + text, [*self._shown, *[not hidden] * len(text)]
+        places = None if all(shown) else [i for i, visible in enumerate(shown) if visible]
+        found = self._find(whole, range(len(whole)))
+        keep = self._overlap(whole)
+        if places is not None:
+            visible = "".join(whole[i] for i in places)
+            found += self._find(visible, places)
+            if kept := self._overlap(visible):
+                keep = max(keep, len(whole) - places[-kept])
         if found:
-            end, _, self.matched = min(found)
-            self._held = ""
-            return text[: end - len(self.matched)]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+            _, _, end, self.matched = min(found)
+        else:
+            end = len(whole) - keep
+        self._held, self._shown = ("", []) if found else (whole[end:], shown[end:])
+        return _visible(whole[:end], shown)
 
     def flush(self) -> str:
         """End the text and give what was held back."""
-        rest, self._held = self._held, ""
+        rest = _visible(self._held, self._shown)
+        self._held, self._shown = "", []
         return rest
+
+    def _find(self, text: str, places: Sequence[int]) -> list[tuple[int, int, int, str]]:
+        """(place of the last character, - length, place of the first one, stop string) of those in `text`."""
+        found = ((text.find(stop), stop) for stop in self._stops if stop in text)
+        return [(places[at + len(stop) - 1], -len(stop), places[at], stop) for at, stop in found]
+
+    def _overlap(self, text: str) -> int:
+        """How many characters at the end of `text` may yet become a stop string."""
+        return max((_overlap(text, stop) for stop in self._stops), default=0)
+
+
+def _visible(text: str, shown: Sequence[bool]) -> str:
+    return "".join(character for character, visible in zip(text, shown, strict=False) if visible)
+
+
+class StoppedText:
+    """Tokens to the text that may be shown, up to the first stop string in it."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], known: str = "") -> None:
+        """`known` is the beginning of the text that is shown already."""
+        self._tokenizer, self._known = tokenizer, known
+        self._detokenizer, self._stops = Detokenizer(tokenizer), StopStrings(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was met."""
+        return self._stops.matched is not None
+
+    def push(self, token: int) -> str:
+        """The text that is certain once the next id is known."""
+        if token in self._tokenizer.special_ids:
+            return self._stops.push(self._tokenizer.id_to_token(token) or "", hidden=True)
+        return self._stops.push(self._new(self._detokenizer.push(token)))
+
+    def flush(self) -> str:
+        """End the text and give what was held back."""
+        return self._stops.push(self._new(self._detokenizer.flush())) + self._stops.flush()
+
+    def _new(self, text: str) -> str:
+        """The text without what is known of it."""
+        count = min(len(text), len(self._known))
+        self._known = self._known[count:]
+        return text[count:]
 
 
 def _overlap(text: str, stop: str) -> int:
