@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.graph import decoder_graph, prefill
-from edgelm.exporter.graph.attention import KVScales, cache_head_dim, window_capacity
+from edgelm.exporter.graph.attention import KVLayout, KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.lora_adapter import place, places_size
 from edgelm.exporter.model.decoder import Attention, Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
@@ -55,10 +55,10 @@ def write_graph(
     prepared = prepared or Prepared(WeightReader(checkpoint))
     reader = prepared.reader
     packer = _Packer(reader, prepared.calibrated, progress, errors=errors)
-    kv = {} if prepared.kv is None else prepared.kv.scales
-    weights = partial(decoder_graph.Weights, vector=reader.vector, table=reader.table, array=reader.array, kv=kv)
+    scales = {} if prepared.kv is None else prepared.kv.scales
+    weights = partial(decoder_graph.Weights, vector=reader.vector, table=reader.table, array=reader.array)
     packing = _Packing(lambda name: DataFile(writer.path(name)), packer.pack, packer.pack_again)
-    for name, builder, _ in _graphs(plan, weights, packing):
+    for name, builder, _ in _graphs(plan, weights, scales, packing):
         builder.save(writer.path(name), {"family": decoder.family})
     progress.finish()
     return GraphResult(
@@ -101,19 +101,22 @@ def graph_size(plan: GraphPlan, text: TextFiles) -> int:
 
 
 def weigh(plan: GraphPlan) -> int:
-    """Bytes of the graphs and their weights, exactly, as zeros take as many: nothing is read, and nothing is written."""
-    kv = _blank_scales(plan.decoder) if plan.quantised_kv else {}
+    """Bytes of the graphs and their weights, exactly, as zeros take as many."""
+    metadata = {"family": plan.decoder.family}
+    return sum(data.size + len(builder.serialized(metadata)) for builder, data in blank_graphs(plan))
+
+
+def blank_graphs(plan: GraphPlan) -> Iterator[tuple[Builder, DataFile]]:
+    """The graphs of a bundle in turn, over tensors of zeros, and their data files: nothing is read, nothing is written."""
+    scales = _blank_scales(plan.decoder) if plan.quantised_kv else {}
     weights = partial(
         decoder_graph.Weights,
         vector=lambda source: np.zeros(source.rows, np.float32),
         table=lambda _, shape, start, count: np.zeros((count, shape[1]), np.float32),
         array=lambda _, shape: np.zeros(shape, np.float32),
-        kv=kv,
     )
-    packing, total = _Packing(SizedFile, _sized, _sized), 0
-    for _, builder, data in _graphs(plan, weights, packing):
-        total += data.size + len(builder.serialized({"family": plan.decoder.family}))
-    return total
+    for _, builder, data in _graphs(plan, weights, scales, _Packing(SizedFile, _sized, _sized)):
+        yield builder, data
 
 
 _Pack = Callable[[Builder, Linear, Format], Matrix]
@@ -131,13 +134,13 @@ class _Packing:
 def _graphs(
     plan: GraphPlan,
     weights: Callable[[Callable[[Linear, Format], Matrix]], decoder_graph.Weights],
+    scales: Mapping[str, KVScales],
     packing: _Packing,
 ) -> Iterator[tuple[str, Builder, DataFile]]:
     """Build the graphs of a bundle in turn: (its file's name, the graph, its data file, all of it written)."""
     decoder, spec, formats, dtype = plan.decoder, plan.spec, plan.formats, plan.activations.name
-    build = partial(
-        decoder_graph.build, context=plan.context, branches=plan.lora_ready, keeps_windows=plan.keeps_windows
-    )
+    kv = KVLayout(plan.context, scales, plan.keeps_windows)
+    build = partial(decoder_graph.build, kv=kv, branches=plan.lora_ready)
     packed: dict[str, Matrix] = {}
     with packing.open(DATA) as data:
         builder = Builder(data, dtype)

@@ -11,20 +11,17 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-import numpy as np
 import onnx
 
 from edgelm.exporter import families, native
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.graph import decoder_graph
 from edgelm.exporter.model.decoder import Decoder
-from edgelm.exporter.onnx.store import SizedFile
 from edgelm.exporter.recipe import Choices, GraphPlan
 from edgelm.target.target import load_target
 
@@ -60,15 +57,7 @@ def graphs(decoder: Decoder, target: str, quant: str, choices: Choices, lora_rea
     """The nodes of a bundle's graphs, in their order."""
     board = target_of(target)
     plan = GraphPlan(decoder, choices.of(board.recipe(quant), board), board, CONTEXT, lora_ready)
-    weights = partial(
-        decoder_graph.Weights,
-        vector=lambda source: np.zeros(source.rows, np.float32),
-        table=lambda name, shape, start, count: np.zeros((count, shape[1]), np.float32),
-        array=lambda name, shape: np.zeros(shape, np.float32),
-        kv=native._blank_scales(decoder) if plan.quantised_kv else {},
-    )
-    packing = native._Packing(SizedFile, native._sized, native._sized)
-    models = [onnx.load_model_from_string(b.serialized({})) for _, b, _ in native._graphs(plan, weights, packing)]
+    models = [onnx.load_model_from_string(b.serialized({})) for b, _ in native.blank_graphs(plan)]
     for model in models:
         assert len({node.name for node in model.graph.node}) == len(model.graph.node), "names of nodes are their own"
     return [[(label(node), node.name) for node in model.graph.node] for model in models]

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from edgelm.bundle.reader import DATA, MODEL
 from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.graph.attention import KVLayout
 from edgelm.exporter.graph.decoder_graph import Formats, GraphBuilder, Stream, Weights, mixers_of, persistent_of
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 from edgelm.exporter.model.weights import WeightReader
@@ -79,7 +80,7 @@ def parts(
     def build(b: Builder, until: int | None) -> ir.Value:
         graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until)
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
-        mixer = mixers_of(graph, mask, count, context)[type(layer.attention)]
+        mixer = mixers_of(graph, mask, count, KVLayout(context))[type(layer.attention)]
         past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, layer, _FLOAT)]
         try:
             stream, _ = graph.layer(layer, Stream(x), mixer, past)
@@ -114,7 +115,7 @@ def whole(
     def build(b: Builder) -> ir.Value:
         graph = _ClosedGraph(b, decoder, formats, _weights(reader, _no_matrix), packed or {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
-        mixer = mixers_of(graph, mask, count, context)[type(layer.attention)]
+        mixer = mixers_of(graph, mask, count, KVLayout(context))[type(layer.attention)]
         past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, layer, _FLOAT)]
         return _sum(b, graph.layer(layer, Stream(x), mixer, past)[0])
 
@@ -130,7 +131,7 @@ def layer_and_cache(
     def build(b: Builder) -> list[ir.Value]:
         graph = _ClosedGraph(b, decoder, formats, _weights(reader, _no_matrix), {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
-        mixer = mixers_of(graph, mask, count, context)[type(part.attention)]
+        mixer = mixers_of(graph, mask, count, KVLayout(context))[type(part.attention)]
         past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, part, _FLOAT)]
         stream, presents = graph.layer(part, Stream(x), mixer, past)
         return [_sum(b, stream), *presents]

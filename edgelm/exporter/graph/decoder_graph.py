@@ -19,7 +19,7 @@ import onnx_ir as ir
 from edgelm.bundle.reader import lora_inputs
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.registry import table_format
-from edgelm.exporter.graph.attention import AttentionBuilder, KVLayout, KVScales, cache_shape, window_capacity
+from edgelm.exporter.graph.attention import AttentionBuilder, KVLayout, cache_shape, window_capacity
 from edgelm.exporter.graph.deltanet import DeltaNetBuilder
 from edgelm.exporter.graph.shortconv import ShortConvBuilder
 from edgelm.exporter.model.decoder import (
@@ -66,14 +66,12 @@ class Weights:
         vector: rows of a vector → float32 [rows].
         table: (tensor name, shape, first row, rows) → float32 [rows, columns].
         array: (tensor name, shape) → float32 of that shape; for small ones.
-        kv: layer name → the scales of its keys and values; empty where they are floats.
     """
 
     pack: Callable[[Linear, Format], Matrix]
     vector: Callable[[Source], np.ndarray]
     table: Callable[[str, tuple[int, int], int, int], np.ndarray]
     array: Callable[[str, tuple[int, ...]], np.ndarray]
-    kv: Mapping[str, KVScales] = field(default_factory=dict)
 
 
 class Mixer(Protocol):
@@ -96,26 +94,24 @@ def build(
     decoder: Decoder,
     formats: Formats,
     weights: Weights,
-    context: int,
+    kv: KVLayout,
     *,
     branches: bool = False,
-    keeps_windows: bool = True,
     cache_alone: bool = False,
 ) -> None:
-    """Add the whole decoder to `b`; with `branches` every body matrix has a place for a LoRA adapter's; `keeps_windows`
-    as in `mixers_of`; with `cache_alone` there are no logits, nor what only they need.
+    """Add the whole decoder to `b`; with `branches` every body matrix has a place for a LoRA adapter's; with
+    `cache_alone` there are no logits, nor what only they need.
     """
     graph = GraphBuilder(b, decoder, formats, weights, branches=branches)
     ids = b.input("input_ids", "int64", [1, "sequence_length"])
     mask = b.input("attention_mask", "int64", [1, "total_sequence_length"])
     count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [1]: tokens after this step
-    mixers = mixers_of(graph, mask, count, context, keeps_windows=keeps_windows)
-    stream, head = graph.embed(ids, count, context)
+    mixers = mixers_of(graph, mask, count, kv)
+    stream, head = graph.embed(ids, count, kv.context)
     presents: list[tuple[ir.Value, Persistent]] = []
     for index, layer in enumerate(decoder.layers):
-        kept = persistent_of(
-            index, layer, b.float, context if keeps_windows else None, quantised=layer.name in weights.kv
-        )
+        context = kv.context if kv.keeps_windows else None
+        kept = persistent_of(index, layer, b.float, context, quantised=layer.name in kv.scales)
         past = [b.input(k.name, k.dtype, k.shape) for k in kept]
         mixer, last = mixers[type(layer.attention)], layer is decoder.layers[-1]
         if cache_alone and last:
@@ -131,16 +127,11 @@ def build(
         b.output(value, k.name.replace("past_key_values", "present"), k.dtype, k.shape)
 
 
-def mixers_of(
-    graph: GraphBuilder, mask: ir.Value, count: ir.Value, context: int, *, keeps_windows: bool = False
-) -> dict[type, Mixer]:
-    """What emits each kind of a layer's first part, by the type that describes it.
-
-    Layers that look back over less than the context keep their windows alone where `keeps_windows`.
-    """
+def mixers_of(graph: GraphBuilder, mask: ir.Value, count: ir.Value, kv: KVLayout) -> dict[type, Mixer]:
+    """What emits each kind of a layer's first part, by the type that describes it."""
     b, linear, norm, array = graph.b, graph.linear, graph.plain_norm, graph.weights.array
     return {
-        Attention: AttentionBuilder(b, linear, norm, mask, count, KVLayout(context, graph.weights.kv, keeps_windows)),
+        Attention: AttentionBuilder(b, linear, norm, mask, count, kv),
         ShortConv: ShortConvBuilder(b, linear, array),
         GatedDeltaNet: DeltaNetBuilder(b, linear, norm, array),
     }
