@@ -81,8 +81,9 @@ _SAMPLING = (
     click.option("--seed", type=int, metavar="S", help="The same seed gives the same text."),
     click.option(
         "--speculate",
-        type=click.Choice(["auto", "off"]),
-        help="Draft tokens from the text so far and verify several at once, while that pays.  [default: auto]",
+        type=click.Choice(["auto", "on", "off"]),
+        help="Draft tokens from the text so far and verify several at once, while that pays. auto: where the text stays "
+        "the same.  [default: auto]",
     ),
     click.option(
         "--parse-special",

@@ -47,7 +47,7 @@ class LM(TextGenerator):
         config: GenerationConfig,
         draft: DraftModel | None = None,
     ) -> None:
-        requests = RequestBuilder(engine.model, tokenizer, bundle, template, config)
+        requests = RequestBuilder(engine.model, tokenizer, bundle, template, config, drafts=draft is not None)
         super().__init__(requests, Scheduler(engine.model, tokenizer, draft), engine)
         self.engine, self.tokenizer, self.bundle, self.template = engine, tokenizer, bundle, template
 

@@ -5,7 +5,7 @@ A recipe names a format by its operator; a target file and a replayed recipe may
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -24,6 +24,8 @@ class Operator:
         bits: that a value may have.
         blocks: that a scale may be shared by; empty where the operator knows no blocks.
         zero_points: whether a block may have one.
+        rounds_activations: whether it rounds what it is given to 8 bits, so that a difference in the last digit of a
+            float may become one of a whole step.
         lookup: the operator that looks up an embedding stored in the same way; None where that is itself.
         without_dotprod: bits → the work for a token on an ARM core without dot products, as a multiple of int8 by
             DynamicQuantizeMatMul: instructions counted on emulated cores (docs/targets.md). Empty where nothing falls
@@ -35,6 +37,7 @@ class Operator:
     bits: tuple[int, ...]
     blocks: tuple[int, ...] = ()
     zero_points: bool = False
+    rounds_activations: bool = False
     lookup: str | None = None
     without_dotprod: Mapping[int, int] = field(default_factory=dict, hash=False)
 
@@ -58,18 +61,24 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
                 (4, 8),
                 BLOCKS,
                 zero_points=True,
+                rounds_activations=True,
                 lookup="GatherBlockQuantized",
                 without_dotprod={4: 6, 8: 30},
             ),
             # One scale an output channel: the block is the whole row.
-            Operator("DynamicQuantizeMatMul", (*_MATRICES, "prefill"), (8,), lookup="Gather"),
+            Operator("DynamicQuantizeMatMul", (*_MATRICES, "prefill"), (8,), rounds_activations=True, lookup="Gather"),
             Operator("Gather", ("embedding",), (32, 16, 8)),
             Operator("GatherBlockQuantized", ("embedding",), (4, 8), BLOCKS, zero_points=True),
             Operator("none", ("kv",), (32, 16)),
-            Operator("GroupQueryAttention", ("kv",), (8,)),
+            Operator("GroupQueryAttention", ("kv",), (8,), rounds_activations=True),
         )
     }
 )
+
+
+def round_activations(names: Iterable[str]) -> bool:
+    """Whether one of these operators does; an unknown one is taken not to."""
+    return any(OPERATORS[name].rounds_activations for name in names if name in OPERATORS)
 
 
 def operators_of(role: str) -> dict[str, Operator]:

@@ -68,7 +68,7 @@ def test_a_ceiling_on_memory(edgelm, tiny_bundle):
         (["--n", "0"], 1, "error: n must be an integer, 1 or more, not 0"),
         (["--logprobs", "-1"], 1, "error: top_logprobs must be an integer from 0 to 100"),
         (["--max-memory", "0"], 1, "error: max_memory_mb must be a number above 0"),
-        (["--speculate", "on"], 2, "error: invalid value for '--speculate'"),
+        (["--speculate", "yes"], 2, "error: invalid value for '--speculate'"),
     ],
 )
 def test_wrong_options(edgelm, tiny_bundle, options, code, said):

@@ -45,6 +45,9 @@ def byte_tokenizer() -> tokenizers.Tokenizer:
 TOKENIZER = Tokenizer(byte_tokenizer(), bos=BOS, add_bos=True)
 
 
+EXACT = {role: {"op": "MatMul", "bits": 32} for role in ("body", "head")}  # whose passes agree, as the fake engine's do
+
+
 def make_lm(
     engine: FakeEngine | None = None,
     *,
@@ -55,7 +58,9 @@ def make_lm(
     tokenizer: Tokenizer | None = None,
     draft: Any = None,
 ) -> LM:
-    bundle: Any = SimpleNamespace(manifest=manifest(special_tokens={"bos": bos, "eos": list(eos), "pad": None}))
+    bundle: Any = SimpleNamespace(
+        manifest=manifest(special_tokens={"bos": bos, "eos": list(eos), "pad": None}, recipe=EXACT)
+    )
     return LM(
         engine or FakeEngine(),  # type: ignore[arg-type]
         tokenizer or Tokenizer(byte_tokenizer(), bos=bos, add_bos=bos is not None),

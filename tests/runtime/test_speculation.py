@@ -213,9 +213,10 @@ def test_a_seed_with_a_temperature_and_off_do_not_guess() -> None:
     assert lm.generate("x", **options, seed=1).timings.drafted_tokens > 0
     assert lm.generate("x", **options, temperature=0.1).timings.drafted_tokens > 0
     assert lm.generate("x", **options, temperature=0.1, seed=1).timings.drafted_tokens == 0
+    assert lm.generate("x", **options, temperature=0.1, seed=1, speculate="on").timings.drafted_tokens > 0
     assert lm.generate("x", **options, speculate="off").timings.drafted_tokens == 0
-    with pytest.raises(OptionError, match="speculate must be 'auto' or 'off', not 'on'"):
-        lm.stream("x", speculate="on")
+    with pytest.raises(OptionError, match="speculate must be 'auto', 'on' or 'off', not 'yes'"):
+        lm.stream("x", speculate="yes")  # type: ignore[call-overload]
 
 
 @given(text=st.text("abc ", min_size=1, max_size=12), times=st.integers(1, 4), count=st.integers(3, 60))
@@ -235,3 +236,23 @@ def test_a_model_with_states_does_not_guess(tiny_checkpoint: Callable[..., Path]
     bundle = export(tiny_checkpoint("lfm2", norm_eps=1e-5, **shape), "x86-64", "fp32", output=tmp_path / "b")
     with edgelm.load(bundle.path, threads=1) as lm:
         assert lm.generate("ab" * 20, max_tokens=40).timings.drafted_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("quant", "target", "drafts"),
+    [("fp32", "x86-64", True), ("int8", "x86-64", False), ("int4", "rpi5", False), ("int8", "rpi4", False)],
+)
+def test_a_greedy_text_is_drafted_where_it_stays_the_same(
+    quant: str, target: str, drafts: bool, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = export(tiny_checkpoint(), target, quant, output=tmp_path / "b", calibrate="none", card="none")
+    prompt = "one two three one two three one two three one"
+    with edgelm.load(bundle.path, threads=1) as lm:
+        lm._scheduler.cost = Free()
+        options = {"max_tokens": 40, "raw": True, "reuse_cache": False}
+        plain = lm.generate(prompt, **options, speculate="off")
+        assert lm.generate(prompt, **options).tokens == plain.tokens
+        options["logit_bias"] = {70: 1000.0}  # a text that repeats itself
+        assert (lm.generate(prompt, **options).timings.drafted_tokens > 0) is drafts
+        assert lm.generate(prompt, **options, speculate="on").timings.drafted_tokens > 0
+        assert lm.generate(prompt, **options, temperature=0.5).timings.drafted_tokens > 0, "in distribution"

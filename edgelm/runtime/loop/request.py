@@ -43,8 +43,9 @@ class Options(TypedDict, total=False):
         deadline: seconds from now after which the generation ends with what it has.
         cancel: ends the generation once it is set.
         reuse_cache: False computes the whole prompt anew.
-        speculate: ``auto`` guesses tokens from the text so far, or by the draft model where there is one, and checks
-            several in one pass, while that pays; ``off`` does not. ``auto`` is off where a seed must give the same text: with `seed` and a temperature.
+        speculate: ``on`` drafts tokens from the text so far, or by the draft model where there is one, and verifies
+            several in one pass, while that pays; ``off`` does not. ``auto`` does where the text stays what it is without:
+            see `speculates`.
         json_schema, regex, choice: the grammar of the text, at most one of them; see `Grammars.grammar`. The text ends
             where the grammar does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
         logprobs, top_logprobs: whether results carry how likely each token was, and how many of the likeliest others at
@@ -73,7 +74,7 @@ class Options(TypedDict, total=False):
     deadline: float | None
     cancel: CancelEvent | None
     reuse_cache: bool | None
-    speculate: Literal["auto", "off"] | None
+    speculate: Literal["auto", "on", "off"] | None
     json_schema: Mapping[str, Any] | bool | str | None
     regex: str | None
     choice: Sequence[str] | None
@@ -189,15 +190,24 @@ def check_bias(config: GenerationConfig, vocab_size: int) -> None:
         raise OptionError(f"logit_bias: the model has no token {config.logit_bias[-1][0]}, but {vocab_size:,} of them")
 
 
-def speculates(speculate: str, config: GenerationConfig) -> bool:
-    """Whether to guess tokens.
+def speculates(speculate: str, config: GenerationConfig, *, exact: bool) -> bool:
+    """Whether to draft tokens.
 
-    What is guessed changes how many tokens a pass has, and that the last digits of the logits: it depends on the
-    clock, and so does, once in a very long while, a sampled token. A seed promises more.
+    A pass over several tokens adds up in another order than a pass over one: in attention, the last digits differ. Where
+    activations are rounded to 8 bits, some of them are rounded to the other side then, and from layer to layer that grows to
+    what rounding costs by itself. So with ``auto`` a greedy text is drafted only where passes are `exact`, and a sampled one
+    only without a seed, which promises the same text again.
+
+    Args:
+        speculate: ``auto``, ``on`` or ``off``.
+        config: the options.
+        exact: whether passes over one and over several tokens agree but for last digits.
 
     Raises:
-        OptionError: `speculate` is neither ``auto`` nor ``off``.
+        OptionError: `speculate` is none of these.
     """
-    if speculate not in ("auto", "off"):
-        raise OptionError(f"speculate must be 'auto' or 'off', not {speculate!r}")
-    return speculate == "auto" and config.max_tokens > 2 and (config.seed is None or config.temperature == 0)
+    if speculate not in ("auto", "on", "off"):
+        raise OptionError(f"speculate must be 'auto', 'on' or 'off', not {speculate!r}")
+    if speculate == "off" or config.max_tokens <= 2:
+        return False
+    return speculate == "on" or (exact if config.temperature == 0 else config.seed is None)

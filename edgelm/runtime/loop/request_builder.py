@@ -24,6 +24,7 @@ from edgelm.runtime.sample.logprobs import wanted
 from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.prompt import Prompt, PromptEncoder
 from edgelm.runtime.text.tokenizer import Tokenizer
+from edgelm.target.operators import round_activations
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
@@ -44,6 +45,7 @@ class RequestBuilder:
         bundle: where both come from.
         template: the model's chat template, or None.
         config: the options where a request names none.
+        drafts: whether a draft model was loaded, which asks for speculation.
     """
 
     def __init__(
@@ -53,9 +55,12 @@ class RequestBuilder:
         bundle: Bundle,
         template: ChatTemplate | None,
         config: GenerationConfig,
+        *,
+        drafts: bool = False,
     ) -> None:
         self.bundle, self.config = bundle, config
         self.context, self.vocab_size = model.context, model.vocab_size
+        self._exact = drafts or not round_activations(bundle.manifest.recipe.operators)
         self.eos = frozenset(bundle.manifest.special_tokens.eos)
         self.prompts = PromptEncoder(tokenizer, template, model.context, model.vocab_size)
         self._tokenizer, self._template = tokenizer, template
@@ -84,7 +89,7 @@ class RequestBuilder:
             config=config,
             limits=Limits(config.max_tokens, self.eos, interrupt),
             reuse_cache=others.get("reuse_cache", True),
-            speculate=speculates(others.get("speculate", "auto"), config),
+            speculate=speculates(others.get("speculate", "auto"), config, exact=self._exact),
             grammar=self._grammar(others, forces=logprobs is None),
             logprobs=logprobs,
             echo=self.prompts.text(prompt, raw=raw, how=how) if others.get("echo") else "",
