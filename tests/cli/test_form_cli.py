@@ -33,7 +33,7 @@ def test_the_text_has_the_form(edgelm, tiny_bundle, tmp_path):
     [
         (["--regex", "("], "error: regex cannot be used: "),
         (["--regex", "a", "--choice", "b"], "error: regex and choice exclude each other"),
-        (["--json-schema", "nothing.json"], "error: nothing.json: No such file or directory"),
+        (["--json-schema", "nothing.json"], "error: nothing.json cannot be read: No such file or directory"),
     ],
 )
 def test_wrong_forms(edgelm, tiny_bundle, options, said):
