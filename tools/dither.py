@@ -53,7 +53,8 @@ def write(model: Path, folder: Path, seed: int | None = 0, dtype: str = "float32
     checkpoint = Checkpoint(model)
     text = read_text(model, checkpoint.config)
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = {f"{kind}_token_id": value for kind, value in text.special.items() if value not in (None, [])}
+    special = {"bos": text.special.bos, "eos": list(text.special.eos), "pad": text.special.pad}
+    kinds = {f"{kind}_token_id": value for kind, value in special.items() if value not in (None, [])}
     config = {**checkpoint.config.values, **kinds, "torch_dtype": dtype}
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", kinds)

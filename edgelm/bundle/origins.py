@@ -34,7 +34,7 @@ class Quantized:
         method: ``gptq``, ``awq``, ``gguf`` …
         bits: of a code.
         group_size: columns a scale; -1 for all.
-        types: of a GGUF file's tensors: how many there are of each.
+        types: of a GGUF file: how many values there are of each element type.
     """
 
     method: str

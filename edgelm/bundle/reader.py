@@ -212,6 +212,10 @@ def _read_text(path: Path) -> str:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
+    if folder.suffix.lower() == ".gguf":
+        raise BundleError(
+            f"{folder} is a GGUF file, not a bundle", hint=f"make one of it with: edgelm export {folder} --target rpi5"
+        )
     if not folder.is_dir() and not recover(folder):
         what = "is not a folder" if folder.exists() else "does not exist"
         raise BundleError(f"bundle {folder} {what}", hint="make one with: edgelm export --target rpi5")

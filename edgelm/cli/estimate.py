@@ -11,7 +11,7 @@ import click
 
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.cli.export import load_export
-from edgelm.cli.options import json_option
+from edgelm.cli.options import file_option, json_option
 from edgelm.cli.show import fact, print_lines, size, table
 from edgelm.errors import OptionError
 from edgelm.target.target import load_target
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: the target's]"
 )
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
+@file_option
 @click.option(
     "--vocab", type=int, metavar="N", help="As if N tokens of a MODEL were kept (--trim-vocab).  [default: all]"
 )
@@ -48,14 +49,16 @@ def command(
     prefill: str | None,
     context: int | None,
     revision: str | None,
+    file: str | None,
     vocab: int | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Forecast a model's speed, memory and load time on a board, and say whether it fits.
 
-    MODEL is a folder that holds a config.json, a GGUF file, a Hugging Face hub id (only its config.json is fetched), or nothing
-    for the model that comes with edgelm. Weights are not needed. The figures come from a model of time whose
+    MODEL is a folder that holds a config.json, a GGUF file, a Hugging Face hub id (only its config.json is fetched,
+    or its GGUF file), or nothing for the model that comes with edgelm. Weights are not needed. The figures come from
+    a model of time whose
     constants stand in the target's file: see docs/estimate.md.
 
     \b
@@ -68,7 +71,7 @@ def command(
 
     if model is not None and (Path(model) / MANIFEST).exists():
         given = {"--quant": quant, "--kv": kv, "--prefill": prefill, "--context": context}
-        given |= {"--revision": revision, "--vocab": vocab}
+        given |= {"--revision": revision, "--file": file, "--vocab": vocab}
         if fixed := next((name for name, value in given.items() if value is not None), None):
             raise OptionError(
                 f"{fixed} is for a MODEL: {model} is a bundle, whose recipe and context are fixed",
@@ -91,6 +94,7 @@ def command(
             threads=threads,
             vocab=vocab,
             revision=revision,
+            file=file,
             choices=Choices(kv, prefill),
         )
     if as_json:

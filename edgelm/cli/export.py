@@ -17,7 +17,7 @@ from edgelm.bundle.origins import KVCalibration
 from edgelm.bundle.reader import Bundle
 from edgelm.cli.adapter_file import export_file
 from edgelm.cli.mixed import mixed_body, mixed_lines
-from edgelm.cli.options import json_option
+from edgelm.cli.options import file_option, json_option
 from edgelm.cli.quality import quality_summary
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
 from edgelm.cli.vocabulary import vocabulary_lines
@@ -25,7 +25,7 @@ from edgelm.errors import DependencyError
 from edgelm.target.target import Target, load_target, target_names
 
 AUTO = "auto"  # as in edgelm.exporter.mixed.recipes
-_EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edgelm[export]` brings
+_EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "gguf")  # what `edgelm[export]` brings
 
 
 @click.command("export")
@@ -46,6 +46,7 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub")  # what `edg
     help="Replay the recipe of a bundle, or of its manifest.json, instead of --quant.",
 )
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
+@file_option
 @click.option("--adapter", metavar="DIR", help="A LoRA adapter (PEFT) to merge into the weights: a folder or hub id.")
 @click.option(
     "--lora-ready",
@@ -122,13 +123,15 @@ def command(
 ) -> None:
     """Convert a checkpoint into a bundle for a target.
 
-    MODEL is a folder, a Hugging Face hub id, or nothing for the small model that comes with edgelm.
+    MODEL is a folder, a GGUF file, a Hugging Face hub id, or nothing for the small model that comes with edgelm. Of
+    a model on the hub that has GGUF files, name one by its type, as in owner/name:Q4_K_M, or with --file.
 
     \b
     Examples:
       edgelm export --target rpi5
       edgelm export path/to/checkpoint --target rpi4 --quant int8 -o my-bundle
       edgelm export Qwen/Qwen2.5-0.5B-Instruct --target ./myboard.toml --context 4096
+      edgelm export model-Q4_K_M.gguf --target rpi5
       edgelm export path/to/checkpoint --adapter path/to/lora --target rpi5
       edgelm export path/to/checkpoint --target rpi5 --calibrate builtin
       edgelm export path/to/checkpoint --target rpi5 --trim-vocab prompts-and-answers.jsonl

@@ -16,7 +16,7 @@ from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.cli.adapter_file import adapter_facts, adapter_lines
 from edgelm.cli.export import load_export, recipe_lines
 from edgelm.cli.mixed import mixed_lines
-from edgelm.cli.options import json_option
+from edgelm.cli.options import file_option, is_gguf_name, json_option
 from edgelm.cli.quality import calibration_line, card_lines
 from edgelm.cli.show import fact, parameters, print_lines, size, table
 from edgelm.cli.vocabulary import vocabulary_lines
@@ -26,6 +26,7 @@ from edgelm.machine.host import read_memory
 from edgelm.target.target import load_target
 
 if TYPE_CHECKING:  # they are there only with edgelm[export]
+    from edgelm.exporter.checkpoint.checkpoint import Checkpoint
     from edgelm.exporter.model.decoder import Decoder
     from edgelm.exporter.sizing.preflight import Sizes
 
@@ -44,8 +45,17 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
 @click.option(
     "--prefill", type=click.Choice(["same", "int8"]), help="The prefill graph of a MODEL.  [default: the recipe's]"
 )
+@file_option
 @json_option
-def command(path: str, target: str, context: int | None, kv: str | None, prefill: str | None, as_json: bool) -> None:
+def command(
+    path: str,
+    target: str,
+    context: int | None,
+    kv: str | None,
+    prefill: str | None,
+    file: str | None,
+    as_json: bool,
+) -> None:
     """Show what is in a bundle, in a checkpoint that could become one, or in an adapter's file.
 
     MODEL is a folder, a GGUF file, or a Hugging Face hub id, which is downloaded. For a checkpoint the table tells, for each of a
@@ -56,13 +66,14 @@ def command(path: str, target: str, context: int | None, kv: str | None, prefill
     Examples:
       edgelm inspect bundles/edgelm-home-rpi5-int4
       edgelm inspect path/to/checkpoint --target rpi4 --context 1024
+      edgelm inspect model-Q4_K_M.gguf
       edgelm inspect my-bundle --json
     """
     folder = Path(path)
     if folder.is_file() and not _is_checkpoint(folder):
         facts, lines = adapter_facts(folder), adapter_lines(folder)
     elif _is_checkpoint(folder):
-        facts = _checkpoint(path, target, context, kv, prefill)
+        facts = _checkpoint(path, target, context, kv, prefill, file)
         lines = _checkpoint_lines(facts)
     else:
         bundle = Bundle.open(folder)
@@ -77,6 +88,8 @@ def command(path: str, target: str, context: int | None, kv: str | None, prefill
 
 def _is_checkpoint(folder: Path) -> bool:
     """Is it a folder with a config.json, a GGUF file, or may it be a hub id? Without the exporter nothing can be a hub id."""
+    if is_gguf_name(str(folder)):
+        return True
     if folder.is_file():
         return _is_gguf(folder)
     if folder.exists():
@@ -163,7 +176,7 @@ def _id(token: int | None) -> str:
 
 
 def _checkpoint(
-    model: str, target_name: str, context: int | None, kv: str | None, prefill: str | None
+    model: str, target_name: str, context: int | None, kv: str | None, prefill: str | None, file: str | None = None
 ) -> dict[str, Any]:
     """What a checkpoint is, and what its exports take, for JSON; its weights are not read."""
     board = load_target(target_name)
@@ -176,7 +189,7 @@ def _checkpoint(
     from edgelm.exporter.routes import choose_route
     from edgelm.exporter.tokenizer.text_files import licence, read_text
 
-    source = resolve(model)
+    source = resolve(model, file=file)
     checkpoint = Checkpoint(source.path)
     config, route = checkpoint.config, choose_route(checkpoint, "auto", board)
     text = read_text(source.path, config)
@@ -189,13 +202,21 @@ def _checkpoint(
         "type": config.model_type,
         "exporter": route.name,
         "licence": licence(checkpoint),
-        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "dtype": _dtype(checkpoint),
         "bytes": sum(file.stat().st_size for file in checkpoint.files),
         "parameters": sum(math.prod(shape) for shape in shapes) if decoder is None else decoder.parameters,
         "context": route.context_limit if decoder is None else decoder.context,
         **({} if decoder is None else {"shape": _shape(decoder)}),
         "needs": _needs(plan.sizes, plan.context),
     }
+
+
+def _dtype(checkpoint: Checkpoint) -> str | None:
+    """Of the weights; of a GGUF file the types of its matrices, what most of it is stored as first."""
+    if checkpoint.gguf is not None:
+        return ", ".join(checkpoint.gguf.types)
+    dtype = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    return None if dtype is None else str(dtype)
 
 
 def _shape(decoder: Decoder) -> dict[str, Any]:

@@ -17,6 +17,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+file_option = click.option("--file", metavar="NAME.gguf", help="The GGUF file of a model from the hub.")
+
+
+def is_gguf_name(model: str) -> bool:
+    """Whether an argument names a GGUF file by its ending, there or not."""
+    return model.lower().endswith(".gguf")
+
+
 threads_option = click.option(
     "-t", "--threads", type=int, metavar="N", help="CPU threads.  [default: what suits this machine]"
 )

@@ -31,6 +31,7 @@ def export(
     quant: str | None = None,
     *,
     revision: str | None = None,
+    file: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
     context: int | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -51,12 +52,14 @@ def export(
     """Convert a checkpoint into a bundle for a target.
 
     Args:
-        model: a folder, a hub id, or None for the embedded default.
+        model: a folder, a GGUF file, a hub id (``owner/name:Q4_K_M`` for a GGUF file there), or None for the embedded
+            default.
         target: a name, a TOML file, or a `Target`.
         quant: ``int4``, ``int8``, ``fp16``, ``fp32`` or another recipe of the target; None is its default. ``auto``
             chooses a format for every matrix, so that the bundle keeps `max_size` with the least KL divergence, or
             `max_kld` with the fewest bytes; without either it takes no more than the target's default.
         revision: branch, tag or commit of a model from the hub; None is its main branch.
+        file: of a model from the hub, the GGUF file to take.
         adapter: a LoRA adapter in PEFT's layout to merge into the weights: a folder, or a hub id.
         context: longest prompt plus answer in tokens; None is the target's choice, at most what the model was made for.
         output: folder of the bundle; None is ``./bundles/<model>-<target>-<quant>``.
@@ -92,6 +95,7 @@ def export(
         target=target,
         quant=quant,
         revision=revision,
+        file=file,
         adapter=adapter,
         context=context,
         output=output,

@@ -167,6 +167,12 @@ def choose_route(checkpoint: Checkpoint, exporter: Exporter, target: Target, cut
     if exporter not in ("auto", "native", "optimum"):
         raise OptionError(f"exporter must be auto, native or optimum, not {exporter!r}")
     checkpoint.expect_generator()
+    if checkpoint.gguf is not None:
+        if exporter == "optimum":
+            raise UnsupportedModelError(
+                f"{checkpoint.path}: Optimum cannot read a GGUF file", hint="leave out --exporter optimum"
+            )
+        exporter = "native"
     if exporter == "optimum":
         return _optimum_route(checkpoint, target, cut, None)
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from gguf_file import write_gguf
 from hub_server import Hub, serving
 
 from edgelm import demo
@@ -30,7 +31,7 @@ import sys
 from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = 1000  # what is written at a time, else 10 MB
 from edgelm.errors import EdgeLMError
-from edgelm.exporter.hub import resolve
+from edgelm.exporter.checkpoint.hub import resolve
 try:
     source = resolve(*sys.argv[1:])
     print(source.path, source.id, source.revision)
@@ -105,6 +106,107 @@ def test_an_export_from_the_hub_pins_its_commit(hub: Hub, process: Callable[...,
     model = Bundle.open(tmp_path / "bundles" / "tiny-rpi5-int4").manifest.to_dict()["model"]
     assert (model["id"], model["revision"], model["licence"]) == (MODEL, hub.revisions[MODEL, "main"], "mit")
     assert hub.fetched() == NEEDED
+
+
+GGUF = "owner/tiny-GGUF"
+_RESOLVE_FILE = _RESOLVE.replace("resolve(*sys.argv[1:])", "resolve(sys.argv[1], file=sys.argv[2])")
+
+
+@pytest.fixture
+def gguf_hub(hub: Hub, tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> Hub:
+    """The hub with a repository of GGUF files, one of them split, and what else lies in such repositories."""
+    folder = tmp_path / "gguf"
+    folder.mkdir()
+    checkpoint = tiny_checkpoint(num_hidden_layers=1)
+    write_gguf(checkpoint, folder / "tiny-Q4_0.gguf", "Q4_0")
+    write_gguf(checkpoint, folder / "tiny-q8_0.gguf", "Q8_0", parts=2)
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    split = {f"Q8_0/{name}": found.pop(name) for name in sorted(found) if "-of-" in name}
+    others = {"mmproj-tiny-Q4_0.gguf": b"GGUF", "README.md": b"---\nlicense: mit\n---\n", "imatrix.dat": b"x"}
+    hub.publish(GGUF, {**found, **split, **others})
+    return hub
+
+
+def test_a_gguf_file_by_its_type(gguf_hub: Hub, process: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = process("-m", "edgelm", "export", f"{GGUF}:q4_0", "--target", "rpi5", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert json.loads(ended.out)["path"] == "bundles/tiny-GGUF-q4-0-rpi5-int4"
+    model = Bundle.open(tmp_path / "bundles" / "tiny-GGUF-q4-0-rpi5-int4").manifest.model
+    assert (model.id, model.revision) == (f"{GGUF}:q4_0", gguf_hub.revisions[GGUF, "main"])
+    assert list(model.sources) == ["tiny-Q4_0.gguf"]
+    assert model.quantized is not None
+    assert (model.quantized.method, list(model.quantized.types or {})) == ("gguf", ["Q4_0", "F32"])
+    assert gguf_hub.fetched() == ["README.md", "tiny-Q4_0.gguf"]
+
+
+def test_a_split_gguf_file_by_its_name(gguf_hub: Hub, process: Callable[..., Ended]) -> None:
+    parts = ["tiny-q8_0-00001-of-00002.gguf", "tiny-q8_0-00002-of-00002.gguf"]
+    first = process("-c", _RESOLVE_FILE, GGUF, parts[0])
+    assert first.code == 0, first.err
+    assert first.out.split()[1] == f"{GGUF}:tiny-q8_0"
+    assert gguf_hub.fetched() == ["README.md", *parts]
+    gguf_hub.requests.clear()
+    assert process("-c", _RESOLVE_FILE, GGUF, f"Q8_0/{parts[0]}", HF_HUB_OFFLINE="1") == first
+    assert process("-c", _RESOLVE, f"{GGUF}:Q8_0", HF_HUB_OFFLINE="1").code == 0
+    assert gguf_hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (GGUF, ("has GGUF files, of which one must be named", "--file Q8_0/tiny-q8_0-00001-of-00002.gguf")),
+        (f"{GGUF}:Q5_K_M", ("has no GGUF file of type 'Q5_K_M'", "tiny-Q4_0.gguf")),
+        (f"{MODEL}:Q4_0", ("has no GGUF file", "owner/name")),
+        ("owner/nothing:Q4_0", ("no model of that name on the hub", "check the spelling")),
+    ],
+)
+def test_a_gguf_file_that_is_not_there(
+    model: str, expected: tuple[str, str], gguf_hub: Hub, fetch: Callable[..., Ended]
+) -> None:
+    ended = fetch(model)
+    assert ended.code == 1
+    assert expected[0] in ended.err
+    assert expected[1] in ended.err
+    assert ended.err.count("\n") == 2
+
+
+def test_a_broken_download_of_a_gguf_file_resumes(gguf_hub: Hub, fetch: Callable[..., Ended]) -> None:
+    gguf_hub.broken_after["tiny-Q4_0.gguf"] = 20_000
+    ended = fetch(f"{GGUF}:Q4_0")
+    assert "the connection broke while" in ended.err
+    gguf_hub.broken_after.clear()
+    gguf_hub.requests.clear()
+    assert fetch(f"{GGUF}:Q4_0").code == 0
+    assert any(request.range for request in gguf_hub.requests)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected", "hint"),
+    [
+        ("https://models.example/owner/name", "is an address", "give owner/name, or download it"),
+        ("models.example/owner/name:Q4_K_M", "is an address", "give owner/name:Q4_K_M"),
+        (
+            "https://models.example/owner/name/resolve/main/a/b-Q8_0.gguf?download=true",
+            "is an address",
+            "give owner/name --file a/b-Q8_0.gguf",
+        ),
+        ("llama3.2:1b", "is a name of Ollama's", "owner/name:Q4_K_M"),
+        ("ollama://library/gemma3:270m", "is a name of Ollama's", "owner/name:Q4_K_M"),
+        ("missing/model.gguf", "does not exist", "*.gguf file on this machine"),
+    ],
+)
+def test_what_is_no_model_here(model: str, expected: str, hint: str) -> None:
+    with pytest.raises(CheckpointError, match=expected) as caught:
+        resolve(model)
+    assert hint in str(caught.value.hint)
+
+
+def test_a_file_of_what_is_not_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(OptionError, match=r"--file x.gguf is for models on the hub, and .* is a file on this machine"):
+        resolve(str(tmp_path / "m.gguf"), file="x.gguf")
+    with pytest.raises(OptionError, match="give one of them"):
+        resolve("owner/name:Q4_0", file="x.gguf")
 
 
 def test_the_cache_is_enough_when_the_hub_is_away(hub: Hub, fetch: Callable[..., Ended]) -> None:

@@ -45,5 +45,5 @@ def test_smollm2_has_its_tokenizer(real_model: Callable[[str], Path], data_dir: 
         "don't I'LL",
     ]
     assert [found.tokenizer.encode(line).ids for line in lines] == [expected.encode(line).ids for line in lines]
-    assert found.special == {"bos": 1, "eos": [2, 0], "pad": 2}
+    assert (found.special.bos, found.special.eos, found.special.pad) == (1, (2, 0), 2)
     assert found.template is not None

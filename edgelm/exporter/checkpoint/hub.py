@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,12 +14,20 @@ from pathlib import Path
 from edgelm import demo
 from edgelm.errors import CheckpointError, DependencyError, OptionError
 from edgelm.exporter.checkpoint.checkpoint import pickles, weight_files
+from edgelm.exporter.checkpoint.gguf import files as gguf
+from edgelm.exporter.checkpoint.gguf.header import is_gguf
 from edgelm.exporter.progress import Progress
 
 # The text files that describe a model or an adapter; of the weights `_weights` chooses.
 _TEXTS = ("*.json", "*.jinja", "merges.txt", "tokenizer.model", "README.md", "LICENSE*")
+_GGUF_TEXTS = ("README.md", "LICENSE*")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_GGUF_ID = re.compile(rf"({_HUB_ID.pattern}):([\w.-]+)")  # as llama.cpp's users write it: owner/name:Q4_K_M
+_ADDRESS = re.compile(
+    rf"(?:https?://)?[\w-]+\.[\w.-]+/({_HUB_ID.pattern})(?::([\w.-]+))?(?:/(?:resolve|blob)/[^/]+/([^?#]+))?.*"
+)
+_OLLAMA = re.compile(r"(?:ollama://)?(?:library/)?[a-z][\w.-]*:[\w.-]+")
 _PATIENCE = 20  # seconds until the hub counts as out of reach
 _RESUME = "run the command again: the download resumes where it stopped"
 _NETWORK = ("requests", "urllib3", "httpx", "httpcore")  # what the hub's client uses, by version
@@ -26,19 +35,26 @@ _NETWORK = ("requests", "urllib3", "httpx", "httpcore")  # what the hub's client
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint at hand: its folder, the id it is known by, and the hub's commit where it came from there."""
+    """A checkpoint at hand: its folder or GGUF file, its id, and the hub's commit where it came from there."""
 
     path: Path
     id: str
     revision: str | None = None
 
 
-def name_of(model: str | None) -> str:
+def name_of(model: str | None, file: str | None = None) -> str:
     """The id that `resolve` will give, without a look at the hub."""
     if model is None:
         return demo.NAME
     path = Path(model).expanduser()
-    return path.resolve().name if path.exists() or not _HUB_ID.fullmatch(model) else model
+    if path.exists() or not _on_hub(model):
+        return gguf.stem(path.resolve().name)
+    return model if file is None else f"{model}:{gguf.stem(Path(file).name)}"
+
+
+def _on_hub(model: str) -> bool:
+    """Whether it is an id of the hub, and no path of a file that is missing."""
+    return not model.lower().endswith(gguf.SUFFIX) and bool(_HUB_ID.fullmatch(model) or _GGUF_ID.fullmatch(model))
 
 
 def slug(name: str) -> str:
@@ -47,55 +63,96 @@ def slug(name: str) -> str:
 
 
 def resolve(
-    model: str | None, revision: str | None = None, progress: Progress | None = None, *, what: str = "checkpoint"
+    model: str | None,
+    revision: str | None = None,
+    progress: Progress | None = None,
+    *,
+    what: str = "checkpoint",
+    file: str | None = None,
 ) -> Source:
-    """Find a checkpoint or an adapter: None is the embedded default, a path is a folder, ``owner/name`` is on the hub.
+    """Find a checkpoint or an adapter.
+
+    None is the embedded default; a path is a folder or a GGUF file; ``owner/name`` is on the hub, ``owner/name:Q4_K_M`` the
+    GGUF file of that type there.
 
     What the hub gives is kept in huggingface_hub's cache: a download that was interrupted resumes, and what is whole
-    in the cache needs no network. Only safetensors and text files are fetched.
+    in the cache needs no network. Only safetensors and text files are fetched, or one GGUF file with all its parts.
 
     Args:
         model: which.
         revision: branch, tag or commit on the hub; None is its main branch.
         progress: where it is `visible`, huggingface_hub's own bars are shown.
         what: it is called in errors.
+        file: of a model on the hub, the GGUF file.
 
     Raises:
         CheckpointError: no such folder, or the hub cannot give it.
-        OptionError: a revision of something that is not on the hub.
+        OptionError: a revision or file of something that is not on the hub.
         DependencyError: huggingface-hub is not installed.
     """
     path = Path(model).expanduser() if model is not None else demo.path()
     if model is not None and not path.exists():
-        if _HUB_ID.fullmatch(model):
-            return _Hub(model, revision, progress or Progress()).fetch()
-        raise CheckpointError(
-            f"{what} {model} does not exist",
-            hint="give a folder, a hub id such as owner/name, or nothing for the embedded default"
-            if what == "checkpoint"
-            else "give a folder, or a hub id such as owner/name",
-        )
-    if revision is not None:
-        raise OptionError(
-            f"--revision {revision} is for models on the hub, and {model or demo.NAME} is a folder on this machine"
-            if model is not None
-            else f"--revision {revision} is for models on the hub, not for the one that comes with edgelm"
-        )
+        if _on_hub(model) and _HUB_ID.fullmatch(model):
+            hub = _Hub(model, revision, progress or Progress())
+            return hub.fetch() if file is None else hub.fetch_gguf(file=file)
+        if named := _GGUF_ID.fullmatch(model):
+            if file is not None:
+                raise OptionError(f"{model} names a GGUF file by its type, --file {file} by its name: give one of them")
+            return _Hub(named[1], revision, progress or Progress()).fetch_gguf(kind=named[2])
+        raise _not_there(model, what)
+    for option, value in (("--revision", revision), ("--file", file)):
+        if value is not None:
+            raise OptionError(
+                f"{option} {value} is for models on the hub, and {model or demo.NAME} is {_here(path)} on this machine"
+                if model is not None
+                else f"{option} {value} is for models on the hub, not for the one that comes with edgelm"
+            )
     return Source(path, name_of(model))
 
 
-def fetch_config(model: str | None, revision: str | None = None) -> Path:
-    """The config.json of a model, found as `resolve` finds it; of one on the hub nothing else is fetched.
+def _here(path: Path) -> str:
+    return "a folder" if path.is_dir() else "a file"
+
+
+def _not_there(model: str, what: str) -> CheckpointError:
+    """The error for what is no path, and no id of the hub."""
+    if address := _ADDRESS.fullmatch(model):
+        name, kind, file = address.groups()
+        known = f"{name}:{kind}" if kind else f"{name} --file {file}" if file and file.endswith(".gguf") else name
+        return CheckpointError(
+            f"{model} is an address: edgelm takes paths and ids of the hub", hint=f"give {known}, or download it"
+        )
+    if "://" not in model and model.lower().endswith(gguf.SUFFIX):
+        return CheckpointError(f"{model} does not exist", hint="give the path of a *.gguf file on this machine")
+    if _OLLAMA.fullmatch(model):
+        return CheckpointError(
+            f"{model} is a name of Ollama's, whose models edgelm cannot fetch",
+            hint="give the same model on the hub, as owner/name or owner/name:Q4_K_M, or the path of a *.gguf file",
+        )
+    return CheckpointError(
+        f"{what} {model} does not exist",
+        hint="give a folder, a *.gguf file, a hub id such as owner/name, or nothing for the embedded default"
+        if what == "checkpoint"
+        else "give a folder, or a hub id such as owner/name",
+    )
+
+
+def fetch_config(model: str | None, revision: str | None = None, file: str | None = None) -> Path:
+    """The config.json of a model, found as `resolve` finds it, or its GGUF file; of a checkpoint on the hub nothing else is
+    fetched.
 
     Raises:
         CheckpointError, OptionError, DependencyError: see `resolve`.
     """
-    if model is not None and not Path(model).expanduser().exists() and _HUB_ID.fullmatch(model):
+    plain = model is not None and file is None and _on_hub(model) and _HUB_ID.fullmatch(model)
+    if model is not None and plain and not Path(model).expanduser().exists():
         return _Hub(model, revision, Progress()).fetch_config()
-    folder = resolve(model, revision).path
-    if not folder.is_dir():
-        raise CheckpointError(f"checkpoint {folder} is not a folder", hint="give the folder that holds config.json")
-    return folder / "config.json"
+    path = resolve(model, revision, file=file).path
+    if is_gguf(path):
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"checkpoint {path} is not a folder", hint="give the folder that holds config.json")
+    return path / "config.json"
 
 
 class _Hub:
@@ -130,6 +187,41 @@ class _Hub:
                 raise self._told(error, _cut_off(self.model)) from None
         return self._source(Path(path))
 
+    def fetch_gguf(self, *, kind: str | None = None, file: str | None = None) -> Source:
+        """Download a GGUF file with its parts, by its type or its name, unless it is in the cache."""
+        with _quiet(bars=self.progress.visible):
+            try:
+                names = self._names(folders=True)
+            except Exception as error:
+                return self._gguf_from_cache(kind, file, self._told(error, _away(self.model)))
+            parts = gguf.choose(self.model, names, kind=kind, file=file)
+            texts = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _GGUF_TEXTS)]
+            try:
+                path = self._client.snapshot_download(
+                    self.model, revision=self.revision, allow_patterns=[*map(glob.escape, parts), *texts]
+                )
+            except Exception as error:
+                raise self._told(error, _cut_off(self.model)) from None
+        return self._gguf_source(Path(path), parts, kind)
+
+    def _gguf_from_cache(self, kind: str | None, file: str | None, reason: CheckpointError) -> Source:
+        try:
+            path = Path(self._client.snapshot_download(self.model, revision=self.revision, local_files_only=True))
+        except Exception:  # nothing of it is in the cache
+            raise reason from None
+        names = [str(found.relative_to(path)) for found in path.rglob(f"*{gguf.SUFFIX}")]
+        try:
+            parts = gguf.choose(self.model, names, kind=kind, file=file)
+        except CheckpointError:
+            raise reason from None
+        if not all((path / part).exists() for part in parts):
+            raise CheckpointError(f"{reason}; the cache holds only a part of it", hint=reason.hint)
+        return self._gguf_source(path, parts, kind)
+
+    def _gguf_source(self, path: Path, parts: list[str], kind: str | None) -> Source:
+        named = f"{self.model}:{kind or gguf.stem(Path(parts[0]).name)}"
+        return Source(path / parts[0], named, path.name)
+
     def fetch_config(self) -> Path:
         """Download config.json unless it is in the cache."""
         with _quiet(bars=False):
@@ -156,14 +248,19 @@ class _Hub:
     def _source(self, path: Path) -> Source:
         return Source(path, self.model, path.name)  # the cache names a snapshot's folder by its commit
 
-    def _names(self) -> list[str]:
-        """The files in the model's own folder."""
+    def _names(self, *, folders: bool = False) -> list[str]:
+        """The files in the model's own folder, or those in `folders` inside of it, too."""
         info = self._client.HfApi().model_info(self.model, revision=self.revision, timeout=_PATIENCE)
-        return [file.rfilename for file in info.siblings or () if "/" not in file.rfilename]
+        return [file.rfilename for file in info.siblings or () if folders or "/" not in file.rfilename]
 
     def _wanted(self, names: list[str]) -> list[str]:
         weights = _weights(names)
         if not weights:
+            if files := gguf.models(self._names(folders=True)):
+                raise CheckpointError(
+                    f"{self.model} on the hub has GGUF files, of which one must be named",
+                    hint=f"give --file {files[0]}" + (f", or one of {', '.join(files[1:9])}" if files[1:] else ""),
+                )
             if found := pickles(names):
                 raise CheckpointError(
                     f"{self.model} on the hub has its weights as a pickle only ({found[0]}), "

@@ -33,6 +33,7 @@ def of_model(
     threads: int | None = None,
     vocab: int | None = None,
     revision: str | None = None,
+    file: str | None = None,
     choices: Choices = AS_IT_IS,
 ) -> Estimate:
     """What to expect of a model in one of the target's recipes; no weights are read, or fetched.
@@ -46,6 +47,7 @@ def of_model(
         threads: None takes the board's.
         vocab: how many tokens are left where the vocabulary is trimmed; None for all.
         revision: branch, tag or commit on the hub.
+        file: of a model on the hub, the GGUF file, which is fetched.
         choices: made whatever the recipe.
 
     Raises:
@@ -53,14 +55,14 @@ def of_model(
         UnsupportedModelError: no native family describes it.
         TargetError, OptionError, ExportError: recipe, threads or context are not possible.
     """
-    source = _source(model, revision)
+    source = _source(model, revision, file)
     config = _config(source)
     decoder = _decoder(config, vocab)
     scheme, quant = read_scheme(config), quant or target.default
     spec = choices.of(target.recipe(quant), target)
     length = choose_context(context, target, decoder.context_limit)
     text = _text(source, config) if vocab is None else None
-    sizes = decoder_sizes(name_of(model), decoder, scheme, target, choices, text)
+    sizes = decoder_sizes(name_of(model, file), decoder, scheme, target, choices, text)
     need = sizes.weighed(quant, length)
     return Estimate(
         model=sizes.name,
@@ -75,10 +77,10 @@ def of_model(
     )
 
 
-def _source(model: str | None, revision: str | None) -> Path:
+def _source(model: str | None, revision: str | None, file: str | None) -> Path:
     """The GGUF file, or the folder with config.json."""
-    file = None if model is None else Path(model).expanduser()
-    return file if file is not None and is_gguf(file) else fetch_config(model, revision).parent
+    found = fetch_config(model, revision, file)
+    return found if is_gguf(found) else found.parent
 
 
 def _config(source: Path) -> Config:

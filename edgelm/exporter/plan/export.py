@@ -152,7 +152,8 @@ def _choose_recipe(options: ExportOptions, progress: Progress) -> tuple[RecipePl
 
 def _open(options: ExportOptions, progress: Progress) -> tuple[Source, Checkpoint]:
     """The checkpoint, with the adapter that is merged into it."""
-    source = resolve(None if options.model is None else os.fspath(options.model), options.revision, progress)
+    model = None if options.model is None else os.fspath(options.model)
+    source = resolve(model, options.revision, progress, file=options.file)
     adapter = None if options.adapter is None else open_adapter(os.fspath(options.adapter), progress)
     return source, Checkpoint(source.path, adapter)
 

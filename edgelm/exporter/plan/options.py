@@ -24,6 +24,7 @@ class ExportOptions:
     target: Name | Target = "rpi5"
     quant: str | None = None
     revision: str | None = None
+    file: str | None = None
     adapter: Name | None = None
     context: int | None = None
     output: Name | None = None
@@ -49,6 +50,6 @@ class ExportOptions:
         """Of the bundle."""
         if self.output is not None:
             return Path(self.output)
-        names = [name_of(None if self.model is None else os.fspath(self.model))]
+        names = [name_of(None if self.model is None else os.fspath(self.model), self.file)]
         names += [] if self.adapter is None else [name_of(os.fspath(self.adapter))]
         return Path("bundles") / "-".join([*map(slug, names), target.name, quant, *self.choices.names])

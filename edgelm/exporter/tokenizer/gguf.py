@@ -12,6 +12,7 @@ from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.gguf.metadata import Metadata
 from edgelm.exporter.tokenizer import sentencepiece
 from edgelm.exporter.tokenizer.sentencepiece import CONTROL, UNKNOWN, USER_DEFINED, Piece, SentencePiece
+from edgelm.runtime.text import tokenizer_file
 
 _KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # What llama.cpp calls two of them in full.
@@ -161,8 +162,9 @@ def _byte_level(data: Metadata, pieces: tuple[Piece, ...]) -> tuple[Tokenizer, b
     pre, merges = _PRE[name], [_pair(data, merge) for merge in data.strings("tokenizer.ggml.merges")]
     vocabulary = {piece.text: index for index, piece in enumerate(pieces)}
     try:
-        tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre.whole))
-    except Exception as error:  # the library raises bare Exception
+        with tokenizer_file.guarded():
+            tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre.whole))
+    except ValueError as error:
         raise CheckpointError(f"{data.path}: its tokenizer cannot be converted: {error}") from None
     if pre.normal:
         tokenizer.normalizer = normalizers.NFC()

@@ -27,6 +27,7 @@ _VERSION = 3
 _AGAIN = "download it again"
 _ALIGNMENT = 32
 _MOST_AXES = 4
+_LONGEST_NAME = 256
 # Type number → how struct and numpy call it.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -116,7 +117,7 @@ def _read(at: _Cursor) -> Header:
     at.expect(keys, 13, "keys")
     metadata: dict[str, Any] = {}
     for _ in range(keys):
-        name = at.text("the name of a key")
+        name = at.name("a key")
         metadata[name] = at.value(at.number("I"), name)
     at.expect(tensors, 24, "tensors")
     infos = [_tensor(at) for _ in range(tensors)]
@@ -150,7 +151,7 @@ def _check_version(at: _Cursor) -> None:
 
 def _tensor(at: _Cursor) -> TensorInfo:
     """One tensor, its offset still counted from the start of the data."""
-    name = at.text("the name of a tensor")
+    name = at.name("a tensor")
     axes = at.number("I")
     if not 1 <= axes <= _MOST_AXES:
         raise at.wrong(f"tensor '{name}' has {axes:,} axes, expected 1 to {_MOST_AXES}")
@@ -208,8 +209,14 @@ class _Cursor:
         length = self.number("Q")
         self.expect(length, 1, f"bytes of {what}")
         self.at += length
-        # A token may be a piece of a character: what is no UTF-8 stays as it is, byte by byte.
-        return str(self._data[self.at - length : self.at], "utf-8", "surrogateescape")
+        return str(self._data[self.at - length : self.at], "utf-8", "replace")  # a token may be half a character
+
+    def name(self, of: str) -> str:
+        """The next string, which is a name and may be printed."""
+        name = self.text(f"the name of {of}")
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise self.wrong(f"the name of {of} is no text")
+        return name
 
     def value(self, kind: int, key: str) -> Any:
         """The next value, of the type with this number."""
@@ -239,7 +246,7 @@ class _Cursor:
         for _ in range(count):  # half a million of them in a large vocabulary: the loop is kept tight
             if at + 8 > size or (end := at + 8 + unpack(data, at)[0]) > size:
                 raise self.cut(f"strings of '{key}'")
-            yield str(data[at + 8 : end], "utf-8", "surrogateescape")
+            yield str(data[at + 8 : end], "utf-8", "replace")
             at = end
         self.at = at
 

@@ -13,13 +13,13 @@ from typing import Any
 from edgelm.bundle.origins import Quantized
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.gguf.architectures import ARCHITECTURES, Architecture
+from edgelm.exporter.checkpoint.gguf.files import parts
 from edgelm.exporter.checkpoint.gguf.header import Header, TensorInfo, read_header
 from edgelm.exporter.checkpoint.gguf.metadata import Metadata
 from edgelm.exporter.checkpoint.gguf.rope import FACTORS
 from edgelm.exporter.checkpoint.gguf.tensors import GGUFTensor, Reshaped, Rotated, Shifted, Transposed
 from edgelm.exporter.checkpoint.tensors import Readable
 
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _IGNORED = re.compile(r"blk\.\d+\.attn_rot_embd|" + "|".join(map(re.escape, FACTORS)))
 # What is no model though it is a GGUF file, by general.type or general.architecture.
 _OTHER = {
@@ -82,25 +82,6 @@ def open_gguf(path: Path) -> GGUFModel:
 def read_metadata(path: Path) -> Metadata:
     """The metadata of a file, or of the first part of a split one, with its tokenizer; see `open_gguf`."""
     return _metadata(read_header(parts(path)[0]), {})
-
-
-def parts(path: Path) -> list[Path]:
-    """The parts of a split file, of which `path` is one; else `path` alone.
-
-    Raises:
-        CheckpointError: a part is missing.
-    """
-    found = _PART.fullmatch(path.name)
-    if not found:
-        return [path]
-    stem, _, count = found.groups()
-    files = [path.with_name(f"{stem}-{index:05d}-of-{count}.gguf") for index in range(1, int(count) + 1)]
-    for file in files:
-        if not file.exists():
-            raise CheckpointError(
-                f"{file} is missing: {path.name} is one of {int(count)} parts", hint="download it, too"
-            )
-    return files
 
 
 def _tensors(headers: list[Header]) -> dict[str, TensorInfo]:
