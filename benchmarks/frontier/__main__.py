@@ -11,6 +11,8 @@ GGUF file with its vocabulary.
 A recipe is a name that `edgelm export --quant` takes, with options of `edgelm export` behind it where these are wanted:
 `--recipe int4`, `--recipe 'int4 --calibrate none'`, `--recipe 'auto --max-size 105MB'`.
 
+A file type with `imatrix` behind it is quantised by an importance matrix, of the text that edgelm calibrates on by default.
+
 The last lines say where each of edgelm's bundles lies: its divergence as a share of what llama.cpp's line has at that size,
 interpolated between its file types (logarithms of the divergence, linearly by size). `--plot FILE.png` draws both lines
 (needs matplotlib), `--json FILE` writes every figure. What `-o` holds is used again: remove a file to make it anew.
@@ -30,7 +32,7 @@ import click
 from benchmarks.frontier.measure import Case, Original, measure
 from benchmarks.frontier.report import against_line, plot, table
 
-TYPES = ("Q4_0", "Q4_1", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
+TYPES = ("Q4_0", "Q4_0 imatrix", "Q4_1", "Q4_K_M", "Q4_K_M imatrix", "Q5_K_M", "Q6_K", "Q8_0")
 RECIPES = ("int4 --calibrate none", "int4", "int8", "auto --max-size 92MB", "auto --max-size 105MB")
 
 
@@ -40,7 +42,14 @@ RECIPES = ("int4 --calibrate none", "int4", "int8", "auto --max-size 92MB", "aut
 @click.option("--chunks", default=8, show_default=True, help="Of 512 tokens.")
 @click.option("--target", default="x86-64", show_default=True, help="Of edgelm's exports.")
 @click.option("--recipe", "recipes", multiple=True, default=RECIPES, show_default=True)
-@click.option("--type", "types", multiple=True, default=TYPES, show_default=True, help="llama.cpp's file types.")
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    default=TYPES,
+    show_default=True,
+    help="llama.cpp's file types; imatrix behind one.",
+)
 @click.option("--llama-python", help="A Python with llama-cpp-python and gguf; without it edgelm is measured alone.")
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path))
@@ -59,7 +68,7 @@ def main(
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
     original = Original.of(checkpoint, text, chunks, output)
-    cases = [Case("llama.cpp", kind) for kind in types if llama_python is not None]
+    cases = [Case("llama.cpp", kind, tuple(kind.split()[1:])) for kind in types if llama_python is not None]
     cases += [Case("edgelm", recipe, tuple(shlex.split(recipe)[1:])) for recipe in recipes]
     rows = []
     for case in cases:

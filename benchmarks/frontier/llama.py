@@ -1,6 +1,6 @@
 """llama.cpp's part, in a Python of its own, through llama-cpp-python's low-level calls.
 
-    python -m benchmarks.frontier.llama quantize F32.gguf OUT.gguf Q4_K_M
+    python -m benchmarks.frontier.llama quantize F32.gguf OUT.gguf Q4_K_M [IMPORTANCE.npz]
     python -m benchmarks.frontier.llama read MODEL.gguf IDS.npy LOGITS.npy
 
 `read` takes int64 [chunks, size] and writes the float32 logits behind each position of every second half but the last
@@ -24,9 +24,16 @@ def _quiet(level: int, text: bytes, data: object) -> None:
     pass
 
 
-def quantize(source: str, output: str, kind: str) -> None:
+def quantize(source: str, output: str, kind: str, importance: str | None = None) -> None:
     options = llama.llama_model_quantize_default_params()
     options.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    if importance is not None:
+        arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in np.load(importance).items()}
+        entries = (llama.llama_model_imatrix_data * (len(arrays) + 1))()  # the last has no name
+        for entry, (name, values) in zip(entries, arrays.items(), strict=False):
+            entry.name, entry.size = name.encode(), values.size
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        options.imatrix = entries
     aside = f"{output}.part"
     code = llama.llama_model_quantize(source.encode(), aside.encode(), ctypes.byref(options))
     if code:
@@ -71,6 +78,6 @@ def _logits(context: object, ids: list[int], first: int, vocab: int) -> np.ndarr
 if __name__ == "__main__":
     llama.llama_log_set(_quiet, ctypes.c_void_p(0))
     llama.llama_backend_init()
-    if len(sys.argv) != 5 or sys.argv[1] not in ("quantize", "read"):
+    if len(sys.argv) not in (5, 6) or sys.argv[1] not in ("quantize", "read"):
         raise SystemExit(__doc__)
     (quantize if sys.argv[1] == "quantize" else read)(*sys.argv[2:])

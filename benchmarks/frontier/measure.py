@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.frontier.importance import importance
 from edgelm.bundle.reader import Bundle
 from edgelm.evaluate.divergence import kl_divergence
 from edgelm.evaluate.passages import load_passages, starting_token
@@ -89,6 +90,13 @@ class Original:
             _read(bundle, pieces, logits)
         return cls(checkpoint, pieces, logits)
 
+    def importance(self, folder: Path) -> Path:
+        """The file of llama.cpp's importance matrix, made where it is not there."""
+        output = folder / "importance.npz"
+        if not output.exists():
+            np.savez(output, **importance(self.checkpoint, Bundle.open(folder / "fp32")))
+        return output
+
 
 def measure(case: Case, original: Original, target: str, llama_python: str | None, folder: Path) -> Row:
     """Quantise as the case says, read the text with it, and compare."""
@@ -107,7 +115,8 @@ def measure(case: Case, original: Original, target: str, llama_python: str | Non
             writer = [sys.executable, "-m", "benchmarks.peers.gguf_file"]
             _run([*writer, str(original.checkpoint), str(full), "f32", "vocabulary"])
         if not there:
-            _run([*worker, "quantize", str(full), str(place), case.name])
+            extra = [str(original.importance(folder))] if "imatrix" in case.options else []
+            _run([*worker, "quantize", str(full), str(place), case.name.split()[0], *extra])
         seconds, taken = time.perf_counter() - started, place.stat().st_size
         ids = folder / "ids.npy"
         np.save(ids, original.ids)
