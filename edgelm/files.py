@@ -30,6 +30,9 @@ _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
+_temporary: set[Path] = set()  # folders of this process
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, opened for reading; links are followed.
 
@@ -136,11 +139,19 @@ def scratch() -> Iterator[Path]:
 def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A new folder in `parent` that is held, and gone when the context is left."""
     folder, descriptor = _make_folder(parent, prefix)
+    _temporary.add(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _temporary.discard(folder)
         os.close(descriptor)
+
+
+def remove_temporary() -> None:
+    """Remove the temporary folders of this process, which is about to end without leaving their contexts."""
+    for folder in tuple(_temporary):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

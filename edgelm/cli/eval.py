@@ -14,6 +14,7 @@ import click
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.bundle.writer import save_quality
 from edgelm.cli.export import load_export
+from edgelm.cli.interrupts import ends_at_once
 from edgelm.cli.loading import loaded
 from edgelm.cli.options import bundle_argument, json_option, threads_option
 from edgelm.cli.quality import divergence_lines
@@ -93,7 +94,7 @@ def command(
     passages = None if wanted is None else load_passages(wanted, "evaluation")
     facts: dict[str, Any] = {"bundle": str(bundle)}
     parts: list[list[str]] = []
-    with Bar(silent=as_json) as bar, _base(against, Bundle.open(bundle), bar) as base:
+    with Bar(silent=as_json) as bar, _base(against, Bundle.open(bundle), bar) as base, ends_at_once():
         measure = _Measure(Bundle.open(bundle), base, threads, bar)
         if items is not None:
             told, lines = measure.task(items, seed or 0, max(0, show_errors))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class Sweep:
         if self.output is None:
             return Record.open(kept_file(settings), settings, overwrite=overwrite)
         path = self.output / NAME
-        if not path.exists() and self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+        if not path.exists() and self.output.exists() and not _is_empty(self.output):
             raise ExportError(f"{self.output} is there already and no sweep", hint="choose another folder with -o")
         return Record.open(path, settings, overwrite=overwrite)
 
@@ -121,7 +121,9 @@ class Sweep:
         if not left:
             return failed
         base, *others = self.candidates
-        with self._folder() as folder:
+        if self.output is not None:
+            record.keep()  # so that one which is interrupted before its first row is known as a sweep
+        with self._folder() as folder, _forgotten_where_empty(record, self.output):
             original = self._base(base, folder, progress)
             for candidate in self.candidates:
                 if candidate not in left:
@@ -251,3 +253,21 @@ def _told(progress: Progress, what: str) -> Callable[[int, int], None]:
         progress.advance(int(done > 0), f"{done}/{total}")
 
     return step
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a folder holds nothing but what killed processes may have left."""
+    return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
+
+
+@contextmanager
+def _forgotten_where_empty(record: Record, output: Path | None) -> Iterator[None]:
+    """Leave nothing of a sweep that fails before its first row."""
+    try:
+        yield
+    except EdgeLMError:
+        if output is not None and not record.rows:
+            record.remove()
+            with suppress(OSError):  # there are bundles in it
+                output.rmdir()
+        raise

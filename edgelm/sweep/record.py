@@ -63,6 +63,10 @@ class Record:
     def add(self, row: Row) -> None:
         """Keep a row, on disk too."""
         self.rows[row.name] = row
+        self.keep()
+
+    def keep(self) -> None:
+        """Write the file, so that a sweep that is interrupted before its first row is known as one."""
         content = {"format": FORMAT, "settings": self.settings, "rows": [r.to_dict() for r in self.rows.values()]}
         write_aside(self.path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

@@ -198,3 +198,49 @@ def test_wrong_options(edgelm, options, code, said):
     ended = edgelm("sweep", *options)
     assert (ended.code, ended.out) == (code, "")
     assert ended.err.startswith(said)
+
+
+STAGES = {
+    "before the export in fp32": ("export", "fp32"),
+    "before the first figures": ("_perplexity", "fp32"),
+    "before the second export": ("export", "int8"),
+    "while the second is compared": ("compare", "int8"),
+    "before the last": ("export", "int4-b32-search"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_it_goes_on_wherever_it_was_interrupted(edgelm, arguments, places, monkeypatch, stage):
+    name, candidate = STAGES[stage]
+    owner = measure.Sweep if name.startswith("_") else measure
+    inner = getattr(owner, name)
+
+    def interrupted(*args, **options):
+        paths = [options.get("output"), *(getattr(arg, "path", None) for arg in args)]
+        if any(path is not None and path.name == candidate for path in paths):
+            raise KeyboardInterrupt
+        return inner(*args, **options)
+
+    command = [*arguments, "-o", places / "kept"]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        assert edgelm(*command).code == 130
+    ended = edgelm(*command, "--json")
+    assert ended.code == 0
+    assert [row["name"] for row in json.loads(ended.out)["rows"]] == NAMES
+
+
+def test_a_folder_with_what_a_killed_process_left(edgelm, arguments, places):
+    (places / "kept" / ".fp32.partial-1").mkdir(parents=True)
+    assert edgelm(*arguments, "-o", places / "kept").code == 0
+
+
+def test_a_sweep_that_fails_at_once_leaves_nothing(edgelm, arguments, places, monkeypatch):
+    from edgelm.errors import ExportError
+
+    def fails(*args, **options):
+        raise ExportError("no")
+
+    monkeypatch.setattr(measure, "export", fails)
+    assert edgelm(*arguments, "-o", places / "kept").code == 1
+    assert not (places / "kept").exists()

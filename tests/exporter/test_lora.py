@@ -380,3 +380,44 @@ def test_a_head_that_only_claims_to_be_tied(checkpoint: Path, tmp_path: Path, mo
     (copy / "config.json").write_text(json.dumps(config))
     bundle = export(copy, "x86-64", "fp32", adapter=adapter, output=tmp_path / "b")
     check(bundle, merge_by_hand(checkpoint, adapter, {module: ALPHA / RANK}))
+
+
+def with_config(adapter: Path, checkpoint: Path) -> Path:
+    """The adapter's folder with the model's config.json and tokenizer in it, as some trainers leave it."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        if (checkpoint / name).exists():
+            shutil.copy(checkpoint / name, adapter / name)
+    return adapter
+
+
+def test_an_adapter_folder_with_a_config_json(checkpoint: Path, tmp_path: Path) -> None:
+    adapter = with_config(write_adapter(tmp_path / "a", SHAPES), checkpoint)
+    plain = write_adapter(tmp_path / "plain", SHAPES)
+    merged = [Checkpoint(checkpoint, Adapter.open(folder)) for folder in (adapter, plain)]
+    for name in merged[0].names():
+        np.testing.assert_array_equal(merged[0].tensor(name).read(), merged[1].tensor(name).read())
+    base = export(checkpoint, "x86-64", "fp32", output=tmp_path / "b", lora_ready=True)
+    files = [export_adapter(f, base.path, output=tmp_path / f"{f.name}.safetensors") for f in (adapter, plain)]
+    one, other = (load_file(file) for file in files)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_such_a_folder_is_still_no_model(checkpoint: Path, tmp_path: Path) -> None:
+    adapter = with_config(write_adapter(tmp_path / "a", SHAPES), checkpoint)
+    with pytest.raises(CheckpointError, match="is a LoRA adapter, not a model"):
+        export(adapter, "x86-64", "fp32", output=tmp_path / "b")
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_model_with_an_adapter_beside_its_weights(checkpoint: Path, tmp_path: Path, single: bool) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "c")
+    adapter = write_adapter(tmp_path / "a", SHAPES)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, copy / name)
+    if not single:
+        (copy / "model.safetensors").rename(copy / "weights.safetensors")
+    found, plain = Checkpoint(copy), Checkpoint(checkpoint)
+    assert found.names() == plain.names()
+    assert len(found.files) == 1
+    assert Adapter.open(copy).tensors

@@ -260,3 +260,51 @@ def test_the_lm_runs_on_afterwards(tiny_bundle: Any) -> None:
         assert lm.generate("x", max_tokens=12).tokens == plain.tokens
         session = lm.session()
         assert session.generate("x", choice=["left", "right"]).text in ("left", "right")
+
+
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "readonly": {"type": "integer", "readonly": True},
+    "$default": {"type": "integer", "$default": 3},
+    "x-order": {"type": "integer", "x-order": 1, "x-enum": ["a"]},
+    "enumNames": {"type": "integer", "enumNames": ["one"], "propertyOrder": 3},
+    "optional": {"type": "integer", "optional": True, "example": 3, "deprecatd": True},
+    "$definitions": {"type": "integer", "$definitions": {"a": {}}, "definition": "b", "titel": "t"},
+    "openapi": {"type": "integer", "format": "int32", "discriminator": {"propertyName": "a"}, "nullable": False},
+    "below": {"anyOf": [{"type": "integer", "readonly": True, "descriptions": "d"}]},
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_unknown_words_are_ignored(case: str) -> None:
+    assert isinstance(json.loads(lm_of().generate("x", json_schema=UNKNOWN[case], max_tokens=300).text), int)
+
+
+@pytest.mark.parametrize("word", ["password", "byte", "binary", "phone", "color"])
+def test_formats_that_the_standard_does_not_know_say_nothing(word: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "format": word, "enum": ["b"]}, "format": {"const": 1}},
+        "required": ["a", "format"],
+        "additionalProperties": False,
+    }
+    assert json.loads(lm_of().generate("x", json_schema=schema, max_tokens=300).text) == {"a": "b", "format": 1}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"requird": ["a"]},
+        {"maxLenght": 3},
+        {"properties": {"a": {"enums": [1]}}},
+        {"items": [{"minimun": 1}]},
+        {"additionalproperties": False},
+        {"$reff": "#/a"},
+        {"$defs": {"a": {"patern": "b"}}},
+        {"type": "string", "format": "idn-hostname"},
+        {"dependentRequired": {"a": ["b"]}},
+        {"type": "array", "contains": {"const": 1}},
+    ],
+)
+def test_what_would_be_violated_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=r"unknown word|cannot be used"):
+        make_lm(FakeEngine()).stream("x", json_schema=schema)

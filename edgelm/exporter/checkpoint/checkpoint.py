@@ -64,7 +64,7 @@ class Checkpoint:
                 f"checkpoint {path} {what}",
                 hint="give a folder with config.json and *.safetensors, or a hub id such as owner/name",
             )
-        if not (path / "config.json").exists() and (path / lora.CONFIG).exists():
+        if (path / lora.CONFIG).exists() and not _has_weights(path):
             meant = read_json(path / lora.CONFIG).get("base_model_name_or_path")
             raise CheckpointError(
                 f"{path} is a LoRA adapter, not a model",
@@ -201,7 +201,7 @@ def weight_files(path: Path) -> list[Path]:
                 raise CheckpointError(f"{file} is missing: {index.name} names it", hint="download the checkpoint again")
         return files
     if found := sorted(path.glob("*.safetensors")):
-        return found
+        return [file for file in found if file.name != lora.WEIGHTS] or found
     if pickled := pickles(sorted(file.name for file in path.iterdir())):
         raise CheckpointError(
             f"{path / pickled[0]} is a pickle, which can run any code when it is read; edgelm reads safetensors only",
@@ -210,6 +210,13 @@ def weight_files(path: Path) -> list[Path]:
     raise CheckpointError(
         f"{path} has no *.safetensors file", hint="give a folder with config.json, *.safetensors and tokenizer.json"
     )
+
+
+def _has_weights(path: Path) -> bool:
+    """Whether a folder holds a model: its config.json, and weights that are not an adapter's."""
+    names = {file.name for file in path.iterdir()} - {lora.WEIGHTS, lora.PICKLE}
+    weights = _INDEX in names or pickles(names) or any(name.endswith(".safetensors") for name in names)
+    return "config.json" in names and bool(weights)
 
 
 def pickles(names: Iterable[str]) -> list[str]:

@@ -25,7 +25,7 @@ from edgelm.exporter.checkpoint.tensors import Readable, RowRange, Tensor, read_
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_PICKLE = "adapter_model.bin"
+PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 MERGE = "merge it where it was trained: model.merge_and_unload().save_pretrained(DIR), then export DIR"
 # Kinds of adapter that no W + s B A expresses, by the key of adapter_config.json that asks for them.
@@ -148,9 +148,9 @@ class Adapter:
         config = Config(read_json(path / CONFIG), path / CONFIG)
         _expect_supported(config)
         if not (path / WEIGHTS).exists():
-            if (path / _PICKLE).exists():
+            if (path / PICKLE).exists():
                 raise CheckpointError(
-                    f"{path / _PICKLE} is a pickle, which can run any code when it is read; edgelm reads safetensors only",
+                    f"{path / PICKLE} is a pickle, which can run any code when it is read; edgelm reads safetensors only",
                     hint="in a place you trust: PeftModel.from_pretrained(MODEL, DIR).save_pretrained(NEW_DIR)",
                 )
             raise CheckpointError(f"adapter {path} has no {WEIGHTS}", hint="copy or download the adapter again")

@@ -27,15 +27,38 @@ _JSON = {"whitespace_pattern": r"( |\n[ \t]{0,32})?"}
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _ONES = ("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
-_OTHERS = """
-    $schema $id id $ref $anchor $dynamicRef $dynamicAnchor $recursiveRef $recursiveAnchor $vocabulary $comment
-    type enum const format pattern minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum multipleOf
-    minItems maxItems uniqueItems minContains maxContains required minProperties maxProperties dependencies
-    dependentRequired unevaluatedItems unevaluatedProperties title description default examples example deprecated
-    readOnly writeOnly contentEncoding contentMediaType contentSchema nullable discriminator xml externalDocs x-guidance
+_CONSTRAINTS = """
+    $ref $dynamicRef $recursiveRef type enum const format pattern minLength maxLength minimum maximum exclusiveMinimum
+    exclusiveMaximum multipleOf minItems maxItems uniqueItems minContains maxContains required minProperties maxProperties
+    dependencies dependentRequired unevaluatedItems unevaluatedProperties
 """
-# JSON Schema's, drafts 4 to 2020-12, and OpenAPI's.
-_WORDS = frozenset((*_MAPS, *_LISTS, *_ONES, *_OTHERS.split()))
+# JSON Schema's words that constrain a value, drafts 4 to 2020-12. Others only describe it, or hold parts to refer to.
+_CONSTRAINING = frozenset((*_MAPS, *_LISTS, *_ONES, *_CONSTRAINTS.split())) - {"$defs", "definitions"}
+# Formats of strings that the standard knows; another one, such as OpenAPI's password, says nothing about the value.
+_FORMATS = frozenset(
+    [
+        "date-time",
+        "date",
+        "time",
+        "duration",
+        "email",
+        "idn-email",
+        "hostname",
+        "idn-hostname",
+        "ipv4",
+        "ipv6",
+        "uri",
+        "uri-reference",
+        "iri",
+        "iri-reference",
+        "uuid",
+        "uri-template",
+        "json-pointer",
+        "relative-json-pointer",
+        "regex",
+    ]
+)
+_HARMLESS = frozenset(["discriminator", "deprecated", "definition"])  # words that are, although near to one that is not
 
 
 class Grammar:
@@ -184,32 +207,59 @@ def _schema(schema: object) -> str:
         schema = {} if schema else {"not": {}}  # what true and false stand for
     if not isinstance(schema, Mapping):
         raise OptionError(f"json_schema must be a JSON schema, an object, not {type(schema).__name__}")
-    for path, word in _unknown(schema, ""):
-        # An unknown word says nothing, by the standard; but one that is nearly a known one was meant to say something.
-        if near := get_close_matches(word, _WORDS, n=1, cutoff=0.8):
+    for path, word in _words(schema, ""):
+        # An unknown word says nothing, by the standard; but one that is nearly a constraint was meant to be one.
+        if word in _CONSTRAINING or word in _HARMLESS or word.startswith("x-"):
+            continue
+        if near := get_close_matches(word, _CONSTRAINING, n=1, cutoff=0.8):
             raise OptionError(f"json_schema: unknown word {word!r} at {path or '/'}", hint=f"did you mean {near[0]}?")
     try:
-        return json.dumps(schema)
-    except (TypeError, ValueError) as error:
+        return json.dumps(_known_formats(schema))
+    except (TypeError, ValueError, RecursionError) as error:
         raise OptionError(f"json_schema is not valid JSON: {error}") from None
 
 
-def _unknown(schema: object, path: str) -> Iterator[tuple[str, str]]:
-    """Where in a schema there is a word that JSON Schema does not know, and the word."""
+def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, str | int | None, Any]]:
+    """(Word, name or place below it, schema) of each schema in a schema."""
+    for key, value in schema.items():
+        if key in _MAPS and isinstance(value, Mapping):
+            yield from ((key, name, inner) for name, inner in value.items())
+        elif (key in _LISTS and isinstance(value, Sequence) and not isinstance(value, str)) or (
+            key == "items" and isinstance(value, list)
+        ):
+            yield from ((key, index, inner) for index, inner in enumerate(value))
+        elif key in _ONES:
+            yield key, None, value
+
+
+def _words(schema: object, path: str) -> Iterator[tuple[str, str]]:
+    """Where in a schema there is a word, and the word."""
     if not isinstance(schema, Mapping):
         return
-    for key, value in schema.items():
-        here = f"{path}/{key}"
-        if key in _MAPS and isinstance(value, Mapping):
-            for name, inner in value.items():
-                yield from _unknown(inner, f"{here}/{name}")
-        elif key in _LISTS and isinstance(value, Sequence):
-            for index, inner in enumerate(value):
-                yield from _unknown(inner, f"{here}/{index}")
-        elif key in _ONES:
-            yield from _unknown(value, here)
-        elif isinstance(key, str) and key not in _WORDS:
+    for key in schema:
+        if isinstance(key, str):
             yield path, key
+    for key, below, inner in _inner(schema):
+        yield from _words(inner, f"{path}/{key}" if below is None else f"{path}/{key}/{below}")
+
+
+def _known_formats(schema: Any) -> Any:
+    """The schema without formats that the standard does not know."""
+    if not isinstance(schema, Mapping):
+        return schema
+    copy: dict[str, Any] = {
+        key: value
+        for key, value in schema.items()
+        if key != "format" or not isinstance(value, str) or value in _FORMATS
+    }
+    for key, below, inner in _inner(schema):
+        if below is None:
+            copy[key] = _known_formats(inner)
+        else:
+            if copy[key] is schema[key]:
+                copy[key] = dict(schema[key]) if isinstance(schema[key], Mapping) else list(schema[key])
+            copy[key][below] = _known_formats(inner)
+    return copy
 
 
 def _alternatives(choice: object) -> str:
