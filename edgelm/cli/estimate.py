@@ -83,7 +83,7 @@ def command(
         board = load_target(target or "rpi5")
         board.recipe(quant)
         load_export()
-        from edgelm.exporter.plan.estimate import of_model
+        from edgelm.exporter.plan.estimate import HubOptions, of_model
         from edgelm.exporter.recipe import Choices
 
         found = of_model(
@@ -93,8 +93,7 @@ def command(
             context=context,
             threads=threads,
             vocab=vocab,
-            revision=revision,
-            file=file,
+            hub=HubOptions(revision, file),
             choices=Choices(kv, prefill),
         )
     if as_json:

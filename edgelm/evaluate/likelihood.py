@@ -19,7 +19,7 @@ import numpy as np
 
 from edgelm.errors import PromptError
 from edgelm.evaluate.perplexity import Scores, logits_from, negative_log_likelihood
-from edgelm.runtime.prefill import PREFILL_CHUNK
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK
 
 Ids = list[int]
 

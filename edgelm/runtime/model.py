@@ -22,11 +22,11 @@ from edgelm.machine.host import read_cpu
 from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
 from edgelm.runtime.kv.concat_cache import ConcatCache
 from edgelm.runtime.kv.memory_limit import Room, fit
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK, prefill_pieces
 from edgelm.runtime.kv.windows import read_windows
 from edgelm.runtime.lora_adapter import RuntimeAdapter
 from edgelm.runtime.ort.bundle_sessions import Sessions, open_sessions
 from edgelm.runtime.ort.options import DEFAULTS, LoadOptions
-from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
 from edgelm.target.fallback import find_fallback
 
 

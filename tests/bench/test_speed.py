@@ -9,7 +9,7 @@ import pytest
 
 from edgelm.bench.speed import Rates, SpeedTest, measure, plan
 from edgelm.errors import OptionError
-from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK, prefill_pieces
 
 
 class FakeEngine:

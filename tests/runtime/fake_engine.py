@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgelm.errors import EdgeLMError, OptionError, PromptError
-from edgelm.runtime.prefill import PREFILL_CHUNK, prefill_pieces
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK, prefill_pieces
 
 VOCAB = 260
 

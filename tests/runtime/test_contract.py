@@ -16,7 +16,7 @@ from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError, OptionError, PromptError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.prefill import PREFILL_CHUNK
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK
 
 CONTEXT = 700
 IDS = [int(i) for i in np.random.default_rng(0).integers(3, 250, CONTEXT)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgelm.errors import CheckpointError, OptionError, UnsupportedModelError
@@ -24,6 +25,19 @@ from edgelm.forecast.estimate import Estimate
 from edgelm.target.target import Target
 
 
+@dataclass(frozen=True)
+class HubOptions:
+    """What is taken of a model on the hub.
+
+    Attributes:
+        revision: branch, tag or commit; None is the main branch.
+        file: a GGUF file; None takes the checkpoint.
+    """
+
+    revision: str | None = None
+    file: str | None = None
+
+
 def of_model(
     model: str | None,
     target: Target,
@@ -32,8 +46,7 @@ def of_model(
     context: int | None = None,
     threads: int | None = None,
     vocab: int | None = None,
-    revision: str | None = None,
-    file: str | None = None,
+    hub: HubOptions = HubOptions(),
     choices: Choices = AS_IT_IS,
 ) -> Estimate:
     """What to expect of a model in one of the target's recipes; no weights are read, or fetched.
@@ -46,8 +59,7 @@ def of_model(
         context: in tokens; None is what an export takes.
         threads: None takes the board's.
         vocab: how many tokens are left where the vocabulary is trimmed; None for all.
-        revision: branch, tag or commit on the hub.
-        file: of a model on the hub, the GGUF file, which is fetched.
+        hub: which revision of a model on the hub, and which GGUF file of it, which is fetched.
         choices: made whatever the recipe.
 
     Raises:
@@ -55,14 +67,14 @@ def of_model(
         UnsupportedModelError: no native family describes it.
         TargetError, OptionError, ExportError: recipe, threads or context are not possible.
     """
-    source = _source(model, revision, file)
+    source = _source(model, hub)
     config = _config(source)
     decoder = _decoder(config, vocab)
     scheme, quant = read_scheme(config), quant or target.default
     spec = choices.of(target.recipe(quant), target)
     length = choose_context(context, target, decoder.context_limit)
     text = _text(source, config) if vocab is None else None
-    sizes = decoder_sizes(name_of(model, file), decoder, scheme, target, choices, text)
+    sizes = decoder_sizes(name_of(model, hub.file), decoder, scheme, target, choices, text)
     need = sizes.weighed(quant, length)
     return Estimate(
         model=sizes.name,
@@ -77,9 +89,9 @@ def of_model(
     )
 
 
-def _source(model: str | None, revision: str | None, file: str | None) -> Path:
+def _source(model: str | None, hub: HubOptions) -> Path:
     """The GGUF file, or the folder with config.json."""
-    found = fetch_config(model, revision, file)
+    found = fetch_config(model, hub.revision, hub.file)
     return found if is_gguf(found) else found.parent
 
 

@@ -22,8 +22,8 @@ from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import SLACK, cache_head_dim
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.result import GraphResult
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK
 from edgelm.runtime.kv.windows import windows_bytes
-from edgelm.runtime.prefill import PREFILL_CHUNK
 from edgelm.target.target import RecipeSpec, Target
 
 _RUNTIME = 60 << 20  # Python, numpy, onnxruntime, tokenizers and a session; measured

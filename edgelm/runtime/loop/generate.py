@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from edgelm.errors import PromptError
-from edgelm.runtime.prefill import PREFILL_CHUNK
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK
 from edgelm.runtime.sample.sampling import Floats, Sampler
 
 if TYPE_CHECKING:
