@@ -21,7 +21,12 @@ _LARGEST = 1 << 24  # of all others: widths, heads, vocabularies
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint's file; CheckpointError names what is wrong with it."""
     try:
-        value = json.loads(read_text(path, _LONGEST))
+        text = read_text(path, _LONGEST)
+        value = json.loads(text)
+        if (
+            "\\ud" in text or "\\uD" in text
+        ):  # a lone surrogate passes json.loads, and stops whatever prints or writes it
+            json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} is missing", hint="a checkpoint folder needs config.json, *.safetensors and tokenizer.json"

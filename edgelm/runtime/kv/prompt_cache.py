@@ -103,6 +103,14 @@ def read(path: Path, digest: str) -> tuple[list[int], KVSnapshot]:
         raise PromptCacheError(f"prompt cache {path} cannot be read: {error.strerror or error}") from None
     if mapped[: len(MAGIC)] != MAGIC:
         raise PromptCacheError(f"{path} was saved by another version of edgelm", hint=_HINT, stale=True)
+    try:
+        return _read(path, mapped, digest)
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, RecursionError):
+        raise _damaged(path, "its header makes no sense") from None
+
+
+def _read(path: Path, mapped: mmap.mmap, digest: str) -> tuple[list[int], KVSnapshot]:
+    """What is in the file; any error of Python where its header is of another form."""
     header, base = _header(path, mapped)
     if header["bundle"] != digest:
         raise PromptCacheError(f"{path} was saved with another bundle or adapter", hint=_HINT, stale=True)

@@ -17,6 +17,7 @@ from edgelm.errors import DependencyError, EdgeLMError, OptionError
 from edgelm.runtime.loop.generate import Drafter
 from edgelm.runtime.sample.sampling import Floats
 from edgelm.runtime.text.tokenizer import Tokenizer
+from edgelm.runtime.text.tokenizer_file import guarded
 
 if TYPE_CHECKING:
     import llguidance
@@ -166,14 +167,7 @@ class Grammars:
                 f"{names[0]} needs llguidance", hint="install it with: pip install 'edgelm[structured]'"
             ) from None
 
-        if json_schema is not None:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(_schema(json_schema), _JSON)  # type: ignore[arg-type]
-        elif regex is not None:
-            if not isinstance(regex, str):
-                raise OptionError(f"regex must be a str, not {type(regex).__name__}")
-            grammar = llguidance.LLMatcher.grammar_from_regex(regex)
-        else:
-            grammar = llguidance.LLMatcher.grammar_from_lark(_alternatives(choice))
+        grammar = _grammar(llguidance.LLMatcher, json_schema, regex, choice)
         if self._prepared is None:
             # Ids that the tokenizer knows and the model does not are cut from the mask; no text ends with the reverse.
             known = self._tokenizer.vocab_size
@@ -187,13 +181,31 @@ class Grammars:
                     f"{names[0]} cannot be used with this tokenizer: {_line(str(error))}",
                     hint="generate without it, or export a model with a tokenizer that says how a text ends",
                 ) from None
-        failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, self._prepared)
-        if failed or messages:
-            raise OptionError(f"{names[0]} cannot be used: {_line(messages[0])}")
-        matcher = llguidance.LLMatcher(self._prepared, grammar, log_level=0)
-        if matcher.is_error():
-            raise OptionError(f"{names[0]} cannot be used: {_line(matcher.get_error())}")
+        try:
+            with guarded():
+                failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, self._prepared)
+                matcher = None if failed or messages else llguidance.LLMatcher(self._prepared, grammar, log_level=0)
+                problem = messages[0] if matcher is None else matcher.get_error() if matcher.is_error() else None
+        except ValueError as error:
+            raise OptionError(f"{names[0]} cannot be used: {error}") from None
+        if matcher is None or problem is not None:
+            raise OptionError(f"{names[0]} cannot be used: {_line(problem or '')}")
         return Grammar(matcher, self._eos, forces=forces)
+
+
+def _grammar(matcher: type[llguidance.LLMatcher], json_schema: object, regex: object, choice: object) -> str:
+    """Llguidance's form of the one that is given; OptionError where there is none."""
+    if regex is not None and not isinstance(regex, str):
+        raise OptionError(f"regex must be a str, not {type(regex).__name__}")
+    try:
+        with guarded():
+            if json_schema is not None:
+                return matcher.grammar_from_json_schema(_schema(json_schema), _JSON)  # type: ignore[arg-type]
+            if regex is not None:
+                return matcher.grammar_from_regex(regex)
+            return matcher.grammar_from_lark(_alternatives(choice))
+    except ValueError as error:
+        raise OptionError(str(error)) from None
 
 
 def _schema(schema: object) -> str:
@@ -201,7 +213,7 @@ def _schema(schema: object) -> str:
     if isinstance(schema, str):
         try:
             schema = json.loads(schema)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OptionError(f"json_schema is not valid JSON: {error}") from None
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}  # what true and false stand for
@@ -214,7 +226,8 @@ def _schema(schema: object) -> str:
         if near := get_close_matches(word, _CONSTRAINING, n=1, cutoff=0.8):
             raise OptionError(f"json_schema: unknown word {word!r} at {path or '/'}", hint=f"did you mean {near[0]}?")
     try:
-        return json.dumps(_known_formats(schema))
+        json.dumps(schema, ensure_ascii=False).encode()  # no lone surrogates
+        return json.dumps(_known_formats(schema), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise OptionError(f"json_schema is not valid JSON: {error}") from None
 

@@ -183,9 +183,19 @@ class Node:
 
 
 class Graph:
-    """A parsed ModelProto: `nodes`, and `tensors`, the initializers by name whose values are plain bytes."""
+    """A parsed ModelProto: `nodes`, and `tensors`, the initializers by name whose values are plain bytes.
+
+    Raises:
+        ValueError: `data` is no model.
+    """
 
     def __init__(self, data: bytes) -> None:
+        try:
+            self._read(data)
+        except (LookupError, StopIteration, TypeError, OverflowError, RecursionError):  # what is not as it must be
+            raise ValueError("no ONNX model") from None
+
+    def _read(self, data: bytes) -> None:
         self._model = parse(data)
         self._graph = parse(next(value for number, _, value in self._model if number == _MODEL_GRAPH))
         self.nodes = [Node.read(value) for number, _, value in self._graph if number == _GRAPH_NODE]

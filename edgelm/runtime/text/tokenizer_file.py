@@ -20,6 +20,7 @@ from typing import Any
 
 import tokenizers
 
+from edgelm.errors import EdgeLMError
 from edgelm.files import read_bytes
 
 _LONGEST = 256 << 20  # bytes of a file; Gemma 3's has 33 MB
@@ -37,6 +38,8 @@ def guarded() -> Iterator[None]:
     """Turns whatever the library raises, panics of its Rust code included, into a ValueError of one line."""
     try:
         yield
+    except EdgeLMError:
+        raise
     except Exception as error:  # the library raises bare Exception
         raise ValueError(_line(error)) from None
     except BaseException as error:
@@ -140,8 +143,8 @@ def _expect_template(piece: Mapping[str, Any]) -> None:
     known = piece["special_tokens"]
     for name in ("single", "pair"):
         tokens = [part["SpecialToken"]["id"] for part in piece[name] if "SpecialToken" in part]
-        if missing := next((token for token in tokens if token not in known), None):
-            raise ValueError(f"its post_processor names {missing!r}, which it does not describe")
+        if missing := [token for token in tokens if token not in known]:
+            raise ValueError(f"its post_processor names {missing[0]!r}, which it does not describe")
         if len(piece[name]) + sum(len(known[token]["ids"]) for token in tokens) > _LONGEST_PIECE:
             raise ValueError("its post_processor puts more around a text than a text has")
 
