@@ -163,7 +163,7 @@ class Memory:
         table_bytes: the embedding's own table, mapped from the file and looked up. One that is tied to the head is
             not counted: of the head's bytes in the file nothing stays but the rows in use, though the resident set
             shows all until memory is short.
-        prefill_bytes: of the matrices that read prompts alone, mapped from the file; 0 where decode's read them.
+        prefill_bytes: of the prefill graph's matrices, mapped from the file; 0 where it is decode's.
         passing_bytes: of these, what is resident at once, about (`edgelm.runtime.ort.pages`).
         kv_bytes_per_token, kv_bytes: keys and values of layers that keep the whole context.
         window_bytes: of layers that keep a window alone, and the copies of it that are kept to go back to.

@@ -1,4 +1,4 @@
-"""Ctrl-C while a library is at work, which Python would hear of only when that is done."""
+"""Ctrl-C while a library computes, which Python would see only when that is done."""
 
 from __future__ import annotations
 

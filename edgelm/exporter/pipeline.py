@@ -66,12 +66,12 @@ def export(
         exporter: ``native`` for families edgelm knows, ``optimum`` for the others, ``auto`` chooses.
         trim_vocab: what the vocabulary is cut to: text files, folders of them, or codes of languages such as ``en,de``;
             one or several of these, and what any of them needs stays. None keeps all of it.
-        kv: how keys and values are kept: ``float``, or ``int8``, which takes a quarter of the memory; None is the
-            recipe's choice. Steps are found on the text of `calibrate`, or on edgelm's own.
-        prefill: what reads prompts: the ``same`` matrices as decode, or ``int8``, a second set of them, which is faster
-            and takes a byte a weight more on disk. None is the recipe's choice.
-        calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and even
-            activations for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data (None with a
+        kv: type of the KV cache: ``float``, or ``int8``, which takes a quarter of the memory; None is the recipe's
+            choice. Scales are found on the text of `calibrate`, or on edgelm's own.
+        prefill: the prefill graph: the ``same`` matrices as decode, or ``int8``, a second set of them, which is faster
+            and takes one more byte per weight on disk. None is the recipe's choice.
+        calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and
+            SmoothQuant for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data (None with a
             `recipe`: as it was made). Minutes for models of hundreds of millions of parameters.
         card: a text file, or ``builtin``, on which the bundle is compared with the model in fp32 for its quality.json;
             ``auto`` does so for small models, None or ``none`` does not. It writes the model in fp32 beside the bundle

@@ -50,7 +50,7 @@ class GraphPlan:
 
     Attributes:
         decoder: what the model is.
-        spec: how its weights, keys and values are stored, and what reads prompts.
+        spec: how its weights, keys and values are stored, and the prefill graph.
         target: the board.
         context: longest prompt plus answer in tokens.
         lora_ready: whether every body matrix has a place for an adapter's.

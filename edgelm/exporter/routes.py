@@ -93,8 +93,8 @@ class Route:
             CheckpointError: a tensor is missing, of another shape, or has no place in the model.
         """
         kinds = (
-            ("kv", choices.kv, "keep keys and values as floats"),
-            ("prefill", choices.prefill, "read prompts as they decode"),
+            ("kv", choices.kv, "keep the KV cache as floats"),
+            ("prefill", choices.prefill, "prefill as they decode"),
         )
         for name, chosen, instead in kinds:
             if chosen == "int8" and self.decoder is None:

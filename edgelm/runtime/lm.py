@@ -35,7 +35,7 @@ class LM(TextGenerator):
         bundle: where both come from.
         template: the model's chat template, or None.
         config: the options where a call names none.
-        draft: a small model that guesses tokens, or None; it becomes the LM's.
+        draft: a small model that drafts tokens, or None; it becomes the LM's.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LM(TextGenerator):
 
     @property
     def draft(self) -> DraftModel | None:
-        """The model that guesses tokens, or None."""
+        """The model that drafts tokens, or None."""
         return self._scheduler.draft
 
     @property
@@ -131,8 +131,8 @@ def load(
         weight_cache: True caches prepacked weights in the user's folder, where the first load writes them and others map
             them; False does without; a `WeightCache` is another folder or limit.
         on_bytes: called with (bytes done, bytes in all) while the cache is being filled.
-        draft: the folder of a smaller bundle with the same tokens, whose guesses this one checks several at a time: the
-            same text, faster, where it guesses well. None for none.
+        draft: the folder of a smaller bundle with the same tokens, whose drafts this one checks several at a time: the
+            same text, faster, where it drafts well. None for none.
 
     Raises:
         BundleError: no bundle there, or it is damaged.

@@ -253,7 +253,7 @@ def test_what_cannot_be_is_told(tiny_checkpoint: Callable[..., Path], tmp_path: 
         export(checkpoint, "rpi5", prefill="int4", output=tmp_path / "b")  # type: ignore[arg-type]
     with pytest.raises(ExportError, match="--prefill int8 is for targets that compute in fp32 on the CPU"):
         export(checkpoint, "jetson-orin-nano", prefill="int8", output=tmp_path / "b")
-    with pytest.raises(UnsupportedModelError, match="goes through Optimum, whose graphs read prompts as they decode"):
+    with pytest.raises(UnsupportedModelError, match="goes through Optimum, whose graphs prefill as they decode"):
         export(checkpoint, "rpi5", prefill="int8", exporter="optimum", output=tmp_path / "b")
     assert not list(tmp_path.iterdir())
 

@@ -390,7 +390,7 @@ def test_a_model_with_states_takes_no_draft(
 ) -> None:
     shape = {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "block_auto_adjust_ff_dim": False}
     states = export(tiny_checkpoint("lfm2", norm_eps=1e-5, **shape), "x86-64", "fp32", output=tmp_path / "b")
-    with pytest.raises(OptionError, match="cannot take back a wrong guess without reading again"):
+    with pytest.raises(OptionError, match="cannot take back a wrong draft without reading again"):
         edgelm.load(states.path, threads=1, draft=tiny_bundle.path)
     with edgelm.load(tiny_bundle.path, threads=1, draft=states.path) as lm, edgelm.load(tiny_bundle.path) as plain:
         eager(lm)  # but may be one

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pkgutil import iter_modules
 from types import ModuleType
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
@@ -19,28 +20,7 @@ from edgelm.exporter.model.decoder import Decoder
 _WIDEST_HEAD = 4096  # values
 _LARGEST_STATE = 1 << 26  # values
 _DAMAGED = "config.json is damaged, or of another kind of model"
-_NAMES = (
-    "cohere2",
-    "ernie",
-    "exaone",
-    "gemma",
-    "gpt2",
-    "gpt_neox",
-    "granite",
-    "helium",
-    "internlm",
-    "lfm2",
-    "llama",
-    "nemotron",
-    "olmo2",
-    "opt",
-    "phi",
-    "phi3",
-    "qwen",
-    "qwen3_5",
-    "smollm3",
-    "stablelm",
-)
+_SHARED = ("common", "rope")  # modules that describe no family
 
 
 @dataclass(frozen=True)
@@ -61,8 +41,9 @@ class Family:
 
 
 def all_families() -> tuple[Family, ...]:
-    """Every native family, by name."""
-    return tuple(_family(import_module(f"{__name__}.{name}")) for name in _NAMES)
+    """Every native family, by name: each module of this package is one."""
+    names = sorted(module.name for module in iter_modules(__path__) if module.name not in _SHARED)
+    return tuple(_family(import_module(f"{__name__}.{name}")) for name in names)
 
 
 def family_of(model_type: str) -> Family | None:

@@ -13,7 +13,7 @@ B = TypeVar("B")
 
 
 def ordered_map(work: Callable[[A], B], pieces: Iterable[A], workers: int | None = None) -> Iterator[B]:
-    """``map(work, pieces)`` on threads (numpy lets go of the interpreter while it computes).
+    """``map(work, pieces)`` on threads (numpy releases the GIL while it computes).
 
     At most one piece more than there are workers is held at a time.
     """

@@ -32,14 +32,14 @@ class _PerRow(Format):
 
 @dataclass(frozen=True)
 class PerChannel(_PerRow):
-    """int8 with a scale an output channel, activations quantised on the fly (DynamicQuantizeMatMul).
+    """int8 with scales per output channel, activations quantised on the fly (DynamicQuantizeMatMul).
 
-    The fast path on cores without dot-product instructions, and for prompts. The operator wants W transposed, [k, n].
+    The fast path on cores without dot-product instructions, and for prefill. The operator wants W transposed, [k, n].
 
     Attributes:
         by_token: each token's activations have a scale of their own. The operator takes one for all of them, so that one
             token's outliers cost all others their precision; for it to be each token's own, these are brought to the
-            same range before and back after. It takes five more nodes a matrix, which only many tokens are worth.
+            same range before and back after. It takes five more nodes per matrix, which only many tokens are worth.
     """
 
     by_token: bool = False

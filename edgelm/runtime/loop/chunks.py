@@ -30,7 +30,7 @@ def generate_chunks(
         request: what is generated, and in which sequence.
         tokenizer: of the model.
         cost: of the model's passes.
-        draft: guesses tokens, or None.
+        draft: drafts tokens, or None.
     """
     cached = reuse(request.sequence, request.ids if request.reuse_cache else [])
     watch = Stopwatch(len(request.ids), cached, request.encode_seconds)
@@ -137,7 +137,7 @@ class _Output:
 
 
 def _drafter(request: Request, cost: PassCost, draft: DraftModel | None) -> PromptLookup | ModelDrafter | None:
-    """What guesses tokens, or None. Where going back means reading again, a wrong guess costs more than a right one saves."""
+    """What drafts tokens, or None. Where going back means reading again, a rejected draft costs more than others save."""
     if not request.speculate or request.sequence.room_after(0) == 0:
         return None
     lookup = PromptLookup(cost)

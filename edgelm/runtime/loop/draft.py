@@ -1,7 +1,7 @@
-"""A draft model: a second, small model's greedy tokens are guesses, which the large one checks in one pass.
+"""A draft model: a second, small model's greedy tokens are drafts, which the large one checks in one pass.
 
-Leviathan et al. 2022 (arXiv:2211.17192) and Chen et al. 2023 (arXiv:2302.01318), with guesses that are certain of
-themselves: how they are checked, and why the tokens stay those of the large model, is told in `speculation`. Guesses
+Leviathan et al. 2022 (arXiv:2211.17192) and Chen et al. 2023 (arXiv:2302.01318), with drafts that are certain of
+themselves: how they are checked, and why the tokens stay those of the large model, is told in `speculation`. Drafts
 that prompt lookup makes cost nothing and are taken first, where they promise as much.
 
 Whether the draft model is asked is decided by time, its own included: what its passes take is measured beside those of
@@ -33,7 +33,7 @@ from edgelm.runtime.text.tokenizer import Tokenizer
 _PRIOR = (2.0, 1.0)  # draft tokens accepted and rejected, assumed before any was seen
 _PROMPT = 0.25  # of a single pass, assumed of a token that is read with many others
 _MANY = 8  # tokens of a pass that tells what reading a prompt takes
-_AGAIN = 64  # passes after which one without a guess measures again what such a pass takes
+_AGAIN = 64  # passes after which one without a draft measures again what such a pass takes
 
 
 def load_both(bundle: Bundle, tokenizer: Tokenizer, draft: Bundle, options: LoadOptions) -> tuple[Engine, DraftModel]:
@@ -53,7 +53,7 @@ def load_both(bundle: Bundle, tokenizer: Tokenizer, draft: Bundle, options: Load
     hashes = [b.files[TOKENIZER].sha256 for b in (bundle, draft)]
     if hashes[0] != hashes[1] and not tokenizer.same_ids(text_tools(draft)[0]):
         raise OptionError(
-            f"draft {draft.path} has other tokens than {bundle.path}: its guesses would mean something else",
+            f"draft {draft.path} has other tokens than {bundle.path}: its drafts would mean something else",
             hint="take a smaller model of the same family, exported with the same tokenizer",
         )
     rooms: tuple[Room | None, Room | None] = (None, None)
@@ -63,7 +63,7 @@ def load_both(bundle: Bundle, tokenizer: Tokenizer, draft: Bundle, options: Load
     try:
         if engine.room_after(0) == 0:
             raise OptionError(
-                f"{bundle.path} cannot take back a wrong guess without reading again, so that guesses do not pay",
+                f"{bundle.path} cannot take back a wrong draft without reading again, so that drafts do not pay",
                 hint="leave the draft out",
             )
         small = LoadedModel.load(draft, replace(options, threads=engine.threads), rooms[1])
@@ -89,7 +89,7 @@ class CostEstimate:
         self._prompt: float | None = None
 
     def token(self, single: float) -> float:
-        """Seconds of a token guessed, where a pass of the large model takes `single`."""
+        """Seconds of a token drafted, where a pass of the large model takes `single`."""
         return self._share * single if self._token is None else self._token
 
     def prompt(self, single: float) -> float:
@@ -110,7 +110,7 @@ class DraftModel:
     Args:
         model: the small model; it becomes this object's.
         vocab_size: ids that the large model knows.
-        eos: ids that end a text: nothing is guessed from there on.
+        eos: ids that end a text: nothing is drafted from there on.
         share: of the large model's time a token takes it, about; such as the ratio of weights read.
 
     Attributes:
@@ -135,7 +135,7 @@ class DraftModel:
         return own
 
     def room(self, history: Sequence[int]) -> int:
-        """How many tokens it could guess after `history` before its context is full."""
+        """How many tokens it could draft after `history` before its context is full."""
         return self.model.context - len(history) + 1
 
     def guess(
@@ -148,7 +148,7 @@ class DraftModel:
             history: the text.
             sure: how many of its tokens are known to be in the cache of `own`.
             count: 1 … `room`.
-            interrupt: asked before every pass; where it gives a reason there is no guess.
+            interrupt: asked before every pass; where it gives a reason there is no draft.
         """
         same = in_common(own, history, sure)
         try:
@@ -206,13 +206,13 @@ def in_common(own: TextSequence, history: Sequence[int], sure: int) -> int:
 
 
 class ModelDrafter:
-    """Guesses of one generation: those of prompt lookup or of a draft model, whichever promises more; none while
+    """Drafts of one generation: those of prompt lookup or of a draft model, whichever promises more; none while
     neither pays.
 
     Args:
         model: the draft model.
         own: its sequence, from `DraftModel.beside`.
-        lookup: guesses from the text itself.
+        lookup: drafts from the text itself.
         cost: of the large model's passes.
         interrupt: ends the generation before its time.
 
@@ -226,14 +226,14 @@ class ModelDrafter:
     ) -> None:
         self._model, self._own, self._lookup, self._cost, self._interrupt = model, own, lookup, cost, interrupt
         self._sure = 0  # tokens of the text that the draft model has read
-        self._spent = 0.0  # seconds that its last guess took; 0 for none that is not judged yet
+        self._spent = 0.0  # seconds that its last draft took; 0 for none that is not judged yet
         self._until, self._pauses = 0, 1  # as in PromptLookup
         self._since = 0  # passes since the last one over a single token
         self.drafted = self.accepted = 0
 
     def draft(self, history: Sequence[int], limit: int) -> list[int]:
         """The tokens that may follow `history`, at most `limit`; often none."""
-        if self._spent:  # the last guess was cut to nothing, by the grammar of the text
+        if self._spent:  # the last draft was cut to nothing, by the grammar of the text
             self._judged(0, 1, len(history))
         single = self._cost.single
         if single is None or self._since >= _AGAIN:
@@ -252,7 +252,7 @@ class ModelDrafter:
         return guess
 
     def checked(self, drafted: int, accepted: int, position: int) -> None:
-        """Of the last guess of `drafted` tokens the first `accepted` were accepted; the text has `position` tokens now."""
+        """Of `drafted` tokens the first `accepted` were accepted; the text has `position` tokens now."""
         self.drafted += drafted
         self.accepted += accepted
         if self._spent:
@@ -266,7 +266,7 @@ class ModelDrafter:
         self._lookup.passed(tokens, seconds)
 
     def _plan(self, history: Sequence[int], limit: int, single: float) -> tuple[int, float]:
-        """How many tokens to have guessed, and how many times as fast that promises to be."""
+        """How many tokens to have drafted, and how many times as fast that promises to be."""
         model, (accepted, rejected) = self._model, self._model.seen
         each, rate = model.cost.token(single) / single, accepted / (accepted + rejected)
         length, promise = best_length(rate, lambda count: self._cost.of(count + 1) + count * each)
@@ -280,7 +280,7 @@ class ModelDrafter:
         return PROBE if len(history) >= self._until and not length else 0, 1.0
 
     def _judged(self, accepted: int, rejected: int, position: int) -> None:
-        """So many tokens of the last guess were accepted, and rejected; it took what it took."""
+        """So many tokens of the last draft were accepted, and rejected; it took what it took."""
         before = self._model.seen
         self._model.seen = before[0] * FADE + accepted, before[1] * FADE + rejected
         self._pauses = 1 if accepted else min(2 * self._pauses, PAUSES)
@@ -288,7 +288,7 @@ class ModelDrafter:
         self._spent = 0.0
 
     def _pause(self, cost: float, position: int) -> None:
-        """Set where the next probe may be: after one whose guess costs so many passes, it is a small share of the time."""
+        """Set where the next probe may be: after one that costs so many passes, it is a small share of the time."""
         cost += self._cost.of(PROBE + 1) - 1
         self._until = position + max(1, int(self._pauses * cost / SHARE))
 

@@ -21,13 +21,13 @@ Follow = Callable[[int], tuple[Sequence[int], bool]]
 
 
 class Drafter(Protocol):
-    """Guesses what comes next; see `PromptLookup`."""
+    """Drafts what comes next; see `PromptLookup`."""
 
     def draft(self, history: Sequence[int], limit: int) -> list[int]:
         """At most `limit` tokens that may follow `history`."""
 
     def checked(self, drafted: int, accepted: int, position: int) -> None:
-        """How many tokens of the last guess were accepted; the text has `position` tokens now."""
+        """How many tokens of the last draft were accepted; the text has `position` tokens now."""
 
     def passed(self, tokens: int, seconds: float) -> None:
         """What a pass took."""
@@ -72,7 +72,7 @@ def generate_step(
         limits: when the text ends.
         progress: called with (tokens in the cache, tokens of the prompt) after every pass of the prefill.
         prefill_chunk: tokens of the prompt per pass.
-        drafter: guesses tokens, which are then checked in one pass; None for one token per pass.
+        drafter: drafts tokens, which are then checked in one pass; None for one token per pass.
         follow: called with every token sampled.
 
     Yields:
@@ -125,13 +125,13 @@ def _decode(text: _Text, sampler: Sampler, follow: Follow, limits: Limits) -> Ge
 
 
 class _Text:
-    """The text so far, and the logits of what may follow it: of its last token, or along a guess accepted so far.
+    """The text so far, and the logits of what may follow it: of its last token, or along a draft accepted so far.
 
     Args:
         engine: holds `history`.
         history: the prompt; every token is added to it.
         logits: after the prompt, [1, V].
-        drafter: guesses tokens, or None.
+        drafter: drafts tokens, or None.
     """
 
     def __init__(self, engine: TextSequence, history: list[int], logits: Floats, drafter: Drafter | None) -> None:
@@ -163,7 +163,7 @@ class _Text:
         return row
 
     def read(self, left: int) -> None:
-        """Read what the engine lacks, and a guess of at most `left` - 1 tokens behind it."""
+        """Read what the engine lacks, and a draft of at most `left` - 1 tokens behind it."""
         self.commit_draft()
         engine, history = self._engine, self.history
         limit = min(left - 1, engine.context - len(history))

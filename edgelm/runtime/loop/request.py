@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgelm.errors import OptionError
 from edgelm.runtime.loop.generate import FinishReason, Interrupt, Limits
-from edgelm.runtime.sample.config import GenerationConfig
+from edgelm.runtime.sample.config import GenerationConfig, SamplingOptions
 from edgelm.runtime.text.prompt import Rendering
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ class CancelEvent(Protocol):
         """Whether to end now."""
 
 
-class Options(TypedDict, total=False):
+class Options(SamplingOptions, total=False):
     """What a generation may be told; an option left out, or None, is the model's default.
 
+    Those of `SamplingOptions`, and:
+
     Attributes:
-        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty,
-            logit_bias, seed, stop: see `GenerationConfig`. A stop string ends the text and is not part of it.
         raw: give a str prompt to the model without the chat template.
         parse_special: take names of special tokens in messages as those tokens. By default the text of a message is text:
             a user who writes ``<|im_end|>`` ends no turn. Raw prompts are always taken so.
@@ -56,17 +56,6 @@ class Options(TypedDict, total=False):
             the KV cache is used again only by requests with the same one.
     """
 
-    max_tokens: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float | None
-    frequency_penalty: float | None
-    presence_penalty: float | None
-    logit_bias: Mapping[int, float] | None
-    seed: int | None
-    stop: str | Sequence[str] | None
     raw: bool | None
     parse_special: bool | None
     tools: Sequence[Mapping[str, Any]] | None
@@ -96,7 +85,7 @@ class Request:
         limits: when the text ends.
         reuse_cache: whether what the KV cache has in common with the prompt need not be computed.
         encode_seconds: what making the ids took.
-        speculate: whether tokens are guessed.
+        speculate: whether tokens are drafted.
         grammar: constrains the text, or None.
         logprobs: how many alternatives are wanted with every token; None for no log-probabilities.
         echo: text that comes before the completion.

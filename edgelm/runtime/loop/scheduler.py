@@ -25,7 +25,7 @@ class Scheduler:
     Args:
         model: becomes this object's.
         tokenizer: of the same model.
-        draft: a small model that guesses tokens, or None; it becomes this object's, too.
+        draft: a small model that drafts tokens, or None; it becomes this object's, too.
 
     Attributes:
         cost: what the model's passes take.

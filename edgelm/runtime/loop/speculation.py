@@ -1,11 +1,11 @@
-"""Prompt lookup: guess the next tokens from where the last few came before, and check the guesses in one pass.
+"""Prompt lookup: draft the next tokens from where the last few came before, and check the drafts in one pass.
 
 Saxena 2023 (https://github.com/apoorvumang/prompt-lookup-decoding). A pass over several tokens reads the weights once,
 so on a chip that waits for memory it costs little more than a pass over one. Texts that repeat their prompt (rewriting,
-extraction, JSON, code) are guessed well.
+extraction, JSON, code) are drafted well.
 
-The guess is certain of itself, so the rule of speculative sampling (Leviathan et al. 2022, arXiv:2211.17192) comes down
-to this: sample as always, and go on along the guess while the sample is what was guessed. The tokens are those, or have
+The draft is certain of itself, so the rule of speculative sampling (Leviathan et al. 2022, arXiv:2211.17192) comes down
+to this: sample as always, and go on along the draft while the sample is what was drafted. The tokens are those, or have
 the distribution, of decoding one by one, up to the last digits in which logits differ between batch sizes.
 """
 
@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 
 # Tokens that must have come together before, the longest first: it tells parts that are alike from each other.
 _SIZES = (24, 12, 6, 3, 2)
-_LONGEST = 16  # tokens guessed at once
-_WORTH = 1.05  # times as fast a guess must promise to be
-PROBE = 2  # tokens guessed to see whether it would pay again
+_LONGEST = 16  # tokens drafted at once
+_WORTH = 1.05  # times as fast a draft must promise to be
+PROBE = 2  # tokens drafted to see whether it would pay again
 SHARE = 0.01  # of the time that probes may take
 PAUSES = 8  # times as long, at most, a pause is after probes that failed: it is doubled each time
 FADE = 0.9  # weight of what is known, at each pass
@@ -51,7 +51,7 @@ class PassCost:
 
 
 class PromptLookup:
-    """Guesses, as many as have paid so far; none while they do not.
+    """Drafts, as many as have paid so far; none while they do not.
 
     Args:
         cost: of the engine's passes.
@@ -59,7 +59,7 @@ class PromptLookup:
     Attributes:
         drafted: draft tokens, and
         accepted: how many of them were accepted.
-        promise: how many times as fast the last guess was to make it; 1 for a guess that only sees whether it pays.
+        promise: how many times as fast the last draft was to make it; 1 for a draft that only sees whether it pays.
     """
 
     def __init__(self, cost: PassCost) -> None:
@@ -68,7 +68,7 @@ class PromptLookup:
         self._places = {size: dict[tuple[int, ...], int]() for size in _SIZES}  # n-gram → where it was last followed
         self._indexed = 0  # tokens of the text whose n-grams are known
         self._seen = dict(_PRIOR)
-        self._size = 0  # of the n-gram that the last guess came from
+        self._size = 0  # of the n-gram that the last draft came from
         self._until, self._pauses = 0, 1  # where the next probe may be, and what its pause is multiplied by
         self.drafted = self.accepted = 0
 
@@ -83,7 +83,7 @@ class PromptLookup:
         return []
 
     def checked(self, drafted: int, accepted: int, position: int) -> None:
-        """Of the last guess of `drafted` tokens the first `accepted` were accepted; the text has `position` tokens now."""
+        """Of `drafted` tokens the first `accepted` were accepted; the text has `position` tokens now."""
         self.drafted += drafted
         self.accepted += accepted
         right, wrong = self._seen[self._size]
@@ -96,7 +96,7 @@ class PromptLookup:
         self._cost.record(tokens, seconds)
 
     def _length(self, size: int, position: int) -> int:
-        """How many tokens to guess: as many as promise to be fastest, or a few now and then to see whether it pays."""
+        """How many tokens to draft: as many as promise to be fastest, or a few now and then to see whether it pays."""
         right, wrong = self._seen[size]
         length, self.promise = best_length(right / (right + wrong), lambda count: self._cost.of(count + 1))
         return length or (PROBE if position >= self._until else 0)
@@ -110,14 +110,14 @@ class PromptLookup:
 
 
 def best_length(rate: float, cost: Callable[[int], float]) -> tuple[int, float]:
-    """How many tokens to guess, and how many times as fast that promises to be; 0 and 1 where no guess is worth it.
+    """How many tokens to draft, and how many times as fast that promises to be; 0 and 1 where no draft is worth it.
 
-    Guesses stand up to the first wrong one: of n, each right with probability p, 1 + p + … + p^n tokens come out
+    Drafts stand up to the first wrong one: of n, each right with probability p, 1 + p + … + p^n tokens come out
     (Leviathan et al. 2022, eq. 1).
 
     Args:
-        rate: how likely a guessed token is right.
-        cost: of guessing and checking so many tokens, in passes over one.
+        rate: how likely a drafted token is right.
+        cost: of drafting and checking so many tokens, in passes over one.
     """
     expected, best, length = 1.0, _WORTH, 0
     for count in range(1, _LONGEST + 1):

@@ -118,7 +118,7 @@ class GrammarDrafter:
         self.checked, self.passed = drafter.checked, drafter.passed
 
     def draft(self, history: Sequence[int], limit: int) -> list[int]:
-        """The guess, cut short."""
+        """The draft, cut short."""
         guess = self._drafter.draft(history, limit)
         return self._grammar.possible(guess) if guess else guess
 
@@ -194,7 +194,7 @@ class Grammars:
 
 
 def _grammar(matcher: type[llguidance.LLMatcher], json_schema: object, regex: object, choice: object) -> str:
-    """Llguidance's form of the one that is given; OptionError where there is none."""
+    """Llguidance's grammar of the one that is given; OptionError where there is none."""
     if regex is not None and not isinstance(regex, str):
         raise OptionError(f"regex must be a str, not {type(regex).__name__}")
     try:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -29,6 +29,22 @@ _UNKNOWN = {
 }
 
 
+class SamplingOptions(TypedDict, total=False):
+    """The options of `GenerationConfig` as callers give them; one left out, or None, is the model's default."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """The options of one generation.
@@ -44,8 +60,8 @@ class GenerationConfig:
         presence_penalty: subtracted from a token's logit once it was generated; 0 switches it off.
         logit_bias: token id → what is added to its logit; -inf bans a token.
         seed: the same seed gives the same tokens on the same machine; None draws a fresh one.
-        stop: strings that end the text; a single str is taken as one. Names of special tokens count, too, in whole or in
-            part, although they are not shown.
+        stop: strings that end the text, and are no part of it; a single str is taken as one. Names of special tokens
+            count, too, in whole or in part, although they are not shown.
         rules: what the model's own settings forbid and force.
 
     Raises:

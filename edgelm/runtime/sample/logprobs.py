@@ -23,7 +23,7 @@ class Alternative:
         token: its id.
         text: its text; U+FFFD where it is but a part of a character.
         logprob: natural logarithm of its probability, by the model's own distribution: at temperature 1, before
-            penalties, biases, top-k, top-p, min-p and any form.
+            penalties, biases, top-k, top-p, min-p and any grammar.
     """
 
     token: int
