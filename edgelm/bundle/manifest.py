@@ -39,7 +39,7 @@ MOST_FILES = 10_000
 
 @dataclass(frozen=True)
 class Threads:
-    """How many the target has for decode and for prompts; None leaves it to the machine."""
+    """How many the target has for decode and for prefill; None leaves it to the machine."""
 
     decode: int | None = None
     prefill: int | None = None
@@ -191,7 +191,7 @@ class Memory:
 
     @classmethod
     def read(cls, table: JsonTable) -> Memory:
-        """From JSON; of what the first bundles did not tell, packed weights are taken to be as large as the file's."""
+        """From JSON; where the first bundles do not tell, prepacked weights are taken to be as large as the file's."""
         keys = names(cls) - {"extra"}
         found = {key: table.integer(key, *COUNT) for key in keys if table.has(key) or key in _ALWAYS_TOLD}
         return cls(**{"packed_bytes": found["weights_bytes"], **found}, extra=table.others(keys))

@@ -1,7 +1,7 @@
 """The kinds of items that tasks consist of: a question each, and how a model's answer to it is scored.
 
 Choices are compared by log-likelihood (`edgelm.evaluate.likelihood`), as lm-evaluation-harness does it
-(lm_eval/api/task.py): ``acc`` takes the likeliest choice, ``acc_norm`` the one with the most log-likelihood a character
+(lm_eval/api/task.py): ``acc`` takes the most likely choice, ``acc_norm`` that with the most log-likelihood a character
 of the choice, without the delimiter before it. Of equals the first is taken.
 """
 
@@ -92,7 +92,7 @@ class ExactMatch:
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """Which of several continuations the model holds likeliest.
+    """Which of several continuations the model holds most likely.
 
     Attributes:
         prompt: messages, or a text.

@@ -124,7 +124,7 @@ _Pack = Callable[[Builder, Linear, Format], Matrix]
 
 @dataclass(frozen=True)
 class _Packing:
-    """Where matrices go, by the data file's name, and what packs those of the first graph, and of the one for prompts."""
+    """Where matrices go, by the data file's name, and what packs those of decode's and the prefill graph."""
 
     open: Callable[[str], DataFile]
     first: _Pack

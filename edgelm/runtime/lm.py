@@ -125,7 +125,7 @@ def load(
     Args:
         path: the folder.
         threads: CPU threads; None takes what suits this machine.
-        prefill_threads: for prompts; None takes what suits this machine, or `threads` where that is given.
+        prefill_threads: for prefill; None takes what suits this machine, or `threads` where that is given.
         max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures: the context shrinks to what
             fits, and sessions share it. None for no limit.
         weight_cache: True caches prepacked weights in the user's folder, where the first load writes them and others map
@@ -151,7 +151,7 @@ def load(
         max_memory_mb=max_memory_mb,
         weight_cache=weight_cache,
         on_bytes=on_bytes,
-        disable_spinning=draft is not None,  # the two run in turn on the same cores
+        disable_spinning=draft is not None,  # the two alternate on the same cores
     )
     if draft is None:
         return LM(Engine.load(bundle, options), tokenizer, bundle, template, config)

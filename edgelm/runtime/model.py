@@ -38,7 +38,7 @@ class LoadedModel:
         vocab_size: how many logits a token has.
         threads: with which it decodes.
         prefill_threads: with which it computes prompts.
-        packed: the cache's folder whose packed weights it has mapped (`edgelm.runtime.ort.weightcache`), or None.
+        packed: the cache's folder whose prepacked weights it has mapped (`edgelm.runtime.ort.weightcache`), or None.
         provider: onnxruntime's provider in use.
         load_seconds: what loading took.
     """

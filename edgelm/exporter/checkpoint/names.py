@@ -14,7 +14,7 @@ _WRAPPINGS = ("model", "language_model", "text_model", "transformer", "gpt_neox"
 
 
 def spellings(name: str) -> Iterator[str]:
-    """What a tensor of the text model may be called in the file, the likeliest first."""
+    """What a tensor of the text model may be called in the file, the most likely first."""
     first, _, rest = name.partition(".")
     yield name
     yield rest  # in a checkpoint of the bare model, saved without its head: GPT-2's is one

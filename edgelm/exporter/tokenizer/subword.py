@@ -3,8 +3,8 @@
 Why what is kept encodes as before. BPE joins neighbours by the first merge that is possible, and never parts them
 again: how the characters of a token come together depends on them alone. So where a token stays with all that it is
 joined from, in the order of merges there was, a text whose tokens all stay goes through the same steps: at each, the
-merge taken is still there, and no other has come before it. Unigram takes the likeliest split, and a split that stays
-possible and was the likeliest of all is the likeliest of fewer.
+merge taken is still there, and no other has come before it. Unigram takes the most likely split, and a split that stays
+possible and was the most likely of all is the most likely of fewer.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ class SharedCache:
 
     @property
     def fills(self) -> bool:
-        """With a graph for prompts that has no logits."""
+        """With a graph for prefill that has no logits."""
         return self._filler is not None
 
     def _begin(self, count: int, position: int) -> None:

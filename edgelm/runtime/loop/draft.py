@@ -44,7 +44,7 @@ def load_both(bundle: Bundle, tokenizer: Tokenizer, draft: Bundle, options: Load
         tokenizer: of it.
         draft: the small one.
         options: of both: `max_memory_mb` is for both together, and the draft model has the threads of the large one. The
-            two run in turn: `disable_spinning` serves them.
+            two alternate: `disable_spinning` serves them.
 
     Raises:
         OptionError: their tokens differ, or the large one cannot take back rejected tokens for nothing.
@@ -141,7 +141,7 @@ class DraftModel:
     def guess(
         self, own: TextSequence, history: Sequence[int], sure: int, count: int, interrupt: Interrupt
     ) -> list[int]:
-        """The likeliest tokens after `history`, at most `count`.
+        """The most likely tokens after `history`, at most `count`.
 
         Args:
             own: from `beside`.
@@ -193,7 +193,7 @@ class DraftModel:
         return logits
 
     def _choose(self, own: TextSequence, logits: Floats) -> int:
-        """The likeliest token after what `own` holds."""
+        """The most likely token after what `own` holds."""
         return int(logits.argmax())
 
 

@@ -48,8 +48,8 @@ class Options(SamplingOptions, total=False):
             see `speculates`.
         json_schema, regex, choice: the grammar of the text, at most one of them; see `Grammars.grammar`. The text ends
             where the grammar does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
-        logprobs, top_logprobs: whether results carry how likely each token was, and how many of the likeliest others at
-            its place; see `TokenLogprob`. They cost a little time, and all tokens are sampled then.
+        logprobs, top_logprobs: whether results carry how likely each token was, and how many of the most likely others
+            at its place; see `TokenLogprob`. They cost a little time, and all tokens are sampled then.
         echo: whether the text begins with the prompt's, as the model is given it.
         token_healing: whether the last token of a raw prompt may be exchanged for a longer one that begins with it.
         adapter: the file of a LoRA adapter made for this bundle (`edgelm.export_adapter`) to compute with. What is in

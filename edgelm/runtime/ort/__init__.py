@@ -1,1 +1,1 @@
-"""onnxruntime: sessions, packed weights and their cache."""
+"""onnxruntime: sessions, prepacked weights and their cache."""

@@ -26,7 +26,7 @@ class Sessions:
         decode: reads single tokens, and prompts where there is no other.
         prompts: reads prompts; None where `decode` does.
         threads, prefill_threads: with which they compute.
-        packed: the cache's folder whose packed weights are mapped, or None.
+        packed: the cache's folder whose prepacked weights are mapped, or None.
         decode_pages, prompt_pages: where their weights are mapped, where each has a set of its own; else empty, as for
             weights on the heap.
     """
@@ -85,7 +85,7 @@ def _of_one_graph(bundle: Bundle, cpu: CpuInfo, options: LoadOptions, threads: i
 
 
 def _threads(bundle: Bundle, cpu: CpuInfo, options: LoadOptions) -> tuple[int, int]:
-    """For decode and for prompts: what is asked for; else the target's figures, as far as this machine has cores."""
+    """For decode and for prefill: what is asked for; else the target's figures, as far as this machine has cores."""
     target, prefill = bundle.manifest.threads, options.prefill_threads
     decode = options.threads or recommended_threads(target.decode, cpu)
     if prefill is None and options.threads is None:

@@ -15,11 +15,11 @@ class LoadOptions:
 
     Attributes:
         threads: for decode; None for the target's number, capped by this machine's cores.
-        prefill_threads: for prompts, in a session of its own where that is another number; None for the target's number,
+        prefill_threads: for prefill, in its own session where that is another number; None for the target's number,
             or `threads` where that is given, or where it would take the memory of the weights twice.
         max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures: the context shrinks to what
             fits, and all sequences share it. None for no limit.
-        weight_cache: True for the user's cache of packed weights, which the environment may switch off; False for none;
+        weight_cache: True for the user's cache of prepacked weights, if the environment leaves it on; False for none;
             or another one.
         on_bytes: called with (bytes done, bytes in all) while weights are packed for the cache.
         disable_spinning: whether the threads of a session sleep between its runs: those of another model, which runs in

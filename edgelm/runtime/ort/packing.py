@@ -29,7 +29,7 @@ GRAPH, PACKED = "graph.onnx", "packed.bin"
 _ROOT = Path(os.sep)
 _SMALL = 32 << 10  # bytes of weights that are not worth a try
 _INLINE = 1 << 10  # bytes of constants that stay in the graph
-_PAGE = 4096  # where packed weights begin, so that they can be mapped
+_PAGE = 4096  # where prepacked weights begin, so that they can be mapped
 _PIECE = 4 << 20
 _KEY = "prepacked_"
 _NEVER = frozenset(("Gather", "GatherBlockQuantized", "GroupQueryAttention"))  # hold tables, which are not packed
@@ -44,7 +44,7 @@ class Packed:
 
     Attributes:
         matrices: how many were packed.
-        bytes, crc32: of the file of packed weights.
+        bytes, crc32: of the file of prepacked weights.
     """
 
     matrices: int
@@ -53,7 +53,7 @@ class Packed:
 
 
 def pack(model: Path, folder: Path, final: Path, on_bytes: OnBytes | None = None) -> Packed:
-    """Write the optimised graph of `model` and its packed weights into `folder`.
+    """Write the optimised graph of `model` and its prepacked weights into `folder`.
 
     Args:
         model: the graph of a bundle.
@@ -96,7 +96,7 @@ def open_packed(graph: bytes, threads: int, **entries: str) -> Any:
     """A session of a graph that `pack` wrote; `entries` are settings of onnxruntime.
 
     Raises:
-        Exception: what onnxruntime raises: packed weights that are not those of this machine are such a case.
+        Exception: what onnxruntime raises: prepacked weights that are not those of this machine are such a case.
     """
     return open_optimized(graph, _ROOT, threads, **entries)
 
@@ -115,7 +115,7 @@ def moved(graph: bytes, old: Path, new: Path) -> bytes:
 
 
 class _Out:
-    """Appends to the file of packed weights."""
+    """Appends to the file of prepacked weights."""
 
     def __init__(self, file: Any) -> None:
         self._file, self.end, self.crc32 = file, 0, 0
@@ -171,7 +171,7 @@ def _pack_node(graph: Graph, node: Node, data: Path, folder: Path) -> dict[str, 
 
 
 def _place(graph: Graph, out: _Out, data: Path, final: Path, blobs: dict[str, str]) -> dict[str, Tensor]:
-    """Where all tensors are: in the bundle still, or, where folding made them, in the file of packed weights.
+    """Where all tensors are: in the bundle still, or, where folding made them, in the file of prepacked weights.
 
     A tensor in that file must name the packed copies: the smallest one is copied there for it.
     """

@@ -1,4 +1,4 @@
-"""A bundle's sessions with packed weights from the cache, which the first load makes."""
+"""A bundle's sessions with prepacked weights from the cache, which the first load makes."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def open_prepared(
 
     Args:
         bundle: the bundle.
-        cache: where packed weights are kept.
+        cache: where prepacked weights are kept.
         cpu: this machine's.
-        threads: of each session: the first, and perhaps a second one for prompts.
+        threads: of each session: the first, and perhaps a second one for prefill.
         options: how the bundle is loaded.
 
     Returns:
@@ -99,7 +99,7 @@ def _open(entry: Entry, bundle: Bundle, threads: Sequence[int], disable_spinning
         entries: list[dict[str, str]] = [
             NO_SPINNING if disable_spinning else {},
             NO_SPINNING,
-        ]  # the second is for prompts
+        ]  # the second is for prefill
         sessions = [open_packed(graph, count, **own) for count, own in zip(threads, entries, strict=False)]
     except Exception:  # onnxruntime's exceptions have no public base class; any is a reason to do without
         return None

@@ -1,9 +1,9 @@
-"""The cache of packed weights: a folder of the user's, an entry for each bundle, onnxruntime and processor.
+"""The cache of prepacked weights: a folder of the user's, an entry for each bundle, onnxruntime and processor.
 
     ~/.cache/edgelm/weights/        or $XDG_CACHE_HOME/edgelm/weights
         <key>/entry.json            what it belongs to, and what its files must be
         <key>/graph.onnx            the graph as onnxruntime optimised it
-        <key>/packed.bin            the packed weights
+        <key>/packed.bin            the prepacked weights
 
 An entry is written aside, forced to disk and renamed. When it is used, the graph's SHA-256, and the size and time of the
 large file, are compared with entry.json; onnxruntime compares every packed byte (see `packing`). An entry that has no
@@ -271,7 +271,7 @@ def user_folder() -> Path | None:
 
 
 def worth(bundle: Bundle) -> bool:
-    """Whether packed weights of a bundle are worth keeping: enough of them, on the CPU, and a bundle that is whole."""
+    """Whether a bundle's prepacked weights are worth caching: enough of them, on the CPU, and the bundle whole."""
     data = bundle.files.get(DATA)
     if data is None or data.bytes < SMALLEST or bundle.manifest.provider != "cpu":
         return False
@@ -284,7 +284,7 @@ def expected_size(bundle: Bundle) -> int:
 
 
 def entry_key(bundle: Bundle, onnxruntime: str, cpu: CpuInfo) -> str:
-    """The name of an entry: the same for what can share packed weights.
+    """The name of an entry: the same for what can share prepacked weights.
 
     Threads are no part of it: kernels pack alike on any number of them. An emulated core has features of its own.
     """

@@ -51,10 +51,10 @@ class GenerationConfig:
 
     Attributes:
         max_tokens: tokens to generate at most, 1 or more.
-        temperature: 0 takes the likeliest token every time (greedy), 1 samples the model's own distribution.
-        top_k: sample from the k likeliest tokens; 0 switches it off.
+        temperature: 0 takes the most likely token every time (greedy), 1 samples the model's own distribution.
+        top_k: sample from the k most likely tokens; 0 switches it off.
         top_p: sample from the smallest set of tokens whose probabilities sum to p; 1 switches it off.
-        min_p: drop tokens less likely than min_p times the likeliest one; 0 switches it off.
+        min_p: drop tokens less likely than min_p times the most likely one; 0 switches it off.
         repetition_penalty: above 1, tokens of the prompt and the text so far become less likely; 1 switches it off.
         frequency_penalty: subtracted from a token's logit for every time it was generated; 0 switches it off.
         presence_penalty: subtracted from a token's logit once it was generated; 0 switches it off.
@@ -126,7 +126,7 @@ class GenerationConfig:
 def settled(config: Mapping[str, Any], vocab: int | None = None) -> tuple[dict[str, Any], list[str]]:
     """The content of a ``generation_config.json`` without what means nothing, and remarks on what is passed over.
 
-    Null is a key left out. Where the model samples, a top-k of 0 or less is off, and a top-p of 0 takes the likeliest
+    Null is a key left out. Where the model samples, a top-k of 0 or less is off, and a top-p of 0 takes the most likely
     token; where it does not, values outside their range are left out.
 
     Args:

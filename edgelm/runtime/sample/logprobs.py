@@ -36,7 +36,7 @@ class TokenLogprob(Alternative):
     """A token that came.
 
     Attributes:
-        top: the likeliest tokens at its place, likeliest first.
+        top: the most likely tokens at its place, most likely first.
     """
 
     top: tuple[Alternative, ...] = ()

@@ -62,7 +62,7 @@ def candidates(scores: Floats, config: GenerationConfig) -> tuple[Ids, Floats]:
         config: `temperature` must be above 0.
 
     Returns:
-        ids [n] in ascending order and weights [n], relative to the likeliest token's 1; their sum is not 1.
+        ids [n] in ascending order and weights [n], relative to the most likely token's 1; their sum is not 1.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         # Temperature keeps the order, so top-k may come first and spares the rest of the vocabulary the exponential.
