@@ -240,7 +240,7 @@ def one_export(model: str, target: str, quant: str, text: str) -> None:
     """Of this process alone."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        export(model, target, quant, calibrate=text, output=Path(folder) / "b")
+        export(model, target, quant, calibrate=text or "none", output=Path(folder) / "b")
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     click.echo(json.dumps({"seconds": seconds, "peak_mb": peak}))

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from edgelm.bundle.reader import Bundle
+from edgelm.exporter.calibration import quality
 
 os.environ["EDGELM_WEIGHT_CACHE"] = "off"  # tests leave the user's cache alone; those of the cache bring their own
 
@@ -38,6 +39,14 @@ TINY = {
     "eos_token_id": 2,
     "pad_token_id": None,
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _uncalibrated() -> Iterator[None]:
+    """Tiny models are not calibrated without being asked, which would take longer than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality, "BY_DEFAULT", False)
+        yield
 
 
 @pytest.fixture(scope="session")

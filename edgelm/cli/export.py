@@ -96,9 +96,14 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "gguf")  # w
 )
 @click.option(
     "--calibrate",
-    metavar="TEXT|builtin|none",
-    help="Calibrate on a text (GPTQ at 4 bits): better, slower. none: search scales without data.  "
-    "[default: none; with --recipe: as it was made]",
+    metavar="TEXT|builtin|auto|none",
+    help="Calibrate on a text: GPTQ at 4 bits. auto: edgelm's own, where that takes minutes at most; none: search "
+    "scales without data, the quick way.  [default: auto; with --recipe: as it was made]",
+)
+@click.option(
+    "--language",
+    metavar="LANGS",
+    help="Languages that edgelm's own text is to have, such as de,fr.  [default: those of the tokenizer]",
 )
 @click.option(
     "--card",
@@ -133,7 +138,8 @@ def command(
       edgelm export Qwen/Qwen2.5-0.5B-Instruct --target ./myboard.toml --context 4096
       edgelm export model-Q4_K_M.gguf --target rpi5
       edgelm export path/to/checkpoint --adapter path/to/lora --target rpi5
-      edgelm export path/to/checkpoint --target rpi5 --calibrate builtin
+      edgelm export path/to/checkpoint --target rpi5 --calibrate my-text.txt
+      edgelm export path/to/checkpoint --target rpi5 --language de,fr --card builtin
       edgelm export path/to/checkpoint --target rpi5 --trim-vocab prompts-and-answers.jsonl
       edgelm export path/to/checkpoint --target rpi5 --lora-ready -o base
       edgelm export path/to/lora --adapter-only --base base -o lora.safetensors

@@ -40,6 +40,7 @@ def export(
     kv: Literal["float", "int8"] | None = None,
     prefill: Literal["same", "int8"] | None = None,
     calibrate: str | os.PathLike[str] | None = None,
+    language: str | None = None,
     card: str | os.PathLike[str] | None = None,
     max_size: int | str | None = None,
     max_kld: float | None = None,
@@ -70,9 +71,12 @@ def export(
             choice. Scales are found on the text of `calibrate`, or on edgelm's own.
         prefill: the prefill graph: the ``same`` matrices as decode, or ``int8``, a second set of them, which is faster
             and takes one more byte per weight on disk. None is the recipe's choice.
-        calibrate: a text file to calibrate on, ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and
-            SmoothQuant for DynamicQuantizeMatMul. None or ``none`` chooses all scales without data (None with a
-            `recipe`: as it was made). Minutes for models of hundreds of millions of parameters.
+        calibrate: a text file to calibrate on, or ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and
+            SmoothQuant for DynamicQuantizeMatMul. None or ``auto`` calibrates on the sample where that takes minutes at
+            most (None with a `recipe`: as it was made; of the embedded model, which was trained for its rounding, none);
+            ``none`` chooses all scales without data, the quick way.
+        language: codes such as ``de,fr`` of the languages that edgelm's own sample has beside English and code to
+            calibrate on, and to measure on alone; None is those that the tokenizer was made for, and English.
         card: a text file, or ``builtin``, on which the bundle is compared with the model in fp32 for its quality.json;
             ``auto`` does so for small models, None or ``none`` does not. It writes the model in fp32 beside the bundle
             meanwhile, and runs both.
@@ -104,6 +108,7 @@ def export(
         kv=kv,
         prefill=prefill,
         calibrate=calibrate,
+        language=language,
         card=card,
         max_size=max_size,
         max_kld=max_kld,

@@ -62,6 +62,9 @@ class GraphPlan:
     context: int
     lora_ready: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", named(self.spec, self.decoder))
+
     @property
     def formats(self) -> Formats:
         """The format of each role."""
@@ -109,6 +112,14 @@ def formats(recipe: RecipeSpec, hidden: int) -> Formats:
         embedding=make_format(recipe.embedding).fit(hidden),
         matrices={name: make_format(spec) for name, spec in recipe.matrices.items()},
     )
+
+
+def named(spec: RecipeSpec, decoder: Decoder) -> RecipeSpec:
+    """The recipe of a model: where it tells the feed-forwards' first matrices apart, each matrix by its name."""
+    if spec.up is None:
+        return spec
+    first = {layer.mlp.up.name for layer in decoder.layers}
+    return replace(spec, up=None, matrices={m.name: spec.up if m.name in first else spec.body for m in decoder.linears})
 
 
 def activations(recipe: RecipeSpec, target: Target) -> np.dtype[Any]:

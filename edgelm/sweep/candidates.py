@@ -85,14 +85,14 @@ def _of_recipe(target: Target, quant: str, recipe: RecipeSpec) -> Iterator[Candi
 
 
 def _in_blocks(recipe: RecipeSpec, block: int, rounding: str | None) -> RecipeSpec:
-    """The recipe with its 4-bit matrices in blocks of this size."""
+    """The recipe with its 4-bit matrices in blocks of this size; those rounded to nearest have no zero points."""
     specs = {role: getattr(recipe, role) for role in _MATRICES}
     roles = {
-        role: replace(spec, block=block, rounding=rounding)
+        role: replace(spec, block=block, rounding=rounding, zero_points=None if rounding else spec.zero_points)
         for role, spec in specs.items()
         if spec.bits == 4 and spec.block is not None
     }
-    return replace(recipe, **roles)
+    return replace(recipe, **roles, up=None)
 
 
 def _with(target: Target, quant: str, recipe: RecipeSpec) -> Target:

@@ -172,7 +172,7 @@ class Sweep:
                 yield self._export(candidate, own / candidate.name, progress)
 
     def _export(self, candidate: Candidate, path: Path, progress: Progress) -> Bundle:
-        options = dict(candidate.options) | ({"calibrate": self.calibrate} if candidate.calibrated else {})
+        options = dict(candidate.options) | {"calibrate": self.calibrate if candidate.calibrated else "none"}
         return export(
             self.model,
             candidate.target,

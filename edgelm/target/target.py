@@ -31,6 +31,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # targets and recipes give th
 class RecipeSpec:
     """The format of each role: `body` (the layers' matrices), `head` (lm_head), `embedding`, `kv` (the cache).
 
+    `up` is that of the feed-forwards' first matrices (gate and up), half of a model's weights and those that lose least,
+    where it is another one than `body`.
+
     `matrices` has those of body matrices that differ from `body`, by the matrix' name; `prefill` is the format of the
     layers' matrices in a prefill graph, or None.
     """
@@ -42,11 +45,12 @@ class RecipeSpec:
     note: str | None = None
     matrices: Mapping[str, FormatSpec] = field(default_factory=dict, hash=False)
     prefill: FormatSpec | None = None
+    up: FormatSpec | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Role -> format, as in a manifest; with the prefill graph's format and the note where there are such."""
         roles: dict[str, Any] = {role: getattr(self, role).to_dict() for role in ROLES}
-        roles |= {} if self.prefill is None else {"prefill": self.prefill.to_dict()}
+        roles |= {name: spec.to_dict() for name in ("up", "prefill") if (spec := getattr(self, name)) is not None}
         return roles | ({"note": self.note} if self.note else {})
 
 
@@ -107,6 +111,12 @@ class Target:
     def has_i8mm(self) -> bool:
         """ARM int8 matrix products (SMMLA)."""
         return "i8mm" in self.cpu.features
+
+    @property
+    def zero_points(self) -> bool:
+        """Whether 4-bit blocks had better have zero points on it: its recipes say so."""
+        specs = {spec for recipe in self.recipes.values() for spec in (recipe.body, recipe.up) if spec is not None}
+        return any(spec.zero_points for spec in specs)
 
     @property
     def quants(self) -> tuple[str, ...]:
@@ -280,7 +290,7 @@ def _runtime(table: Table) -> Runtime:
 
 
 def _recipe(table: Table, runtime: Runtime) -> RecipeSpec:
-    table.only((*ROLES, "prefill", "note"))
+    table.only((*ROLES, "up", "prefill", "note"))
     body, head, embedding, kv = (_format(role, table.table(role)) for role in ROLES)
     if kv.op != "none" and runtime.provider != "cpu":
         table.table("kv").fail("op", f"must be 'none' for provider {runtime.provider!r}: 8 bits are for the CPU")
@@ -288,7 +298,8 @@ def _recipe(table: Table, runtime: Runtime) -> RecipeSpec:
     if prefill is not None and (runtime.provider, runtime.activations) != ("cpu", "fp32"):
         table.fail("prefill", "is for provider 'cpu' and activations 'fp32'")
     note = table.string("note") if "note" in table.data else None
-    return RecipeSpec(body, head, embedding, kv, note, prefill=prefill)
+    up = _format("body", table.table("up")) if "up" in table.data else None
+    return RecipeSpec(body, head, embedding, kv, note, prefill=prefill, up=up)
 
 
 def _format(role: str, table: Table) -> FormatSpec:

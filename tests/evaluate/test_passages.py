@@ -6,9 +6,17 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from edgelm.errors import EdgeLMError, OptionError
-from edgelm.evaluate.passages import load_passages, spread_chunks, starting_token
+from edgelm.evaluate.passages import (
+    builtin_in,
+    builtin_languages,
+    fluent_languages,
+    load_passages,
+    spread_chunks,
+    starting_token,
+)
 from edgelm.runtime.text.chat import ChatTemplate
 
 
@@ -104,3 +112,40 @@ def test_a_text_shorter_than_a_chunk():
 def test_the_token_a_text_starts_with():
     assert starting_token(Bytes()) == 256
     assert starting_token(Bytes(bos=None)) is None
+
+
+def test_the_sample_speaks_many_languages():
+    assert len(builtin_languages()) >= 15
+    assert builtin_languages()[0] == "en"
+    english = load_passages("builtin", "calibration")
+    assert len("".join(text for text, _ in english.texts(None))) > 60_000
+    for code in builtin_languages()[1:]:
+        name = builtin_in([code])
+        assert name == f"builtin:{code}"
+        both, measured = load_passages(name, "calibration"), load_passages(name, "evaluation")
+        texts, held_out = ({text for text, _ in each.texts(None)} for each in (both, measured))
+        assert {text for text, _ in english.texts(None)} < texts, "English and code stay"
+        assert held_out
+        assert not held_out & texts
+        assert both.sha256 != english.sha256
+    assert builtin_in(["en"]) == "builtin"
+    assert builtin_in(["en", "de", "fr", "de"]) == "builtin:de,fr"
+
+
+def test_a_language_that_the_sample_has_not():
+    with pytest.raises(OptionError, match="nothing in 'xx'") as raised:
+        load_passages("builtin:de,xx", "calibration")
+    assert "en, ar, de" in (raised.value.hint or "")
+
+
+def test_the_languages_of_a_tokenizer(data_dir):
+    """By how many tokens their text takes."""
+
+    def languages(name: str) -> tuple[str, ...]:
+        tokenizer = Tokenizer.from_file(str(data_dir / "tokenizers" / name / "tokenizer.json"))
+        return fluent_languages(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+
+    assert languages("smollm2") == ("en",)
+    assert languages("phi3") == ("en", "de", "es", "fr", "it", "pt", "ru")
+    assert fluent_languages(lambda text: list(text.encode())) == ()
+    assert fluent_languages(lambda text: [0]) == builtin_languages()

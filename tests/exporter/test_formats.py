@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ FORMATS: list[Format] = [
     Blocked(8, 64),
     PerChannel(),
     PerChannel(by_token=True),
+    PerChannel(by_size=True),
 ]
 MATRICES = [(96, 64), (64, 172), (48, 256), (32, 40)]
 
@@ -191,7 +193,7 @@ def test_an_operator_of_every_format_has_its_place_in_recipes(format: Format) ->
     assert format.spec.block in (operator.blocks or (None,))
     if operator.lookup is not None:
         table = format.lookup
-        assert make_format(FormatSpec(operator.lookup, table.spec.bits, table.spec.block)) == table
+        assert make_format(replace(table.spec, op=operator.lookup)) == table
         assert operator.lookup in operators_of("embedding")
 
 
@@ -312,3 +314,24 @@ def test_zeros_stay_zero(quantize: Any) -> None:
 
 def test_nibbles_low_half_first() -> None:
     assert pack_nibbles(np.array([[1, 2, 15, 0]], np.uint8)).tolist() == [[0x21, 0x0F]]
+
+
+def test_a_loud_token_costs_the_others_nothing(tmp_path: Path) -> None:
+    """One of five tokens a thousand times as large: with one scale for all, the others are lost."""
+    generator = np.random.default_rng(0)
+    weight, bias = generator.standard_normal((32, 64), np.float32), generator.standard_normal(32, np.float32)
+    x = generator.standard_normal((5, 64), np.float32)
+    x[2] *= 1000
+    x[3] = 0
+    exact = x @ weight.T + bias
+
+    def error(format: Format) -> float:
+        return float(np.abs(run(tmp_path, format, weight, x, bias) - exact)[[0, 1, 4]].max())
+
+    assert error(PerChannel()) > 5
+    assert error(PerChannel().uneven) < 0.5
+    assert PerChannel(by_token=True).uneven == PerChannel(by_token=True)
+    assert Blocked(4, 32).uneven == Blocked(4, 32)
+    about = PerChannel().uneven.product(x, weight) + bias
+    np.testing.assert_allclose(about[[0, 1, 4]], exact[[0, 1, 4]], atol=0.5)
+    np.testing.assert_allclose(run(tmp_path, PerChannel().uneven, weight, x)[3], 0, atol=1e-3)

@@ -56,8 +56,9 @@ def plan(target: Target, **changes: object) -> Sizes:
 @pytest.mark.parametrize(
     ("target", "quant", "bits"),
     [
+        # Layers: 39.4 % in blocks of 32 at 7.125 bits, as much in blocks of 64 at 5.5625; the head: 21.1 % at 9.5.
         ("x86-64", "int4", 7.0),
-        ("rpi5", "int4", 4.5),
+        ("rpi5", "int4", 0.789 * 4.5 + 0.211 * 8.25),
         ("rpi4", "int4", 5.0),
         ("rpi4", "int8", 8.0),
         ("rpi5", "fp16", 32),
@@ -96,7 +97,7 @@ def test_few_of_the_matrices_for_prompts_stand_at_once() -> None:
 
 def test_an_embedding_of_its_own_is_counted() -> None:
     tied, untied = (plan(board("rpi5"), tie_word_embeddings=t).need("int4", 1024).device for t in (True, False))
-    assert (tied.table_bytes, untied.table_bytes) == (0, 49152 * (576 // 2 + 576 // 32 * 4))
+    assert (tied.table_bytes, untied.table_bytes) == (0, 49152 * (576 + 576 // 64 * 4))
     assert untied.total_bytes - tied.total_bytes == untied.table_bytes
 
 

@@ -33,8 +33,12 @@ def test_a_candidates_recipe():
     by_name = {candidate.name: candidate for candidate in candidates(board)}
     assert by_name["int4-b32-search"].target.recipe("int4") == board.recipe("int4"), "the target's own"
     nearest = by_name["int4-b64-nearest"].target.recipe("int4")
-    for role in ("body", "head", "embedding"):
-        assert (getattr(nearest, role).block, getattr(nearest, role).rounding) == (64, "nearest")
+    assert (nearest.body.block, nearest.body.rounding) == (64, "nearest")
+    assert nearest.head == board.recipe("int4").head, "8 bits are left as they are"
+    fast = {candidate.name: candidate for candidate in candidates(load_target("x86-64"))}
+    for name, zero_points in (("int4-b32-search", True), ("int4-b32-nearest", None)):
+        recipe = fast[name].target.recipe("int4")
+        assert (recipe.body.block, recipe.body.zero_points, recipe.up) == (32, zero_points, None)
     assert nearest.kv == board.recipe("int4").kv
     assert [name for name, candidate in by_name.items() if candidate.calibrated] == [
         "int8-smooth",

@@ -5,6 +5,7 @@ What is held is one layer, the hidden states of the calibration text, and one He
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,10 @@ from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 
 _ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their cost
+_RATE = 5e10  # floating-point operations a second and core, of numpy's products with all around them; measured
+_ROUNDING = 1.5e-7  # seconds a weight; measured
+_LOUDER = 4.0  # that a token's inputs are made at most
+_TOKENS = 4096  # whose inputs are weighed at once
 _SAMPLE = 128  # inputs on which the error of a product is told
 
 
@@ -149,6 +154,15 @@ def memory(decoder: Decoder, tokens: int) -> int:
     return 8 * tokens * decoder.hidden + 12 * layer + (4 + 4 * 8) * widest**2
 
 
+def seconds(decoder: Decoder, tokens: int) -> float:
+    """How long calibration takes here, about: products and Hessians at `_RATE` a core, and rounding."""
+    inputs = sum(linear.inputs**2 for linear in decoder.linears)
+    weights = sum(map(_cost, decoder.linears))
+    return (tokens * (2 * weights + inputs) / _RATE + _ROUNDING * (weights + _cost(decoder.head))) / len(
+        os.sched_getaffinity(0)
+    )
+
+
 def worthwhile(decoder: Decoder, formats: Formats) -> bool:
     """Whether any matrix would be calibrated."""
     return any(formats.of(linear).calibrates for linear in decoder.linears)
@@ -181,7 +195,7 @@ class _Work:
         keep: bool = True,
     ) -> np.ndarray:
         """Round a matrix on its inputs [tokens, k]; its rounded values [n, k], where they are to be kept."""
-        by_data = format.rounder(inputs.T @ inputs)
+        by_data = format.rounder(hessian(inputs))
         sample = inputs[:: max(1, len(inputs) // _SAMPLE)]
         n, k = linear.outputs, linear.inputs
         waiting = _Waiting(self.folder / str(len(self.found.matrices)), n)
@@ -201,6 +215,24 @@ class _Work:
             format, waiting.files, "search" if by_data is None else "gptq", float(shares[0]), float(shares[1])
         )
         return values
+
+
+def hessian(inputs: np.ndarray) -> np.ndarray:
+    """``Xᵀ X`` [k, k] of inputs [tokens, k], all of which count about the same.
+
+    A few tokens, the first one of a text above all, have activations hundreds of times as large as the others. As they
+    are, the sum is theirs alone, and a matrix is rounded for them; but what is after a matrix norms every token by
+    itself. So each is brought to the same mean square, small ones to `_LOUDER` times their size at most.
+    """
+    square = np.einsum("tk,tk->t", inputs, inputs)
+    typical = np.median(square)
+    share = np.sqrt(typical / np.maximum(square, typical / _LOUDER**2)) if typical > 0 else np.ones_like(square)
+    share = share[:, None]
+    found: np.ndarray = np.zeros((inputs.shape[1], inputs.shape[1]), np.float32)
+    for start in range(0, len(inputs), _TOKENS):
+        part = inputs[start : start + _TOKENS] * share[start : start + _TOKENS]
+        found += part.T @ part
+    return found
 
 
 def squares(values: np.ndarray) -> float:

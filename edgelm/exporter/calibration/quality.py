@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from edgelm.bundle import origins
 from edgelm.bundle.manifest import Graph, Manifest
 from edgelm.bundle.origins import KVCalibration, Text
 from edgelm.bundle.reader import TEMPLATE, TOKENIZER
 from edgelm.bundle.writer import BundleWriter
-from edgelm.errors import OptionError
-from edgelm.evaluate.passages import BUILTIN, Passages, load_passages, spread_chunks, starting_token
+from edgelm.evaluate.passages import (
+    BUILTIN,
+    Passages,
+    builtin_in,
+    fluent_languages,
+    is_builtin,
+    load_passages,
+    spread_chunks,
+    starting_token,
+)
 from edgelm.exporter import recipe
 from edgelm.exporter.calibration import calibrate, kvscales, smooth
 from edgelm.exporter.formats.registry import make_format
@@ -33,14 +42,20 @@ from edgelm.exporter.tokenizer.text_files import TextFiles
 from edgelm.files import aside
 from edgelm.machine.host import read_memory
 from edgelm.runtime.text.prompt import open_text
-from edgelm.target.target import RecipeSpec
+from edgelm.target.target import FormatSpec, RecipeSpec
 
-TOKENS = 16384  # of calibration text at most: more finds hardly better codes, and takes longer
+BY_DEFAULT = True  # whether a model is calibrated without being asked
+LONGEST = 600.0  # seconds that this may take
+TOKENS, FEWEST = 20480, 8192  # of calibration text for small models and for large ones
 CHUNK = 512  # tokens that are one text to the calibration
 CARD_CHUNKS = 16  # of a quality card's text at most
 SMALL = 16_000_000  # parameters of a model that is measured without being asked: it takes seconds
 
+AUTO = "auto"  # in place of a text
+
 _FEW = 4096  # tokens of calibration text that are worth a word
+_SHORT = 128  # tokens of a chunk of a language's text, of which there is little
+_COARSE = 128  # weights of a 4-bit block that had better be calibrated
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class QualityOptions:
     """What is wanted beside the bundle itself; texts are names as `load_passages` takes them.
 
     Attributes:
-        calibrate: text to calibrate on, or None.
+        calibrate: text to calibrate on, or None; ``auto`` for one that suits the model where that takes minutes at most.
         card: text to measure on, or None; ``auto`` for `own` where that is cheap.
         own: the text that suits the model.
     """
@@ -61,18 +76,53 @@ class QualityOptions:
     def of(
         cls, calibrate: str | os.PathLike[str] | None, card: str | os.PathLike[str] | None, own: str = BUILTIN
     ) -> QualityOptions:
-        """From the options, where ``none`` is as good as None; a text that cannot be read is told at once.
+        """From the options, where ``none`` is as good as no card, and None as ``auto`` to calibrate; a text that cannot be
+        read is told at once. What has a text of its `own` was made for its rounding, and is calibrated on demand alone.
 
         Raises:
             EdgeLMError: see `load_passages`.
         """
+        if calibrate is None and BY_DEFAULT and is_builtin(own):
+            calibrate = AUTO
         names = [None if name is None or str(name) == "none" else os.fspath(name) for name in (calibrate, card)]
+        names = [own if name == BUILTIN and is_builtin(own) else name for name in names]
         for name in names:
-            if name is not None and name != "auto":
+            if name is not None and name != AUTO:
                 load_passages(name, "calibration")
-        if names[0] == "auto":
-            raise OptionError("calibration needs a text, 'builtin' or 'none', not 'auto'")
         return cls(names[0], names[1], own)
+
+    def settled(
+        self, plan: GraphPlan | None, tokenizer: Tokenizer, progress: Progress, *, mixed: bool
+    ) -> QualityOptions:
+        """With the text that ``auto`` stands for: edgelm's own in the languages that the tokenizer was made for.
+
+        None where nothing would be calibrated, and where it would take too long or too much memory here, which is told.
+
+        Args:
+            plan: of the graph; None where a model is not exported natively, or is quantised already.
+            tokenizer: of the model.
+            progress: is told.
+            mixed: whether formats are yet to be chosen.
+        """
+        chosen = self.calibrate
+        if chosen == AUTO:
+            chosen = None
+            if plan is not None and (mixed or _gains(plan)):
+                chosen = self._affordable(plan.decoder, tokenizer, progress)
+        if chosen is None and plan is not None and _coarse(plan.spec.body):
+            progress.say(
+                f"blocks of {plan.spec.body.block} lose twice as much without calibration: --quant int4 has finer ones"
+            )
+        return replace(self, calibrate=chosen)
+
+    def _affordable(self, decoder: Decoder, tokenizer: Tokenizer, progress: Progress) -> str | None:
+        """The text that suits a model, or None, which is told, where there is not the time or memory."""
+        if (reason := _too_much(decoder)) is not None:
+            progress.say(f"not calibrated, since that takes {reason}: --calibrate builtin does it all the same")
+            return None
+        if self.own != BUILTIN:
+            return self.own
+        return builtin_in(fluent_languages(lambda text: tokenizer.encode(text, add_special_tokens=False).ids))
 
     def measures(self, parameters: int, spec: RecipeSpec) -> str | None:
         """The text to measure a model on, or None; ``auto`` measures small ones, as others take time and memory."""
@@ -80,6 +130,36 @@ class QualityOptions:
             return self.card
         exact = make_format(spec.body).exact and not recipe.quantised_kv(spec)
         return None if exact or parameters > SMALL else self.own
+
+
+def text_tokens(decoder: Decoder) -> int:
+    """Tokens of calibration text at most: the fewer the larger a model is."""
+    share = min(1.0, (200e6 / max(1, decoder.parameters)) ** 0.5)
+    return max(FEWEST, int(TOKENS * share) // CHUNK * CHUNK)
+
+
+def _gains(plan: GraphPlan) -> bool:
+    """Whether a recipe gains from calibration."""
+    return calibrate.worthwhile(plan.decoder, plan.formats) or (
+        smooth.worthwhile(plan.decoder, plan.formats) and not plan.lora_ready
+    )
+
+
+def _coarse(spec: FormatSpec) -> bool:
+    """Whether weights in this format had better be calibrated."""
+    return spec.bits == 4 and spec.rounding is None and (spec.block or 0) >= _COARSE
+
+
+def _too_much(decoder: Decoder) -> str | None:
+    """What calibration takes where that is more time or memory than there is, in words."""
+    tokens = text_tokens(decoder)
+    seconds, memory = calibrate.seconds(decoder, tokens), calibrate.memory(decoder, tokens)
+    there = read_memory().usable
+    if seconds > LONGEST:
+        return f"about {seconds / 60:.0f} minutes here"
+    if there is not None and memory > there:
+        return f"about {memory / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are free"
+    return None
 
 
 @dataclass(frozen=True)
@@ -144,7 +224,7 @@ def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) ->
         yield calibrate.Prepared(reader)
         return
     passages = load_passages(calibration.wanted, "calibration")
-    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), TOKENS)
+    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), text_tokens(decoder))
     on, tokens = Text(passages.name, passages.sha256), sum(map(len, chunks))
     _tell_memory("calibration", calibrate.memory(decoder, tokens), progress)
     with calibration.folder("calibrating") as folder:
@@ -227,7 +307,8 @@ def measuring(
                 graph = write_base(exact)
             here = replace(facts, provider="cpu")  # this is not the target
             base, bundle = exact.draft(replace(here, graph=graph)), writer.draft(here)
-            found = compare(base, bundle, passages, chunks=CARD_CHUNKS, on_chunk=_told(progress))
+            chunk = _SHORT if wanted != BUILTIN and is_builtin(wanted) else None
+            found = compare(base, bundle, passages, chunks=CARD_CHUNKS, chunk=chunk, on_chunk=_told(progress))
             progress.finish()
             return quality_card(facts, {"id": facts.model.id, "quant": "fp32"}, passages, found, errors)
 

@@ -74,6 +74,10 @@ class Blocked(Format):
         """Scales and zero points."""
         return n * (4 * self._blocks(k) + self._zeros_width(k))
 
+    def suits(self, target: Target) -> bool:
+        """With zero points at 4 bits where the target's own recipes have them, without elsewhere."""
+        return not self.falls_back(target) and self.zero_points == (self.bits == 4 and target.zero_points)
+
     @property
     def calibrates(self) -> bool:
         """At 8 bits there is next to nothing to win."""
@@ -101,6 +105,15 @@ class Blocked(Format):
         steps = self._unpacked(packed).reshape(*scales.shape, self.block).astype(np.float32) - np.float32(zeros)
         rows: np.ndarray = (steps * scales[:, :, None]).reshape(len(scales), -1)[:, :k]
         return rows
+
+    def product(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Activations have 8 bits and a scale a block of a token."""
+        padded = np.pad(x, ((0, 0), (0, -x.shape[1] % self.block)))
+        blocks = padded.reshape(len(x), -1, self.block)
+        scales = np.maximum(np.abs(blocks).max(axis=2, keepdims=True) / 127, np.finfo(np.float32).tiny)
+        rounded = (np.rint(blocks / scales) * scales).reshape(padded.shape)[:, : x.shape[1]]
+        product: np.ndarray = rounded @ self.rounded(weight).T
+        return product
 
     def adopting(self, scheme: Scheme, k: int) -> Blocked | None:
         """In the bits and blocks of the checkpoint, where the operator knows such blocks."""

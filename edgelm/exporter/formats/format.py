@@ -71,6 +71,11 @@ class Format(Protocol):
         """The format of a table that is looked up alone, where a recipe stores matrices in this one."""
         return self
 
+    @property
+    def uneven(self) -> Format:
+        """The format of a matrix that reads what is not normed: tokens of very different size."""
+        return self
+
     def can_gather(self, k: int) -> bool:
         """Whether a table of rows of `k` values can be looked up from the bytes a product reads."""
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -14,6 +14,8 @@ from edgelm.exporter.formats.format import Format, Matrix, Parts, append_parts, 
 from edgelm.exporter.formats.rounding.rtn import quantize_rows
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 from edgelm.target.target import FormatSpec, Target
+
+_LEAST = 1e-12  # added to a mean square: a token of zeros stays zeros
 
 
 class _PerRow(Format):
@@ -40,9 +42,12 @@ class PerChannel(_PerRow):
         by_token: each token's activations have a scale of their own. The operator takes one for all of them, so that one
             token's outliers cost all others their precision; for it to be each token's own, these are brought to the
             same range before and back after. It takes five more nodes per matrix, which only many tokens are worth.
+        by_size: each token's activations are brought to a mean square of 1 before, and back after: two more nodes, and
+            nearly as good where what is read is not normed.
     """
 
     by_token: bool = False
+    by_size: bool = False
 
     @classmethod
     def of(cls, spec: FormatSpec) -> Self | None:
@@ -63,6 +68,11 @@ class PerChannel(_PerRow):
         """Where one of the target's own recipes uses it."""
         return self.spec in {spec for recipe in target.recipes.values() for spec in (recipe.body, recipe.head)}
 
+    @property
+    def uneven(self) -> Format:
+        """With tokens brought to one size."""
+        return self if self.by_token else replace(self, by_size=True)
+
     def packing_bytes(self, n: int, k: int) -> int:
         """All codes: they are transposed."""
         return n * k
@@ -74,6 +84,10 @@ class PerChannel(_PerRow):
 
     def product(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """``x Wᵀ`` with x in 8 bits, with one scale and zero point for all of it."""
+        if self.by_size:
+            size = np.sqrt(np.square(x).mean(axis=1, keepdims=True) + np.float32(_LEAST))
+            scaled: np.ndarray = replace(self, by_size=False).product(x / size, weight) * size
+            return scaled
         low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
         step = (high - low) / 255 or 1.0
         zero = np.rint(-low / step)
@@ -105,6 +119,15 @@ class PerChannel(_PerRow):
             inputs[0] = b.op("Div", [x, scale], f"{name}/even")
             y = b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
             y = b.op("Mul", [y, scale], f"{name}/scaled")
+            return y if bias is None else b.op("Add", [y, bias], f"{name}/bias")
+        if self.by_size:
+            ones = b.constant(f"ones/{m.k}", np.ones(m.k, np.float32))
+            even, inverse = b.ops(
+                "SimplifiedLayerNormalization", [x, ones], f"{name}/even", outputs=2, axis=-1, epsilon=_LEAST
+            )
+            inputs[0] = even
+            y = b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
+            y = b.op("Div", [y, inverse], f"{name}/scaled")
             return y if bias is None else b.op("Add", [y, bias], f"{name}/bias")
         if bias is not None:
             inputs += [None, bias]  # no zero points

@@ -265,7 +265,7 @@ class GraphBuilder:
 
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
         """A body matrix, with its bias where it has one."""
-        matrix = self.weights.pack(linear, self.formats.of(linear))
+        matrix = self.weights.pack(linear, format_of(self.decoder, self.formats, linear))
         y = matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
         return self._branch(linear, x, y) if self.branches else y
 
@@ -325,6 +325,12 @@ class GraphBuilder:
 
     def _scalar(self, name: str, value: float) -> ir.Value:
         return self.b.constant(name, np.array(value, self.b.float))
+
+
+def format_of(decoder: Decoder, formats: Formats, linear: Linear) -> Format:
+    """The format of a body matrix, as what it reads asks for."""
+    format = formats.of(linear)
+    return format.uneven if any(linear.name == layer.mlp.down.name for layer in decoder.layers) else format
 
 
 def shares_table(decoder: Decoder, formats: Formats) -> bool:

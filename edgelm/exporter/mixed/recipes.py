@@ -131,7 +131,7 @@ class Candidates:
 
     def _options(self, spec: RecipeSpec) -> list[int] | None:
         """The options that make up a recipe, None where one is not on offer."""
-        chosen = recipe.formats(spec, self.decoder.hidden)
+        chosen = recipe.formats(recipe.named(spec, self.decoder), self.decoder.hidden)
         own = [*(chosen.of(linear) for linear in self.decoder.linears), chosen.head]
         own += [chosen.embedding] if self.choices.embedding else []
         pairs = list(zip(self._formats, own, strict=True))

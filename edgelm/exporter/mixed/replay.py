@@ -20,7 +20,7 @@ from edgelm.bundle.json_table import JsonTable, read_json
 from edgelm.bundle.origins import Mixed, Text
 from edgelm.bundle.reader import MANIFEST
 from edgelm.errors import ExportError
-from edgelm.evaluate.passages import BUILTIN, load_passages
+from edgelm.evaluate.passages import is_builtin, load_passages
 from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.progress import Progress
@@ -94,11 +94,11 @@ class Replay:
         """
         known = self.calibrated or self.kv_calibrated
         if known is None:
-            return wanted
+            return wanted or "none"
         name, digest = known.name, known.sha256
-        own = name == BUILTIN and load_passages(BUILTIN, "calibration").sha256 == digest
+        own = is_builtin(name) and load_passages(name, "calibration").sha256 == digest
         if self.calibrated is None and own:  # scales of an int8 KV cache are found on it without being asked
-            return wanted
+            return wanted or "none"
         if wanted is None:
             if not own:
                 raise ExportError(

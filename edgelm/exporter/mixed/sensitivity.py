@@ -1,18 +1,22 @@
 """What each matrix loses in each format it may take: the KL divergence of the model with that matrix alone rounded.
 
-The model is run layer by layer, in fp32 but for the matrix in question, which is multiplied by its format's own
-operator: so that rounded activations count, too. All variants go through a layer together while it is loaded, and wait
-in a file between two layers: every matrix is read once, and one layer is held.
+The model is run layer by layer in fp32. Small errors act on the divergence by their square, and nearly add up (the
+second-order expansion behind Optimal Brain Surgeon, Hassibi & Stork, 1993), so that three things are measured:
 
-Small errors act on the divergence by their square, and nearly add up (the second-order expansion behind Optimal Brain
-Surgeon, Hassibi & Stork, 1993). So one variant of each matrix is taken to the end, the one of fewest bytes, and the
-others follow from it: by the squared error that each leaves behind in the hidden states after its layer. How near that
-comes to taking each to the end itself, and the sum to the whole: `benchmarks/quality.py sensitivity`, docs/quality.md.
+    of every layer      the divergence that its matrices cause together, each in its format of fewest bytes: that variant
+                        is taken to the end, beside the model as it is
+    of every matrix     the error that it leaves in the hidden states after its layer, in the format of fewest bytes
+    of every format     the error of the matrix' product, with activations rounded as the format's operator does
+
+and a loss is the first, in the proportion of the others. Errors are counted in shares of what a token has, as the norms
+behind see them. All variants go through a layer together while it is loaded, and wait in a file between two layers:
+every matrix is read once, and one layer is held. How near that comes to taking each variant to the end itself, and the
+sum to the whole: `benchmarks/quality.py sensitivity`, docs/quality.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,13 +24,12 @@ import numpy as np
 
 from edgelm.evaluate.divergence import kl_divergence
 from edgelm.exporter.calibration import layer_runner
-from edgelm.exporter.calibration.calibrate import squares
-from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.calibration.flow import Flow
+from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Linear
 from edgelm.exporter.model.weights import WeightReader
-from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.progress import Progress
 
 _SMALL = 16_000_000  # parameters of a model for which more text costs little
@@ -34,7 +37,7 @@ _CHUNK = 512  # tokens that are one text
 _TOKENS, _FEW_TOKENS = 2048, 1024  # of text, for a small model and for others
 _LOGITS = 1 << 23  # at most, of a chunk
 _VALUES = 1 << 20  # logits compared at once
-_ROWS = 1024
+_SAMPLE = 256  # inputs on which formats are told apart
 
 Losses = dict[str, list[float]]
 """Name of a matrix → KL divergence in nats of each of its formats, in their order."""
@@ -62,7 +65,7 @@ class Choices:
 
 def disk(decoder: Decoder, tokens: int) -> int:
     """Bytes that the variants take in a file while they wait."""
-    return 4 * (1 + len(decoder.linears)) * tokens * decoder.hidden
+    return 4 * (1 + len(decoder.layers)) * tokens * decoder.hidden
 
 
 def text_size(decoder: Decoder, context: int) -> tuple[int, int]:
@@ -99,23 +102,25 @@ def measure(
 
 
 @dataclass
-class _Variants:
-    """The variants of one matrix: the squared error of each after its layer, and the first one's way to the end.
+class _Variant:
+    """Hidden states with errors in them, on their way to the end.
 
     Attributes:
-        place: of the first in the file.
-        errors: of all.
-        loss: KL divergence of the first.
+        place: in the file.
+        errors: that each format of each matrix leaves where they arise, by the matrix' name.
+        whole: of those that the variant has, all together.
+        loss: KL divergence that these cause.
     """
 
     place: int
-    errors: list[float] = field(default_factory=list)
+    errors: dict[str, list[float]] = field(default_factory=dict)
+    whole: float = 0.0
     loss: float = 0.0
 
-    def losses(self) -> list[float]:
-        """Of every variant."""
-        first = self.errors[0]
-        return [self.loss * error / first if first > 0 else 0.0 for error in self.errors]
+    def losses(self) -> Losses:
+        """Of every format of every matrix."""
+        rate = self.loss / self.whole if self.whole > 0 else 0.0
+        return {name: [rate * error for error in errors] for name, errors in self.errors.items()}
 
 
 class _Work:
@@ -134,18 +139,16 @@ class _Work:
         self.chunks, self.folder, self.progress = chunks, folder, progress
         self.length = len(chunks[0])
         self.exact = Formats(EXACT, EXACT, EXACT)
-        self.variants: dict[str, _Variants] = {}
-        shape = (1 + len(choices.body), len(chunks), self.length, decoder.hidden)
+        self.variants: list[_Variant] = []
+        shape = (1 + len(decoder.layers), len(chunks), self.length, decoder.hidden)
         self.waiting = np.lib.format.open_memmap(folder / "variants.npy", "w+", np.float32, shape)
 
     @property
     def total(self) -> int:
         """Runs over the text: of layers, and of the head."""
-        count, waiting = 0, 1
-        for layer in self.decoder.layers:
-            count += 1 + waiting + sum(len(self.choices.body[linear.name]) for linear in layer.linears)
-            waiting += len(layer.linears)
-        return count + waiting + len(self.choices.head)
+        layers = len(self.decoder.layers)
+        waiting = layers * (layers + 1) // 2
+        return layers + waiting + len(self.decoder.linears) + layers + 1 + len(self.choices.head)
 
     def embed(self) -> list[np.ndarray]:
         """The hidden states before the first layer [S, hidden] of every chunk."""
@@ -155,37 +158,61 @@ class _Work:
             embed = layer_runner.embedding(self.decoder, formats, self.reader, self.folder)
             return [embed(ids[None], {}) for ids in self.chunks]
 
-        exact = run(EXACT)
+        exact, variant = run(EXACT), self._variant()
+        errors = variant.errors.setdefault(self.decoder.embedding.name, [])
         for table in self.choices.tables:
-            self._add(self.decoder.embedding.name, table, exact, lambda table=table: run(table))  # type: ignore[misc]
+            found = exact if table.exact else run(table)
+            errors.append(_error(exact, found))
+            if len(errors) == 1:
+                self.waiting[variant.place], variant.whole = found, errors[0]
         return exact
 
     def layer(self, index: int, base: list[np.ndarray]) -> list[np.ndarray]:
-        """Take all through a layer, and add the variants of its matrices; the hidden states of the model as it is."""
-        layer = self.decoder.layers[index]
+        """Take all through a layer, and add its variant; the hidden states of the model as it is."""
+        layer, given = (
+            self.decoder.layers[index],
+            (self.decoder, self.exact, index, self.reader, self.length, self.folder),
+        )
         matrices = {linear.name: self.reader.matrix(linear) for linear in layer.linears}
-
-        def opened(packed: Mapping[str, layer_runner.Pack] | None = None) -> layer_runner.Run:
-            given = (self.decoder, self.exact, index, self.reader, self.length, self.folder)
-            return layer_runner.whole(*given, packed)
-
-        run = opened()
-        after = [run(x[None], matrices) for x in base]
+        smallest = {name: self.choices.body[name][0].rounded(matrix) for name, matrix in matrices.items()}
+        flow, products = Flow(self.decoder, list(base)), {}
+        for linear, inputs in flow.through(layer, layer_runner.parts(*given)):
+            products[linear.name] = self._product_errors(linear, inputs, matrices[linear.name], smallest[linear.name])
+            flow.multiply(linear, matrices[linear.name])
+        run, after = layer_runner.whole(*given), flow.hidden
         self.progress.advance(1, layer.name)
-        for variants in self.variants.values():
+        for variant in self.variants:
             for number in range(len(self.chunks)):
-                self.waiting[variants.place, number] = run(self.waiting[variants.place, number][None], matrices)
+                self.waiting[variant.place, number] = run(self.waiting[variant.place, number][None], matrices)
             self.progress.advance(1, layer.name)
+        variant = self._variant()
+        for number, x in enumerate(base):
+            self.waiting[variant.place, number] = run(x[None], smallest)
+        variant.whole = _error(after[:1], self.waiting[variant.place, :1])
         for linear in layer.linears:
-            for format in self.choices.body[linear.name]:
-
-                def rounded(linear: Linear = linear, format: Format = format) -> list[np.ndarray]:
-                    changed = opened({linear.name: _packing(linear, format, matrices[linear.name])})
-                    return [changed(x[None], matrices) for x in base]
-
-                self._add(linear.name, format, after, rounded)
-                self.progress.advance(1, linear.name)
+            alone = run(base[0][None], {**matrices, linear.name: smallest[linear.name]})
+            left = _error(after[:1], [alone])
+            variant.errors[linear.name] = [left * share for share in products[linear.name]]
+            self.progress.advance(1, linear.name)
         return after
+
+    def _variant(self) -> _Variant:
+        """One more."""
+        self.variants.append(_Variant(len(self.variants)))
+        return self.variants[-1]
+
+    def _product_errors(
+        self, linear: Linear, inputs: np.ndarray, weight: np.ndarray, smallest: np.ndarray
+    ) -> list[float]:
+        """The error of a product in each format, as a multiple of that which the weights of the smallest alone cause."""
+        sample = inputs[:: max(1, len(inputs) // _SAMPLE)]
+        exact, size = sample @ weight.T, np.maximum(np.square(sample).mean(axis=1), np.finfo(np.float32).tiny)
+        least = float((np.square(sample @ smallest.T - exact).sum(axis=1) / size).sum())
+        errors = []
+        for format in self.choices.body[linear.name]:
+            off = np.zeros_like(exact) if format.exact else format.product(sample, weight) - exact
+            errors.append(float((np.square(off).sum(axis=1) / size).sum()) / least if least > 0 else 0.0)
+        return errors
 
     def end(self, base: list[np.ndarray]) -> Losses:
         """All through the head, and what was lost."""
@@ -200,11 +227,13 @@ class _Work:
         normed = [last(x[None], {})[None] for x in base]
         exact_logits = [head(x, {}) for x in normed]
         for number, exact in enumerate(exact_logits):
-            for variants in self.variants.values():
-                logits = head(last(self.waiting[variants.place, number][None], {})[None], {})
-                variants.loss += _divergence(exact, logits) / len(self.chunks)
+            for variant in self.variants:
+                logits = head(last(self.waiting[variant.place, number][None], {})[None], {})
+                variant.loss += _divergence(exact, logits) / len(self.chunks)
                 self.progress.advance(int(number == 0), linear.name)
-        losses = {name: variants.losses() for name, variants in self.variants.items()}
+        losses: Losses = {}
+        for variant in self.variants:
+            losses |= variant.losses()
         own = [0.0] * len(self.choices.head)
         for option, format in enumerate(self.choices.head):
             if not format.exact:
@@ -217,26 +246,14 @@ class _Work:
             own = [lost + other for lost, other in zip(own, looked_up, strict=True)]
         return {**losses, linear.name: own}
 
-    def _add(
-        self, name: str, format: Format, exact: Sequence[np.ndarray], rounded: Callable[[], list[np.ndarray]]
-    ) -> None:
-        """Note what a variant leaves behind after its layer; the first one goes on its way to the end."""
-        variants = self.variants.setdefault(name, _Variants(len(self.variants)))
-        if format.exact:
-            variants.errors.append(0.0)
-            return
-        found = rounded()
-        if not variants.errors:
-            self.waiting[variants.place] = found
-        variants.errors.append(sum(squares(y - x) for x, y in zip(exact, found, strict=True)))
 
-
-def _packing(linear: Linear, format: Format, weight: np.ndarray) -> layer_runner.Pack:
-    def pack(b: Builder) -> Matrix:
-        rows = (weight[start : start + _ROWS] for start in range(0, len(weight), _ROWS))
-        return format.pack(b, linear.name, linear.outputs, linear.inputs, rows)
-
-    return pack
+def _error(exact: Sequence[np.ndarray], found: Sequence[np.ndarray] | np.ndarray) -> float:
+    """Squared error of hidden states [S, hidden] a chunk, every token's as a share of its square."""
+    total = 0.0
+    for x, y in zip(exact, found, strict=True):
+        size = np.maximum(np.square(x).sum(axis=1), np.finfo(np.float32).tiny)
+        total += float((np.square(y - x).sum(axis=1) / size).sum(dtype=np.float64))
+    return total
 
 
 def _divergence(exact: np.ndarray, rounded: np.ndarray) -> float:

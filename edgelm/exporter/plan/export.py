@@ -9,7 +9,8 @@ from pathlib import Path
 from edgelm import demo
 from edgelm.bundle.writer import check_output
 from edgelm.errors import OptionError
-from edgelm.exporter.calibration.quality import QualityOptions
+from edgelm.evaluate.passages import BUILTIN, builtin_in
+from edgelm.exporter.calibration.quality import AUTO, QualityOptions
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import Source, resolve
 from edgelm.exporter.lora_adapter import expect_places, open_adapter
@@ -102,7 +103,10 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
     recipe, calibrate = _choose_recipe(options, progress)
     output = options.folder(recipe.target, recipe.quant)
     check_output(output, overwrite=options.overwrite)  # before anything is downloaded
-    quality = QualityOptions.of(calibrate, options.card, *([] if options.model is not None else [str(demo.heldout())]))
+    own = BUILTIN if options.language is None else builtin_in(options.language.split(","))
+    if options.model is None and options.language is None:
+        own = str(demo.heldout())
+    quality = QualityOptions.of(calibrate, options.card, own)
     budget, domain = Budget.of(options.max_size, options.max_kld), Domain.of(options.trim_vocab)
     source, checkpoint = _open(options, progress)
     text, cut = read_text(source.path, checkpoint.config), None
@@ -111,7 +115,8 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
         text = cut.text
     route = choose_route(checkpoint, options.exporter, recipe.target, cut)
     if options.lora_ready:
-        expect_places(route.name, quality.calibrate, None if recipe.automatic else recipe.spec)
+        asked = None if quality.calibrate == AUTO else quality.calibrate
+        expect_places(route.name, asked, None if recipe.automatic else recipe.spec)
     model = plan_model(
         source,
         route,
@@ -122,6 +127,13 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
         progress=progress,
     )
     recipe = _suited(recipe, route, progress)
+    fresh = route.decoder is not None and route.checkpoint.scheme is None
+    graph = (
+        GraphPlan(route.decoder, recipe.spec, recipe.target, model.context, options.lora_ready)
+        if fresh and route.decoder is not None
+        else None
+    )
+    quality = quality.settled(graph, text.tokenizer, progress, mixed=recipe.automatic)
     route.require(progress)
     if not recipe.automatic and recipe.replay is None:  # what these take is told exactly, once they are written
         budget.check_size(model.sizes, recipe.quant, model.context)

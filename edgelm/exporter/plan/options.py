@@ -33,6 +33,7 @@ class ExportOptions:
     kv: Literal["float", "int8"] | None = None
     prefill: Literal["same", "int8"] | None = None
     calibrate: Name | None = None
+    language: str | None = None
     card: Name | None = None
     max_size: int | str | None = None
     max_kld: float | None = None

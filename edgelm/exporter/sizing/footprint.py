@@ -140,6 +140,7 @@ class Footprint:
 
 def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Footprint:
     """Of a model on the native export path; `scheme` is how the checkpoint is quantised already."""
+    spec = recipe.named(spec, decoder)
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
     body = [(stored_as(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
     products = [*body, (formats.head, decoder.vocab, decoder.hidden)]

@@ -19,12 +19,14 @@ from edgelm.target.target import RecipeSpec, Target
 _LAYER = 8  # two norms, qkv, attention, out, up, activation, down
 _GATED = 2  # a split and a product
 _HEAD_NORM = 3  # two reshapes around the norm
+_EVEN = 2  # tokens brought to one size, and back
 _AROUND = 11  # mask, embedding, last norm, slice, head
 _POSITIONS = 8  # learned position embeddings are looked up and added
 
 
 def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Scheme | None = None) -> Workload:
     """The workload of a model on the native export path; `scheme` is how the checkpoint is quantised already."""
+    spec = recipe.named(spec, decoder)
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
     taken = footprint.of_decoder(decoder, spec, target, scheme)
     weights: Counter[FormatSpec] = Counter()
@@ -40,6 +42,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         heads[window] += 2 * attention.heads * size
         kv[window] += 2 * attention.kv_heads * size * recipe.cache_type(spec, target).itemsize
     head = formats.head
+    uneven = sum(decoder_graph.format_of(decoder, formats, m) != formats.of(m) for m in decoder.linears)
     return Workload(
         body=tuple(Matrices(kind, weights[kind], nbytes[kind]) for kind in weights),
         head=Matrices(
@@ -48,7 +51,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
             head.resident_bytes(decoder.vocab, decoder.hidden, target, dtype.itemsize),
         ),
         attention=tuple(Heads(heads[window], kv[window], window[0]) for window in heads),
-        nodes=nodes(decoder, formats.head),
+        nodes=nodes(decoder, formats.head) + _EVEN * uneven,
         activation_bytes=taken.width * len(decoder.layers),
         file_bytes=taken.stored,
         prefill=_prompts(decoder) if spec.prefill is not None else (),
