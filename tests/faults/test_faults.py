@@ -1,0 +1,90 @@
+"""Killed, or out of disk, at any call that changes a file: the old version answers, or the new one, and nothing is left.
+
+The default run tries a few calls of each way to write; `-m slow` tries every one (and a share of a long export's).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+SAMPLES = 3
+# Each way to write, and how many of its calls the slow run tries; 0 is all.
+SCENARIOS = {
+    "export": 0,
+    "export-all": 100,
+    "overwrite": 0,
+    "overwrite-without-exchange": 0,
+    "save": 0,
+    "sweep": 0,
+    "weight-cache": 0,
+    "prompt-cache": 0,
+}
+QUICK = ("overwrite", "overwrite-without-exchange", "save", "prompt-cache")
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What counts calls and lets them fail, compiled."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler, and Linux")
+    library = tmp_path_factory.mktemp("shim") / "shim.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "shim.c", "-ldl"], check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint(num_hidden_layers=1, hidden_size=32, intermediate_size=64, tie_word_embeddings=True)
+
+
+@pytest.fixture
+def drive(shim: Path, checkpoint: Path, tmp_path: Path) -> Callable[[str, str, int], dict[str, Any]]:
+    """Run the driver: (scenario, fault, how many calls) → what it found."""
+
+    def run(scenario: str, fault: str, samples: int) -> dict[str, Any]:
+        own = {"LD_PRELOAD": shim, "FAULTS_ROOT": tmp_path / "root", "XDG_CACHE_HOME": tmp_path / "root" / "xdg"}
+        settings = {"EDGELM_WEIGHT_CACHE": "off", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, HERE / "driver.py", scenario, fault, checkpoint, tmp_path, str(samples)],
+            env={**os.environ, **settings, **{name: str(path) for name, path in own.items()}},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return run
+
+
+@pytest.mark.parametrize("scenario", QUICK)
+def test_some_kills(drive: Callable[[str, str, int], dict[str, Any]], scenario: str) -> None:
+    found = drive(scenario, "kill", SAMPLES)
+    assert found["tried"] == SAMPLES
+    assert found["bad"] == {}
+
+
+def test_a_full_disk_at_some_calls(drive: Callable[[str, str, int], dict[str, Any]]) -> None:
+    found = drive("overwrite", "full", SAMPLES)
+    assert (found["tried"], found["bad"]) == (SAMPLES, {})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("fault", ["kill", "full"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_call(drive: Callable[[str, str, int], dict[str, Any]], scenario: str, fault: str) -> None:
+    found = drive(scenario, fault, SCENARIOS[scenario])
+    assert found["tried"] == min(found["calls"], SCENARIOS[scenario] or found["calls"])
+    assert found["bad"] == {}
