@@ -18,9 +18,9 @@ from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter import families
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
-from edgelm.exporter.optimum.route import context_limit
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
+from edgelm.exporter.sizing.context import context_limit
 from edgelm.runtime.engine import Engine
 
 Make = Callable[..., Path]
