@@ -11,11 +11,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from edgelm.errors import CheckpointError, UnsupportedModelError
+from edgelm.exporter.tokenizer.normalizer_spec import NormalizerSpec, steps
 from edgelm.exporter.tokenizer.tokenizer_class import Style
 from edgelm.files import read_bytes
 from edgelm.runtime.text import tokenizer_file
@@ -45,11 +46,15 @@ class SentencePiece:
         pieces: by id.
         algorithm: 1 is Unigram, 2 is BPE.
         unk: text of the unknown piece.
+        normalizer: what is done to a text first; None for nothing, and the caller's choice of a space in front.
+        suffix: whether spaces belong to the word before them.
     """
 
     pieces: tuple[Piece, ...]
     algorithm: int
     unk: str
+    normalizer: NormalizerSpec | None = None
+    suffix: bool = False
 
 
 def read(path: Path) -> SentencePiece:
@@ -61,7 +66,8 @@ def read(path: Path) -> SentencePiece:
     try:
         data = read_bytes(path, _LONGEST)
         pieces: list[Piece] = []
-        algorithm, unk, seen = UNIGRAM, "<unk>", set[int]()
+        algorithm, unk, normalizer, seen = UNIGRAM, "<unk>", NormalizerSpec(), set[int]()
+        suffix = False
         for number, value in _fields(data):
             seen.add(number)
             if number == 1:
@@ -70,6 +76,9 @@ def read(path: Path) -> SentencePiece:
                 settings = dict(_fields(_bytes(value)))
                 algorithm = int(settings.get(3, UNIGRAM))
                 unk = _bytes(settings.get(45, b"<unk>")).decode()
+                suffix = bool(settings.get(24))
+            elif number == 3:
+                normalizer = NormalizerSpec.of(dict(_fields(_bytes(value))))
         if any(len(piece.text) > _LONGEST_PIECE for piece in pieces):  # every place to part it is looked at
             raise ValueError("a piece that is too long")
         if not {1, 2, 3} <= seen:  # pieces, the trainer's settings, the normalizer's: a file may be cut between them
@@ -81,7 +90,7 @@ def read(path: Path) -> SentencePiece:
             f"{path} is not a SentencePiece model",
             hint="download it again; a tokenizer of another kind needs its tokenizer.json",
         ) from None
-    return SentencePiece(tuple(pieces), algorithm, unk)
+    return SentencePiece(tuple(pieces), algorithm, unk, normalizer, suffix)
 
 
 def _piece(data: bytes) -> Piece:
@@ -132,7 +141,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def convert(
-    path: Path, style: Style, renamed: Mapping[int, str], *, prefix_space: bool = True, legacy: bool = True
+    path: Path, style: Style, renamed: Mapping[int, str], *, prefix_space: bool | None = None, legacy: bool = True
 ) -> Tokenizer:
     """The tokenizer of a tokenizer.model, without BOS and EOS around a text.
 
@@ -140,12 +149,12 @@ def convert(
         path: the file.
         style: ``llama`` or ``gemma``, the conventions around the model itself.
         renamed: what the first ids are called where it is not what the file says.
-        prefix_space: whether a text begins as if a space stood before it (not for Gemma).
+        prefix_space: whether a text begins as if a space stood before it (not for Gemma); None as the file says.
         legacy: Llama's way before transformers 4.31: the same after every special token inside a text.
 
     Raises:
         CheckpointError: the file cannot be read.
-        UnsupportedModelError: neither BPE nor Unigram.
+        UnsupportedModelError: neither BPE nor Unigram, or a normalizer that cannot be told.
     """
     return build(read(path), style, renamed, path, prefix_space=prefix_space, legacy=legacy)
 
@@ -156,7 +165,7 @@ def build(
     renamed: Mapping[int, str],
     path: Path,
     *,
-    prefix_space: bool = True,
+    prefix_space: bool | None = None,
     legacy: bool = True,
 ) -> Tokenizer:
     """`convert` of what was read already; `path` is named in errors."""
@@ -165,16 +174,43 @@ def build(
             f"{path}: a SentencePiece model of type {source.algorithm}; edgelm reads BPE and Unigram"
         )
     gemma = style == "gemma"
+    if prefix_space is None:
+        prefix_space = source.normalizer is None or source.normalizer.prefix
+    first = _normalizers(source, path, legacy=legacy and not gemma, prefix=prefix_space and not gemma)
     try:
         with tokenizer_file.guarded():
             tokenizer = _tokenizer(source, renamed, gemma)
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be converted: {error}") from None
     if gemma:
-        _gemma_spaces(tokenizer)
+        _gemma_spaces(tokenizer, first)
     else:
-        _llama_spaces(tokenizer, prefix_space, legacy)
+        _llama_spaces(tokenizer, first, prefix_space, legacy)
     return tokenizer
+
+
+def _normalizers(source: SentencePiece, path: Path, *, legacy: bool, prefix: bool) -> list[Any]:
+    """What is done to a text before its spaces are told.
+
+    A normalizer sees the text between two added tokens. In the legacy way each such part begins with a space of its own. In
+    the other a space at the beginning stays, as that is the one in front: `Metaspace` adds none where text was cut away. Where
+    there are user-defined pieces, one at the end may stand before such a piece and counts.
+    """
+    spec = source.normalizer
+    if source.suffix or (spec is not None and not spec.escaped):
+        raise UnsupportedModelError(
+            f"{path}: a SentencePiece model whose spaces are at the end of words, or plain ones"
+        )
+    if spec is None:
+        return []
+    try:
+        alone = all(piece.kind != USER_DEFINED for piece in source.pieces)
+        return steps(spec, first=legacy or (alone and not prefix), last=legacy or alone)
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{path}: {error}",
+            hint="in a place with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+        ) from None
 
 
 def _tokenizer(source: SentencePiece, renamed: Mapping[int, str], gemma: bool) -> Tokenizer:
@@ -226,17 +262,20 @@ def _merges(scores: Mapping[str, float], known: Mapping[str, int]) -> list[tuple
     return [(left, right) for *_, left, right in found]
 
 
-def _gemma_spaces(tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
+def _gemma_spaces(tokenizer: Tokenizer, first: list[Any]) -> None:
+    spaces = normalizers.Replace(" ", _SPACE)
+    tokenizer.normalizer = normalizers.Sequence([*first, spaces]) if first else spaces
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
 
 
-def _llama_spaces(tokenizer: Tokenizer, prefix_space: bool, legacy: bool) -> None:
+def _llama_spaces(tokenizer: Tokenizer, first: list[Any], prefix_space: bool, legacy: bool) -> None:
     if legacy:
-        steps = [normalizers.Prepend(_SPACE)] if prefix_space else []
-        tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+        prefix = [normalizers.Prepend(_SPACE)] if prefix_space else []
+        tokenizer.normalizer = normalizers.Sequence([*first, *prefix, normalizers.Replace(" ", _SPACE)])
     else:
+        if first:
+            tokenizer.normalizer = normalizers.Sequence(first)
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
             replacement=_SPACE, prepend_scheme="first" if prefix_space else "never", split=False
         )

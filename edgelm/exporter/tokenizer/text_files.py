@@ -196,7 +196,9 @@ def _convert(source: Path, settings: dict[str, Any], kind: TokenizerClass, added
     found += ["gpt2", "qwen2"] if vocab.exists() and merges.exists() else []
     style = next((style for style in kind.styles if style in found), None)
     if style in ("llama", "gemma"):
-        prefix, legacy = bool(settings.get("add_prefix_space", True)), settings.get("legacy") is not False
+        legacy = settings.get("legacy") is not False
+        told = "add_prefix_space" in settings or not legacy  # else the file does
+        prefix = bool(settings.get("add_prefix_space", True)) if told else None
         return sentencepiece.convert(model, style, _first_ids(style, added), prefix_space=prefix, legacy=legacy)
     if style is not None:
         return bytelevel.convert(vocab, merges, style, prefix_space=bool(settings.get("add_prefix_space")))
