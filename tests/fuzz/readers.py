@@ -169,9 +169,11 @@ def _varint(value: int) -> bytes:
 
 
 def _read_sentencepiece(path: Path) -> None:
-    from edgelm.exporter.tokenizer.sentencepiece import convert
+    from edgelm.exporter.checkpoint.config import Config
+    from edgelm.exporter.tokenizer.text_files import read_text
 
-    convert(path, "llama", {}).encode("a b")
+    path.with_name("tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    read_text(path.parent, Config(CONFIG, path.with_name("config.json")))
 
 
 def _vocab(folder: Path) -> bytes:
