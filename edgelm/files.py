@@ -33,6 +33,18 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _temporary: set[Path] = set()  # folders of this process
 
 
+def path_argument(name: str, value: object) -> Path:
+    """The path that a caller gives as the argument `name`.
+
+    Raises:
+        TypeError: it is none; it names the argument.
+    """
+    given = value.__fspath__() if isinstance(value, os.PathLike) else value
+    if not isinstance(given, str):
+        raise TypeError(f"{name} must be a path, a str or os.PathLike, not {type(value).__name__}")
+    return Path(given)
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, opened for reading; links are followed.
 

@@ -35,7 +35,7 @@ from edgelm.bundle.manifest import MODEL as MODEL
 from edgelm.bundle.manifest import TOKENIZER as TOKENIZER
 from edgelm.bundle.manifest import FileEntry, Manifest
 from edgelm.errors import BundleError
-from edgelm.files import open_regular, read_text, recover
+from edgelm.files import open_regular, path_argument, read_text, recover
 
 DATA = "model.onnx.data"
 PREFILL = "prefill.onnx"
@@ -89,7 +89,7 @@ class Bundle:
         Raises:
             BundleError: no bundle there, made for a newer edgelm, or a file missing, truncated or edited.
         """
-        folder = Path(path)
+        folder = path_argument("path", path)
         bundle = cls(folder, _read_manifest(folder))
         for name in bundle.files if check else ():
             bundle.check_file(name, whole=False)

@@ -155,7 +155,8 @@ def load(
     )
     if draft is None:
         return LM(Engine.load(bundle, options), tokenizer, bundle, template, config)
+    from edgelm.files import path_argument
     from edgelm.runtime.loop.draft import load_both
 
-    engine, small = load_both(bundle, tokenizer, Bundle.open(draft), options)
+    engine, small = load_both(bundle, tokenizer, Bundle.open(path_argument("draft", draft)), options)
     return LM(engine, tokenizer, bundle, template, config, small)

@@ -21,7 +21,7 @@ import numpy as np
 
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.errors import AdapterError
-from edgelm.files import open_regular
+from edgelm.files import open_regular, path_argument
 
 FORMAT = 1  # raised when an older edgelm could misread a file
 METADATA = "edgelm_adapter"  # the key, in the file's metadata, of what edgelm says about it
@@ -64,7 +64,7 @@ class RuntimeAdapter:
         Raises:
             AdapterError: no adapter, or a damaged one.
         """
-        file = Path(path)
+        file = path_argument("adapter", path)
         mapped = _map(file)
         header, start = _header(file, mapped)
         facts = _facts(file, header)
@@ -123,7 +123,7 @@ class AdapterCache:
         Raises:
             AdapterError: no adapter, a damaged one, or one of another base.
         """
-        file = Path(path)
+        file = path_argument("adapter", path)
         try:
             found = file.stat()
         except OSError as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelm.errors import OptionError, PromptCacheError
+from edgelm.files import path_argument
 from edgelm.runtime.loop.chunks import reuse
 from edgelm.runtime.loop.text_generator import TextGenerator
 from edgelm.runtime.text.prompt import Prompt, Rendering
@@ -55,12 +55,12 @@ class Session(TextGenerator):
         """
         from edgelm.runtime.kv.prompt_cache import write
 
-        sequence = self._opened()
+        file, sequence = path_argument("path", path), self._opened()
         if tokens is not None and not 0 <= tokens <= sequence.position:
             raise OptionError(f"cannot save {tokens} tokens: the session holds {sequence.position}")
         with self._scheduler.alone():
             ids, snapshot = sequence.save(sequence.position if tokens is None else tokens)
-            write(Path(path), self._tie(sequence.adapter), ids, snapshot, sequence.context)
+            write(file, self._tie(sequence.adapter), ids, snapshot, sequence.context)
 
     def load(self, path: str | PathLike[str], *, adapter: str | PathLike[str] | None = None) -> None:
         """Take over the cache in a file; it is mapped, and read where it is needed.
@@ -76,8 +76,9 @@ class Session(TextGenerator):
         """
         from edgelm.runtime.kv.prompt_cache import read
 
+        file = path_argument("path", path)
         sequence, chosen = self._opened(), self._requests.adapter(adapter)
-        ids, snapshot = read(Path(path), self._tie(chosen))
+        ids, snapshot = read(file, self._tie(chosen))
         if len(ids) > sequence.context:
             raise PromptCacheError(
                 f"{path} holds {len(ids):,} tokens, the context is {sequence.context:,}",

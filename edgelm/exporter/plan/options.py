@@ -11,6 +11,7 @@ from edgelm.exporter.checkpoint.hub import name_of, slug
 from edgelm.exporter.recipe import Choices
 from edgelm.exporter.routes import Exporter
 from edgelm.exporter.tokenizer.vocabulary import Wanted
+from edgelm.files import path_argument
 from edgelm.target.target import Target
 
 Name = str | os.PathLike[str]
@@ -41,6 +42,13 @@ class ExportOptions:
     overwrite: bool = False
     force: bool = False
     lora_ready: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("model", "adapter", "output", "calibrate", "card", "recipe"):
+            if (value := getattr(self, name)) is not None:
+                path_argument(name, value)
+        if not isinstance(self.target, Target):
+            path_argument("target", self.target)
 
     @property
     def choices(self) -> Choices:

@@ -8,6 +8,8 @@ from edgelm.errors import OptionError
 from edgelm.runtime.ort.packing import OnBytes
 from edgelm.runtime.ort.weightcache import WeightCache
 
+_MOST_THREADS = 1024
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -39,8 +41,12 @@ class LoadOptions:
     def __post_init__(self) -> None:
         for name in ("threads", "prefill_threads"):
             number = getattr(self, name)
-            if number is not None and number < 1:
-                raise OptionError(f"{name} must be at least 1, not {number}")
+            if number is None:
+                continue
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise OptionError(f"{name} must be a whole number, not {number!r}")
+            if not 1 <= number <= _MOST_THREADS:
+                raise OptionError(f"{name} must be at least 1, and at most {_MOST_THREADS}, not {number}")
 
     def cache(self) -> WeightCache | None:
         """The cache to use.
