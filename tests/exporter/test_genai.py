@@ -11,7 +11,9 @@ import pytest
 
 from edgelm.bundle.reader import Bundle
 from edgelm.exporter.pipeline import export
+from edgelm.machine.host import read_cpu
 from edgelm.runtime.engine import Engine
+from edgelm.target.fallback import exact_int8
 
 SHAPES: dict[str, dict[str, Any]] = {
     "grouped-query": {},
@@ -68,8 +70,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+OVERFLOWS = pytest.mark.skipif(
+    not exact_int8(read_cpu()), reason="onnxruntime-genai's own sessions overflow in int8 on this processor"
+)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("quant", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("quant", ["fp32", pytest.param("int8", marks=OVERFLOWS), "int4"])
 def test_same_greedy_tokens(tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str, quant: str) -> None:
     config = dict(SHAPES[shape])
     ready = config.pop("lora_ready", False)
