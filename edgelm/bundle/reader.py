@@ -28,7 +28,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgelm.bundle.json_table import read_json
+from edgelm.bundle.beside import expect_lora, expect_quality
+from edgelm.bundle.json_table import JsonTable, read_json
 from edgelm.bundle.manifest import FORMAT as FORMAT
 from edgelm.bundle.manifest import MANIFEST as MANIFEST
 from edgelm.bundle.manifest import MODEL as MODEL
@@ -154,12 +155,17 @@ class Bundle:
     @cached_property
     def quality(self) -> dict[str, Any] | None:
         """The quality card, or None where nothing was measured."""
-        return read_json(self.path / QUALITY) if QUALITY in self.files else None
+        return self._checked(QUALITY, expect_quality) if QUALITY in self.files else None
 
     @cached_property
     def lora(self) -> dict[str, Any] | None:
         """Where a LoRA adapter goes, and what it must be made for; None for a bundle that takes none at run time."""
-        return read_json(self.path / LORA) if LORA in self.files else None
+        return self._checked(LORA, expect_lora) if LORA in self.files else None
+
+    def _checked(self, name: str, expect: Callable[[JsonTable], None]) -> dict[str, Any]:
+        found = read_json(self.path / name)
+        expect(JsonTable(self.path / name, found))
+        return found
 
     def verify(self, on_bytes: Callable[[int], None] | None = None) -> list[str]:
         """Read every file whole and compare it with the manifest.

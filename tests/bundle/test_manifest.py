@@ -234,3 +234,29 @@ def test_caches_go_by_the_manifest_too(tmp_path: Path) -> None:
     before = Bundle.open(FROZEN)  # without a checksum: what was cached for it is still good
     hashes = {name: entry.sha256 for name, entry in before.files.items()}
     assert before.digest == hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+# --- the JSON files beside it
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("quality.json", ("kld", "mean"), None),
+        ("quality.json", ("same_top",), []),
+        ("quality.json", ("text", "sha256"), 5),
+        ("quality.json", ("matrices",), None),
+        ("quality.json", ("rms_delta_p",), "x"),
+        ("lora.json", ("base",), None),
+        ("lora.json", ("places",), {}),
+        ("lora.json", ("activations",), "int4"),
+    ],
+)
+def test_quality_and_places_of_wrong_types_are_named(
+    tmp_path: Path, name: str, key: tuple[str, ...], value: Any
+) -> None:
+    folder = shutil.copytree(FROZEN, tmp_path / "b")
+    (folder / name).write_text(json.dumps(put(json.loads((FROZEN / name).read_text()), key, value)))
+    bundle = Bundle.open(folder, check=False)
+    with pytest.raises(BundleError, match=rf"{name}: key '{'.'.join(key)}' must be"):
+        _ = bundle.quality if name == "quality.json" else bundle.lora
