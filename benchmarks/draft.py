@@ -32,7 +32,6 @@ from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.model import Sequence as TextSequence
 from edgelm.runtime.ort.options import LoadOptions
 from edgelm.runtime.sample.sampling import Floats
-from edgelm.runtime.text.prompt import text_tools
 
 CHANCES = (1.0, 0.8, 0.6, 0.4, 0.0)  # that a guess is right
 
@@ -75,7 +74,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each chance."""
     options = LoadOptions(threads=threads, disable_spinning=disable_spinning)
-    engine, loaded = load_both(bundles[0], text_tools(bundles[0])[0], bundles[1], options)
+    engine, loaded = load_both(bundles[0], bundles[1], options)
     known, dice = min(engine.vocab_size, loaded.model.vocab_size), random.Random(0)
     rows = []
     for chance in CHANCES:

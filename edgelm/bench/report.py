@@ -137,8 +137,6 @@ def benchmark(
         BundleError, DeviceError: the bundle cannot be loaded or run here.
     """
     tests, notes = plan(bundle.context, options.prompts, options.generations, options.depths)
-    tokenizer = open_tokenizer(bundle)
-    bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
     adapter = None if options.adapter is None else RuntimeAdapter.open(options.adapter)
     if adapter is not None:
         adapter.expect_for(bundle)
@@ -147,8 +145,10 @@ def benchmark(
     if options.draft is None:
         engine = Engine.load(bundle, loading)
     else:
-        engine, small = load_both(bundle, tokenizer, options.draft, replace(loading, disable_spinning=True))
+        engine, small = load_both(bundle, options.draft, replace(loading, disable_spinning=True))
     try:
+        tokenizer = open_tokenizer(bundle)  # after the engine, as `edgelm.load` does it
+        bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
         engine.adapt(adapter)
         results = measure(engine, tests, repetitions=options.repetitions, bos=bos, seed=options.seed, on_step=on_step)
         if small is not None:

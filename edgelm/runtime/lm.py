@@ -143,7 +143,6 @@ def load(
     from edgelm.runtime.ort.options import LoadOptions
 
     bundle = Bundle.open(path)
-    tokenizer, template = text_tools(bundle)
     config = GenerationConfig.from_hf(bundle.generation_config)
     options = LoadOptions(
         threads=threads,
@@ -153,10 +152,20 @@ def load(
         on_bytes=on_bytes,
         disable_spinning=draft is not None,  # the two alternate on the same cores
     )
+    small: DraftModel | None = None
     if draft is None:
-        return LM(Engine.load(bundle, options), tokenizer, bundle, template, config)
-    from edgelm.files import path_argument
-    from edgelm.runtime.loop.draft import load_both
+        engine = Engine.load(bundle, options)
+    else:
+        from edgelm.files import path_argument
+        from edgelm.runtime.loop.draft import load_both
 
-    engine, small = load_both(bundle, tokenizer, Bundle.open(path_argument("draft", draft)), options)
-    return LM(engine, tokenizer, bundle, template, config, small)
+        engine, small = load_both(bundle, Bundle.open(path_argument("draft", draft)), options)
+    try:
+        # After the engine, whose weights need the most memory while they are packed, and are mapped from then on.
+        tokenizer, template = text_tools(bundle)
+        return LM(engine, tokenizer, bundle, template, config, small)
+    except BaseException:
+        engine.close()
+        if small is not None:
+            small.close()
+        raise

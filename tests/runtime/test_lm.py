@@ -545,6 +545,31 @@ def test_load_says_what_is_wrong(bundle_folder: Callable[..., Path], engine_of_l
         load(bundle_folder(generation={"do_sample": True, "top_p": 7}))
 
 
+def test_the_tokenizer_is_loaded_after_the_engine_whose_packing_takes_more(
+    bundle_folder: Callable[..., Path], engine_of_load: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgelm.runtime.engine import Engine
+
+    order: list[str] = []
+    engine, tokenizer = Engine.load, lm_module.text_tools
+    monkeypatch.setattr(Engine, "load", lambda *given: (order.append("engine"), engine(*given))[1])
+    monkeypatch.setattr(lm_module, "text_tools", lambda bundle: (order.append("tokenizer"), tokenizer(bundle))[1])
+    load(bundle_folder())
+    assert order == ["engine", "tokenizer"]
+
+
+def test_a_tokenizer_that_cannot_be_used_leaves_no_engine_open(
+    bundle_folder: Callable[..., Path], engine_of_load: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(bundle: Any) -> None:
+        raise BundleError("no tokenizer")
+
+    monkeypatch.setattr(lm_module, "text_tools", refused)
+    with pytest.raises(BundleError, match="no tokenizer"):
+        load(bundle_folder())
+    assert engine_of_load.closed == 1
+
+
 def test_a_bad_template_is_met_when_it_is_used(bundle_folder: Callable[..., Path], engine_of_load: FakeEngine) -> None:
     lm = load(bundle_folder(template="{% bad %}"))
     assert lm.generate("x", raw=True, max_tokens=1).finish_reason == "length"

@@ -78,6 +78,15 @@ def only(cache: WeightCache) -> Entry:
     return entry
 
 
+def test_after_loading_no_weights_are_resident_that_were_only_read_to_be_compared(
+    tiny_checkpoint: Callable[..., Path], cache: WeightCache, tmp_path: Path, resident: Callable[[Path], int]
+) -> None:
+    bundle = export(tiny_checkpoint(), "x86-64", "int4", output=tmp_path / "b")
+    engine, expected = load(bundle, cache), Engine.load(bundle, threads=1, weight_cache=False)
+    assert resident(only(cache).folder / packing.PACKED) == resident(bundle.model_path.with_name(DATA)) == 0
+    np.testing.assert_array_equal(engine.forward(IDS[:5]), expected.forward(IDS[:5]))
+
+
 @pytest.mark.skipif(not exact_int8(read_cpu()), reason="prompts are read by int8 matrices where these are exact")
 def test_decodes_packed_weights_are_let_go_of_while_a_prompt_is_read(
     tiny_checkpoint: Callable[..., Path], cache: WeightCache, tmp_path: Path, resident: Callable[[Path], int]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from edgelm.machine.heap import give_back
 from edgelm.runtime.kv.cache import NUMPY, PROMPT_PASS, KVSnapshot
-from edgelm.runtime.ort.session import PROMPT, give_back, ort
+from edgelm.runtime.ort.session import PROMPT, ort
 
 
 class ConcatCache:

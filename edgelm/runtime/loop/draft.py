@@ -27,8 +27,7 @@ from edgelm.runtime.model import LoadedModel
 from edgelm.runtime.model import Sequence as TextSequence
 from edgelm.runtime.ort.options import LoadOptions
 from edgelm.runtime.sample.sampling import Floats
-from edgelm.runtime.text.prompt import text_tools
-from edgelm.runtime.text.tokenizer import Tokenizer
+from edgelm.runtime.text.prompt import open_tokenizer
 
 _PRIOR = (2.0, 1.0)  # draft tokens accepted and rejected, assumed before any was seen
 _PROMPT = 0.25  # of a single pass, assumed of a token that is read with many others
@@ -36,12 +35,11 @@ _MANY = 8  # tokens of a pass that tells what reading a prompt takes
 _AGAIN = 64  # passes after which one without a draft measures again what such a pass takes
 
 
-def load_both(bundle: Bundle, tokenizer: Tokenizer, draft: Bundle, options: LoadOptions) -> tuple[Engine, DraftModel]:
+def load_both(bundle: Bundle, draft: Bundle, options: LoadOptions) -> tuple[Engine, DraftModel]:
     """Load a bundle, and another one as its draft model.
 
     Args:
         bundle: the large one.
-        tokenizer: of it.
         draft: the small one.
         options: of both: `max_memory_mb` is for both together, and the draft model has the threads of the large one. The
             two alternate: `disable_spinning` serves them.
@@ -51,7 +49,7 @@ def load_both(bundle: Bundle, tokenizer: Tokenizer, draft: Bundle, options: Load
         BundleError, DeviceError: one of them cannot be loaded.
     """
     hashes = [b.files[TOKENIZER].sha256 for b in (bundle, draft)]
-    if hashes[0] != hashes[1] and not tokenizer.same_ids(text_tools(draft)[0]):
+    if hashes[0] != hashes[1] and not open_tokenizer(bundle).same_ids(open_tokenizer(draft)):
         raise OptionError(
             f"draft {draft.path} has other tokens than {bundle.path}: its drafts would mean something else",
             hint="take a smaller model of the same family, exported with the same tokenizer",

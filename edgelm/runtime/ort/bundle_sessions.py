@@ -39,6 +39,11 @@ class Sessions:
     decode_pages: Pages = NOWHERE
     prompt_pages: Pages = NOWHERE
 
+    @property
+    def opened(self) -> list[Any]:
+        """All of them."""
+        return [session for session in (self.decode, self.prompts) if session is not None]
+
 
 def open_sessions(bundle: Bundle, cpu: CpuInfo, options: LoadOptions = DEFAULTS) -> Sessions:
     """Open them, on this machine's `cpu`.
@@ -50,12 +55,14 @@ def open_sessions(bundle: Bundle, cpu: CpuInfo, options: LoadOptions = DEFAULTS)
     """
     prefill = bundle.prefill_path if exact_int8(cpu) else None
     decode, prompts = _threads(bundle, cpu, options)
-    if prefill is None:
-        return _of_one_graph(bundle, cpu, options, decode, prompts)
     with watching() as watch:
-        found = _of_one_graph(bundle, cpu, options, decode, decode)
+        found = _of_one_graph(bundle, cpu, options, decode, prompts if prefill is None else decode)
+        files = [bundle.path / DATA, *([] if found.packed is None else [found.packed / PACKED])]
+        # All that was packed was read, and compared. What is needed again is mapped again from the page cache.
+        watch.pages(found.opened, *files).release()
+        if prefill is None:
+            return found
         session = open_mapped(prefill, prompts, disable_spinning=True)
-    files = [bundle.path / DATA, *([] if found.packed is None else [found.packed / PACKED])]
     return replace(
         found,
         prompts=session,

@@ -12,10 +12,11 @@ from typing import Any
 
 from edgelm.bundle.reader import Bundle
 from edgelm.files import read_bytes
+from edgelm.machine.heap import give_back
 from edgelm.machine.host import CpuInfo
 from edgelm.runtime.ort.options import DEFAULTS, LoadOptions
 from edgelm.runtime.ort.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
-from edgelm.runtime.ort.session import NO_SPINNING, give_back, version
+from edgelm.runtime.ort.session import NO_SPINNING, version
 from edgelm.runtime.ort.weightcache import Entry, WeightCache, describe, entry_key, expected_size, worth
 
 

@@ -6,7 +6,6 @@ the environment before the import. edgelm promises that nothing leaves the devic
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -25,6 +24,7 @@ import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector  # noqa: E402
 
 from edgelm.errors import BundleError, DeviceError  # noqa: E402
+from edgelm.machine.heap import give_back  # noqa: E402
 from edgelm.machine.host import read_cpu  # noqa: E402
 from edgelm.runtime.ort.pages import make  # noqa: E402
 from edgelm.target.fallback import exact_int8  # noqa: E402
@@ -267,20 +267,10 @@ PROMPT = ort.RunOptions()
 """For passes over many tokens: the arena keeps what they took otherwise, which decode has no use for."""
 PROMPT.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-
-
-def give_back() -> None:
-    """Return to the system what is free on the heap: glibc keeps it, and fragments of it for good."""
-    if _trim is not None:
-        _trim(0)
-
-
 __all__ = [
     "PROMPT",
     "Runner",
     "Values",
-    "give_back",
     "open_mapped",
     "open_optimized",
     "open_or_fall_back",

@@ -22,6 +22,8 @@ import tokenizers
 
 from edgelm.errors import EdgeLMError
 from edgelm.files import read_bytes
+from edgelm.machine.heap import give_back
+from edgelm.runtime.text import large_bpe
 
 _LONGEST = 256 << 20  # bytes of a file; Gemma 3's has 33 MB
 _MOST_IDS = 1 << 22
@@ -62,9 +64,14 @@ def read(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
     for match in _CHARSMAP.finditer(data):
         _expect_charsmap(*match.groups())
     with guarded():
-        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        tokenizer = large_bpe.read(data) if (large := len(data) >= large_bpe.LARGE) else None
+        if tokenizer is None:
+            tokenizer = tokenizers.Tokenizer.from_buffer(data)
         tokenizer.no_truncation()
         tokenizer.no_padding()
+    if large:
+        del data
+        give_back()  # what parsing took
     expect_bounded(tokenizer)
     return tokenizer
 
