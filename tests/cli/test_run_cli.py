@@ -166,7 +166,7 @@ def test_ctrl_c_while_loading(start, tiny_bundle):
             process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode in (0, 130, -signal.SIGINT)  # the last while Python itself starts
-        assert b"edgelm" not in err
+        assert b"edgelm/cli/" not in err  # a slow machine may still be at the import of what comes before that
 
 
 def test_a_closed_pipe_is_quiet(tiny_bundle, tmp_path):

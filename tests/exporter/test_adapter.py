@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,9 @@ def test_beside_a_quantised_matrix_it_adds_its_product(format: Format, bias: boo
             None,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
         )
-        graph = GraphBuilder(builder, None, Formats(format, format, format), weights, branches=True)  # type: ignore[arg-type]
+        graph = GraphBuilder(
+            builder, SimpleNamespace(layers=()), Formats(format, format, format), weights, branches=True
+        )  # type: ignore[arg-type]
         y = graph.linear(linear, builder.input("x", "float32", [1, "s", 128]))
         builder.output(y, "y", "float32", [1, "s", 48])
         builder.save(tmp_path / MODEL, {})

@@ -95,10 +95,12 @@ def stories(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def of_block(block: int) -> Target:
-    """The rpi5 with its int4 recipe in other blocks."""
+    """The rpi5 with everything in 4 bits, in these blocks: rounding is compared without a head of 8 bits."""
     board = load_target("rpi5")
     int4 = board.recipe("int4")
-    roles = {role: dataclasses.replace(getattr(int4, role), block=block) for role in ("body", "head", "embedding")}
+    roles = {
+        role: dataclasses.replace(getattr(int4, role), bits=4, block=block) for role in ("body", "head", "embedding")
+    }
     return dataclasses.replace(board, recipes={**board.recipes, "int4": dataclasses.replace(int4, **roles)})
 
 
@@ -109,13 +111,13 @@ def test_kld_falls_as_promised(stories: dict[str, Path], tmp_path: Path, monkeyp
     end = load_passages(stories["end"], "evaluation")
     base = export(stories["model"], "rpi5", "fp32", output=tmp_path / "fp32")
 
-    def make(name: str, target: str | Target = "rpi5", **options: Any) -> tuple[float, int]:
-        bundle = export(stories["model"], target, "int4", output=tmp_path / name, **options)
+    def make(name: str, block: int = 32, **options: Any) -> tuple[float, int]:
+        bundle = export(stories["model"], of_block(block), "int4", output=tmp_path / name, **options)
         return compare(base, bundle, end, chunks=12).mean, bundle.size
 
     search, search_size = make("search")
     gptq, gptq_size = make("gptq", calibrate=stories["first"])
-    coarse, _ = make("coarse", of_block(64), calibrate=stories["first"])
+    coarse, _ = make("coarse", 64, calibrate=stories["first"])
     monkeypatch.setattr("edgelm.exporter.formats.blocked.search_blocks", quantize_blocks)
     nearest, nearest_size = make("rtn")
     assert search_size == gptq_size == nearest_size
@@ -160,7 +162,8 @@ def test_int8_activations_are_evened_out(stories: dict[str, Path], tmp_path: Pat
     assert even.manifest.calibration.method == "smoothquant"
     assert even.size == plain.size
     end = load_passages(stories["end"], "evaluation")
-    assert compare(base, even, end, chunks=8).mean < 0.9 * compare(base, plain, end, chunks=8).mean
+    smoothed, without = (compare(base, bundle, end, chunks=8).mean for bundle in (even, plain))
+    assert smoothed < without < 0.008, "tokens brought to one size take most of the loss away; it was 0.0154"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt_neox"])
