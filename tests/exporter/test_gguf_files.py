@@ -21,6 +21,7 @@ from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.gguf.block_types import block_type
 from edgelm.exporter.checkpoint.gguf.header import TensorInfo, read_header
 from edgelm.exporter.checkpoint.gguf.tensors import GGUFTensor
+from edgelm.exporter.formats.blocked import Blocked
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.tokenizer.text_files import read_text
 
@@ -210,6 +211,15 @@ def test_slices_are_what_the_package_makes_of_the_whole(kind: str, tmp_path: Pat
         np.testing.assert_array_equal(tensor.read(start, count), whole[start : start + count])
     rows = [(0, 2), (2, 6)]
     np.testing.assert_array_equal(np.concatenate(list(tensor.slices(rows))), whole.reshape(6, -1))
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("Q4_0", 4), ("Q5_0", 8)])
+def test_codes_that_a_recipe_can_hold_come_back(kind: str, bits: int) -> None:
+    """Rounding in blocks of 32 finds the file's own scales: nothing is lost."""
+    number = gguf.GGMLQuantizationType[kind]
+    weights = np.random.default_rng(0).normal(0, 0.02, (32, 256)).astype(np.float32)
+    values = gguf.quants.dequantize(gguf.quants.quantize(weights, number), number)
+    np.testing.assert_array_equal(Blocked(bits, 32).rounded(values), values)
 
 
 def test_reading_takes_no_more_than_a_slice(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,78 @@ from edgelm.runtime.engine import Engine
 pytestmark = pytest.mark.real
 
 TEXT = "The lighthouse keeper counted 365 steps, every evening; at the top the lamp was waiting to be lit again."
+
+REFERENCE = Path(__file__).with_name("llama_cpp.json")  # see tools/llama_cpp_reference.py
+
+
+@pytest.fixture(scope="module")
+def llama_cpp() -> dict[str, Any]:
+    """What llama.cpp makes of the same files."""
+    found: dict[str, Any] = json.loads(REFERENCE.read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def gemma(real_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """The fp32 bundle of Gemma 3 270M's file."""
+    file, folder = real_model("gemma3-270m"), tmp_path_factory.mktemp("gemma")
+    return Engine.load(
+        export(file, "x86-64", "fp32", context=1024, output=folder / "b", card="none", calibrate="none", force=True)
+    )
+
+
+def check_ids(file: Path, lines: list[str], expected: list[list[int]]) -> None:
+    tokenizer = read_text(file, Checkpoint(file).config).tokenizer
+    found = [tokenizer.encode(line).ids for line in lines]
+    assert [line for line, ids, wanted in zip(lines, found, expected, strict=True) if ids != wanted] == []
+
+
+def test_smollm2_has_llama_cpps_ids(real_model: Callable[[str], Path], llama_cpp: dict[str, Any]) -> None:
+    file = real_model("smollm2-135m")
+    assert len(llama_cpp["lines"]) >= 400
+    check_ids(file, llama_cpp["lines"], llama_cpp["models"]["smollm2-135m"]["ids"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_gemma_has_llama_cpps_ids(real_model: Callable[[str], Path], llama_cpp: dict[str, Any]) -> None:
+    check_ids(real_model("gemma3-270m"), llama_cpp["lines"], llama_cpp["models"]["gemma3-270m"]["ids"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_gemma_writes_what_llama_cpp_writes(gemma: Engine, llama_cpp: dict[str, Any]) -> None:
+    """The same token wherever llama.cpp's first two candidates are more than 0.05 apart in log-probability."""
+    for text in llama_cpp["models"]["gemma3-270m"]["greedy"]:
+        ids, tokens, margins = text["ids"] + text["tokens"], np.array(text["tokens"]), np.array(text["margins"])
+        gemma.reset()
+        found = gemma.forward(ids[:-1], num_logits=len(tokens)).argmax(axis=1)
+        clear = margins > 0.05
+        assert clear.mean() > 0.9
+        np.testing.assert_array_equal(found[clear], tokens[clear])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_gemma_has_llama_cpps_perplexity(
+    gemma: Engine, real_model: Callable[[str], Path], data_dir: Path, llama_cpp: dict[str, Any]
+) -> None:
+    file, losses = real_model("gemma3-270m"), []
+    text = (data_dir / "wikitext-2" / "test.txt").read_text(encoding="utf-8")[:40_000]
+    tokenizer = read_text(file, Checkpoint(file).config).tokenizer
+    tokenizer.encode_special_tokens = True  # WikiText's <unk> is text, not the token of that name
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    for start in range(0, 8 * 512, 512):
+        chunk = [2, *ids[start + 1 : start + 512]]
+        gemma.reset()
+        logits = gemma.forward(chunk, num_logits=256)[:255]
+        # Row by row: in float64 a vocabulary of 262,144 would take half a gigabyte.
+        losses += [
+            np.log(np.exp(row - row.max()).sum()) + row.max() - row[i]
+            for row, i in zip(logits, chunk[257:], strict=True)
+        ]
+    expected = llama_cpp["models"]["gemma3-270m"]["perplexity"]
+    assert float(np.exp(np.mean(losses))) == pytest.approx(expected, rel=0.005)
 
 
 @pytest.mark.timeout(600)
