@@ -62,7 +62,7 @@ def test_what_does_not_fit_and_what_would(make_checkpoint: ModuleType, tmp_path:
     (tmp_path / "config.json").write_text(json.dumps(make_checkpoint.PRESETS["smollm2-135m"]))
     found = of_model(str(tmp_path), load_target("rpi-zero2w"), "int8", context=4608)
     assert found.misfit is not None
-    assert "needs 447 MB, rpi-zero2w has 304 MB" in found.misfit[0]
+    assert "needs 443 MB, rpi-zero2w has 304 MB" in found.misfit[0]
     assert "would fit: --context" in found.misfit[1]
     found = of_model(str(tmp_path), load_target("rpi-zero2w"), "int8")
     assert (found.context, found.misfit) == (1024, None)

@@ -24,7 +24,7 @@ from edgelm.errors import OptionError
 from edgelm.exporter.pipeline import export
 from edgelm.machine.host import read_cpu
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.ort import packing, prepared, weightcache
+from edgelm.runtime.ort import onnxfile, packing, prepared, weightcache
 from edgelm.runtime.ort.onnxfile import Graph, encode, parse
 from edgelm.runtime.ort.weightcache import Entry, WeightCache, entry_key
 from edgelm.target.fallback import exact_int8
@@ -76,6 +76,28 @@ def load(bundle: Bundle, cache: WeightCache, **options: Any) -> Engine:
 def only(cache: WeightCache) -> Entry:
     (entry,) = cache.entries()
     return entry
+
+
+@pytest.mark.parametrize(("target", "step"), [("x86-64", 64), ("rpi5", 64)])
+def test_large_products_are_packed_in_slices_and_give_the_same(
+    target: str,
+    step: int,
+    tiny_checkpoint: Callable[..., Path],
+    cache: WeightCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = export(tiny_checkpoint(), target, "int4", output=tmp_path / "b")
+    monkeypatch.setattr(packing, "_LARGE", 4096)
+    monkeypatch.setattr(onnxfile, "_STEP", step)
+    engine, expected = load(bundle, cache), Engine.load(bundle, threads=1, weight_cache=False)
+    graph = onnxfile.Graph((only(cache).folder / packing.GRAPH).read_bytes())
+    joins = [node for node in graph.nodes if node.op == "Concat" and "/" in node.inputs[0]]
+    assert len(joins) > 1
+    assert {name for join in joins for name in join.inputs} <= {node.outputs[0] for node in graph.nodes}
+    assert {name for node in graph.nodes for name in node.inputs} >= set(graph.tensors)  # the whole ones are gone
+    np.testing.assert_array_equal(engine.forward(IDS[:40], 3), expected.forward(IDS[:40], 3))
+    np.testing.assert_array_equal(engine.forward(IDS[40:41]), expected.forward(IDS[40:41]))
 
 
 def test_after_loading_no_weights_are_resident_that_were_only_read_to_be_compared(
@@ -456,7 +478,7 @@ def test_the_library_uses_it_unless_told_otherwise(
 
 def test_prefill_threads(bundle: Bundle) -> None:
     assert Engine.load(bundle, threads=1).prefill_threads == 1
-    with pytest.raises(OptionError, match="prefill_threads must be at least 1, not 0"):
+    with pytest.raises(OptionError, match="prefill_threads must be at least 1, and at most 1024, not 0"):
         Engine.load(bundle, prefill_threads=0)
     wide = replace(bundle, manifest=replace(bundle.manifest, threads=Threads(1, 2)))
     engine = Engine.load(wide, weight_cache=False)  # not at the price of packing the weights twice

@@ -15,9 +15,11 @@ from typing import Any
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MODEL_IR, _MODEL_GRAPH, _MODEL_OPSET = 1, 7, 8
 _GRAPH_NODE, _GRAPH_NAME, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2, 5, 11, 12
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OP = 1, 2, 4
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE = 1, 2, 3, 4, 5
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE, _INT = 1, 3, 20, 2  # the last of AttributeProto.AttributeType
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL, _TENSOR_PLACE = 1, 2, 8, 9, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_STEP = 256  # outputs of a slice are a multiple of it, so that kernels tile them as they do the whole
 _EXTERNAL = 1  # of TensorProto.DataLocation
 _FLOAT, _FLOATS, _INT64 = 1, (1, 10, 11, 16), 7  # of TensorProto.DataType: float32, and all with a point
 _SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}  # bytes of each DataType
@@ -140,6 +142,15 @@ class Tensor:
         external = {"location": location, "offset": str(offset), "length": str(self.nbytes), **more}
         return replace(self, inline=None, external=external)
 
+    def rows(self, name: str, start: int, end: int) -> Tensor:
+        """A part of it, by its first dimension, as a tensor of another name."""
+        size = self.nbytes // self.dims[0]
+        dims = (end - start, *self.dims[1:])
+        if self.inline is not None:
+            return Tensor(name, dims, self.type, self.inline[start * size : end * size], {})
+        offset = int(self.external.get("offset", "0")) + start * size
+        return Tensor(name, dims, self.type, None, {}).at(self.external["location"], offset)
+
     def encode(self) -> bytes:
         """The TensorProto."""
         fields: Fields = [(_TENSOR_DIMS, _VARINT, size) for size in self.dims]
@@ -218,6 +229,53 @@ class Graph:
         body = encode(graph)
         return encode((n, w, body if n == _MODEL_GRAPH else value) for n, w, value in self._model)
 
+    def in_slices(self, most: int) -> bytes:
+        """The model with every MatMulNBits whose weights are more than `most` bytes cut by its outputs, into nodes of
+        about as much that come first, and the join of what they give.
+        """
+        cut = {bytes(node.data): found for node in self.nodes if (found := self._slices(node, most)) is not None}
+        made = [part for slices, _ in cut.values() for part in slices]
+        tensors = [tensor for _, parts in cut.values() for tensor in parts]
+        left = {name for node in self.nodes if bytes(node.data) not in cut for name in node.inputs}
+        used = {name for node in self.nodes for name in node.inputs}
+        graph: Fields = [(_GRAPH_NODE, _BYTES, part) for part in made]
+        for number, wire, value in self._graph:
+            if number == _GRAPH_NODE and bytes(value) in cut:
+                continue
+            if number == _GRAPH_INITIALIZER:
+                tensor = Tensor.read(value)
+                if tensor is not None and tensor.name in used - left:
+                    continue
+            graph.append((number, wire, value))
+        graph += [(_GRAPH_INITIALIZER, _BYTES, tensor.encode()) for tensor in tensors]
+        body = encode(graph)
+        return encode((n, w, body if n == _MODEL_GRAPH else value) for n, w, value in self._model)
+
+    def _slices(self, node: Node, most: int) -> tuple[list[bytes], list[Tensor]] | None:
+        """The nodes and initializers in place of a node; None where it stays."""
+        if node.op != "MatMulNBits" or not all(name in self.tensors for name in node.inputs[1:] if name):
+            return None
+        weights, fields = self.tensors[node.inputs[1]], parse(node.data)
+        outputs = weights.dims[0]
+        held = {name: self.tensors[name] for name in node.inputs[1:] if name}
+        if weights.nbytes <= most or any(tensor.dims[0] % outputs for tensor in held.values()):
+            return None
+        step = -(-outputs // -(-weights.nbytes // most))
+        step += -step % _STEP
+        nodes, tensors, names = [], list[Tensor](), []
+        for start in range(0, outputs, step):
+            end = min(outputs, start + step)
+            for name, tensor in held.items():
+                per = tensor.dims[0] // outputs
+                tensors.append(tensor.rows(f"{name}/{start}", start * per, end * per))
+            names.append(f"{node.outputs[0]}/{start}")
+            renamed = {name: f"{name}/{start}" for name in held} | {node.outputs[0]: names[-1]}
+            nodes.append(encode(_slice(fields, renamed, start, end - start)))
+        join: Fields = [(_NODE_INPUT, _BYTES, name.encode()) for name in names]
+        join += [(_NODE_OUTPUT, _BYTES, node.outputs[0].encode()), (_NODE_OP, _BYTES, b"Concat")]
+        join.append((_NODE_ATTRIBUTE, _BYTES, _attribute("axis", (1 << 64) - 1)))  # -1, the last one
+        return [*nodes, encode(join)], tensors
+
     def single(self, node: Node) -> bytes:
         """A model of one node with its initializers; its other inputs, and its outputs, are floats of any shape."""
         kept = {name: self.tensors[name] for name in node.inputs if name in self.tensors}
@@ -229,6 +287,27 @@ class Graph:
         graph += [(_GRAPH_OUTPUT, _BYTES, _value(name, kind)) for name in node.outputs if name]
         model = [field for field in self._model if field[0] in (_MODEL_IR, _MODEL_OPSET)]
         return encode([*model, (_MODEL_GRAPH, _BYTES, encode(graph))])
+
+
+def _slice(fields: Fields, renamed: dict[str, str], start: int, outputs: int) -> Fields:
+    """A MatMulNBits with other names, and as many outputs."""
+    found = Fields()
+    for number, wire, value in fields:
+        if number in (_NODE_INPUT, _NODE_OUTPUT):
+            name = bytes(value).decode()
+            value = renamed.get(name, name).encode()
+        elif number == _NODE_NAME:
+            value = bytes(value) + f"/{start}".encode()
+        elif number == _NODE_ATTRIBUTE and _texts(parse(value), _ATTRIBUTE_NAME) == ["N"]:
+            value = _attribute("N", outputs)
+        found.append((number, wire, value))
+    return found
+
+
+def _attribute(name: str, value: int) -> bytes:
+    """An AttributeProto of a whole number."""
+    number: Fields = [(_ATTRIBUTE_INT, _VARINT, value), (_ATTRIBUTE_TYPE, _VARINT, _INT)]
+    return encode([(_ATTRIBUTE_NAME, _BYTES, name.encode()), *number])
 
 
 def _value(name: str, kind: int) -> bytes:

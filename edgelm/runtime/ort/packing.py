@@ -28,6 +28,7 @@ from edgelm.runtime.ort.session import open_optimized, save_optimized, save_pack
 GRAPH, PACKED = "graph.onnx", "packed.bin"
 _ROOT = Path(os.sep)
 _SMALL = 32 << 10  # bytes of weights that are not worth a try
+_LARGE = 48 << 20  # bytes of weights from which a product is cut into several, for a load has the largest three times
 _INLINE = 1 << 10  # bytes of constants that stay in the graph
 _PAGE = 4096  # where prepacked weights begin, so that they can be mapped
 _PIECE = 4 << 20
@@ -67,7 +68,7 @@ def pack(model: Path, folder: Path, final: Path, on_bytes: OnBytes | None = None
     """
     optimized = folder / "optimized.onnx"
     save_optimized(model, optimized)
-    graph = Graph(optimized.read_bytes())
+    graph = Graph(Graph(optimized.read_bytes()).in_slices(_LARGE))
     optimized.unlink()
     nodes = [node for node in graph.nodes if _weight(graph, node) >= _SMALL]
     total, done = sum(_weight(graph, node) for node in nodes), 0

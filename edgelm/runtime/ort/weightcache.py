@@ -36,7 +36,7 @@ from edgelm.machine.host import CpuInfo
 SWITCH, LIMIT = "EDGELM_WEIGHT_CACHE", "EDGELM_WEIGHT_CACHE_MB"
 DEFAULT_MB = 4096
 SMALLEST = 32 << 20  # bytes of weights from which the cache is of use
-_LAYOUT = 2  # raised when older entries must not be used, or other graphs are written
+_LAYOUT = 3  # raised when older entries must not be used, or other graphs are written
 _OFF = ("0", "off", "no", "false")
 _RECORD, _PARTIAL = "entry.json", ".partial-"
 _LONGEST_RECORD = 1 << 20  # bytes
