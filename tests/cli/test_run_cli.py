@@ -115,7 +115,7 @@ def test_a_deadline(edgelm, tiny_bundle):
         (["-p", "x", "--temperature", "-1"], 1, "error: temperature must be a number 0 or more, not -1.0\n"),
         (["-p", "x", "--max-tokens", "0"], 1, "error: max_tokens must be an integer, 1 or more, not 0\n"),
         (["-p", "x", "--deadline", "-1"], 1, "error: deadline must be a number of seconds above 0, not -1.0\n"),
-        (["-p", "x", "-t", "0"], 1, "error: threads must be at least 1, not 0\n"),
+        (["-p", "x", "-t", "0"], 1, "error: threads must be at least 1, and at most 1024, not 0\n"),
         (["-p", "x" * 200], 1, "error: the prompt has "),
         (["-p", "x", "--system", "y", "--raw"], 2, "error: --system and --raw exclude each other"),
     ],
