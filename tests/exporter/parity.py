@@ -146,9 +146,11 @@ def agreement(engine: Engine, model: Any, ids: np.ndarray) -> Agreement:
 
 def round_weights(model: Any, quant: str, target: str) -> None:
     """Round the model's matrices as the target's recipe does: what is left to differ is the rounding of activations."""
-    format = make_format(load_target(target).recipe(quant).body)
+    recipe = load_target(target).recipe(quant)
+    body, head = make_format(recipe.body), make_format(recipe.head)
+    tables = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
-                weight = parameter.numpy()
+                format, weight = head if id(parameter) in tables else body, parameter.numpy()
                 parameter.copy_(torch.from_numpy(format.fit(weight.shape[1]).rounded(weight)))

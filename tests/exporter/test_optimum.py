@@ -25,6 +25,7 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.sizing.context import context_limit
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort.session import open_session, providers
+from edgelm.target.target import load_target
 
 pytest.importorskip("optimum.exporters.onnx")
 torch = pytest.importorskip("torch")
@@ -274,7 +275,7 @@ def test_a_tied_quantised_table_is_stored_once(models: Models, target: str, quan
     tensors = stored(bundle)
     tables = {tensors[name] for name in tensors if name.startswith("transformer.wte.qweight")}
     assert len(tables) == 1
-    assert tables.pop()[1] == 300 * 64 * (4 if quant == "int4" else 8) // 8
+    assert tables.pop()[1] == 300 * 64 * load_target(target).recipe(quant).head.bits // 8
 
 
 def test_untied_tables_are_stored_apart(models: Models) -> None:
