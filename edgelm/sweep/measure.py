@@ -257,17 +257,22 @@ def _told(progress: Progress, what: str) -> Callable[[int, int], None]:
 
 def _is_empty(path: Path) -> bool:
     """Whether a folder holds nothing but what killed processes may have left."""
-    return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
+    return path.is_dir() and _holds_only(path)
+
+
+def _holds_only(path: Path, *names: str) -> bool:
+    """Whether there is nothing in a folder beside these names and what killed processes may have left."""
+    return all(entry.name.startswith(".") or entry.name in names for entry in path.iterdir())
 
 
 @contextmanager
 def _forgotten_where_empty(record: Record, output: Path | None) -> Iterator[None]:
-    """Leave nothing of a sweep that fails before its first row."""
+    """Leave nothing of a sweep that fails before its first bundle; with one it stays known as a sweep, to go on with."""
     try:
         yield
     except EdgeLMError:
-        if output is not None and not record.rows:
+        if output is not None and not record.rows and _holds_only(output, record.path.name):
             record.remove()
-            with suppress(OSError):  # there are bundles in it
+            with suppress(OSError):
                 output.rmdir()
         raise
