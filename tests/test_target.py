@@ -13,7 +13,7 @@ from edgelm.errors import TargetError
 from edgelm.target.target import FormatSpec, Target, load_all, load_target, target_names
 
 TARGETS = load_all()
-WORK = json.loads((Path(__file__).parent.parent / "docs" / "work.json").read_text())
+WORK = json.loads((Path(__file__).parent.parent / "docs" / "notes" / "work.json").read_text())
 COUNTED = pytest.mark.parametrize(
     "target",
     [target for target in TARGETS if target.cpu.core in WORK["cores"] and target.runtime.provider == "cpu"],

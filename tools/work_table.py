@@ -1,7 +1,7 @@
-"""Count the instructions that each format takes on each core, and write the table of docs/targets.md.
+"""Count the instructions that each format takes on each core, and write the table of docs/notes/targets.md.
 
     python tools/work_table.py --core cortex-a76         print one core's figures
-    python tools/work_table.py --write                   all cores: docs/work.json and the table in docs/targets.md
+    python tools/work_table.py --write                   all cores: docs/notes/work.json and the table in docs/notes/targets.md
 
 QEMU runs one product, W [512, 512] by 1 row (decode) and by 16 rows (prefill) of activations, with onnxruntime's
 own kernels for that core, and logs every block of instructions that it executes; the blocks' lengths times their
@@ -29,7 +29,7 @@ from edgelm.exporter.onnx.store import DataFile
 from edgelm.target.target import FormatSpec, load_target
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA, PAGE = ROOT / "docs" / "work.json", ROOT / "docs" / "targets.md"
+DATA, PAGE = ROOT / "docs" / "notes" / "work.json", ROOT / "docs" / "notes" / "targets.md"
 BEGIN, END = "<!-- work table: made by tools/work_table.py -->", "<!-- end of work table -->"
 CORES = (
     "cortex-a53",
@@ -60,8 +60,8 @@ _PROGRAM = 1 << 32  # below lies the interpreter, above the libraries
 
 @click.command(help=__doc__)
 @click.option("--core", "cores", multiple=True, help="Only this core; may be given several times.")
-@click.option("--write", is_flag=True, help="Write docs/work.json and the table in docs/targets.md.")
-@click.option("--page", is_flag=True, help="Only write docs/targets.md again, from docs/work.json.")
+@click.option("--write", is_flag=True, help="Write docs/notes/work.json and the table in docs/notes/targets.md.")
+@click.option("--page", is_flag=True, help="Only write docs/notes/targets.md again, from docs/notes/work.json.")
 def main(cores: tuple[str, ...], write: bool, page: bool) -> None:
     table = json.loads(DATA.read_text()) if DATA.is_file() else {"cores": {}}
     if not page:

@@ -4,7 +4,7 @@
 
 quantises a checkpoint (Llama or Qwen2, in Hugging Face's layout) with llama.cpp (`--type`) and with edgelm (`--recipe`), and
 measures of each the KL divergence from the checkpoint in fp32, top-1 agreement and perplexity on the beginning of a text: by
-default 8 chunks of 512 tokens, of which the second halves are scored (docs/quality.md). llama.cpp keeps keys and values in
+default 8 chunks of 512 tokens, of which the second halves are scored (docs/notes/quality.md). llama.cpp keeps keys and values in
 fp32 here, so that the weights and its rounding of activations are all that differs. Sizes are of whole files: a bundle, and a
 GGUF file with its vocabulary.
 

@@ -6,7 +6,7 @@
 For every shape a checkpoint is made, each engine's own converter turns it into that engine's form, and all engines run
 in turn, in one run, with all cores: edgelm, llama.cpp, onnxruntime-genai, Optimum, transformers. Medians of the
 repetitions are shown, and the ratios of edgelm to each peer, repetition by repetition, with their spread. What is
-measured, and how: docs/performance.md. An engine that is missing or fails gets a dash, and the reason.
+measured, and how: docs/notes/performance.md. An engine that is missing or fails gets a dash, and the reason.
 
 \b
 Peers may live in Pythons of their own; any of them may be missing:

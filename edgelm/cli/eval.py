@@ -67,7 +67,7 @@ def command(
 ) -> None:
     """Measure how good a bundle is: a task, perplexity of a text, distance to the original model.
 
-    A file of a task tells by its content what it is (docs/tasks.md): JSON Lines with "messages" and "answer", "prompt",
+    A file of a task tells by its content what it is (docs/reference/tasks.md): JSON Lines with "messages" and "answer", "prompt",
     "choices" and "answer", or "sentence_good" and "sentence_bad"; the CSV of CrowS-Pairs (bias) or TruthfulQA. Perplexity
     is llama.cpp's: chunks of 512 tokens, the second half of each scored. --against tells the task of both models side by
     side, or without a task the KL divergence; a checkpoint is exported to fp32 in a temporary folder first (TMPDIR says

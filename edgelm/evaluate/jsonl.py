@@ -1,4 +1,4 @@
-"""Tasks of your own: JSON Lines, an item a line, whose keys tell its kind (docs/tasks.md).
+"""Tasks of your own: JSON Lines, an item a line, whose keys tell its kind (docs/reference/tasks.md).
 
     {"messages": [{"role": "user", "content": "turn the lamp on"}], "answer": "{…}"}        exact match
     {"prompt": "2 + 2 =", "answer": "4", "stop": ["\\n"]}                                     exact match of a text
@@ -48,7 +48,7 @@ def read_jsonl(path: Path, data: bytes) -> list[Item]:
             if items and type(item) is not type(items[0]):
                 raise _Wrong(f"is {_kind(value)}, and line {items[0].line} is not: a file holds items of one kind")
         except (_Wrong, PromptError) as problem:
-            hint = f"a line is {_HINTS[_kind(value)]}; see docs/tasks.md"
+            hint = f"a line is {_HINTS[_kind(value)]}; see docs/reference/tasks.md"
             raise EdgeLMError(f"{path}:{number}: {problem}", hint=hint) from None
         items.append(item)
     return items

@@ -1,6 +1,6 @@
 """Tasks: files of items, and what a model makes of them.
 
-A file's content tells what it is (docs/tasks.md): JSON Lines of exact match, multiple choice or minimal pairs
+A file's content tells what it is (docs/reference/tasks.md): JSON Lines of exact match, multiple choice or minimal pairs
 (`edgelm.evaluate.jsonl`), the CSV of CrowS-Pairs (`crows_pairs`), the CSV or mc_task.json of TruthfulQA (`truthfulqa`).
 """
 
@@ -29,7 +29,7 @@ _TABLES: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, str], int], Item]],
     (crows_pairs.COLUMNS, crows_pairs.read_row),
     (truthfulqa.COLUMNS, truthfulqa.read_row),
 )
-_KNOWN = "a task is JSON Lines, or the CSV of CrowS-Pairs or TruthfulQA; see docs/tasks.md"
+_KNOWN = "a task is JSON Lines, or the CSV of CrowS-Pairs or TruthfulQA; see docs/reference/tasks.md"
 
 
 def read_task(path: Path, limit: int | None = None, seed: int | None = None) -> list[Item]:

@@ -1,4 +1,4 @@
-"""How fast a model will be on a board, before it is there: a model of time with few terms (docs/estimate.md).
+"""How fast a model will be on a board, before it is there: a model of time with few terms (docs/notes/estimate.md).
 
 A step of n tokens after a context of d takes
 

@@ -16,7 +16,7 @@ from edgelm.target.target import RecipeSpec, Target
 
 BASE = "fp32"  # the candidate that all others are compared with
 AUTO = "auto"  # as in edgelm.exporter.mixed.recipes
-BLOCKS = (32, 64, 128)  # of 4-bit weights: those whose work on every core is known (docs/targets.md)
+BLOCKS = (32, 64, 128)  # of 4-bit weights: those whose work on every core is known (docs/notes/targets.md)
 
 _MATRICES = ("body", "head", "embedding")
 

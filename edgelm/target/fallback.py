@@ -21,7 +21,7 @@ class Fallback:
 def find_fallback(manifest: Manifest, cpu: CpuInfo, memory: MemoryInfo | None = None) -> Fallback | None:
     """How a bundle's recipe falls back on this core; None where it does not, or that cannot be told.
 
-    The factors are instructions executed for one token, counted on emulated cores (docs/targets.md).
+    The factors are instructions executed for one token, counted on emulated cores (docs/notes/targets.md).
     """
     if cpu.arch != "aarch64" or manifest.provider != "cpu":
         return None

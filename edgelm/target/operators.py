@@ -28,7 +28,7 @@ class Operator:
             float may become one of a whole step.
         lookup: the operator that looks up an embedding stored in the same way; None where that is itself.
         without_dotprod: bits → the work for a token on an ARM core without dot products, as a multiple of int8 by
-            DynamicQuantizeMatMul: instructions counted on emulated cores (docs/targets.md). Empty where nothing falls
+            DynamicQuantizeMatMul: instructions counted on emulated cores (docs/notes/targets.md). Empty where nothing falls
             back to slow kernels.
     """
 

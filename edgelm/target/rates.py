@@ -1,6 +1,6 @@
 """How fast a board computes: the constants from which `edgelm estimate` forecasts, a target file's ``[rates]``.
 
-Rates are of one core (of the whole GPU where the provider is ``cuda``); what they mean is in docs/estimate.md.
+Rates are of one core (of the whole GPU where the provider is ``cuda``); what they mean is in docs/notes/estimate.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of docs/families.md: what int8 and int4 leave of every native family's likeliest tokens.
+"""The table of docs/notes/families.md: what int8 and int4 leave of every native family's likeliest tokens.
 
     pytest -m slow -s tests/exporter/test_agreement.py
 
@@ -73,7 +73,7 @@ ROWS = sorted({*SHAPES, *RENAMED, *SAME.values(), *(set(families.model_types()) 
 
 
 def test_rows_of_the_table_are_model_types() -> None:
-    table = (Path(__file__).parents[2] / "docs" / "families.md").read_text().partition("## Agreement")[2]
+    table = (Path(__file__).parents[2] / "docs" / "notes" / "families.md").read_text().partition("## Agreement")[2]
     told = set(re.findall(r"^\| (\w+) \| \d", table, re.MULTILINE))
     assert told <= set(ROWS) <= set(families.model_types())
     assert {*SHAPES, *RENAMED} <= told

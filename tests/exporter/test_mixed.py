@@ -25,7 +25,7 @@ from edgelm.runtime.engine import Engine
 from edgelm.target.target import FormatSpec, Target, load_all, load_target
 
 SIZE = 90_000  # bytes of the tiny model: between the smallest and the best
-WORK = json.loads((Path(__file__).parents[2] / "docs" / "work.json").read_text())
+WORK = json.loads((Path(__file__).parents[2] / "docs" / "notes" / "work.json").read_text())
 # Each has something of its own: an embedding beside the head, one tied to it, learned positions, a convolution.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"num_hidden_layers": 1},
@@ -152,7 +152,7 @@ def test_a_recipe_that_is_slow_on_another_target_says_so(made: Bundle, checkpoin
     progress = Progress()
     progress.say = said.append  # type: ignore[method-assign]
     export(checkpoint, "rpi4", recipe=made.path, output=tmp_path / "b", progress=progress)
-    assert "the recipe's MatMulNBits falls back to slow kernels on rpi4 (docs/targets.md)" in said
+    assert "the recipe's MatMulNBits falls back to slow kernels on rpi4 (docs/notes/targets.md)" in said
 
 
 def test_a_uniform_bundle_is_replayed_too(checkpoint: Path, tmp_path: Path) -> None:

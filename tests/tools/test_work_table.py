@@ -60,8 +60,8 @@ def test_only_the_marked_call_is_counted(tool: ModuleType) -> None:
 
 
 def test_the_page_shows_the_data(tool: ModuleType) -> None:
-    table = json.loads((ROOT / "docs/work.json").read_text())
-    assert tool.markdown(table) in (ROOT / "docs/targets.md").read_text()
+    table = json.loads((ROOT / "docs/notes/work.json").read_text())
+    assert tool.markdown(table) in (ROOT / "docs/notes/targets.md").read_text()
     assert set(table["bytes"]) == {str(spec) for spec in tool.FORMATS}
     assert all(set(formats) == set(table["bytes"]) for formats in table["cores"].values())
 

@@ -32,7 +32,7 @@ _PAGE, _LINE = 4096, 64  # as the data file aligns large and small tensors
 
 
 def formats_of(target: Target, *, floats: bool = False) -> tuple[Format, ...]:
-    """The formats of matrices that a target's core runs without a fallback (docs/targets.md).
+    """The formats of matrices that a target's core runs without a fallback (docs/notes/targets.md).
 
     Blocks of 4 and 8 bits wherever onnxruntime has kernels for them (ARM without dot products unpacks every weight at
     every call); DynamicQuantizeMatMul where one of the target's own recipes uses it; with `floats`, weights as they are.

@@ -11,7 +11,7 @@ second-order expansion behind Optimal Brain Surgeon, Hassibi & Stork, 1993), so 
 and a loss is the first, in the proportion of the others. Errors are counted in shares of what a token has, as the norms
 behind see them. All variants go through a layer together while it is loaded, and wait in a file between two layers:
 every matrix is read once, and one layer is held. How near that comes to taking each variant to the end itself, and the
-sum to the whole: `benchmarks/quality.py sensitivity`, docs/quality.md.
+sum to the whole: `benchmarks/quality.py sensitivity`, docs/notes/quality.md.
 """
 
 from __future__ import annotations

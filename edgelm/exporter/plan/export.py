@@ -181,7 +181,7 @@ def _suited(recipe: RecipePlan, route: Route, progress: Progress) -> RecipePlan:
         replay.check(route.decoder)
         for operator in replay.slow(recipe.target):
             name = recipe.target.name
-            progress.say(f"the recipe's {operator} falls back to slow kernels on {name} (docs/targets.md)")
+            progress.say(f"the recipe's {operator} falls back to slow kernels on {name} (docs/notes/targets.md)")
     if not recipe.automatic:
         return recipe
     decoder = auto.expect_mixable(route.checkpoint, route.decoder)
