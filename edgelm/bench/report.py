@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any
 
 from edgelm.bench.drafted import measure_drafted
+from edgelm.bench.energy import Log, Meters, lines, reading, with_energy
 from edgelm.bench.memory import MemoryUse, memory_use
 from edgelm.bench.speed import OnStep, Rates, measure, plan
 from edgelm.bundle.reader import Bundle
 from edgelm.machine.host import read_cpu
+from edgelm.machine.sensors import SensorSummary
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.loop.draft import DraftModel, load_both
 from edgelm.runtime.lora_adapter import RuntimeAdapter
@@ -40,6 +43,7 @@ class Report:
         notes: what was measured otherwise than usual.
         prefill_threads: for prefill.
         packed: whether prepacked weights were mapped from the cache.
+        sensors: heat, clocks, throttling and power meanwhile; None where they were not read.
     """
 
     model: str
@@ -59,6 +63,7 @@ class Report:
     notes: tuple[str, ...] = ()
     prefill_threads: int | None = None
     packed: bool = False
+    sensors: SensorSummary | None = None
 
     def effective_gbs(self, rates: Rates) -> float | None:
         """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt, and with drafts."""
@@ -67,18 +72,32 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        facts = asdict(self)
-        return facts | {"results": [self._result(rates) for rates in self.results]}
+        facts = asdict(replace(self, sensors=None, results=()))
+        sensors = None if self.sensors is None else self.sensors.to_dict()
+        return facts | {"sensors": sensors, "results": [self._result(rates) for rates in self.results]}
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict for each test, what they share included."""
-        facts = {key: value for key, value in asdict(self).items() if key not in ("results", "memory", "notes")}
+        nested = ("results", "memory", "notes", "sensors")
+        facts = {key: value for key, value in asdict(replace(self, sensors=None)).items() if key not in nested}
         memory = {"peak_memory_bytes": self.memory.peak, "anonymous_memory_bytes": self.memory.anonymous}
         lists = ("rates", "ttft_seconds_each")
+        told = self._sensed()
         return [
-            facts | memory | {key: value for key, value in self._result(rates).items() if key not in lists}
+            facts | memory | told | {key: value for key, value in self._result(rates).items() if key not in lists}
             for rates in self.results
         ]
+
+    def _sensed(self) -> dict[str, Any]:
+        """The sensors' figures, flat."""
+        sensors = self.sensors
+        return {
+            "power_source": sensors and sensors.power,
+            "idle_watts": sensors and sensors.idle_watts,
+            "celsius_start": sensors and sensors.celsius_start,
+            "celsius_end": sensors and sensors.celsius_end,
+            "throttled_share": sensors and sensors.throttled_share,
+        }
 
     def _result(self, rates: Rates) -> dict[str, Any]:
         return {
@@ -91,6 +110,8 @@ class Report:
             "repetitions": len(rates.rates),
             "ttft_seconds": rates.ttft,
             "effective_gbs": self.effective_gbs(rates),
+            "joules_per_token": rates.joules_per_token,
+            "gross_joules_per_token": rates.gross_joules_per_token,
             "rates": list(rates.rates),
             "ttft_seconds_each": list(rates.ttft_seconds),
         }
@@ -105,6 +126,7 @@ class BenchOptions:
         repetitions, seed: see `measure`.
         draft: a draft bundle, with which decoding a text is measured, too.
         adapter: a LoRA adapter's file to compute with.
+        meters: which sensors are read meanwhile; None for none.
     """
 
     prompts: Sequence[int] | None = None
@@ -114,6 +136,7 @@ class BenchOptions:
     seed: int = 0
     draft: Bundle | None = None
     adapter: str | PathLike[str] | None = None
+    meters: Meters | None = None
 
 
 def benchmark(
@@ -141,12 +164,7 @@ def benchmark(
     if adapter is not None:
         adapter.expect_for(bundle)
         notes.append(f"with the adapter {adapter.id}")
-    small: DraftModel | None = None
-    if options.draft is None:
-        engine = Engine.load(bundle, loading)
-    else:
-        engine, small = load_both(bundle, options.draft, replace(loading, disable_spinning=True))
-    try:
+    with reading(options.meters) as log, _loaded(bundle, options.draft, loading) as (engine, small):
         tokenizer = open_tokenizer(bundle)  # after the engine, as `edgelm.load` does it
         bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
         engine.adapt(adapter)
@@ -155,15 +173,28 @@ def benchmark(
             counts = list(dict.fromkeys(test.generation for test in tests))
             more, told = measure_drafted(engine, small, tokenizer, counts, options.repetitions, on_step=on_step)
             results, notes = results + more, notes + told
-        return _report(bundle, engine, results, notes)
+        return _report(bundle, engine, results, notes, log)
+
+
+@contextmanager
+def _loaded(bundle: Bundle, draft: Bundle | None, loading: LoadOptions) -> Iterator[tuple[Engine, DraftModel | None]]:
+    """The bundle's engine, and its draft model's."""
+    small: DraftModel | None = None
+    if draft is None:
+        engine = Engine.load(bundle, loading)
+    else:
+        engine, small = load_both(bundle, draft, replace(loading, disable_spinning=True))
+    try:
+        yield engine, small
     finally:
         engine.close()
         if small is not None:
             small.close()
 
 
-def _report(bundle: Bundle, engine: Engine, results: Sequence[Rates], notes: Sequence[str]) -> Report:
+def _report(bundle: Bundle, engine: Engine, results: Sequence[Rates], notes: Sequence[str], log: Log | None) -> Report:
     """What was found, and on what; memory as it is now."""
+    summary = None if log is None else log.summary()
     manifest = bundle.manifest
     return Report(
         model=manifest.model.id,
@@ -179,10 +210,11 @@ def _report(bundle: Bundle, engine: Engine, results: Sequence[Rates], notes: Seq
         edgelm=__version__,
         load_seconds=engine.load_seconds,
         memory=memory_use(),
-        results=tuple(results),
+        results=tuple(with_energy(results, log)),
         notes=tuple(notes),
         prefill_threads=engine.prefill_threads,
         packed=engine.packed is not None,
+        sensors=summary,
     )
 
 
@@ -222,17 +254,19 @@ def _markdown(report: Report) -> str:
             ]
         )
     peak, anonymous = report.memory.peak, report.memory.anonymous
-    lines = _table(speeds, left=(0, 3, 5))
+    text = _table(speeds, left=(0, 3, 5))
     mapped = ", prepacked weights mapped from the cache" if report.packed else ""
-    lines += ["", f"- load: {report.load_seconds:.2f} s{mapped}"]
+    text += ["", f"- load: {report.load_seconds:.2f} s{mapped}"]
     if report.prefill_threads not in (None, report.threads):
-        lines.append(f"- threads for prefill: {report.prefill_threads}")
+        text.append(f"- threads for prefill: {report.prefill_threads}")
     if peak is not None:
         rest = "" if anonymous is None else f" ({anonymous / 1e6:.1f} MB anonymous at the end)"
-        lines.append(f"- peak memory: {peak / 1e6:.1f} MB{rest}")
-    lines.append(f"- cpu: {report.cpu or 'unknown'}")
-    lines.append(f"- edgelm {report.edgelm}, onnxruntime {report.onnxruntime}, bundle made for {report.target}")
-    return "\n".join(lines)
+        text.append(f"- peak memory: {peak / 1e6:.1f} MB{rest}")
+    if report.sensors is not None:
+        text += [f"- {line}" for line in lines(report.sensors, report.results)]
+    text.append(f"- cpu: {report.cpu or 'unknown'}")
+    text.append(f"- edgelm {report.edgelm}, onnxruntime {report.onnxruntime}, bundle made for {report.target}")
+    return "\n".join(text)
 
 
 def _table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:

@@ -76,11 +76,17 @@ class Rates:
         test: the test.
         rates: tokens per second of each repetition.
         ttft_seconds: of each repetition the time to the first token, prefill and greedy sample; empty for decode.
+        spans: when each repetition began and ended, in seconds of the clock that timed it.
+        joules_per_token: idle power taken off; None where the machine does not tell.
+        gross_joules_per_token: idle power included.
     """
 
     test: SpeedTest
     rates: tuple[float, ...]
     ttft_seconds: tuple[float, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
+    joules_per_token: float | None = None
+    gross_joules_per_token: float | None = None
 
     @property
     def mean(self) -> float:
@@ -177,19 +183,23 @@ def measure(
     results = []
     for test in tests:
         runs: list[tuple[float, float]] = []
+        spans: list[tuple[float, float]] = []
         for repetition in range(repetitions + 1):
             on_step(done, total, test.name)
             engine.reset()
             engine.prefill(ids.text(test.depth).tolist())
+            began = clock()
             if test.prompt:
                 seconds = _prefill(engine, ids.text(test.prompt), clock)
             else:
                 seconds = _decode(engine, ids.text(test.generation if repetition else 1), clock)
             if repetition:  # the first was the warm-up
                 runs.append(seconds)
+                spans.append((began, began + seconds[0]))
             done += 1
         rates = tuple(test.tokens / computing for computing, _ in runs)
-        results.append(Rates(test, rates, tuple(first for _, first in runs) if test.prompt else ()))
+        first = tuple(first for _, first in runs) if test.prompt else ()
+        results.append(Rates(test, rates, first, tuple(spans)))
     engine.reset()
     return results
 

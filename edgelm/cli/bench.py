@@ -69,6 +69,12 @@ def counts(value: str) -> list[int]:
     help="Form of the report.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random token ids.")
+@click.option(
+    "--sensors/--no-sensors", default=True, help="Read heat, clocks, throttling and power meanwhile.  [default: yes]"
+)
+@click.option(
+    "--power-meter", metavar="COMMAND", help="A program that prints watts, in place of the machine's own sensor."
+)
 def command(
     bundle: Path,
     n_prompt: list[int] | None,
@@ -82,11 +88,15 @@ def command(
     weight_cache: bool,
     output: str,
     seed: int,
+    sensors: bool,
+    power_meter: str | None,
 ) -> None:
     """Measure a bundle's speed and memory on this machine, by llama-bench's definitions.
 
     pp512 is a prompt of 512 tokens, read as any prompt is, tg128 are 128 tokens decoded one by one; t/s are tokens per second,
     mean and standard deviation. TTFT is the time to the first token, GB/s the rate at which decode read the weights.
+
+    Joules a token are those of the sensor that the machine has, idle power taken off; what it cannot tell is a dash.
 
     With --draft a text is decoded, too, with the draft bundle and without.
 
@@ -94,13 +104,17 @@ def command(
     Examples:
       edgelm bench bundles/edgelm-home-rpi5-int4
       edgelm bench my-bundle -p 128,512 -n 64 -d 0,1024 -r 3 -o json
+      edgelm bench my-bundle --power-meter ./watts-of-the-plug.sh
     """
+    from edgelm.bench.energy import Meters
     from edgelm.bench.report import BenchOptions, benchmark, render
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.ort.options import LoadOptions
 
     if seed < 0:
         raise click.BadParameter("must not be negative", param_hint="--seed")
+    if power_meter is not None and not sensors:
+        raise click.UsageError("--power-meter and --no-sensors exclude each other")
     with Bar() as bar:
 
         def step(done: int, total: int, name: str) -> None:
@@ -118,6 +132,7 @@ def command(
                 seed=seed,
                 draft=None if draft is None else Bundle.open(draft),
                 adapter=adapter,
+                meters=Meters(power_meter) if sensors else None,
             ),
             LoadOptions(
                 threads=threads,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgelm.machine.host import ROOT, read_int, read_text
-
-# Bits of the Raspberry Pi's get_throttled; the same 16 places higher: it has happened since boot.
-_THROTTLED = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
+from edgelm.machine.sensors.source import System
+from edgelm.machine.sensors.throttle import firmware_bits, named
 
 
 def governors(root: Path = ROOT) -> frozenset[str]:
@@ -36,34 +33,13 @@ def capped_clock(root: Path = ROOT) -> tuple[int, int] | None:
 
 def throttling(root: Path = ROOT) -> tuple[list[str], list[str]] | None:
     """What throttles a Raspberry Pi (now, earlier since boot); None on other machines."""
-    text = read_text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
-    if text is None and root == ROOT:
-        text = _vcgencmd()
-    if text is not None:
-        try:
-            bits = int(text, 16)
-        except ValueError:
-            return None
-        now = [name for bit, name in _THROTTLED.items() if bits >> bit & 1]
-        earlier = [name for bit, name in _THROTTLED.items() if bits >> (bit + 16) & 1]
-        return now, [name for name in earlier if name not in now]
+    bits = firmware_bits(System.of(root))
+    if bits is not None:
+        return named(bits)
     for folder in sorted(_glob(root / "sys/class/hwmon", "hwmon*")):  # newer kernels keep only the voltage alarm
         if read_text(folder / "name") == "rpi_volt":
             return (["under-voltage"] if read_int(folder / "in0_lcrit_alarm") else []), []
     return None
-
-
-def _vcgencmd() -> str | None:
-    """What the firmware tool says, ``throttled=0x50000``; None where it is missing, or may not ask."""
-    tool = shutil.which("vcgencmd")
-    if tool is None:
-        return None
-    try:
-        done = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, timeout=2)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    name, _, value = done.stdout.strip().partition("=")
-    return value if name == "throttled" else None
 
 
 def temperature(root: Path = ROOT) -> float | None:

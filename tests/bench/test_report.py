@@ -7,9 +7,12 @@ import dataclasses
 import io
 import json
 import re
+import shlex
+import sys
 
 import pytest
 
+from edgelm.bench.energy import Meters
 from edgelm.bench.memory import MemoryUse, memory_use
 from edgelm.bench.report import FORMATS, BenchOptions, Report, benchmark, render
 from edgelm.bench.speed import Rates, SpeedTest
@@ -108,3 +111,30 @@ def test_a_bundle_is_measured(tiny_bundle):
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", report.onnxruntime)
     prefill = report.results[0]
     assert all(ttft > 128 / rate for ttft, rate in zip(prefill.ttft_seconds, prefill.rates, strict=True))
+
+
+def test_joules_a_token_by_a_meter(tiny_bundle, tmp_path):
+    """A meter that shows 4 W from the start: idle power is all of it, and a token's energy is 4 W by its time."""
+    meter = tmp_path / "meter.py"
+    meter.write_text("import time\nwhile True: print(4.0, flush=True); time.sleep(0.05)\n")
+    meters = Meters(shlex.join([sys.executable, str(meter)]), idle_seconds=0.6)
+    report = benchmark(tiny_bundle, BenchOptions(repetitions=25, meters=meters), LoadOptions(threads=1))
+    assert report.sensors is not None
+    assert report.sensors.idle_watts == pytest.approx(4.0)
+    told = [rates for rates in report.results if rates.gross_joules_per_token is not None]
+    for rates in told:
+        seconds = sum(end - start for start, end in rates.spans) / len(rates.spans) / rates.test.tokens
+        assert rates.gross_joules_per_token == pytest.approx(4.0 * seconds)
+        assert rates.joules_per_token == pytest.approx(0.0, abs=1e-9)
+    data = json.loads(render(report, "json"))
+    assert data["sensors"]["power_source"].startswith("meter: by ")
+    assert [row["joules_per_token"] for row in data["results"]] == [r.joules_per_token for r in report.results]
+    assert data["sensors"]["missing"].keys() <= {"temperature", "clock", "throttling", "memory pressure"}
+    assert ("idle power of 4.00 W is taken off" in render(report, "md")) == bool(told)
+
+
+def test_what_a_machine_cannot_tell_is_a_dash_with_its_reason(tiny_bundle, tmp_path):
+    options = BenchOptions(prompts=[8], generations=[0], repetitions=1, meters=Meters(root=tmp_path))
+    text = render(benchmark(tiny_bundle, options, LoadOptions(threads=1)), "md")
+    for what in ("energy", "temperature", "clock", "throttled", "waited for memory"):
+        assert re.search(rf"^- {what}: – \(.+\)$", text, re.MULTILINE), what

@@ -36,7 +36,6 @@ def test_the_firmwares_tool(tmp_path, monkeypatch: pytest.MonkeyPatch, script: s
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(sensors, "read_text", lambda path: None)
     assert sensors.throttling() == found
 
 
