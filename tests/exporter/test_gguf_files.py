@@ -20,7 +20,7 @@ from edgelm.errors import CheckpointError, EdgeLMError, UnsupportedModelError
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.gguf.block_types import block_type
 from edgelm.exporter.checkpoint.gguf.header import TensorInfo, read_header
-from edgelm.exporter.checkpoint.gguf.tensors import GGUFTensor
+from edgelm.exporter.checkpoint.gguf.tensors import GGUFTensor, Rotated
 from edgelm.exporter.formats.blocked import Blocked
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.tokenizer.text_files import read_text
@@ -211,6 +211,38 @@ def test_slices_are_what_the_package_makes_of_the_whole(kind: str, tmp_path: Pat
         np.testing.assert_array_equal(tensor.read(start, count), whole[start : start + count])
     rows = [(0, 2), (2, 6)]
     np.testing.assert_array_equal(np.concatenate(list(tensor.slices(rows))), whole.reshape(6, -1))
+
+
+def test_blocks_are_dequantised_many_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The package works on sixteen rows at a time; a block given as a row made it call its kernel 4,000 times here."""
+    number, calls = gguf.GGMLQuantizationType.Q4_1, []
+    data = np.random.default_rng(0).integers(0, 120, (4096, 16 * 20), np.uint8)
+    (tmp_path / "data").write_bytes(data.tobytes())
+    kernel = gguf.quants.Q4_1.dequantize_blocks
+
+    def counted(blocks: np.ndarray) -> Any:
+        calls.append(len(blocks))
+        return kernel(blocks)
+
+    expected = gguf.quants.dequantize(data, number).reshape(-1)
+    monkeypatch.setattr(gguf.quants.Q4_1, "dequantize_blocks", counted)
+    tensor = GGUFTensor(TensorInfo(tmp_path / "data", "t", block_type(number), (4096, 512), 0), "t")
+    np.testing.assert_array_equal(tensor.read(), expected)
+    assert len(calls) <= 4096 * 512 / (1 << 17)
+
+
+def test_slices_of_rows_in_llama_cpps_order(tmp_path: Path) -> None:
+    """Any slice is that of the whole, matrices and biases alike."""
+    for shape in ((24, 32), (24,)):
+        values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        halves = values.reshape(3, 2, 4, *shape[1:]).swapaxes(1, 2).reshape(shape)
+        (tmp_path / "data").write_bytes(halves.tobytes())
+        tensor = Rotated(GGUFTensor(TensorInfo(tmp_path / "data", "t", block_type(0), shape, 0), "t"), 3)
+        for first in range(24):
+            for end in range(first, 25):
+                np.testing.assert_array_equal(next(tensor.slices([(first, end)])), values[first:end])
+        np.testing.assert_array_equal(tensor.read(5, 17), values.reshape(-1)[5:22])
+        np.testing.assert_array_equal(tensor.read(), values.reshape(-1))
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("Q4_0", 4), ("Q5_0", 8)])

@@ -22,7 +22,7 @@ import numpy as np
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.formats.format import Format
-from edgelm.exporter.graph.decoder_graph import Formats, format_of
+from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear, Norm
 from edgelm.exporter.model.weights import Smoothing, WeightReader
 from edgelm.exporter.progress import Progress
@@ -70,7 +70,7 @@ def smooth(
         for linear, inputs in flow.through(layer, parts):
             weight, origin = reader.matrix(linear), origins.get(linear.name)
             if origin is not None and formats.of(linear).smooths and not _kept(reader, linear, origin):
-                _choose(found, linear, origin, format_of(decoder, formats, linear), weight, inputs)
+                _choose(found, linear, origin, formats.multiplied(linear), weight, inputs)
             flow.multiply(linear, weight)
         progress.advance(1, layer.name)
     progress.finish()

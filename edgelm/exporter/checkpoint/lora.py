@@ -21,7 +21,7 @@ from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.claims import tables_tied, with_tables
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.names import HEADS, embedding_of, head_of
-from edgelm.exporter.checkpoint.tensors import Readable, RowRange, Tensor, read_header
+from edgelm.exporter.checkpoint.tensors import Derived, Readable, RowRange, Tensor, read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -78,34 +78,10 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Merged:
+class Merged(Derived):
     """A matrix [rows, columns] with an adapter's change in it; stands in for the tensor itself."""
 
-    base: Readable
     change: LowRank
-
-    @property
-    def file(self) -> Path:
-        """Where the matrix is."""
-        return self.base.file
-
-    @property
-    def name(self) -> str:
-        """Of the matrix."""
-        return self.base.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[rows, columns]."""
-        return self.base.shape
-
-    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
-        """`count` elements from element `start` on, flat, as float32; None for all."""
-        columns = self.shape[1]
-        end = math.prod(self.shape) if count is None else start + count
-        first, last = start // columns, -(-end // columns)
-        values = next(self.slices([(first, last)])).reshape(-1)
-        return values[start - first * columns : end - first * columns]
 
     def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
         """Rows, float32 [end - first, columns], of each (first, end) in turn."""

@@ -5,50 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix
-from edgelm.exporter.checkpoint.tensors import Readable, RowRange
+from edgelm.exporter.checkpoint.tensors import Derived, RowRange
 
 _GAP = 64 << 10  # fp32 bytes between two rows that are rather read than skipped
 
 
 @dataclass(frozen=True, eq=False)
-class PickedRows:
+class PickedRows(Derived):
     """Rows of a matrix [n, k], or elements of a vector [n]; stands in for the tensor itself.
 
     Attributes:
-        base: the tensor.
         rows: which, int64, ascending.
     """
 
-    base: Readable
     rows: np.ndarray
-
-    @property
-    def file(self) -> Path:
-        """Where the tensor is."""
-        return self.base.file
-
-    @property
-    def name(self) -> str:
-        """Of the tensor."""
-        return self.base.name
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what is picked."""
         return (len(self.rows), *self.base.shape[1:])
-
-    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
-        """`count` elements from element `start` on, flat, as float32; None for all."""
-        width = math.prod(self.shape[1:])
-        end = math.prod(self.shape) if count is None else start + count
-        first, last = start // width, -(-end // width)
-        values = next(self.slices([(first, last)])).reshape(-1)
-        return values[start - first * width : end - first * width]
 
     def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
         """Of those that are picked, rows [end - first, …] of each (first, end) in turn."""

@@ -78,6 +78,45 @@ def slices_as_read(tensor: Readable, rows: Iterable[RowRange]) -> Iterator[np.nd
 
 
 @dataclass(frozen=True)
+class Derived:
+    """A tensor that is made of another one as it is read, and stands in for it: a subclass says how its `slices` are made,
+    and its `shape` where that is another.
+
+    Attributes:
+        base: the tensor that it is made of.
+    """
+
+    base: Readable
+
+    @property
+    def file(self) -> Path:
+        """Where the other is."""
+        return self.base.file
+
+    @property
+    def name(self) -> str:
+        """Of the other."""
+        return self.base.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.base.shape
+
+    def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
+        """Rows, float32 [end - first, …], of each (first, end) in turn; elements of a vector are its rows."""
+        raise NotImplementedError
+
+    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
+        """`count` elements from element `start` on, flat, as float32, of the rows that hold them; None for all."""
+        width = math.prod(self.shape[1:])
+        end = math.prod(self.shape) if count is None else start + count
+        first, last = start // width, -(-end // width)
+        values: np.ndarray = next(self.slices([(first, last)])).reshape(-1)
+        return values[start - first * width : end - first * width]
+
+
+@dataclass(frozen=True)
 class Tensor:
     """Where a tensor lies.
 

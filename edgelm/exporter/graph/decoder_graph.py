@@ -56,6 +56,10 @@ class Formats:
         """The format of a body matrix, its block made to suit it."""
         return self.matrices.get(linear.name, self.body).fit(linear.inputs)
 
+    def multiplied(self, linear: Linear) -> Format:
+        """The same, as what the matrix reads asks for."""
+        return self.of(linear).uneven if linear.uneven else self.of(linear)
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -265,7 +269,7 @@ class GraphBuilder:
 
     def linear(self, linear: Linear, x: ir.Value) -> ir.Value:
         """A body matrix, with its bias where it has one."""
-        matrix = self.weights.pack(linear, format_of(self.decoder, self.formats, linear))
+        matrix = self.weights.pack(linear, self.formats.multiplied(linear))
         y = matrix.format.matmul(self.b, x, matrix, linear.name, self._bias(linear))
         return self._branch(linear, x, y) if self.branches else y
 
@@ -325,12 +329,6 @@ class GraphBuilder:
 
     def _scalar(self, name: str, value: float) -> ir.Value:
         return self.b.constant(name, np.array(value, self.b.float))
-
-
-def format_of(decoder: Decoder, formats: Formats, linear: Linear) -> Format:
-    """The format of a body matrix, as what it reads asks for."""
-    format = formats.of(linear)
-    return format.uneven if any(linear.name == layer.mlp.down.name for layer in decoder.layers) else format
 
 
 def shares_table(decoder: Decoder, formats: Formats) -> bool:

@@ -51,6 +51,7 @@ class Linear:
         inputs: columns of W.
         biases: stacked likewise; empty for no bias.
         scale: multiplied into the weights before they are packed.
+        uneven: whether what it reads is not normed, so that tokens are of very different size.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Linear:
     inputs: int
     biases: tuple[Source, ...] = ()
     scale: float = 1.0
+    uneven: bool = False
 
     @property
     def outputs(self) -> int:
@@ -230,6 +232,9 @@ class Mlp:
     down: Linear
     activation: Activation = "silu"
     gated: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "down", replace(self.down, uneven=True))
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         heads[window] += 2 * attention.heads * size
         kv[window] += 2 * attention.kv_heads * size * recipe.cache_type(spec, target).itemsize
     head = formats.head
-    uneven = sum(decoder_graph.format_of(decoder, formats, m) != formats.of(m) for m in decoder.linears)
+    uneven = sum(formats.multiplied(m) != formats.of(m) for m in decoder.linears)
     return Workload(
         body=tuple(Matrices(kind, weights[kind], nbytes[kind]) for kind in weights),
         head=Matrices(

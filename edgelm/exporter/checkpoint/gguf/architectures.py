@@ -70,9 +70,13 @@ class Architecture:
 
 def _common(data: Metadata, tensors: frozenset[str]) -> dict[str, Any]:
     """What nearly all architectures have."""
-    layers = data.integer("block_count")
+    layers = data.layers(tensors)
     heads = data.integer("attention.head_count")
     kv_heads = [count for count in data.per_layer("attention.head_count_kv", layers, heads) if count]
+    if not kv_heads:
+        raise UnsupportedModelError(
+            f"{data.path}: no layer has key/value heads", hint="take a model with attention in some of its layers"
+        )
     if len(set(kv_heads)) > 1:
         raise UnsupportedModelError(
             f"{data.path}: layers with different numbers of key/value heads cannot be exported",
@@ -100,7 +104,7 @@ def _rms(data: Metadata, tensors: frozenset[str]) -> dict[str, Any]:
 
 
 def _llama(data: Metadata, tensors: frozenset[str]) -> dict[str, Any]:
-    if data.has("expert_count") and data.integer("expert_count"):
+    if data.integer("expert_count", 0, least=0):
         raise UnsupportedModelError(
             f"{data.path}: a mixture of experts cannot be exported", hint="take a model without experts"
         )
@@ -159,7 +163,7 @@ def _phi3(data: Metadata, tensors: frozenset[str]) -> dict[str, Any]:
     return {
         **values,
         "partial_rotary_factor": rotated / values["head_dim"],
-        "sliding_window": data.integer("attention.sliding_window", 0) or None,
+        "sliding_window": data.integer("attention.sliding_window", 0, least=0) or None,
     }
 
 
@@ -193,7 +197,7 @@ def _gpt2(data: Metadata, tensors: frozenset[str]) -> dict[str, Any]:
     hidden = data.integer("embedding_length")
     return {
         "n_embd": hidden,
-        "n_layer": data.integer("block_count"),
+        "n_layer": data.layers(tensors),
         "n_head": data.integer("attention.head_count"),
         "n_inner": data.integer("feed_forward_length", 4 * hidden),
         "n_positions": data.integer("context_length"),

@@ -30,6 +30,8 @@ class BlockType:
         return 8 * self.bytes / self.size
 
 
+_CHUNK = 1 << 17  # values dequantised at once: temporaries stay in the second-level cache
+
 _FLOATS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8")}
 
 
@@ -51,9 +53,15 @@ def dequantize(kind: BlockType, data: np.ndarray) -> np.ndarray:
     if kind.name in _FLOATS:
         return data.view(_FLOATS[kind.name]).astype(np.float32, copy=False)
     package = _package()
-    blocks = data.reshape(-1, kind.bytes)
-    values: np.ndarray = package.quants.dequantize(blocks, package.GGMLQuantizationType[kind.name])
-    return values.reshape(-1)
+    number = package.GGMLQuantizationType[kind.name]
+    step = max(1, _CHUNK // kind.size) * kind.bytes
+    values = np.empty(len(data) // kind.bytes * kind.size, np.float32)
+    # The package works on sixteen rows at a time: blocks are given as one long row, as many as the cache holds.
+    for start in range(0, len(data), step):
+        part = package.quants.dequantize(data[start : start + step][None], number)[0]
+        first = start // kind.bytes * kind.size
+        values[first : first + len(part)] = part
+    return values
 
 
 def _package() -> Any:

@@ -27,6 +27,8 @@ _VERSION = 3
 _AGAIN = "download it again"
 _ALIGNMENT = 32
 _MOST_AXES = 4
+_MOST_KEYS, _MOST_TENSORS = 100_000, 200_000  # a model for a device has dozens of the ones and hundreds of the others
+_MOST_STRINGS = 1 << 22  # of a list; the largest vocabulary has 514,000 merges
 _LONGEST_NAME = 256
 # Type number → how struct and numpy call it.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -114,16 +116,16 @@ def _read(at: _Cursor) -> Header:
         _no_gguf(at.path, start, at.size)
     _check_version(at)
     tensors, keys = at.number("Q"), at.number("Q")
-    at.expect(keys, 13, "keys")
+    at.expect(keys, 13, "keys", _MOST_KEYS)
     metadata: dict[str, Any] = {}
     for _ in range(keys):
         name = at.name("a key")
         metadata[name] = at.value(at.number("I"), name)
-    at.expect(tensors, 24, "tensors")
+    at.expect(tensors, 24, "tensors", _MOST_TENSORS)
     infos = [_tensor(at) for _ in range(tensors)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 8 or alignment % 8:
-        raise at.wrong(f"general.alignment is {alignment!r}, expected a multiple of 8")
+        raise at.wrong("general.alignment is no multiple of 8")
     start_of_data = -(-at.at // alignment) * alignment
     table = {info.name: replace(info, offset=start_of_data + info.offset) for info in infos}
     if len(table) != len(infos):
@@ -172,8 +174,13 @@ def _tensor(at: _Cursor) -> TensorInfo:
 
 
 def _check_ends(at: _Cursor, tensors: Mapping[str, TensorInfo]) -> None:
-    for info in tensors.values():
+    """CheckpointError where a tensor goes beyond the end of the file, or shares bytes with another one."""
+    last = 0
+    for info in sorted(tensors.values(), key=lambda info: info.offset):
         end = info.offset + math.prod(info.shape) // info.type.size * info.type.bytes
+        if info.offset < last:
+            raise at.wrong(f"tensor '{info.name}' shares bytes with another one")
+        last = end
         if end > at.size:
             raise CheckpointError(
                 f"{at.path} is cut short: {at.size:,} bytes, and tensor '{info.name}' ends at {end:,}", hint=_AGAIN
@@ -231,7 +238,7 @@ class _Cursor:
             return self._numbers(_SCALARS[inner], count, key)
         if inner != _STRING:
             raise self.wrong(f"key '{key}' is an array of type {inner}, which edgelm does not know")
-        self.expect(count, _LEAST_BYTES[inner], f"strings of '{key}'")
+        self.expect(count, _LEAST_BYTES[inner], f"strings of '{key}'", _MOST_STRINGS)
         return list(self._strings(count, key))
 
     def _numbers(self, code: str, count: int, key: str) -> np.ndarray:
@@ -250,10 +257,14 @@ class _Cursor:
             at = end
         self.at = at
 
-    def expect(self, count: int, size: int, what: str) -> None:
-        """CheckpointError unless `count` things of `size` bytes at least fit into what is left of the file."""
+    def expect(self, count: int, size: int, what: str, most: int | None = None) -> None:
+        """CheckpointError unless `count` things of `size` bytes at least fit into what is left of the file, and there are
+        `most` of them.
+        """
         if count * size > self.size - self.at:
             raise self.cut(f"{count:,} {what}")
+        if most is not None and count > most:
+            raise self.wrong(f"it has {count:,} {what}, expected {most:,} at most")
 
     def cut(self, what: str) -> CheckpointError:
         """The error for a file that ends before all of `what`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from edgelm.errors import CheckpointError
 
+_MOST = 1 << 40  # of what a model counts: tokens of a context above all
 _HINT = "is it the file of a text-generation model? download it again"
 
 
@@ -64,22 +65,35 @@ class Metadata:
         value = self.get(f"tokenizer.ggml.{key}_token_id")
         return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count else None
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None, *, least: int = 1, most: int = _MOST) -> int:
         """A whole number of the architecture, by its key without the architecture's name."""
         value: int = self._of(self.full(key), int, "a whole number", default)
+        if not least <= value <= most:
+            raise CheckpointError(
+                f"{self.path}: key '{self.full(key)}' is {value:,}, expected {least:,} to {most:,}", hint=_HINT
+            )
         return value
+
+    def layers(self, tensors: Collection[str]) -> int:
+        """How many layers there are; each has some of the `tensors`."""
+        return self.integer("block_count", most=max(1, len(tensors)))
 
     def number(self, key: str, default: float | None = None) -> float:
         """A number of the architecture, as the nearest short decimal: 1e-05 was stored as 9.99999974e-06."""
         value = self._of(self.full(key), float | int, "a number", default)
+        if not abs(value) <= float(np.finfo(np.float32).max):  # NaN is neither
+            raise CheckpointError(f"{self.path}: key '{self.full(key)}' is {value!r}, expected a number", hint=_HINT)
         return float(str(np.float32(value)))
 
     def per_layer(self, key: str, layers: int, default: int | None = None) -> list[int]:
         """A whole number for each layer, where the file may have one for all."""
         value = self.get(self.full(key))
         if isinstance(value, np.ndarray):
-            return [int(one) for one in self.numbers(self.full(key), layers)]
-        return [self.integer(key, default)] * layers
+            counts = self.numbers(self.full(key), layers)
+            if counts.dtype.kind not in "iu" or (counts.astype(object) < 0).any() or counts.max() > _MOST:
+                raise CheckpointError(f"{self.path}: '{self.full(key)}' has numbers that are no counts", hint=_HINT)
+            return [int(one) for one in counts]
+        return [self.integer(key, default, least=0)] * layers
 
     def has(self, key: str) -> bool:
         """Whether the file has this key of the architecture."""

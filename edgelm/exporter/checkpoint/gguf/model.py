@@ -87,31 +87,39 @@ def read_metadata(path: Path) -> Metadata:
 def _tensors(headers: list[Header]) -> dict[str, TensorInfo]:
     """All tensors; CheckpointError where parts are of different models, or some are missing."""
     first = headers[0]
-    count = first.metadata.get("split.count", 1)
-    if count not in (0, 1) and len(headers) == 1:
+    count = _count(first, "split.count", 1)
+    if count > 1 and len(headers) == 1:
         raise CheckpointError(
             f"{first.path} is one of {count} parts, and its name does not tell the others",
             hint="give the parts the names they had: NAME-00001-of-0000N.gguf",
         )
     tensors: dict[str, TensorInfo] = {}
     for index, header in enumerate(headers):
-        if len(headers) > 1 and header.metadata.get("split.no", index) != index:
-            raise CheckpointError(f"{header.path} is part {header.metadata['split.no'] + 1}, not {index + 1}")
+        if len(headers) > 1 and (number := _count(header, "split.no", index)) != index:
+            raise CheckpointError(f"{header.path} is part {number + 1:,}, not {index + 1}")
         if twice := next((name for name in header.tensors if name in tensors), None):
             raise CheckpointError(
                 f"{header.path}: tensor '{twice}' is in another part, too", hint="download all parts again"
             )
         tensors |= header.tensors
-    expected = first.metadata.get("split.tensors.count", len(tensors))
+    expected = _count(first, "split.tensors.count", len(tensors))
     if expected != len(tensors):
-        raise CheckpointError(f"{first.path} and its other parts have {len(tensors)} tensors, expected {expected}")
+        raise CheckpointError(f"{first.path} and its other parts have {len(tensors)} tensors, expected {expected:,}")
     return tensors
+
+
+def _count(header: Header, key: str, default: int) -> int:
+    value = header.metadata.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise CheckpointError(f"{header.path}: key '{key}' is no count", hint="download it again")
+    return value
 
 
 def _metadata(header: Header, tensors: Mapping[str, TensorInfo]) -> Metadata:
     values = header.metadata
     for key in ("general.type", "general.architecture"):
-        if (kind := values.get(key)) in _OTHER:
+        kind = values.get(key)
+        if isinstance(kind, str) and kind in _OTHER:
             what, hint = _OTHER[kind]
             raise UnsupportedModelError(f"{header.path} {what}, not a model", hint=hint)
     factors = {name: GGUFTensor(tensors[name], name).read() for name in FACTORS if name in tensors}
@@ -145,6 +153,10 @@ def _renamed(metadata: Metadata, architecture: Architecture, infos: Mapping[str,
                 f"{metadata.path}: tensor '{name}' has no place in a {metadata.architecture} model that edgelm knows",
                 hint="export the Hugging Face checkpoint",
             )
+        if renamed in tensors:
+            raise CheckpointError(
+                f"{metadata.path}: tensor '{name}' and another one are both '{renamed}'", hint="download it again"
+            )
         tensors[renamed] = _as_in_a_checkpoint(metadata, architecture, GGUFTensor(info, renamed))
     return tensors
 
@@ -168,5 +180,5 @@ def _as_in_a_checkpoint(metadata: Metadata, architecture: Architecture, tensor: 
     if module in architecture.by_columns and part == "weight":
         return Transposed(tensor)
     if name.endswith("shortconv.conv.weight") and len(tensor.shape) == 2:
-        return Reshaped(tensor, (tensor.shape[0], 1, tensor.shape[1]))
+        return Reshaped(tensor, (1, tensor.shape[1]))
     return tensor

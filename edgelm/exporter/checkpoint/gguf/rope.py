@@ -40,7 +40,7 @@ def rope_scaling(data: Metadata) -> dict[str, Any]:
 
 
 def _longrope(data: Metadata, context: int) -> dict[str, Any]:
-    original = data.integer("rope.scaling.original_context_length", context)
+    original = data.integer("rope.scaling.original_context_length", context, least=2)
     stretch = context / original
     amplitude = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
     return {

@@ -12,7 +12,7 @@ import numpy as np
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint.gguf.block_types import dequantize
 from edgelm.exporter.checkpoint.gguf.header import TensorInfo
-from edgelm.exporter.checkpoint.tensors import Readable, RowRange, slices_as_read
+from edgelm.exporter.checkpoint.tensors import Derived, RowRange, slices_as_read
 from edgelm.files import open_regular
 
 
@@ -61,138 +61,68 @@ class GGUFTensor:
 
 
 @dataclass(frozen=True)
-class Rotated:
+class Rotated(Derived):
     """Rows of queries or keys in the order of a checkpoint.
 
     llama.cpp turns neighbouring rows of a head together where transformers turns rows half a head apart: row (i, j) of
     a head's [half, 2] there is row (j, i) of its [2, half] here.
     """
 
-    base: GGUFTensor
     heads: int
 
-    @property
-    def file(self) -> Path:
-        """The GGUF file."""
-        return self.base.file
-
-    @property
-    def name(self) -> str:
-        """What a checkpoint calls it."""
-        return self.base.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return self.base.shape
-
-    def order(self) -> np.ndarray:
-        """The row of the file that row 0, 1, … is, int64 [rows]."""
-        return np.arange(self.shape[0]).reshape(self.heads, -1, 2).swapaxes(1, 2).reshape(-1)
-
-    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
-        """`count` elements from element `start` on, flat, as float32; whole heads are read."""
-        width, rows = math.prod(self.shape[1:]), self.shape[0]
-        end = math.prod(self.shape) if count is None else start + count
-        head = rows // self.heads
-        first, last = start // width // head * head, min(rows, -(-end // (width * head)) * head)
-        span = self.base.read(first * width, (last - first) * width).reshape(last - first, width)
-        values: np.ndarray = span[self.order()[first:last] - first].reshape(-1)
-        return values[start - first * width : end - first * width]
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of the file that these `rows` are, int64 of any shape."""
+        head = self.shape[0] // self.heads
+        half, within = head // 2, rows % head
+        found: np.ndarray = rows - within + within % half * 2 + within // half
+        return found
 
     def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
-        """Rows of each (first, end) in turn."""
-        return slices_as_read(self, rows)
+        """Rows of each (first, end) in turn; the heads that they are of are dequantised whole."""
+        head, ranges = self.shape[0] // self.heads, list(rows)
+        spans = [(first // head * head, -(-end // head) * head) for first, end in ranges]
+        for (first, end), (start, _), values in zip(ranges, spans, self.base.slices(spans), strict=True):
+            yield values[self.order(np.arange(first, end)) - start]
 
 
 @dataclass(frozen=True)
-class Shifted:
+class Shifted(Derived):
     """A norm's weights less what llama.cpp has them more: Gemma's are stored there with 1 added."""
 
-    base: Readable
     offset: float
 
-    @property
-    def file(self) -> Path:
-        """The GGUF file."""
-        return self.base.file
+    def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
+        """Elements of each (first, end) in turn."""
+        return (values - np.float32(self.offset) for values in self.base.slices(rows))
 
-    @property
-    def name(self) -> str:
-        """What a checkpoint calls it."""
-        return self.base.name
+
+@dataclass(frozen=True)
+class Reshaped(Derived):
+    """The same values, rows and all, with other axes behind the first."""
+
+    axes: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return self.base.shape
-
-    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
-        """`count` elements from element `start` on, flat, as float32; None for all."""
-        return self.base.read(start, count) - np.float32(self.offset)
+        """As a checkpoint has it."""
+        return (self.base.shape[0], *self.axes)
 
     def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
         """Rows of each (first, end) in turn."""
-        return slices_as_read(self, rows)
+        return (values.reshape(-1, *self.axes) for values in self.base.slices(rows))
 
 
 @dataclass(frozen=True)
-class Reshaped:
-    """The same values in the shape a checkpoint has them in."""
-
-    base: Readable
-    shape: tuple[int, ...]
-
-    @property
-    def file(self) -> Path:
-        """The GGUF file."""
-        return self.base.file
-
-    @property
-    def name(self) -> str:
-        """What a checkpoint calls it."""
-        return self.base.name
-
-    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
-        """`count` elements from element `start` on, flat, as float32; None for all."""
-        return self.base.read(start, count)
-
-    def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
-        """Rows of each (first, end) in turn."""
-        return slices_as_read(self, rows)
-
-
-@dataclass(frozen=True)
-class Transposed:
+class Transposed(Derived):
     """A matrix [inputs, outputs], as GPT-2's checkpoints have them, of a file that has it [outputs, inputs]."""
-
-    base: GGUFTensor
-
-    @property
-    def file(self) -> Path:
-        """The GGUF file."""
-        return self.base.file
-
-    @property
-    def name(self) -> str:
-        """What a checkpoint calls it."""
-        return self.base.name
 
     @property
     def shape(self) -> tuple[int, ...]:
         """[inputs, outputs]."""
         return self.base.shape[::-1]
 
-    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
-        """`count` elements from element `start` on, flat, as float32; the whole matrix is dequantised for them."""
-        end = math.prod(self.shape) if count is None else start + count
-        return self._whole().reshape(-1)[start:end]
-
     def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
-        """Rows of each (first, end) in turn; dequantised once for all of them."""
-        whole = self._whole()
+        """Rows of each (first, end) in turn; the matrix is dequantised once for all of them."""
+        whole = self.base.read().reshape(self.base.shape).T
         for first, end in rows:
             yield whole[first:end]
-
-    def _whole(self) -> np.ndarray:
-        return self.base.read().reshape(self.base.shape).T
