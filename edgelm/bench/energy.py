@@ -14,7 +14,8 @@ from pathlib import Path
 
 from edgelm.bench.speed import Rates
 from edgelm.machine.host import ROOT
-from edgelm.machine.sensors import Sampler, Sensors, SensorSummary, open_sensors, summarize
+from edgelm.machine.sensors import Sampler, Sensors, SensorSummary, Trace, open_sensors, summarize
+from edgelm.machine.sensors.heat import hottest, temperatures
 from edgelm.machine.sensors.source import Missing
 
 
@@ -45,14 +46,18 @@ class Log:
         """Power before anything was loaded."""
         return None if self._idle is None else self.sampler.trace().watts(self._idle)
 
-    def joules(self, *spans: tuple[float, float]) -> float | None:
-        """Energy of spans of `time.perf_counter`, idle power included."""
-        return self.sampler.trace().energy(*spans)
+    def trace(self) -> Trace:
+        """All readings until now, the last one just taken."""
+        self.sampler.take_all()
+        return self.sampler.trace()
+
+    def celsius(self) -> float | None:
+        """The hottest zone now."""
+        return None if self.sensors.heat is not None else hottest(temperatures(self.sensors.system))
 
     def summary(self) -> SensorSummary:
         """What the readings say of the time since the log was opened."""
-        self.sampler.take_all()
-        trace = self.sampler.trace()
+        trace = self.trace()
         return summarize(self.sensors, trace, (self._start, time.perf_counter()), self.idle_watts())
 
 

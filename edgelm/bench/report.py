@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any
 
+from edgelm.bench import sustained
 from edgelm.bench.drafted import measure_drafted
 from edgelm.bench.energy import Log, Meters, lines, reading, with_energy
 from edgelm.bench.memory import MemoryUse, memory_use
-from edgelm.bench.speed import OnStep, Rates, measure, plan
+from edgelm.bench.speed import OnStep, Rates, SpeedTest, measure, plan
+from edgelm.bench.sustained import UNRELIABLE, Sustained
 from edgelm.bundle.reader import Bundle
 from edgelm.machine.host import read_cpu
 from edgelm.machine.sensors import SensorSummary
@@ -44,6 +46,7 @@ class Report:
         prefill_threads: for prefill.
         packed: whether prepacked weights were mapped from the cache.
         sensors: heat, clocks, throttling and power meanwhile; None where they were not read.
+        sustained: speed by the minute, where that was asked for; `results` then has every round.
     """
 
     model: str
@@ -64,6 +67,7 @@ class Report:
     prefill_threads: int | None = None
     packed: bool = False
     sensors: SensorSummary | None = None
+    sustained: Sustained | None = None
 
     def effective_gbs(self, rates: Rates) -> float | None:
         """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt, and with drafts."""
@@ -72,14 +76,20 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        facts = asdict(replace(self, sensors=None, results=()))
-        sensors = None if self.sensors is None else self.sensors.to_dict()
-        return facts | {"sensors": sensors, "results": [self._result(rates) for rates in self.results]}
+        facts = asdict(replace(self, sensors=None, results=(), sustained=None))
+        told = {
+            name: None if (part := getattr(self, name)) is None else part.to_dict() for name in ("sensors", "sustained")
+        }
+        return facts | told | {"results": [self._result(rates) for rates in self.results]}
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict for each test, what they share included."""
-        nested = ("results", "memory", "notes", "sensors")
-        facts = {key: value for key, value in asdict(replace(self, sensors=None)).items() if key not in nested}
+        nested = ("results", "memory", "notes", "sensors", "sustained")
+        facts = {
+            key: value
+            for key, value in asdict(replace(self, sensors=None, sustained=None)).items()
+            if key not in nested
+        }
         memory = {"peak_memory_bytes": self.memory.peak, "anonymous_memory_bytes": self.memory.anonymous}
         lists = ("rates", "ttft_seconds_each")
         told = self._sensed()
@@ -107,6 +117,7 @@ class Report:
             "n_depth": rates.test.depth,
             "avg_ts": rates.mean,
             "stddev_ts": rates.stddev,
+            "unreliable": unreliable(rates),
             "repetitions": len(rates.rates),
             "ttft_seconds": rates.ttft,
             "effective_gbs": self.effective_gbs(rates),
@@ -115,6 +126,11 @@ class Report:
             "rates": list(rates.rates),
             "ttft_seconds_each": list(rates.ttft_seconds),
         }
+
+
+def unreliable(rates: Rates) -> bool:
+    """Whether the repetitions differ too widely for their mean to stand for them."""
+    return rates.stddev > UNRELIABLE * rates.mean
 
 
 @dataclass(frozen=True)
@@ -127,6 +143,8 @@ class BenchOptions:
         draft: a draft bundle, with which decoding a text is measured, too.
         adapter: a LoRA adapter's file to compute with.
         meters: which sensors are read meanwhile; None for none.
+        sustained: seconds for which a prompt and a generation are repeated, and told by the minute; in place of
+            `repetitions`, and without `draft` and `depths`.
     """
 
     prompts: Sequence[int] | None = None
@@ -137,6 +155,7 @@ class BenchOptions:
     draft: Bundle | None = None
     adapter: str | PathLike[str] | None = None
     meters: Meters | None = None
+    sustained: float | None = None
 
 
 def benchmark(
@@ -168,12 +187,32 @@ def benchmark(
         tokenizer = open_tokenizer(bundle)  # after the engine, as `edgelm.load` does it
         bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
         engine.adapt(adapter)
-        results = measure(engine, tests, repetitions=options.repetitions, bos=bos, seed=options.seed, on_step=on_step)
+        over_time = None
+        if options.sustained is None:
+            results = measure(
+                engine, tests, repetitions=options.repetitions, bos=bos, seed=options.seed, on_step=on_step
+            )
+        else:
+            results, over_time = sustained.run(
+                engine,
+                _one_of_each(tests),
+                options.sustained,
+                log,
+                bos=bos,
+                seed=options.seed,
+                on_round=lambda done, total, what: on_step(int(done), int(total), what),
+            )
         if small is not None:
             counts = list(dict.fromkeys(test.generation for test in tests))
             more, told = measure_drafted(engine, small, tokenizer, counts, options.repetitions, on_step=on_step)
             results, notes = results + more, notes + told
-        return _report(bundle, engine, results, notes, log)
+        return replace(_report(bundle, engine, results, notes, log), sustained=over_time)
+
+
+def _one_of_each(tests: Sequence[SpeedTest]) -> list[SpeedTest]:
+    """The first prompt and the first generation."""
+    first = {bool(test.prompt): test for test in reversed(tests)}
+    return [first[kind] for kind in (True, False) if kind in first]
 
 
 @contextmanager
@@ -255,6 +294,8 @@ def _markdown(report: Report) -> str:
         )
     peak, anonymous = report.memory.peak, report.memory.anonymous
     text = _table(speeds, left=(0, 3, 5))
+    if report.sustained is not None:
+        text += ["", *_table(sustained.rows(report.sustained), left=())]
     mapped = ", prepacked weights mapped from the cache" if report.packed else ""
     text += ["", f"- load: {report.load_seconds:.2f} s{mapped}"]
     if report.prefill_threads not in (None, report.threads):
@@ -262,6 +303,12 @@ def _markdown(report: Report) -> str:
     if peak is not None:
         rest = "" if anonymous is None else f" ({anonymous / 1e6:.1f} MB anonymous at the end)"
         text.append(f"- peak memory: {peak / 1e6:.1f} MB{rest}")
+    if report.sustained is not None:
+        text += [f"- {line}" for line in sustained.remarks(report.sustained)]
+    elif doubtful := [rates.test.name for rates in report.results if unreliable(rates)]:
+        text.append(
+            f"- unreliable: the repetitions of {', '.join(doubtful)} vary by more than {UNRELIABLE:.0%}: does something else run?"
+        )
     if report.sensors is not None:
         text += [f"- {line}" for line in lines(report.sensors, report.results)]
     text.append(f"- cpu: {report.cpu or 'unknown'}")

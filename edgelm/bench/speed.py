@@ -161,6 +161,7 @@ def measure(
     seed: int = 0,
     clock: Clock = time.perf_counter,
     on_step: OnStep = lambda done, total, name: None,
+    warm_up: bool = True,
 ) -> list[Rates]:
     """Run the tests.
 
@@ -172,6 +173,7 @@ def measure(
         seed: of the random ids.
         clock: seconds.
         on_step: is called with every run.
+        warm_up: whether each test is run once untimed first.
 
     Raises:
         OptionError: repetitions below 1.
@@ -179,12 +181,13 @@ def measure(
     if repetitions < 1:
         raise OptionError(f"repetitions must be at least 1, not {repetitions}")
     ids = _Ids(engine.vocab_size, bos, seed)
-    total, done = len(tests) * (repetitions + 1), 0
+    runs_each = range(0 if warm_up else 1, repetitions + 1)
+    total, done = len(tests) * len(runs_each), 0
     results = []
     for test in tests:
         runs: list[tuple[float, float]] = []
         spans: list[tuple[float, float]] = []
-        for repetition in range(repetitions + 1):
+        for repetition in runs_each:
             on_step(done, total, test.name)
             engine.reset()
             engine.prefill(ids.text(test.depth).tolist())

@@ -16,7 +16,7 @@ from edgelm.cli.options import (
     threads_option,
     weight_cache_option,
 )
-from edgelm.cli.show import Bar
+from edgelm.cli.show import Bar, check_svg, write_svg
 
 
 def counts(value: str) -> list[int]:
@@ -68,6 +68,12 @@ def counts(value: str) -> list[int]:
     show_default=True,
     help="Form of the report.",
 )
+@click.option(
+    "--sustained", metavar="TIME", help="Compute for TIME (90s, 10m, 1h), and tell speed and heat by the minute."
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw what --sustained measured over time."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random token ids.")
 @click.option(
     "--sensors/--no-sensors", default=True, help="Read heat, clocks, throttling and power meanwhile.  [default: yes]"
@@ -87,6 +93,8 @@ def command(
     prefill_threads: int | None,
     weight_cache: bool,
     output: str,
+    sustained: str | None,
+    plot: Path | None,
     seed: int,
     sensors: bool,
     power_meter: str | None,
@@ -98,16 +106,21 @@ def command(
 
     Joules a token are those of the sensor that the machine has, idle power taken off; what it cannot tell is a dash.
 
+    With --sustained prompt and generation follow each other without a pause, once the board is cool: the first minute
+    against the last.
+
     With --draft a text is decoded, too, with the draft bundle and without.
 
     \b
     Examples:
       edgelm bench bundles/edgelm-home-rpi5-int4
       edgelm bench my-bundle -p 128,512 -n 64 -d 0,1024 -r 3 -o json
+      edgelm bench my-bundle --sustained 10m --plot heat.svg
       edgelm bench my-bundle --power-meter ./watts-of-the-plug.sh
     """
     from edgelm.bench.energy import Meters
     from edgelm.bench.report import BenchOptions, benchmark, render
+    from edgelm.bench.sustained import picture
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.ort.options import LoadOptions
 
@@ -115,12 +128,16 @@ def command(
         raise click.BadParameter("must not be negative", param_hint="--seed")
     if power_meter is not None and not sensors:
         raise click.UsageError("--power-meter and --no-sensors exclude each other")
+    seconds = _sustained(sustained, plot, draft, n_depth)
     with Bar() as bar:
+        before = 0
 
         def step(done: int, total: int, name: str) -> None:
+            nonlocal before
             if done == 0:
                 bar.start("bench", total)
-            bar.advance(int(done > 0), name)
+            bar.advance(done - before, name)
+            before = done
 
         report = benchmark(
             Bundle.open(bundle),
@@ -133,6 +150,7 @@ def command(
                 draft=None if draft is None else Bundle.open(draft),
                 adapter=adapter,
                 meters=Meters(power_meter) if sensors else None,
+                sustained=seconds,
             ),
             LoadOptions(
                 threads=threads,
@@ -142,6 +160,23 @@ def command(
             ),
             on_step=step,
         )
+    if plot is not None and report.sustained is not None:
+        write_svg(plot, picture(report.sustained, f"{report.model} {report.quant} on {report.cpu or 'this machine'}"))
     click.echo(render(report, output))
     for note in report.notes:
         say("note", note)
+
+
+def _sustained(text: str | None, plot: Path | None, draft: Path | None, depths: list[int]) -> float | None:
+    """The seconds of --sustained, and whether it goes with the other options."""
+    from edgelm.bench.sustained import duration
+
+    if text is None:
+        if plot is not None:
+            raise click.UsageError("--plot draws what --sustained measures: give --sustained 10m")
+        return None
+    if draft is not None or any(depths):
+        raise click.UsageError("--sustained goes with neither --draft nor -d")
+    if plot is not None:
+        check_svg(plot)
+    return duration(text)

@@ -6,11 +6,14 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 import click
 
 from edgelm.cli.failures import say
+from edgelm.errors import OptionError
 from edgelm.exporter.progress import Progress
+from edgelm.files import replacing
 
 _BAR = 24  # characters of a bar
 _EVERY = 0.1  # seconds between two drawings
@@ -56,6 +59,25 @@ def print_lines(lines: Iterable[str]) -> None:
     """Print lines of text."""
     for line in lines:
         click.echo(line)
+
+
+def check_svg(path: Path) -> None:
+    """OptionError where no picture can be written to `path`, before any work is done."""
+    if path.suffix.lower() != ".svg":
+        raise OptionError(
+            f"--plot draws SVG, not {path.suffix or path.name}", hint=f"--plot {path.with_suffix('.svg')}"
+        )
+    if not path.absolute().parent.is_dir():
+        raise OptionError(f"cannot write {path}: {path.absolute().parent} is not a folder")
+
+
+def write_svg(path: Path, svg: str) -> None:
+    """Write a picture, aside and renamed; a warning where that fails, as the figures are there all the same."""
+    try:
+        with replacing(path.absolute(), 0o644) as file:
+            file.write(svg.encode("utf-8"))
+    except OSError as error:
+        say("warning", f"cannot write {path}: {error.strerror or error}")
 
 
 class Bar(Progress):

@@ -13,8 +13,8 @@ import click
 from edgelm.cli.export import load_export
 from edgelm.cli.failures import say
 from edgelm.cli.options import json_option, threads_option
-from edgelm.cli.show import Bar, print_lines, size, table
-from edgelm.errors import EdgeLMError, ExportError, OptionError
+from edgelm.cli.show import Bar, check_svg, print_lines, size, table, write_svg
+from edgelm.errors import EdgeLMError, OptionError
 from edgelm.files import scratch
 from edgelm.target.target import Target, load_target, target_names
 
@@ -98,7 +98,9 @@ def command(
         rows = [record.rows[c.name] for c in sweep.candidates if c.name in record.rows and c.name not in failed]
         facts = _facts(sweep, record, rows, failed)
     if plot is not None:
-        _draw(plot, rows, f"{facts['model']['id']} on {board.name}")
+        from edgelm.sweep.plot import svg
+
+        write_svg(plot, svg(rows, f"{facts['model']['id']} on {board.name}"))
     if output is None and not failed:
         record.remove()
     if as_json:
@@ -113,14 +115,8 @@ def _check(chunks: int, plot: Path | None) -> None:
     """OptionError for what would be noticed only after the work."""
     if chunks < 1:
         raise OptionError(f"chunks must be at least 1, not {chunks}")
-    if plot is None:
-        return
-    if plot.suffix.lower() != ".svg":
-        raise OptionError(
-            f"--plot draws SVG, not {plot.suffix or plot.name}", hint=f"--plot {plot.with_suffix('.svg')}"
-        )
-    if not plot.absolute().parent.is_dir():
-        raise OptionError(f"cannot write {plot}: {plot.absolute().parent} is not a folder")
+    if plot is not None:
+        check_svg(plot)
 
 
 @contextmanager
@@ -246,13 +242,3 @@ def _lines(facts: Mapping[str, Any], rows: Sequence[Row], items: Sequence[Item] 
     yield "* no other recipe is both smaller and nearer to the original"
     for name, reason in facts["failed"].items():
         yield f"not measured: {name}: {reason}"
-
-
-def _draw(path: Path, rows: Sequence[Row], title: str) -> None:
-    from edgelm.sweep.plot import svg
-    from edgelm.sweep.record import write_aside
-
-    try:
-        write_aside(path, svg(rows, title))
-    except ExportError as error:  # the figures are there: they are shown all the same
-        say("warning", str(error))

@@ -52,3 +52,27 @@ def test_wrong_options(edgelm, tiny_bundle, options, code, said):
     ended = edgelm("bench", tiny_bundle.path, *options)
     assert (ended.code, ended.out) == (code, "")
     assert ended.err.startswith(said)
+
+
+def test_sustained_draws(edgelm, tiny_bundle, tmp_path):
+    ended = edgelm("bench", tiny_bundle.path, "-p", "8", "-n", "4", "--sustained", "4s", "--plot", tmp_path / "a.svg")
+    assert ended.code == 0
+    assert "| minute |" in ended.out.replace("  ", "")
+    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--plot", "a.svg"], 2, "error: --plot draws what --sustained measures"),
+        (["--sustained", "10m", "-d", "64"], 2, "error: --sustained goes with neither --draft nor -d"),
+        (["--sustained", "1s"], 1, "error: '1s' is out of range"),
+        (["--sustained", "9s", "--plot", "a.png"], 1, "error: --plot draws SVG, not .png"),
+        (["--no-sensors", "--power-meter", "true"], 2, "error: --power-meter and --no-sensors exclude each other"),
+        (["--power-meter", "/no/such/meter"], 1, "error: --power-meter: /no/such/meter cannot be run"),
+    ],
+)
+def test_options_that_do_not_go_together(edgelm, tiny_bundle, options, code, said):
+    ended = edgelm("bench", tiny_bundle.path, *options)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.startswith(said)
