@@ -14,6 +14,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "export": "Convert a checkpoint into a bundle for a target.",
     "run": "Generate text from a prompt.",
     "chat": "Talk with a model.",
+    "serve": "Serve models to apps and browsers.",
     "inspect": "Show what is in a bundle or a checkpoint.",
     "verify": "Check every byte of a bundle.",
     "targets": "List the boards a model can be exported for.",

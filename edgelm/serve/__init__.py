@@ -1,0 +1,1 @@
+"""``edgelm serve``: bundles behind the interfaces that apps speak already. Needs ``edgelm[serve]``."""
