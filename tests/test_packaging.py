@@ -56,6 +56,7 @@ def test_the_wheel_holds_targets_and_the_default_model(wheel: Path) -> None:
     for target in (ROOT / "targets").glob("*.toml"):
         assert f"edgelm/_targets/{target.name}" in sizes
     assert "edgelm/py.typed" in sizes
+    assert {"edgelm/serve/page/index.html", "edgelm/serve/page/vendor/LICENSE-marked.txt"} <= sizes.keys()
     (weights,) = [name for name in sizes if name.endswith(".safetensors")]
     assert sizes[weights] <= 8_000_000
     assert not [name for name in sizes if name.startswith(("tests/", "tools/"))]
