@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from edgelm.runtime.lm import LM, load
-from edgelm.serve import about, openai_chat, openai_completions
+from edgelm.serve import about, anthropic, ollama, ollama_models, openai_chat, openai_completions, openai_responses
 from edgelm.serve.backend import Backend, Endpoint, Handler
 from edgelm.serve.errors import ApiError, style_of
 from edgelm.serve.generation import Generations
@@ -34,10 +34,20 @@ _GET: dict[str, Handler] = {
     "/metrics": about.metrics,
     "/props": about.props,
     "/v1/models": about.models,
+    "/api/tags": ollama_models.tags,
+    "/api/ps": ollama_models.ps,
+    "/api/version": ollama_models.version,
 }
 _POST: dict[str, Handler] = {
     "/v1/chat/completions": openai_chat.chat,
     "/v1/completions": openai_completions.completions,
+    "/v1/responses": openai_responses.responses,
+    "/v1/messages": anthropic.messages,
+    "/v1/messages/count_tokens": anthropic.count_tokens,
+    "/api/chat": ollama.chat,
+    "/api/generate": ollama.generate,
+    "/api/show": ollama_models.show,
+    "/api/pull": ollama_models.pull,
     "/tokenize": about.tokenize,
     "/detokenize": about.detokenize,
 }

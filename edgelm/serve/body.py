@@ -71,7 +71,7 @@ class Body:
         value = self.data.get(name)
         if value is None:
             return None
-        return Body(value, self._name(name)) if isinstance(value, dict) else self.fail(name, "must be an object")
+        return Body(value, self.name(name)) if isinstance(value, dict) else self.fail(name, "must be an object")
 
     def tables(self, name: str) -> list[Body]:
         """An array of objects; empty where there is none."""
@@ -79,7 +79,7 @@ class Body:
         for index, item in enumerate(self.listing(name) or []):
             if not isinstance(item, dict):
                 self.fail(f"{name}[{index}]", "must be an object")
-            found.append(Body(item, self._name(f"{name}[{index}]")))
+            found.append(Body(item, self.name(f"{name}[{index}]")))
         return found
 
     def strings(self, name: str, most: int = 16) -> tuple[str, ...] | None:
@@ -94,10 +94,11 @@ class Body:
 
     def fail(self, name: str, problem: str) -> NoReturn:
         """Raise the error that names this key."""
-        full = self._name(name)
+        full = self.name(name)
         raise ApiError(400, f"{full} {problem}", param=full)
 
-    def _name(self, name: str) -> str:
+    def name(self, name: str) -> str:
+        """What a key is called in errors."""
         return f"{self._where}.{name}" if self._where else name
 
 

@@ -60,11 +60,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class End:
-    """The text ended: ``stop``, ``length``, ``cancelled`` or ``deadline``; so many tools were called."""
+    """The text ended: ``stop``, ``length``, ``cancelled`` or ``deadline``; so many tools were called; the stop string met."""
 
     reason: str
     timings: Timings
     calls: int = 0
+    stop: str | None = None
 
 
 Event = Begun | Piece | End
@@ -215,7 +216,7 @@ class _Reading:
                 if hidden := self._hidden():
                     yield Piece(hidden)
                 self._metrics.ended(chunk.finish_reason, chunk.timings)
-                yield End(chunk.finish_reason, chunk.timings, self._calls)
+                yield End(chunk.finish_reason, chunk.timings, self._calls, self._matched(chunk.finish_reason))
 
     def _pieces(self, chunk: Chunk) -> list[Piece]:
         if self._reader is None:
@@ -226,6 +227,15 @@ class _Reading:
         found = self._reader.push(text) + (self._reader.flush() if chunk.finish_reason else [])
         parts = [Piece(part) if isinstance(part, str) else Piece(call=part) for part in found] or [Piece()]
         return [Piece(parts[0].text, parts[0].call, chunk.tokens, chunk.logprobs), *parts[1:]]
+
+    def _matched(self, reason: str) -> str | None:
+        """The stop string that ended the text, or None."""
+        if reason != "stop" or not self._stop:
+            return None
+        text = MarkedText(self._lm.tokenizer, self._stop)
+        text.push(self._tokens)
+        text.flush()
+        return text.matched
 
     def _hidden(self) -> str:
         """The text of special tokens, where a model wrote nothing else: an answer is never empty without a word."""

@@ -15,6 +15,11 @@ class MarkedText:
         self._tokenizer, self._stops = tokenizer, StopStrings(stops)
         self._detokenizer = Detokenizer(tokenizer)
 
+    @property
+    def matched(self) -> str | None:
+        """The stop string that was met, or None."""
+        return self._stops.matched
+
     def push(self, tokens: Iterable[int]) -> str:
         """The text that is certain once these ids are known."""
         return "".join(map(self._text, tokens))

@@ -85,7 +85,7 @@ def _message(message: Body) -> dict[str, Any]:
     if not role:
         message.fail("role", "must be a string such as user")
     calls = tool_calls(message.tables("tool_calls"))
-    content = content_text(message.data.get("content"), message._name("content"))
+    content = content_text(message.data.get("content"), message.name("content"))
     found: dict[str, Any] = {"role": _ROLES.get(role, role), "content": content}
     if calls:
         found["tool_calls"] = calls

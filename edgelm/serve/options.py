@@ -65,7 +65,7 @@ class Form:
         forced: whether the text, being JSON, may be a call.
     """
 
-    options: Mapping[str, Any]
+    options: dict[str, Any]
     tools: Sequence[Mapping[str, Any]] = ()
     forced: bool = False
 

@@ -23,6 +23,16 @@ CLIENT = httpx.Client(timeout=60, verify=False, trust_env=False, limits=httpx.Li
 HELLO = [{"role": "user", "content": "turn on the lamp in the kitchen"}]
 LAMP = '{"actions":[{"device":"light","room":"kitchen","set":"on","value":true}]}'
 
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "set_light",
+        "description": "Switches a light.",
+        "parameters": {"type": "object", "properties": {"room": {"enum": ["kitchen", "attic"]}}, "required": ["room"]},
+    },
+}
+CALL = '<tool_call>\n{"name": "set_light", "arguments": {"room": "kitchen"}}\n</tool_call>'
+
 
 @dataclass(frozen=True)
 class Running:

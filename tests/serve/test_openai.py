@@ -7,19 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from serving import HELLO, LAMP, Running
+from serving import CALL, HELLO, LAMP, TOOL, Running
 
 openai = pytest.importorskip("openai")
-
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "set_light",
-        "description": "Switches a light.",
-        "parameters": {"type": "object", "properties": {"room": {"enum": ["kitchen", "attic"]}}, "required": ["room"]},
-    },
-}
-CALL = '<tool_call>\n{"name": "set_light", "arguments": {"room": "kitchen"}}\n</tool_call>'
 
 
 @pytest.fixture(scope="module")
