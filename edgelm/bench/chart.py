@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-_WIDTH, _PANEL, _GAP = 860, 170, 34
-_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 150, 62, 52
+_WIDTH, _PANEL, _GAP = 860, 170, 50
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 110, 66, 28
 _INK, _GREY, _GRID = "#1c1c1c", "#5b5b5b", "#e3e3e3"
 COLOURS = ("#0b6bcb", "#c2410c", "#15803d", "#7c3aed", "#b91c1c", "#0e7490")
 
