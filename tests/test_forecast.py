@@ -106,6 +106,33 @@ def test_a_board_without_rates_takes_those_of_one_like_it() -> None:
     assert "has no [rates]" in notes[0]
 
 
+def test_more_threads_may_read_slower() -> None:
+    rates = replace(RATES, thread_gbs=(7.0, 12.0, 11.0), products=MappingProxyType({str(INT4): Product(80, 80)}))
+    speeds = [forecast(WORK, board(rates), context=512, threads=n).decode[0].step.products for n in (1, 2, 3, 4)]
+    assert speeds == pytest.approx([60e6 / gbs / 1e9 for gbs in (7, 12, 11, 11)])
+
+
+def test_large_models_decode_with_threads_of_their_own() -> None:
+    target = board()
+    target = replace(target, cpu=replace(target.cpu, threads=3, large_mb=60, large_threads=2))
+    assert forecast(WORK, target, context=512).threads == 2
+    assert forecast(replace(WORK, head=Matrices(INT4, 10, 10)), target, context=512).threads == 3
+    assert forecast(WORK, target, context=512, threads=4).threads == 4
+
+
+def test_what_was_not_measured_is_a_range() -> None:
+    assert forecast(WORK, board(), context=512).prefill.range is None
+    derived = replace(RATES, measured=False, spread={"prefill": (0.5, 1.5), "load": (0.5, 2.0)})
+    found = forecast(WORK, board(derived), context=512)
+    rate = found.prefill.tokens_per_second
+    assert found.prefill.range == pytest.approx((0.5 * rate, 1.5 * rate))
+    assert found.ttft_range == pytest.approx((found.ttft_seconds / 1.5, found.ttft_seconds / 0.5))
+    assert found.load_range == pytest.approx((found.load_seconds / 2, found.load_seconds * 2))
+    low, high = found.decode[0].range or (0, 0)
+    assert low < found.decode[0].tokens_per_second < high  # what a file does not say is taken to be wide
+    assert found.to_dict()["prefill"]["range"] == list(found.prefill.range or ())
+
+
 @pytest.mark.parametrize("threads", [0, 5])
 def test_threads_that_the_board_has_not(threads: int) -> None:
     with pytest.raises(OptionError, match=r"threads must be from 1 to 4, the cores of rpi5"):

@@ -310,6 +310,16 @@ FIRST = MY_BOARD.count("\n") + 2  # the line of [rates]
         ("prefill = 8", "prefill = 0", 12, "rates.products.MatMulNBits 4-bit block 32.prefill must be from 0.001"),
         (", decode = 2 }", " }", 12, "rates.products.MatMulNBits 4-bit block 32.decode is missing"),
         (RATES[RATES.index('"MatMul') :], "", 11, "rates.products is empty"),
+        ("core_gbs = 5", "core_gbs = 5\nthread_gbs = []", 4, "rates.thread_gbs is empty"),
+        ("core_gbs = 5", "core_gbs = 5\nthread_gbs = [1, -2]", 4, "rates.thread_gbs must have numbers from 0.01"),
+        (
+            "core_gbs = 5",
+            "core_gbs = 5\nspread = { decode = [1.1, 2] }",
+            4,
+            "rates.spread.decode must be two numbers around 1",
+        ),
+        ("core_gbs = 5", "core_gbs = 5\nspread = { speed = [1, 2] }", 4, "rates.spread.speed is not a key of a target"),
+        ("core_gbs = 5", "core_gbs = 5\nerror_percent = { load = -1 }", 4, "rates.error_percent.load must be from 0"),
     ],
 )
 def test_absurd_rates_are_refused(tmp_path: Path, old: str, new: str, line: int, message: str):
@@ -332,6 +342,7 @@ def test_absurd_rates_are_refused(tmp_path: Path, old: str, new: str, line: int,
         ("bandwidth_gbs = 8", "bandwidth_gbs = inf", "memory.bandwidth_gbs must be from 0.01"),
         ("cores = 4", "cores = 0", "cpu.cores must be from 1 to 1024, not 0"),
         ("prefill_threads = 4", "prefill_threads = 5", "cpu.prefill_threads must be from 1 to 4, not 5"),
+        ("prefill_threads = 4", "large_mb = 9\nprefill_threads = 4", "cpu.large_mb needs large_mb and large_threads, both or neither"),
         ("context = 2048", "context = -1", "runtime.context must be from 16"),
     ],
 )  # fmt: skip
@@ -342,7 +353,10 @@ def test_absurd_figures_are_refused(my_board, old: str, new: str, message: str):
 
 
 def test_a_mistyped_key_suggests_the_right_one(my_board):
-    assert error_of(my_board("prefill_threads", "prefil_threads")).hint == "did you mean prefill_threads or threads?"
+    assert (
+        error_of(my_board("prefill_threads", "prefil_threads")).hint
+        == "did you mean prefill_threads or threads or large_threads?"
+    )
 
 
 @settings(max_examples=150, deadline=None)

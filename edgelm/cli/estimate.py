@@ -111,21 +111,33 @@ def _lines(found: Estimate) -> Iterator[str]:
     rows += [_row(f"decode after {speed.depth:,}", speed) for speed in expected.decode]
     yield from table(rows, left=(0, 3), indent="  ")
     yield ""
-    yield fact("first token", f"{_seconds(expected.ttft_seconds)} after a prompt of {expected.prompt} tokens")
-    yield fact("load", f"{_seconds(expected.load_seconds)} the first time, from its storage")
+    first, load = _time(expected.ttft_seconds, expected.ttft_range), _time(expected.load_seconds, expected.load_range)
+    yield fact("first token", f"{first} after a prompt of {expected.prompt} tokens")
+    yield fact("load", f"{load} the first time, from its storage")
     yield fact("bundle", size(found.bundle_bytes))
     memory = found.memory
     yield fact("memory", f"{size(memory['total_bytes'])} with the context full, {size(found.usable_bytes)} usable")
     yield fact("fits", "yes" if found.misfit is None else f"no: {found.misfit[0]}")
     if found.misfit is not None:
         yield fact("", found.misfit[1])
+    if expected.error_percent:
+        told = ", ".join(f"{name} {value:.0f} %" for name, value in expected.error_percent.items())
+        yield fact("error", f"of forecasts measured on this board, at most: {told}")
     for note in expected.notes:
         yield fact("note", note)
 
 
 def _row(name: str, speed: Speed) -> tuple[str, ...]:
     bound = {"overhead": "overhead of the graph's nodes"}.get(speed.step.bound, speed.step.bound)
-    return name, _figure(speed.tokens_per_second), _figure(1e3 * speed.step.seconds), bound
+    if speed.range is None:
+        return name, _figure(speed.tokens_per_second), _figure(1e3 * speed.step.seconds), bound
+    low, high = speed.range
+    tokens = 1e3 * speed.step.seconds * speed.tokens_per_second  # of the step, in thousandths
+    return name, f"{_figure(low)}–{_figure(high)}", f"{_figure(tokens / high)}–{_figure(tokens / low)}", bound
+
+
+def _time(seconds: float, span: tuple[float, float] | None) -> str:
+    return _seconds(seconds) if span is None else f"{_seconds(span[0])} to {_seconds(span[1])}"
 
 
 def _figure(value: float) -> str:

@@ -62,9 +62,10 @@ def _table(targets: Sequence[Target]) -> str:
 
 def _details(target: Target) -> str:
     cpu, memory, runtime = target.cpu, target.memory, target.runtime
+    large = f" ({cpu.large_threads} for weights of {cpu.large_mb} MB and more)" if cpu.large_mb else ""
     rows = [
         ("cpu", f"{cpu.cores} x {cpu.core} ({cpu.arch}): {' '.join(cpu.features)}"),
-        ("threads", f"{cpu.threads} in decode, {cpu.prefill_threads} in prefill"),
+        ("threads", f"{cpu.threads} in decode{large}, {cpu.prefill_threads} in prefill"),
         ("memory", f"{memory.ram_mb} MB, {memory.usable_mb} MB of it for a model"),
         ("bandwidth", f"{memory.bandwidth_gbs:g} GB/s in decode. {memory.source}"),
         ("runtime", f"{runtime.provider}, {runtime.activations} activations, context of {runtime.context} tokens"),

@@ -68,7 +68,7 @@ def manifest(
             sources=origin.hashes,
         ),
         target=target.name,
-        threads=Threads(target.cpu.threads, target.cpu.prefill_threads),
+        threads=Threads(target.cpu.decode_threads(result.weight_bytes_per_token), target.cpu.prefill_threads),
         provider=target.runtime.provider,
         quant=quant,
         recipe=result.recipe,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from edgelm.bundle.format_spec import FormatSpec, Recipe, StoredFormat
@@ -112,11 +112,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second at a depth, and the step behind the figure."""
+    """Tokens a second at a depth, and the step behind the figure.
+
+    Attributes:
+        depth: tokens in the cache.
+        tokens_per_second: the forecast.
+        step: what it is made of.
+        range: from and to which it may really be; None where the board was measured.
+    """
 
     depth: int
     tokens_per_second: float
     step: Step
+    range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,8 @@ class Forecast:
         decode: at each depth that the context has room for.
         ttft_seconds: until the first token of that prompt.
         load_seconds: reading the file for the first time, and packing the weights.
+        ttft_range, load_range: from and to which these may really be; None where the board was measured.
+        error_percent: how far forecasts were from measurements on this board at most, by what was forecast.
         notes: what the figures rest on, and what could not be told.
     """
 
@@ -140,6 +150,9 @@ class Forecast:
     ttft_seconds: float
     load_seconds: float
     notes: tuple[str, ...]
+    ttft_range: tuple[float, float] | None = None
+    load_range: tuple[float, float] | None = None
+    error_percent: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -148,6 +161,7 @@ class Forecast:
             return {
                 "depth": speed.depth,
                 "tokens_per_second": speed.tokens_per_second,
+                "range": None if speed.range is None else list(speed.range),
                 "bound": speed.step.bound,
                 "seconds": speed.step.to_dict(),
             }
@@ -159,6 +173,9 @@ class Forecast:
             "decode": [told(speed) for speed in self.decode],
             "ttft_seconds": self.ttft_seconds,
             "load_seconds": self.load_seconds,
+            "ttft_range": None if self.ttft_range is None else list(self.ttft_range),
+            "load_range": None if self.load_range is None else list(self.load_range),
+            "error_percent": dict(self.error_percent),
             "notes": list(self.notes),
         }
 
@@ -194,7 +211,8 @@ def forecast(
         for matrices in dict.fromkeys([*work.body, work.head, *work.prefill])
         if (other := rates.product(matrices.spec)[1]) is not None
     ]
-    decode = Clock(target, rates, threads or target.cpu.threads)
+    read = sum(matrices.nbytes for matrices in (*work.body, work.head))
+    decode = Clock(target, rates, threads or target.cpu.decode_threads(read))
     prefill = Clock(target, rates, threads or target.cpu.prefill_threads)
     prompt = min(PROMPT, context)
     first = prefill.prompt(work, prompt)
@@ -202,12 +220,31 @@ def forecast(
     for depth in depths:
         if depth < context:
             step = decode.step(work, 1, depth)
-            speeds.append(Speed(depth, 1 / step.seconds, step))
+            speeds.append(_speed(depth, 1 / step.seconds, step, rates.range("decode")))
         else:
             notes.append(f"no room for {depth:,} tokens in a context of {context:,}: give --context for more")
     load = work.file_bytes / 1e6 / rates.storage_mbs + work.file_bytes / 1e6 / rates.pack_mbs
-    speed = Speed(0, prompt / first.seconds, first)
-    return Forecast(decode.threads, prompt, speed, tuple(speeds), first.seconds, load, tuple(dict.fromkeys(notes)))
+    return Forecast(
+        threads=decode.threads,
+        prompt=prompt,
+        prefill=_speed(0, prompt / first.seconds, first, rates.range("prefill")),
+        decode=tuple(speeds),
+        ttft_seconds=first.seconds,
+        load_seconds=load,
+        notes=tuple(dict.fromkeys(notes)),
+        ttft_range=_slower(first.seconds, rates.range("prefill")),
+        load_range=_slower(load, rates.range("load")),
+        error_percent=rates.error_percent,
+    )
+
+
+def _speed(depth: int, rate: float, step: Step, spread: tuple[float, float] | None) -> Speed:
+    return Speed(depth, rate, step, None if spread is None else (rate * spread[0], rate * spread[1]))
+
+
+def _slower(seconds: float, spread: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A time's range, from that of its speed."""
+    return None if spread is None else (seconds / spread[1], seconds / spread[0])
 
 
 @dataclass(frozen=True)
@@ -228,7 +265,7 @@ class Clock:
         """Bytes a second that all threads read together."""
         if self.target.runtime.provider == "cuda":
             return self.target.memory.bandwidth_gbs * 1e9
-        return min(self.target.memory.bandwidth_gbs, self.rates.core_gbs * self.threads) * 1e9
+        return self.rates.gbs(self.threads, self.target.memory.bandwidth_gbs) * 1e9
 
     def step(self, work: Workload, tokens: int, depth: int) -> Step:
         """One forward pass of `tokens` after `depth` others."""
@@ -289,11 +326,12 @@ def rates_of(target: Target) -> tuple[Rates, list[str]]:
         ),
     )
     assert other.rates is not None
-    return other.rates, [f"{target.name} has no [rates]: those of {other.name} are taken, so expect a wide error"]
+    rates = replace(other.rates, measured=False, spread={}, error_percent={})
+    return rates, [f"{target.name} has no [rates]: those of {other.name} are taken, so expect a wide error"]
 
 
 def _derived(name: str) -> str:
-    return f"derived, not measured on the board: expect a wide error (where from: edgelm targets {name})"
+    return f"derived, not measured on the board: figures are ranges (where from: edgelm targets {name})"
 
 
 def from_manifest(manifest: Manifest) -> Workload:

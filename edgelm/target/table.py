@@ -70,6 +70,16 @@ class Table:
             self.fail(key, f"must be from {low} to {high}, not {value}")
         return float(value)
 
+    def numbers(self, key: str, low: float, high: float) -> tuple[float, ...]:
+        """A list of one number or more, each from `low` to `high`."""
+        values = self._get(key, list, f"a list of numbers from {low} to {high}")
+        if not values:
+            self.fail(key, "is empty")
+        for value in values:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+                self.fail(key, f"must have numbers from {low} to {high}, not {_shown(value)}")
+        return tuple(float(value) for value in values)
+
     def flag(self, key: str) -> bool:
         """True or false."""
         if not isinstance(value := self.data.get(key), bool):

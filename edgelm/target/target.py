@@ -58,7 +58,9 @@ class RecipeSpec:
 class Cpu:
     """The processor: `arch` as platform.machine() says it, `core` by its QEMU name, flags of /proc/cpuinfo.
 
-    `cores` counts all cores; `threads` are those worth using for decode, `prefill_threads` for prefill.
+    `cores` counts all cores; `threads` are those worth using for decode, `prefill_threads` for prefill. Where fewer
+    read memory faster, `large_threads` are those for decode of models that read `large_mb` (10**6 bytes) or more for a
+    token.
     """
 
     arch: str
@@ -67,6 +69,14 @@ class Cpu:
     cores: int
     threads: int
     prefill_threads: int
+    large_mb: int | None = None
+    large_threads: int | None = None
+
+    def decode_threads(self, weight_bytes: int) -> int:
+        """Threads for decode of a model that reads so many bytes of weights for a token."""
+        if self.large_mb is None or self.large_threads is None or weight_bytes < self.large_mb * 1_000_000:
+            return self.threads
+        return self.large_threads
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,7 @@ class Target:
             "description": self.description,
             **({"board": self.board} if self.board else {}),
             "default": self.default,
-            "cpu": {**asdict(self.cpu), "features": list(self.cpu.features)},
+            "cpu": {k: v for k, v in asdict(self.cpu).items() if v is not None} | {"features": list(self.cpu.features)},
             "memory": asdict(self.memory),
             "runtime": asdict(self.runtime),
             "recipe": {name: recipe.to_dict() for name, recipe in self.recipes.items()},
@@ -257,8 +267,11 @@ def _target(top: Table) -> Target:
 
 
 def _cpu(table: Table) -> Cpu:
-    table.only(("arch", "core", "features", "cores", "threads", "prefill_threads"))
+    table.only(("arch", "core", "features", "cores", "threads", "prefill_threads", "large_mb", "large_threads"))
     cores = table.integer("cores", 1, 1024)
+    large = [key in table.data for key in ("large_mb", "large_threads")]
+    if any(large) and not all(large):
+        table.fail("large_mb" if large[0] else "large_threads", "needs large_mb and large_threads, both or neither")
     return Cpu(
         arch=table.string("arch", choices=("aarch64", "x86_64")),
         core=table.string("core"),
@@ -266,6 +279,8 @@ def _cpu(table: Table) -> Cpu:
         cores=cores,
         threads=table.integer("threads", 1, cores),
         prefill_threads=table.integer("prefill_threads", 1, cores),
+        large_mb=table.integer("large_mb", 1, 2**24) if all(large) else None,
+        large_threads=table.integer("large_threads", 1, cores) if all(large) else None,
     )
 
 

@@ -14,6 +14,15 @@ def test_a_checkpoint(edgelm, tiny_checkpoint):
     assert [line.split("  ")[1] for line in lines[3:5]] == ["prefill of 128", "decode after 0"]
     assert "  fits         yes" in lines
     assert any("not measured on the board" in line for line in lines)
+    assert all("–" in line for line in lines[3:5])  # a range, as nothing was measured on the board
+
+
+def test_a_board_that_was_measured_tells_its_error(edgelm, tiny_checkpoint):
+    lines = edgelm("estimate", tiny_checkpoint(), "--target", "x86-64").out.splitlines()
+    assert "–" not in lines[3]
+    assert any(
+        line.startswith("  error        of forecasts measured on this board, at most: prefill 15 %") for line in lines
+    )
 
 
 def test_json(edgelm, tiny_checkpoint):
@@ -35,7 +44,7 @@ def test_a_bundle(edgelm, tiny_bundle):
 
 
 def test_the_default_model(edgelm):
-    assert edgelm("estimate").out.startswith("edgelm-home as int4 on rpi5, 4 threads")
+    assert edgelm("estimate").out.startswith("edgelm-home as int4 on rpi5, 3 threads")
 
 
 def test_errors_are_one_line(edgelm, tiny_checkpoint, tmp_path):

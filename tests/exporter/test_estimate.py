@@ -75,3 +75,27 @@ def test_the_default_model_and_errors(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
     with pytest.raises(UnsupportedModelError, match=r"its speed cannot be told from config.json"):
         of_model(str(tmp_path), load_target("rpi5"))
+
+
+# Tokens a second of llama.cpp on a Raspberry Pi 5 (ggml-org/llama.cpp issue 26484; Q4_K_M and Q8_0 of these shapes).
+PUBLISHED = [
+    ("qwen2.5-0.5b-shape", "int4", "prefill", 89),
+    ("qwen2.5-0.5b-shape", "int4", "decode", 28.1),
+    ("qwen2.5-0.5b-shape", "int8", "prefill", 249),
+    ("qwen2.5-0.5b-shape", "int8", "decode", 19.1),
+    ("llama3.2-1b", "int4", "decode", 14.4),
+]
+
+
+@pytest.mark.parametrize(("shape", "quant", "what", "published"), PUBLISHED)
+def test_what_others_measured_on_a_pi_5_lies_within_the_range(
+    make_checkpoint: ModuleType, tmp_path: Path, shape: str, quant: str, what: str, published: float
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(make_checkpoint.PRESETS[shape]))
+    found = of_model(str(tmp_path), load_target("rpi5"), quant).forecast
+    speed = found.prefill if what == "prefill" else found.decode[0]
+    assert speed.range is not None
+    assert speed.range[0] < published < speed.range[1]
+    if what == "decode":
+        assert speed.tokens_per_second == pytest.approx(published, rel=0.1)
+    assert found.threads == (2 if shape == "llama3.2-1b" else 3)
