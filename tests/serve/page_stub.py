@@ -51,11 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
-        if path.startswith(("/v1/", "/props")):
+        if path == "/v1/models":
             if not self._allowed():
                 return
-            models = [{"id": "qwen3-0.6b-rpi5-int4", "object": "model"}, {"id": "edgelm-home", "object": "model"}]
-            self._json({"data": models} if path == "/v1/models" else {"n_ctx": CONTEXT})
+            names = ("qwen3-0.6b-rpi5-int4", "edgelm-home")
+            self._json({"data": [{"id": name, "object": "model", "context": CONTEXT} for name in names]})
             return
         file = PAGE / (path.lstrip("/") or "index.html")
         if not file.resolve().is_relative_to(PAGE) or not file.is_file():
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         count, prompt = -(-len(text) // 4), 20 * len(body["messages"])
         self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         usage = {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
-        self._event({"choices": [], "usage": usage, "timings": {"predicted_per_second": 41.7, "cache_n": 12}})
+        self._event({"choices": [], "usage": usage, "timings": {"tokens_per_second": 41.7, "cached_tokens": 12}})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, data: dict[str, Any]) -> None:

@@ -12,22 +12,10 @@ export class ApiError extends Error {
   }
 }
 
-/** Ids of the server's models. */
+/** The server's models: [{id, context}], the context in tokens, or null where the server does not say. */
 export async function models() {
   const answer = await (await request("v1/models")).json();
-  return (answer.data ?? []).map((model) => String(model.id));
-}
-
-/** Tokens of the model's context, or null where the server does not say. */
-export async function contextOf(model) {
-  try {
-    const props = await (await request(`props?model=${encodeURIComponent(model)}`)).json();
-    const size = props.n_ctx ?? props.default_generation_settings?.n_ctx;
-    return Number.isFinite(size) && size > 0 ? size : null;
-  } catch (error) {
-    if (error.kind === "key" || error.name === "AbortError") throw error;
-    return null;
-  }
+  return (answer.data ?? []).map(({ id, context, embedding }) => ({ id: String(id), context: context > 0 ? context : null, embedding })).filter((model) => !model.embedding);
 }
 
 /**

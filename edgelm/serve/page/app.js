@@ -23,8 +23,7 @@ const running = () => runs.get(page.chat.id);
 function openChat(chat) {
   page.chat = runs.get(chat.id)?.chat ?? chat;
   history.replaceState(null, "", chat.messages.length ? `#${chat.id}` : location.pathname + location.search);
-  const known = page.models.includes(page.chat.model);
-  if (known && page.chat.model !== page.model) chooseModel(page.chat.model);
+  if (modelNamed(page.chat.model) && page.chat.model !== page.model) chooseModel(page.chat.model);
   page.follow = true;
   showMessages();
   showList();
@@ -230,9 +229,9 @@ async function connect() {
     page.models = await api.models();
     if (!page.models.length) throw new api.ApiError("The server has no model.", "Start edgelm serve with a bundle.");
     const select = element("model");
-    select.replaceChildren(...page.models.map((id) => new Option(id, id)));
+    select.replaceChildren(...page.models.map(({ id }) => new Option(id, id)));
     select.disabled = page.models.length < 2;
-    await chooseModel(page.models.includes(page.chat.model) ? page.chat.model : page.models[0]);
+    chooseModel((modelNamed(page.chat.model) ?? page.models[0]).id);
   } catch (error) {
     await notConnected(error);
   }
@@ -247,12 +246,13 @@ async function notConnected(error) {
   toast([error.message, error.hint].filter(Boolean).join(" "), { label: "Try again", run: connect });
 }
 
-async function chooseModel(id) {
+const modelNamed = (id) => page.models.find((model) => model.id === id);
+
+function chooseModel(id) {
   page.model = id;
+  page.context = modelNamed(id).context;
   element("model").value = id;
   element("ideas").replaceChildren(...ideasFor(id).map(ideaView));
-  showState();
-  page.context = await api.contextOf(id);
   showState();
 }
 

@@ -55,10 +55,10 @@ export class Run {
 
   #count({ usage, timings }) {
     this.message.stats = {
-      prompt: usage?.prompt_tokens ?? timings?.prompt_n ?? null,
-      cached: usage?.prompt_tokens_details?.cached_tokens ?? timings?.cache_n ?? null,
-      tokens: usage?.completion_tokens ?? timings?.predicted_n ?? null,
-      speed: timings?.predicted_per_second ?? this.speed(),
+      prompt: usage?.prompt_tokens ?? timings?.prompt_tokens ?? null,
+      cached: usage?.prompt_tokens_details?.cached_tokens ?? timings?.cached_tokens ?? null,
+      tokens: usage?.completion_tokens ?? timings?.predicted_tokens ?? null,
+      speed: timings?.tokens_per_second || this.speed(),
       first: this.#first,
     };
   }
