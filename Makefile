@@ -1,5 +1,6 @@
 # make demo   sets up .venv, exports the embedded model for a Raspberry Pi 5, asks it something, measures it
 # make test   sets up .venv for development, checks style, types and layers, runs the tests
+# make docs   builds the documentation's site into build/site
 # make test-slow   the tests that take longer than a few seconds
 # make test-real   fetches a real model of 98 MB and runs the tests that need one
 
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test lint check-types check-layers pytest test-slow test-real clean
+.PHONY: demo docs test lint check-types check-layers pytest test-slow test-real clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.export
@@ -22,6 +23,9 @@ demo: $(VENV)/.export
 	@$(BIN)/edgelm run $(BUNDLE) -p "dim the bedroom lamp to 30 percent and lock the front door" --stats
 	@echo
 	@$(BIN)/edgelm bench $(BUNDLE)
+
+docs: $(VENV)/.docs
+	$(BIN)/python tools/build_site.py
 
 test: lint check-types check-layers pytest
 
@@ -55,12 +59,17 @@ $(VENV)/.export: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[export]'
 	@touch $@
 
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	@echo 'installing edgelm[docs] into $(VENV)'
+	$(PIP) -e '.[docs]'
+	@touch $@
+
 # torch first and pinned: left to choose, pip takes a build of several gigabytes.
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo 'installing edgelm[dev] into $(VENV)'
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[dev]'
-	@touch $@ $(VENV)/.export
+	@touch $@ $(VENV)/.export $(VENV)/.docs
 
 clean:
 	rm -rf $(VENV) build dist bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -12,7 +12,7 @@ measured, and how: docs/notes/performance.md. An engine that is missing or fails
 Peers may live in Pythons of their own; any of them may be missing:
     python -m venv llama-venv && llama-venv/bin/pip install llama-cpp-python gguf ml-dtypes
     python -m venv genai-venv && genai-venv/bin/pip install torch==2.13.0 onnxruntime-genai onnx-ir 'transformers>=5,<6'
-edgelm, Optimum and transformers run in this one: pip install 'edgelm[optimum]', and matplotlib for the plot.
+edgelm, Optimum and transformers run in this one: pip install 'edgelm[optimum]'.
 
 --quick takes a tiny model and short tests: seconds for each engine, to see that it all works. Its figures mean nothing.
 """
@@ -79,7 +79,7 @@ _QUICK = {"prompt": 24, "steps": 4, "depths": (0, 16), "repetitions": 2}
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write peers.json, peers.md and peers.png here.",
+    help="Write peers.json, peers.md and peers.svg here.",
 )
 @click.option(
     "--render", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Only show a peers.json again."
@@ -173,9 +173,7 @@ def save(report: Mapping[str, Any], output: Path | None) -> None:
     try:
         from benchmarks.peers.plot import plot
 
-        plot(report, output / "peers.png")
-    except ImportError:
-        say("no plot: pip install matplotlib")
+        plot(report, output / "peers.svg")
     except Exception as error:  # a picture must not cost the figures of the shapes that are still to come
         say(f"no plot: {type(error).__name__}: {error}")
 

@@ -1,45 +1,56 @@
-"""The speeds as bars, with the spread of the repetitions. Needs matplotlib."""
+"""The speeds and the peak memory as bars, with the spread of the repetitions: an SVG of one shape."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.report import columns, rate
+from edgelm.svg import Bar, Panel, bars
 
 
-def plot(report: Mapping[str, Any], output: Path) -> None:
-    """Write a picture; ImportError where matplotlib is not installed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    speeds = [column for column in columns(report["settings"]) if column.write is rate]
-    size = (4 * len(speeds), 3 * len(report["shapes"]))
-    figure, grid = pyplot.subplots(len(report["shapes"]), len(speeds), figsize=size, squeeze=False)
-    for row, run in zip(grid, report["shapes"], strict=True):
-        for axes, column in zip(row, speeds, strict=True):
-            _bars(axes, run, column.key)
-            axes.set_title(f"{run['shape']}: {column.title}", fontsize=9)
-        for axes in row[1:]:
-            axes.set_yticklabels([])
-    figure.supxlabel("tokens per second: median, with the least and the most of the repetitions")
-    figure.tight_layout()
-    figure.savefig(output, dpi=120)
-    pyplot.close(figure)
+def plot(report: Mapping[str, Any], output: Path) -> list[Path]:
+    """Write a picture for each shape: OUTPUT, or OUTPUT with the shape's name where there are several."""
+    written = []
+    for run in report["shapes"]:
+        path = output if len(report["shapes"]) == 1 else output.with_stem(f"{output.stem}-{run['shape']}")
+        path.write_text(picture(run, report))
+        written.append(path)
+    return written
 
 
-def _bars(axes: Any, run: Mapping[str, Any], key: str) -> None:
-    records = run["records"][::-1]  # the first on top
-    each = [record["values"].get(key) or [0.0] for record in records]
-    middle = [statistics.median(values) for values in each]
-    spread = [
-        [m - min(values) for m, values in zip(middle, each, strict=True)],
-        [max(values) - m for m, values in zip(middle, each, strict=True)],
-    ]
-    colours = ["tab:blue" if not record["against"] else "tab:gray" for record in records]
-    axes.barh([record["label"] for record in records], middle, xerr=spread, color=colours, capsize=2)
-    axes.tick_params(labelsize=8)
+def picture(run: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The bars of one shape, the fastest in decode on top, edgelm's in blue."""
+    machine, settings = report["machine"], report["settings"]
+    records = sorted(run["records"], key=lambda record: -_median(record, f"tg{settings['steps']}"))
+    speeds = [column for column in columns(settings) if column.write is rate]
+    panels = [Panel(_title(column.title), "tok/s, more is better", _bars(records, column.key)) for column in speeds]
+    panels.append(Panel("peak memory", "MB, less is better", _bars(records, "peak_bytes", 1e-6)))
+    note = (
+        f"{settings['threads']} threads of {machine['cpu'].replace('(R)', '')}, "
+        f"median and range of {settings['repetitions']} interleaved runs"
+    )
+    rows = [(_label(record), "best" if not record["against"] else "other") for record in records]
+    return bars(f"{run['shape']}: edgelm and its peers", note, rows, panels, width=960)
+
+
+def _title(column: str) -> str:
+    if column.startswith("pp"):
+        return f"prefill {column[2:]}"
+    _, behind, depth = column.partition("@ d")
+    return f"behind {int(depth):,}" if behind else "decode"
+
+
+def _label(record: Mapping[str, Any]) -> str:
+    return str(record["label"]).replace("no flash attention", "no flash")
+
+
+def _bars(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> list[Bar]:
+    each = [[value * scale for value in record["values"].get(key) or []] for record in records]
+    return [Bar(statistics.median(v), min(v), max(v)) if v else Bar(None) for v in each]
+
+
+def _median(record: Mapping[str, Any], key: str) -> float:
+    return statistics.median(record["values"].get(key) or [0.0])
