@@ -71,7 +71,7 @@ class LM(TextGenerator):
 
         Args:
             prompt: a str, taken as the user's message where the model has a chat template, or a list of messages.
-            raw: take a str as it is.
+            raw: take a str as it is; ids are taken so, too.
             how: to render messages; None as by default, where their text is text and no special token.
 
         Raises:

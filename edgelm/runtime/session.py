@@ -13,6 +13,7 @@ from edgelm.runtime.text.prompt import Prompt, Rendering
 
 if TYPE_CHECKING:
     from edgelm.runtime.lora_adapter import RuntimeAdapter
+    from edgelm.runtime.sample.logprobs import TokenLogprob
 
 
 class Session(TextGenerator):
@@ -42,6 +43,29 @@ class Session(TextGenerator):
             missing = ids[reuse(sequence, ids) :]
             sequence.prefill(missing, 0)
         return len(missing)
+
+    def score(
+        self, prompt: Prompt, *, top: int = 0, raw: bool = False, how: Rendering | None = None
+    ) -> list[TokenLogprob]:
+        """How likely the model holds a prompt, which is in the cache afterwards.
+
+        Args:
+            prompt, raw, how: as for `LM.encode_prompt`.
+            top: how many of the most likely tokens are told for each place.
+
+        Returns:
+            a record of each token, the first with a log-probability of NaN, as nothing stands before it; and one more,
+                of the token most likely to follow.
+
+        Raises:
+            PromptError: as `LM.encode_prompt`.
+        """
+        from edgelm.runtime.loop.scoring import score
+
+        ids, sequence = self._requests.prompts.encode(prompt, raw=raw, how=how), self._opened()
+        with self._scheduler.alone():
+            sequence.reset()
+        return score(sequence, ids, self._requests.tokenizer, top, self._scheduler.alone)
 
     def save(self, path: str | PathLike[str], *, tokens: int | None = None) -> None:
         """Write the cache to a file, whole or not at all; a file that is there is replaced.

@@ -33,6 +33,7 @@ _GET: dict[str, Handler] = {
     "/health": about.health,
     "/metrics": about.metrics,
     "/props": about.props,
+    "/tokenizer_info": about.tokenizer_info,
     "/v1/models": about.models,
     "/api/tags": ollama_models.tags,
     "/api/ps": ollama_models.ps,

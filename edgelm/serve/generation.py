@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from edgelm.serve.errors import LOG, ApiError
 from edgelm.serve.marked import MarkedText
 from edgelm.serve.metrics import Metrics
 from edgelm.serve.pool import Pool, Served
+from edgelm.serve.scored import scored_chunks
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Job:
         options: see `LM.stream`.
         tools: whose calls are looked for in the text, as OpenAI's interface has them.
         forced: whether the whole text is a call, as JSON.
+        score: whether a raw prompt's own tokens are described, too: with so many of the most likely; or None.
         arrived: when the request came, by ``time.monotonic``.
     """
 
@@ -40,6 +42,7 @@ class Job:
     options: Mapping[str, Any]
     tools: Sequence[Mapping[str, Any]] = ()
     forced: bool = False
+    score: int | None = None
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -173,7 +176,7 @@ class _Pump:
 
     def _work(self) -> None:
         try:
-            chunks = self._lm.stream(self._job.prompt, **self._options)
+            chunks = self._chunks()
             with contextlib.closing(chunks):
                 self._put(Begun())
                 for chunk in chunks:
@@ -181,6 +184,11 @@ class _Pump:
         except BaseException as error:
             self._put(error)
         self._put(None)
+
+    def _chunks(self) -> Generator[Chunk, None, None]:
+        if self._job.score is None:
+            return self._lm.stream(self._job.prompt, **self._options)
+        return scored_chunks(self._lm, self._job.prompt, self._job.score, self._options)
 
     def _put(self, item: Begun | Chunk | BaseException | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from secrets import token_hex
@@ -48,23 +49,37 @@ def _jobs(backend: Backend, body: Body) -> list[Job]:
     for name in ("suffix", "best_of"):
         if body.data.get(name) not in (None, "", 1):
             body.fail(name, "is not supported")
-    options["max_tokens"] = body.integer("max_tokens", 1) or _DEFAULT_TOKENS
+    tokens = body.integer("max_tokens", 0)
+    options["max_tokens"] = _DEFAULT_TOKENS if tokens is None else tokens
     options["raw"] = True
     if (schema := response_format(body)) is not None:
         options["json_schema"] = schema
-    if body.data.get("logprobs") not in (None, False):
-        options |= {"logprobs": True, "top_logprobs": body.integer("logprobs", 0, MOST) or 0}
+    top, echo = None, body.flag("echo")
+    if body.has("logprobs") and body.data["logprobs"] is not False:
+        top = body.integer("logprobs", 0, MOST) or 0
+        options |= {"logprobs": True, "top_logprobs": top}
+    if tokens == 0 and (top is None or not echo):
+        body.fail("max_tokens", "may be 0 only with echo and logprobs")
+    options["echo"] = echo and top is None
     count = body.integer("n", 1, backend.settings.limits.choices) or 1
-    return [backend.job(model, p, options | own) for p in prompts(body) for own in seeds(options, count)]
+    score = top if echo else None
+    return [backend.job(model, p, options | own, score=score) for p in prompts(body) for own in seeds(options, count)]
 
 
-def prompts(body: Body) -> list[str]:
-    """The prompts of a request."""
-    given = body.data.get("prompt")
-    found = [given] if isinstance(given, str) else given
-    if not isinstance(found, list) or not found or not all(isinstance(prompt, str) for prompt in found):
-        body.fail("prompt", "must be a string or an array of strings")
-    return found
+def prompts(body: Body) -> list[str | list[int]]:
+    """The prompts of a request: texts, or lists of ids."""
+    given: Any = body.data.get("prompt")
+    if isinstance(given, str) or _is_ids(given):
+        return [given]
+    if not isinstance(given, list) or not given or not all(isinstance(p, str) or _is_ids(p) for p in given):
+        body.fail("prompt", "must be a string, an array of token ids, or an array of these")
+    return given
+
+
+def _is_ids(value: Any) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
+    )
 
 
 def _usage(jobs: Sequence[Job], timings: Sequence[Timings]) -> dict[str, Any]:
@@ -125,7 +140,15 @@ def logprobs_dict(records: Sequence[TokenLogprob] | None, offset: int) -> dict[s
         offset += len(record.text)
     return {
         "tokens": [record.text for record in records],
-        "token_logprobs": [record.logprob for record in records],
-        "top_logprobs": [{other.text: other.logprob for other in record.top} for record in records],
+        "token_logprobs": [None if math.isnan(record.logprob) else record.logprob for record in records],
+        "top_logprobs": [None if math.isnan(record.logprob) else _top(record) for record in records],
         "text_offset": offsets,
     }
+
+
+def _top(record: TokenLogprob) -> dict[str, float]:
+    """The most likely tokens by their text; of several that look alike, the most likely."""
+    found: dict[str, float] = {}
+    for other in record.top:
+        found.setdefault(other.text, other.logprob)
+    return found

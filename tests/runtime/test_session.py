@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import edgelm
 from edgelm.bundle.reader import Bundle
-from edgelm.errors import EdgeLMError, OptionError, PromptCacheError
+from edgelm.errors import EdgeLMError, OptionError, PromptCacheError, PromptError
 from edgelm.exporter.pipeline import export
-from edgelm.runtime.lm import LM
+from edgelm.runtime.lm import LM, load
 
 LFM2 = {
     "layer_types": ["conv", "full_attention", "conv"],
@@ -249,3 +251,30 @@ def test_closed(llama: Bundle, tmp_path: Path) -> None:
     for use in (lambda: session.generate("x"), lambda: session.prefill("x"), lm.session):
         with pytest.raises(EdgeLMError, match="closed"):
             use()
+
+
+def test_a_prompt_is_scored_and_stays_in_the_cache(tiny_bundle: Bundle) -> None:
+    with load(tiny_bundle.path) as lm, lm.session() as session:
+        ids = lm.encode_prompt("Hello, world", raw=True)
+        *records, following = session.score(ids, raw=True, top=3)
+        assert list(session.tokens) == ids == [record.token for record in records]
+        assert math.isnan(records[0].logprob)
+        lm.engine.reset()
+        logits = lm.engine.forward(ids, len(ids)).astype(np.float64)
+        expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        rows = [row[token] for row, token in zip(expected, ids[1:], strict=False)]
+        np.testing.assert_allclose([record.logprob for record in records[1:]], rows, atol=1e-4)
+        assert following.token == int(logits[-1].argmax()) == following.top[0].token
+        assert session.generate(ids, raw=True, max_tokens=1).timings.cached_tokens == len(ids) - 1
+        assert session.score("Hello", raw=True)[1].top == ()
+
+
+def test_a_prompt_may_be_ids(tiny_bundle: Bundle) -> None:
+    with load(tiny_bundle.path) as lm:
+        ids = lm.encode_prompt("Hello", raw=True)
+        assert lm.encode_prompt(ids, raw=True) == ids
+        assert lm.generate(ids, raw=True, max_tokens=4).tokens == lm.generate("Hello", raw=True, max_tokens=4).tokens
+        assert lm.generate([1, *ids], raw=True, max_tokens=1, echo=True).text.startswith("<s>Hello")
+        for wrong in ([], [-1], [1.0], [True], [{"role": "user", "content": "x"}], [10**9]):
+            with pytest.raises(PromptError):
+                lm.encode_prompt(wrong, raw=True)

@@ -239,3 +239,43 @@ def test_results_of_tools_go_back_to_the_model(scripted: Callable[..., Any]) -> 
         ],
     }
     assert sent[2] == {"role": "tool", "content": "done", "tool_call_id": "abc123def"}
+
+
+def test_prompts_may_be_ids(client: Any, home: Running) -> None:
+    ids = home.post("/tokenize", {"content": "turn on", "add_special": True}).json()["tokens"]
+    assert home.post("/detokenize", {"tokens": ids}).json()["content"].endswith("turn on")
+    as_text, as_ids = (client.completions.create(model="home", prompt=p, max_tokens=5) for p in ("turn on", ids))
+    assert as_ids.choices[0].text == as_text.choices[0].text
+    assert as_ids.usage.prompt_tokens == len(ids)
+    both = client.completions.create(model="home", prompt=[ids, ids[:-1]], max_tokens=5)
+    assert both.choices[0].text == as_ids.choices[0].text
+    assert both.usage.prompt_tokens == 2 * len(ids) - 1
+    assert home.post("/v1/completions", {"prompt": [999_999]}).status_code == 400
+    assert home.post("/v1/completions", {"prompt": [-1]}).status_code == 400
+
+
+def test_a_prompt_is_echoed_with_its_log_probabilities(client: Any, home: Running, home_bundle: Any) -> None:
+    import numpy as np
+
+    from edgelm.runtime.engine import Engine
+
+    ids = home.post("/tokenize", {"content": "turn on the lamp", "add_special": True}).json()["tokens"]
+    done = client.completions.create(model="home", prompt=ids, max_tokens=1, logprobs=2, echo=True, temperature=0)
+    told = done.choices[0].logprobs
+    assert len(told.tokens) == len(ids) + 1
+    assert (told.token_logprobs[0], told.top_logprobs[0]) == (None, None)
+    engine = Engine.load(home_bundle, weight_cache=False)
+    logits = engine.forward(ids, len(ids)).astype(np.float64)
+    engine.close()
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    rows = [float(row[token]) for row, token in zip(expected, ids[1:], strict=False)]
+    np.testing.assert_allclose(told.token_logprobs[1:-1], rows, atol=1e-4)
+    np.testing.assert_allclose(told.token_logprobs[-1], expected[-1].max(), atol=1e-4)
+    assert all(len(top) == 2 for top in told.top_logprobs[1:])
+    more = client.completions.create(model="home", prompt=ids, max_tokens=3, logprobs=0, echo=True)
+    plain = client.completions.create(model="home", prompt=ids, max_tokens=3, echo=True)
+    assert len(more.choices[0].logprobs.tokens) == len(ids) + 3
+    assert more.choices[0].text == plain.choices[0].text
+    none = client.completions.create(model="home", prompt=ids, max_tokens=0, logprobs=0, echo=True)
+    assert len(none.choices[0].logprobs.tokens) == len(ids)
+    assert home.post("/v1/completions", {"prompt": "a", "max_tokens": 0}).status_code == 400

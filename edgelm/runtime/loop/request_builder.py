@@ -63,7 +63,7 @@ class RequestBuilder:
         self._exact = drafts or not round_activations(bundle.manifest.recipe.operators)
         self.eos = frozenset(bundle.manifest.special_tokens.eos)
         self.prompts = PromptEncoder(tokenizer, template, model.context, model.vocab_size)
-        self._tokenizer, self._template = tokenizer, template
+        self.tokenizer, self._template = tokenizer, template
         self._grammars: Grammars | None = None
         self._adapters: AdapterCache | None = None
 
@@ -120,7 +120,7 @@ class RequestBuilder:
             raise OptionError("token_healing needs raw=True: behind a chat template no prompt ends within a word")
         if any(name in options for name in _GRAMMARS):
             raise OptionError("token_healing and constrained decoding exclude each other")
-        return heal(self._tokenizer, ids, self.vocab_size)
+        return heal(self.tokenizer, ids, self.vocab_size)
 
     def _grammar(self, options: Mapping[str, Any], *, forces: bool) -> Grammar | None:
         given = {name: options[name] for name in _GRAMMARS if name in options}
@@ -129,5 +129,5 @@ class RequestBuilder:
         from edgelm.runtime.loop.structured import Grammars
 
         if self._grammars is None:
-            self._grammars = Grammars(self._tokenizer, self.eos, self.vocab_size)
+            self._grammars = Grammars(self.tokenizer, self.eos, self.vocab_size)
         return self._grammars.grammar(**given, forces=forces)

@@ -44,7 +44,8 @@ class TextGenerator:
         ``reuse_cache=False`` where a seed must give the same text whatever ran before.
 
         Args:
-            prompt: a str, taken as the user's message where the model has a chat template, or a list of messages.
+            prompt: a str, taken as the user's message where the model has a chat template, or a list of messages; with
+                ``raw`` a str as it is, or ids.
             options: see `Options`.
 
         Yields:

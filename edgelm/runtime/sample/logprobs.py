@@ -67,13 +67,15 @@ def recording(sampler: Sampler, tokenizer: Tokenizer, count: int, record: Callab
 
     def choose(logits: Floats, history: Sequence[int]) -> int:
         token = sampler(logits, history)
-        record(_describe(logits, token, tokenizer, count))
+        record(describe(logits, token, tokenizer, count))
         return token
 
     return choose
 
 
-def _describe(logits: Floats, token: int, tokenizer: Tokenizer, count: int) -> TokenLogprob:
+def describe(logits: Floats, token: int, tokenizer: Tokenizer, count: int) -> TokenLogprob:
+    """The record of a token, and of the `count` most likely ones, by the logits [V] at its place."""
+
     def alternative(index: int) -> tuple[int, str, float]:
         return index, tokenizer.decode([index], skip_special=False), float(logits[index] - total)
 

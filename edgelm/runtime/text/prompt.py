@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgelm.bundle.manifest import SpecialTokens, TokenizerFacts
     from edgelm.bundle.reader import Bundle
 
-Prompt = str | Sequence[Mapping[str, Any]]
+Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]
 
 
 def text_tools(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
@@ -86,6 +86,8 @@ class PromptEncoder:
 
     def ids(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> list[int]:
         """The ids of a prompt, however many they are."""
+        if raw and not isinstance(prompt, str):
+            return self._checked(prompt)
         if isinstance(prompt, str) and (raw or self._template is None):
             return self._encode_raw(prompt)
         # As transformers does: a template writes BOS itself where the model wants it.
@@ -97,10 +99,24 @@ class PromptEncoder:
 
     def text(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> str:
         """The text that `encode` turns into ids."""
+        if raw and not isinstance(prompt, str):
+            return self._tokenizer.decode(self._checked(prompt), skip_special=False)
         if isinstance(prompt, str) and (raw or self._template is None):
             return prompt
         text, mark = self._render(prompt, raw, how or Rendering())
         return text.replace(mark, "") if mark else text
+
+    def _checked(self, prompt: Sequence[Any]) -> list[int]:
+        """A raw prompt that is ids already."""
+        if not isinstance(prompt, Sequence) or any(
+            isinstance(item, bool) or not isinstance(item, int) for item in prompt
+        ):
+            raise PromptError(
+                "raw needs a str prompt or ids, not messages", hint="leave raw out, or render the messages first"
+            )
+        if not prompt or min(prompt) < 0:
+            raise PromptError("a prompt of ids needs at least one, and none below 0")
+        return list(prompt)
 
     def _encode_raw(self, text: str) -> list[int]:
         ids = self._tokenizer.encode(text)
@@ -112,11 +128,7 @@ class PromptEncoder:
 
     def _render(self, prompt: Prompt, raw: bool, how: Rendering) -> tuple[str, str]:
         """A conversation's text, and the mark that stands in names of special tokens which are text; '' for none."""
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        if raw:
-            raise PromptError(
-                "raw needs a str prompt, not messages", hint="leave raw out, or render the messages first"
-            )
+        messages: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         if self._template is None:
             raise PromptError(
                 "this model has no chat template, so it takes no messages", hint="give the prompt as one str"
