@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "notes" not in p.parts)]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "examples").rglob("*.md")),
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if "notes" not in p.parts),
+]
 NOTES = sorted((ROOT / "docs" / "notes").rglob("*.md"))
 LANGUAGES = {"sh", "python", "text", "json", "toml", "ini", "cpp", "kotlin"}
 _FENCE = re.compile(r"(?:^<!-- skip: (?P<skip>.+?) -->\n)?^```(?P<language>[\w+-]*)\n(?P<code>.*?)^```$", re.M | re.S)
