@@ -16,6 +16,7 @@ from edgelm.runtime.loop.results import Timings
 from edgelm.runtime.sample.logprobs import TokenLogprob
 from edgelm.serve.body import Body, read_body
 from edgelm.serve.calls import ToolCall
+from edgelm.serve.clocks import ClockWatch
 from edgelm.serve.errors import ApiError
 from edgelm.serve.generation import Begun, End, Event, Generations, Job, Piece
 from edgelm.serve.metrics import Metrics
@@ -33,6 +34,7 @@ class Backend:
     pool: Pool
     generations: Generations
     metrics: Metrics
+    clocks: ClockWatch = field(default_factory=ClockWatch)
 
     def model(self, body: Body) -> Served:
         """The model that a request names."""
@@ -40,6 +42,8 @@ class Backend:
 
     def job(self, model: Served, prompt: Any, options: dict[str, Any], **more: Any) -> Job:
         """A text; without a number of tokens it may fill the context."""
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
+            self.clocks.look(model.name, prompt)
         given = {"max_tokens": model.bundle.context, **{k: v for k, v in options.items() if v is not None}}
         return Job(model, prompt, given, **more)
 
