@@ -214,14 +214,23 @@ def _read_safetensors(path: Path) -> None:
 def _onnx(folder: Path) -> bytes:
     import onnx_ir as ir
 
-    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 4]))
-    w = ir.tensor(np.ones((4, 4), np.float32), name="w")
-    weight = ir.Value(name="w", const_value=w, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([4, 4]))
-    node = ir.node("MatMul", [x, weight], name="n")
-    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[weight], opset_imports={"": 21}, name="g")
+    from edgelm.runtime.ort.onnxfile import Graph
+
+    def value(name: str, array: np.ndarray) -> ir.Value:
+        tensor = ir.tensor(array, name=name)
+        return ir.Value(
+            name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(list(array.shape))
+        )
+
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 32]))
+    held = [value("codes", np.ones((512, 1, 16), np.uint8)), value("scales", np.ones(512, np.float32))]
+    node = ir.node("MatMulNBits", [x, *held], {"K": 32, "N": 512, "bits": 4, "block_size": 32}, domain="com.microsoft")
+    imports = {"": 21, "com.microsoft": 1}
+    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=held, opset_imports=imports, name="g")
     path = folder / "made.onnx"
     ir.save(ir.Model(graph, ir_version=10), path)
-    return path.read_bytes()
+    made = Graph(path.read_bytes())
+    return made.with_tensors({"scales": made.tensors["scales"].at("made.data", 64)})  # some here, some elsewhere
 
 
 def _read_onnx(path: Path) -> None:
@@ -231,6 +240,7 @@ def _read_onnx(path: Path) -> None:
     try:  # what reads graphs does without the weight cache where one makes no sense
         graph = Graph(path.read_bytes())
         graph.with_tensors({name: tensor.at("f", 0) for name, tensor in graph.tensors.items()})
+        graph.in_slices(1)
         for node in graph.nodes:
             graph.single(node)
     except ValueError as error:

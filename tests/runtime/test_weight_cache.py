@@ -525,3 +525,19 @@ def test_the_largest_matrix_is_packed_first(bundle: Bundle, cache: WeightCache) 
 def test_what_is_no_message(data: bytes) -> None:
     with pytest.raises(ValueError, match="no protobuf message"):
         parse(data)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(7, 0, 1)],  # a graph that is a number
+        [(7, 2, b""), (7, 2, b"")],  # two graphs
+        [(7, 2, encode([(1, 0, 5)]))],  # a node that is a number
+        [(7, 2, encode([(5, 2, encode([(2, 2, b"x"), (8, 2, b"w"), (9, 2, b"1")]))]))],  # a type that is text
+        [(7, 2, encode([(5, 2, encode([(2, 0, 1), (8, 0, 7), (9, 2, b"1")]))]))],  # a name that is a number
+        [],
+    ],
+)
+def test_a_field_of_another_kind_is_no_graph(fields: list[tuple[int, int, Any]]) -> None:
+    with pytest.raises(ValueError):
+        Graph(encode(fields))

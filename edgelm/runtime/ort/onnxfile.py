@@ -7,9 +7,10 @@ byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -19,6 +20,13 @@ _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE = 1, 2, 3, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TYPE, _INT = 1, 3, 20, 2  # the last of AttributeProto.AttributeType
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL, _TENSOR_PLACE = 1, 2, 8, 9, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_MODEL_WIRES = {_MODEL_IR: _VARINT, _MODEL_GRAPH: _BYTES, _MODEL_OPSET: _BYTES}
+_GRAPH_WIRES = dict.fromkeys((_GRAPH_NODE, _GRAPH_NAME, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT), _BYTES)
+_NODE_WIRES = dict.fromkeys((_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE), _BYTES)
+_TENSOR_WIRES = dict.fromkeys((_TENSOR_TYPE, _TENSOR_PLACE), _VARINT) | dict.fromkeys(
+    (_TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL), _BYTES
+)  # its dims come either way
+_ENTRY_WIRES = {_ENTRY_KEY: _BYTES, _ENTRY_VALUE: _BYTES}
 _STEP = 256  # outputs of a slice are a multiple of it, so that kernels tile them as they do the whole
 _EXTERNAL = 1  # of TensorProto.DataLocation
 _FLOAT, _FLOATS, _INT64 = 1, (1, 10, 11, 16), 7  # of TensorProto.DataType: float32, and all with a point
@@ -28,16 +36,22 @@ Fields = list[tuple[int, int, Any]]
 """Number, wire type and value of each field of a message; the value is a whole number or bytes."""
 
 
-def parse(data: bytes | memoryview) -> Fields:
+def parse(data: bytes | memoryview, wires: Mapping[int, int] = MappingProxyType({})) -> Fields:
     """The fields of a message, in order.
 
+    Args:
+        data: the message.
+        wires: the wire types of the fields that will be looked at.
+
     Raises:
-        ValueError: it is no message.
+        ValueError: it is no message, or one of `wires` is of another type.
     """
     view, fields, at = memoryview(data), Fields(), 0
     while at < len(view):
         tag, at = _read_varint(view, at)
         number, wire = tag >> 3, tag & 7
+        if wires.get(number, wire) != wire:
+            raise ValueError("no protobuf message of this kind")
         if wire == _VARINT:
             value, at = _read_varint(view, at)
             fields.append((number, wire, value))
@@ -106,13 +120,13 @@ class Tensor:
     @classmethod
     def read(cls, data: bytes | memoryview) -> Tensor | None:
         """Parse a TensorProto; None for one whose values are not plain bytes."""
-        fields = parse(data)
+        fields = parse(data, _TENSOR_WIRES)
         dims: list[int] = []
         for number, wire, value in fields:
             if number == _TENSOR_DIMS:
                 dims += [value] if wire == _VARINT else _packed(value)
         numbers = {number: value for number, _, value in fields}
-        pairs = (parse(value) for number, _, value in fields if number == _TENSOR_EXTERNAL)
+        pairs = (parse(value, _ENTRY_WIRES) for number, _, value in fields if number == _TENSOR_EXTERNAL)
         external = {_texts(pair, _ENTRY_KEY)[0]: _texts(pair, _ENTRY_VALUE)[0] for pair in pairs}
         inline = numbers.get(_TENSOR_RAW)
         if (inline is None and not external) or numbers.get(_TENSOR_TYPE) not in _SIZES:
@@ -188,7 +202,7 @@ class Node:
     @classmethod
     def read(cls, data: memoryview) -> Node:
         """Parse a NodeProto."""
-        fields = parse(data)
+        fields = parse(data, _NODE_WIRES)
         inputs, outputs = tuple(_texts(fields, _NODE_INPUT)), tuple(_texts(fields, _NODE_OUTPUT))
         return cls(_texts(fields, _NODE_OP)[0], inputs, outputs, data)
 
@@ -207,11 +221,12 @@ class Graph:
             raise ValueError("no ONNX model") from None
 
     def _read(self, data: bytes) -> None:
-        self._model = parse(data)
-        self._graph = parse(next(value for number, _, value in self._model if number == _MODEL_GRAPH))
+        self._model = parse(data, _MODEL_WIRES)
+        (graph,) = (value for number, _, value in self._model if number == _MODEL_GRAPH)
+        self._graph = parse(graph, _GRAPH_WIRES)
         self.nodes = [Node.read(value) for number, _, value in self._graph if number == _GRAPH_NODE]
         found = (Tensor.read(value) for number, _, value in self._graph if number == _GRAPH_INITIALIZER)
-        inputs = {_texts(parse(value), 1)[0] for number, _, value in self._graph if number == _GRAPH_INPUT}
+        inputs = {_texts(parse(value, {1: _BYTES}), 1)[0] for number, _, value in self._graph if number == _GRAPH_INPUT}
         # One that is an input too is a default value, and no constant.
         self.tensors = {tensor.name: tensor for tensor in found if tensor is not None and tensor.name not in inputs}
 
