@@ -83,6 +83,10 @@ class DeviceError(EdgeLMError):
     """This machine lacks what is needed to run (memory, instructions, provider)."""
 
 
+class ResultsError(EdgeLMError):
+    """The file of results is damaged or cannot be written, or has not what was asked for."""
+
+
 def near(name: str, known: Iterable[str], *, listing: str = "known") -> str:
     """A hint for a mistyped `name`: the near ones of `known`, or all of them where none is near."""
     known = sorted(known)

@@ -17,6 +17,7 @@ import pytest
 from edgelm.bundle.reader import Bundle
 from edgelm.exporter.calibration import quality
 
+os.environ["EDGELM_RESULTS"] = "off"  # as are results; the tests of these name a file
 os.environ["EDGELM_WEIGHT_CACHE"] = "off"  # tests leave the user's cache alone; those of the cache bring their own
 
 # A shell that starts this run in the background lets it, and all that it starts, ignore Ctrl-C; tests send it.

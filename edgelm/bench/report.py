@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -46,6 +47,8 @@ class Report:
         prefill_threads: for prefill.
         packed: whether prepacked weights were mapped from the cache.
         sensors: heat, clocks, throttling and power meanwhile; None where they were not read.
+        bundle_sha256: its digest; `adapter` the one computed with.
+        arch, cores, emulated, python: the machine, and the Python that ran.
         sustained: speed by the minute, where that was asked for; `results` then has every round.
     """
 
@@ -68,6 +71,12 @@ class Report:
     packed: bool = False
     sensors: SensorSummary | None = None
     sustained: Sustained | None = None
+    bundle_sha256: str | None = None
+    adapter: str | None = None
+    arch: str | None = None
+    cores: int | None = None
+    emulated: bool = False
+    python: str | None = None
 
     def effective_gbs(self, rates: Rates) -> float | None:
         """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt, and with drafts."""
@@ -206,7 +215,8 @@ def benchmark(
             counts = list(dict.fromkeys(test.generation for test in tests))
             more, told = measure_drafted(engine, small, tokenizer, counts, options.repetitions, on_step=on_step)
             results, notes = results + more, notes + told
-        return replace(_report(bundle, engine, results, notes, log), sustained=over_time)
+        report = _report(bundle, engine, results, notes, log)
+        return replace(report, sustained=over_time, adapter=None if adapter is None else adapter.id)
 
 
 def _one_of_each(tests: Sequence[SpeedTest]) -> list[SpeedTest]:
@@ -233,7 +243,7 @@ def _loaded(bundle: Bundle, draft: Bundle | None, loading: LoadOptions) -> Itera
 
 def _report(bundle: Bundle, engine: Engine, results: Sequence[Rates], notes: Sequence[str], log: Log | None) -> Report:
     """What was found, and on what; memory as it is now."""
-    summary = None if log is None else log.summary()
+    summary, cpu = None if log is None else log.summary(), read_cpu()
     manifest = bundle.manifest
     return Report(
         model=manifest.model.id,
@@ -242,7 +252,7 @@ def _report(bundle: Bundle, engine: Engine, results: Sequence[Rates], notes: Seq
         parameters=manifest.model.parameters,
         size_bytes=bundle.size,
         weights_bytes=manifest.memory.weights_bytes,
-        cpu=read_cpu().model,
+        cpu=cpu.model,
         threads=engine.threads,
         provider=engine.provider.removesuffix("ExecutionProvider"),
         onnxruntime=onnxruntime_version(),
@@ -254,6 +264,11 @@ def _report(bundle: Bundle, engine: Engine, results: Sequence[Rates], notes: Seq
         prefill_threads=engine.prefill_threads,
         packed=engine.packed is not None,
         sensors=summary,
+        bundle_sha256=bundle.digest,
+        arch=cpu.arch,
+        cores=len(cpu.cores),
+        emulated=cpu.emulated,
+        python=platform.python_version(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -106,6 +107,8 @@ def command(
 
     Joules a token are those of the sensor that the machine has, idle power taken off; what it cannot tell is a dash.
 
+    What was measured is kept: see edgelm results.
+
     With --sustained prompt and generation follow each other without a pause, once the board is cool: the first minute
     against the last.
 
@@ -122,6 +125,7 @@ def command(
     from edgelm.bench.report import BenchOptions, benchmark, render
     from edgelm.bench.sustained import picture
     from edgelm.bundle.reader import Bundle
+    from edgelm.results.store import keep
     from edgelm.runtime.ort.options import LoadOptions
 
     if seed < 0:
@@ -139,8 +143,9 @@ def command(
             bar.advance(done - before, name)
             before = done
 
+        opened = Bundle.open(bundle)
         report = benchmark(
-            Bundle.open(bundle),
+            opened,
             BenchOptions(
                 prompts=n_prompt,
                 generations=n_gen,
@@ -162,6 +167,7 @@ def command(
         )
     if plot is not None and report.sustained is not None:
         write_svg(plot, picture(report.sustained, f"{report.model} {report.quant} on {report.cpu or 'this machine'}"))
+    keep(report.to_dict(), opened.manifest.to_dict(), "here", partial(say, "warning"))
     click.echo(render(report, output))
     for note in report.notes:
         say("note", note)

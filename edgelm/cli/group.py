@@ -21,6 +21,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "families": "List the models that are exported natively.",
     "estimate": "Forecast a model's speed and memory on a board.",
     "bench": "Measure a bundle's speed and memory on this machine.",
+    "results": "Show, compare and draw what bench has measured.",
     "doctor": "Say what this machine is and whether it is ready.",
     "emulate": "Run edgelm on an emulated ARM core, without a board.",
     "eval": "Measure how good a bundle is: tasks, perplexity.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from edgelm.files import replacing
 from edgelm.machine.host import recommended_threads
 from edgelm.machine.wheels import ARCHITECTURES
 from edgelm.target.target import Target, load_target
+from edgelm.target.toml_text import rates_lines, toml_value
 
 _SAFE = {"aarch64": "rpi4", "x86_64": "x86-64"}  # targets that ask for the least, where none fits
 _TOLD = {  # flags that kernels of quantised products are chosen by
@@ -89,37 +90,26 @@ def target_text(examined: Examination, stem: str) -> str:
         "runtime": base.to_dict()["runtime"],
     }
     lines = [
-        f"name = {_value(_name(stem))}",
-        f"description = {_value(f'{cpu.model or base.cpu.core}, {len(cpu.cores)} cores, {ram} MB; made by edgelm doctor')}",
-        f"default = {_value(base.default)}",
+        f"name = {toml_value(_name(stem))}",
+        f"description = {toml_value(f'{cpu.model or base.cpu.core}, {len(cpu.cores)} cores, {ram} MB; made by edgelm doctor')}",
+        f"default = {toml_value(base.default)}",
     ]
     for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
+        lines += ["", f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]
     for name, recipe in base.to_dict()["recipe"].items():
-        lines += ["", f"[recipe.{name}]", *(f"{key} = {_value(value)}" for key, value in recipe.items())]
+        lines += ["", f"[recipe.{name}]", *(f"{key} = {toml_value(value)}" for key, value in recipe.items())]
     return "\n".join([*lines, *_rates(base)]) + "\n"
 
 
 def _rates(base: Target) -> list[str]:
     if base.rates is None:
         return []
-    rates = base.rates.to_dict() | {
-        "measured": False,
-        "source": f"Those of {base.name}, not measured here. {base.rates.source}",
-    }
-    products = rates.pop("products")
-    lines = ["", "[rates]", *(f"{key} = {_value(value)}" for key, value in rates.items()), "", "[rates.products]"]
-    return [*lines, *(f"{_value(name)} = {_value(rate)}" for name, rate in products.items())]
+    source = f"Those of {base.name}, not measured here. {base.rates.source}"
+    return [
+        "",
+        *rates_lines(replace(base.rates, measured=False, source=source, thread_gbs=(), spread={}, error_percent={})),
+    ]
 
 
 def _name(stem: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "myboard"
-
-
-def _value(value: Any) -> str:
-    """A TOML value; JSON's strings, numbers and lists are TOML's too."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, str):
-        value = "".join(c if c.isprintable() else " " for c in value)
-    return json.dumps(value, ensure_ascii=False)

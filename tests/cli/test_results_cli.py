@@ -1,0 +1,89 @@
+"""``edgelm results``, and what edgelm bench keeps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+BENCH = ("-p", "8", "-n", "4", "-r", "2", "-t", "1", "--no-sensors")
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    path = tmp_path / "results.sqlite3"
+    monkeypatch.setenv("EDGELM_RESULTS", str(path))
+    return path
+
+
+def test_from_bench_to_tables(edgelm, tiny_bundle, kept, tmp_path):
+    assert edgelm("results").out.startswith("nothing was measured yet")
+    for _ in range(2):
+        assert edgelm("bench", tiny_bundle.path, *BENCH).code == 0
+    rows = json.loads(edgelm("results", "list", "--json").out)["results"]
+    assert [row["test"] for row in rows] == ["pp8", "tg4"] * 2
+    assert {row["bundle"] for row in rows} == {tiny_bundle.digest}
+    assert len(edgelm("results").out.splitlines()) == 5
+    assert len(edgelm("results", "list", "--test", "tg4", "-n", "1").out.splitlines()) == 2
+    compared = json.loads(edgelm("results", "compare", "--json").out)
+    assert [one["test"] for one in compared] == ["pp8", "tg4"]
+    assert all(one["verdict"] in ("same", "faster", "slower") for one in compared)
+    both = edgelm("results", "compare", rows[0]["run"], rows[2]["run"])
+    assert both.code == 0
+    assert both.out.startswith("pp8: ")
+    assert edgelm("results", "plot", tmp_path / "a.svg", "--test", "tg4").code == 0
+    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+    assert edgelm("results", "export", tmp_path / "a.csv").code == 0
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 5
+
+
+def test_a_report_from_elsewhere(edgelm, tiny_bundle, kept, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGELM_RESULTS", "off")
+    report = edgelm("bench", tiny_bundle.path, *BENCH, "-o", "json").out
+    assert not kept.exists()
+    monkeypatch.setenv("EDGELM_RESULTS", str(kept))
+    (tmp_path / "report.json").write_text(report)
+    ended = edgelm("results", "add", tmp_path / "report.json", "--bundle", tiny_bundle.path, "--place", "the hall")
+    assert ended.code == 0
+    assert ended.out.startswith("run ")
+    assert "the hall" in edgelm("results").out
+    (tmp_path / "report.json").write_text(report.replace(tiny_bundle.digest, "0" * 64))
+    refused = edgelm("results", "add", tmp_path / "report.json", "--bundle", tiny_bundle.path)
+    assert (refused.code, refused.out) == (1, "")
+    assert "is not the bundle that" in refused.err
+
+
+def test_a_target_is_calibrated(edgelm, tiny_bundle, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgelm.bench.report.unreliable", lambda rates: False)  # this machine is shared
+    assert edgelm("bench", tiny_bundle.path, *BENCH).code == 0
+    ended = edgelm("results", "--calibrate", "x86-64", "-o", tmp_path / "mine.toml")
+    assert (ended.code, ended.out) == (0, f"saved: {tmp_path / 'mine.toml'}\n")
+    assert "warning: one bundle alone" in ended.err
+    told = edgelm("estimate", tiny_bundle.path, "--target", tmp_path / "mine.toml", "-t", "1").out
+    assert "error        of forecasts measured on this board, at most: " in told
+    printed = edgelm("results", "--calibrate", "x86-64").out
+    assert printed.startswith("# in [memory]: bandwidth_gbs = ")
+    assert "measured = true" in printed
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["compare"], 1, "error: nothing was measured yet"),
+        (["compare", "abc"], 1, "error: no run 'abc'"),
+        (["compare", "abc", "def"], 1, "error: no run 'abc'"),
+        (["plot", "a.png"], 1, "error: --plot draws SVG"),
+        (["export", "a.xls"], 1, "error: a.xls ends in none of .csv, .md, .parquet"),
+        (["export", "a.csv"], 1, "has no such results"),
+        (["list", "-n", "0"], 1, "error: -n must be at least 1"),
+        (["--calibrate", "rpi5"], 1, "error: nothing was measured that rpi5 could be calibrated by"),
+        (["--calibrate", "rpi6"], 1, "error: unknown target 'rpi6'"),
+        (["-o", "a.toml"], 2, "error: -o and --emulated are for --calibrate"),
+        (["add", "/no/such.json"], 1, "error: /no/such.json cannot be read"),
+    ],
+)
+def test_errors_are_one_line(edgelm, kept, args, code, said):
+    ended = edgelm("results", *args)
+    assert (ended.code, ended.out) == (code, "")
+    assert said in ended.err
+    assert "Traceback" not in ended.err
