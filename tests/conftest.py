@@ -19,6 +19,8 @@ from edgelm.exporter.calibration import quality
 
 os.environ["EDGELM_RESULTS"] = "off"  # as are results; the tests of these name a file
 os.environ["EDGELM_WEIGHT_CACHE"] = "off"  # tests leave the user's cache alone; those of the cache bring their own
+os.environ["EDGELM_MODELS"] = "/nonexistent/edgelm-models"  # and the user's bundles by name
+os.environ.pop("EDGELM_MIRROR", None)
 
 # A shell that starts this run in the background lets it, and all that it starts, ignore Ctrl-C; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

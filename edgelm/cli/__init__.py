@@ -15,6 +15,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:  # around the imports too: they take long enough for a Ctrl-C
         from edgelm.cli import failures, group
 
-        return failures.guard(lambda: group.invoke(list(sys.argv[1:] if args is None else args)))
+        # Not list(): a command of that name is a module of this package.
+        return failures.guard(lambda: group.invoke([*(sys.argv[1:] if args is None else args)]))
     except KeyboardInterrupt:
         return 130

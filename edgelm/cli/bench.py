@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
 from edgelm.cli.loading import packing
 from edgelm.cli.options import (
@@ -83,7 +84,7 @@ def counts(value: str) -> list[int]:
     "--power-meter", metavar="COMMAND", help="A program that prints watts, in place of the machine's own sensor."
 )
 def command(
-    bundle: Path,
+    bundle: str,
     n_prompt: list[int] | None,
     n_gen: list[int] | None,
     n_depth: list[int],
@@ -133,6 +134,7 @@ def command(
     if power_meter is not None and not sensors:
         raise click.UsageError("--power-meter and --no-sensors exclude each other")
     seconds = _sustained(sustained, plot, draft, n_depth)
+    opened, small = Bundle.open(find_bundle(bundle)), None if draft is None else Bundle.open(find_bundle(draft))
     with Bar() as bar:
         before = 0
 
@@ -152,7 +154,7 @@ def command(
                 depths=n_depth,
                 repetitions=repetitions,
                 seed=seed,
-                draft=None if draft is None else Bundle.open(draft),
+                draft=small,
                 adapter=adapter,
                 meters=Meters(power_meter) if sensors else None,
                 sustained=seconds,

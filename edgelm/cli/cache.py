@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from edgelm.bundle.reader import Bundle
+from edgelm.cli.bundles import find_bundle
 from edgelm.cli.options import json_option
 from edgelm.cli.show import Bar, fact, print_lines, size, table
 from edgelm.errors import DeviceError, OptionError
@@ -81,7 +82,7 @@ def clear(bundle: Path | None, down_to: float | None, as_json: bool) -> None:
         before = {entry.folder: entry.size for entry in cache.entries()}
         gone = [before.get(entry.folder, 0) for entry in cache.shrink(int(down_to * 1e6))]
     else:
-        digest = None if bundle is None else Bundle.open(bundle, check=False).digest
+        digest = None if bundle is None else Bundle.open(find_bundle(bundle, make=False), check=False).digest
         chosen = [entry for entry in cache.entries() if digest in (None, entry.facts.get("bundle"))]
         gone = [entry.size for entry in chosen]
         for entry in chosen:

@@ -47,7 +47,7 @@ HELP = """\
 @draft_option
 @loading_options
 def command(
-    bundle: Path,
+    bundle: str,
     system: str | None,
     stop: tuple[str, ...],
     prompt_cache: Path | None,

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from edgelm.cli.bundles import find_bundle
 from edgelm.device.doctor import Examination, examine
 from edgelm.device.finding import Finding
 from edgelm.device.save import check_file, save_target
@@ -39,7 +40,7 @@ def command(ctx: click.Context, bundle: Path | None, save: Path | None, overwrit
     """
     if save is not None:
         check_file(save, overwrite=overwrite)  # before anything is measured
-    examined = examine(bundle=bundle)
+    examined = examine(bundle=None if bundle is None else find_bundle(bundle, make=False))
     findings = examined.findings
     if save is not None:
         save_target(examined, save, overwrite=overwrite)

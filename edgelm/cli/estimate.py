@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelm.bundle.reader import MANIFEST, Bundle
+from edgelm.cli.bundles import model_named, stored_bundle
 from edgelm.cli.export import load_export
 from edgelm.cli.options import file_option, json_option
 from edgelm.cli.show import fact, print_lines, size, table
 from edgelm.errors import OptionError
-from edgelm.target.target import load_target
+from edgelm.machine.host import read_cpu, recommended_threads
+from edgelm.target.target import AUTO, load_target
 
 if TYPE_CHECKING:
     from edgelm.forecast.cost_model import Speed
@@ -69,7 +71,8 @@ def command(
     """
     from edgelm.forecast.estimate import of_bundle
 
-    if model is not None and (Path(model) / MANIFEST).exists():
+    bundle = None if model is None else _bundle(model)
+    if model is not None and bundle is not None:
         given = {"--quant": quant, "--kv": kv, "--prefill": prefill, "--context": context}
         given |= {"--revision": revision, "--file": file, "--vocab": vocab}
         if fixed := next((name for name, value in given.items() if value is not None), None):
@@ -78,9 +81,11 @@ def command(
                 hint="estimate the checkpoint it was made from",
             )
         board = load_target(target) if target is not None else None
-        found = of_bundle(Bundle.open(model, check=False), board, threads=threads)
+        found = of_bundle(Bundle.open(bundle, check=False), board, threads=threads)
     else:
         board = load_target(target or "rpi5")
+        if target in AUTO and threads is None:
+            threads = min(board.cpu.threads, recommended_threads(board.cpu.threads, read_cpu()))
         board.recipe(quant)
         load_export()
         from edgelm.exporter.plan.estimate import HubOptions, of_model
@@ -100,6 +105,13 @@ def command(
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:
         print_lines(_lines(found))
+
+
+def _bundle(model: str) -> Path | None:
+    """The bundle that is meant: a folder, or one of the store; None for a model."""
+    if (Path(model) / MANIFEST).exists():
+        return Path(model)
+    return None if model_named(model) is not None else stored_bundle(model)
 
 
 def _lines(found: Estimate) -> Iterator[str]:

@@ -13,6 +13,7 @@ import click
 
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.bundle.writer import save_quality
+from edgelm.cli.bundles import find_bundle, model_named, stored_bundle
 from edgelm.cli.export import load_export
 from edgelm.cli.interrupts import ends_at_once
 from edgelm.cli.loading import loaded
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 @json_option
 @threads_option
 def command(
-    bundle: Path,
+    bundle: str,
     task: str | None,
     limit: int | None,
     seed: int | None,
@@ -94,8 +95,9 @@ def command(
     passages = None if wanted is None else load_passages(wanted, "evaluation")
     facts: dict[str, Any] = {"bundle": str(bundle)}
     parts: list[list[str]] = []
-    with Bar(silent=as_json) as bar, _base(against, Bundle.open(bundle), bar) as base, ends_at_once():
-        measure = _Measure(Bundle.open(bundle), base, threads, bar)
+    opened = Bundle.open(find_bundle(bundle, quiet=as_json))
+    with Bar(silent=as_json) as bar, _base(against, opened, bar) as base, ends_at_once():
+        measure = _Measure(opened, base, threads, bar)
         if items is not None:
             told, lines = measure.task(items, seed or 0, max(0, show_errors))
             facts["task"] = {"name": task, **told}
@@ -183,6 +185,9 @@ def _base(against: str | None, bundle: Bundle, bar: Bar) -> Iterator[Bundle | No
     """What to compare with: nothing, a bundle, or a checkpoint's in fp32, which is gone afterwards."""
     if against is None or (Path(against) / MANIFEST).is_file():
         yield None if against is None else Bundle.open(against)
+        return
+    if model_named(against) is None and (stored := stored_bundle(against)) is not None:
+        yield Bundle.open(stored)
         return
     export = load_export()
     with scratch() as folder:

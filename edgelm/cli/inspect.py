@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import Memory, SpecialTokens
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.cli.adapter_file import adapter_facts, adapter_lines
+from edgelm.cli.bundles import find_bundle, model_named, stored_bundle
 from edgelm.cli.export import load_export, recipe_lines
 from edgelm.cli.mixed import mixed_lines
 from edgelm.cli.options import file_option, is_gguf_name, json_option
 from edgelm.cli.quality import calibration_line, card_lines
 from edgelm.cli.show import fact, parameters, print_lines, size, table
 from edgelm.cli.vocabulary import vocabulary_lines
-from edgelm.errors import DependencyError
 from edgelm.files import open_regular
 from edgelm.machine.host import read_memory
 from edgelm.target.target import load_target
@@ -29,6 +30,8 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
     from edgelm.exporter.checkpoint.checkpoint import Checkpoint
     from edgelm.exporter.model.decoder import Decoder
     from edgelm.exporter.sizing.preflight import Sizes
+
+_OF_MODEL = ("target", "context", "kv", "prefill", "file")  # options that ask for a checkpoint's table
 
 
 @click.command("inspect")
@@ -69,14 +72,18 @@ def command(
       edgelm inspect model-Q4_K_M.gguf
       edgelm inspect my-bundle --json
     """
-    folder = Path(path)
-    if folder.is_file() and not _is_checkpoint(folder):
+    asked = any(
+        click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE for name in _OF_MODEL
+    )
+    stored = None if asked else stored_bundle(path)
+    folder = Path(path) if stored is None else stored
+    if folder.is_file() and not _is_checkpoint(folder, path):
         facts, lines = adapter_facts(folder), adapter_lines(folder)
-    elif _is_checkpoint(folder):
+    elif _is_checkpoint(folder, path):
         facts = _checkpoint(path, target, context, kv, prefill, file)
         lines = _checkpoint_lines(facts)
     else:
-        bundle = Bundle.open(folder)
+        bundle = Bundle.open(folder if folder.exists() else find_bundle(path, make=False))
         facts = {"path": path, "bytes": bundle.size, "chat_template": bundle.chat_template is not None}
         facts |= {"quality": bundle.quality, "lora": bundle.lora, "manifest": bundle.manifest.to_dict()}
         lines = _bundle_lines(bundle)
@@ -86,21 +93,17 @@ def command(
         print_lines(lines)
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    """Is it a folder with a config.json, a GGUF file, or may it be a hub id? Without the exporter nothing can be a hub id."""
+def _is_checkpoint(folder: Path, typed: str) -> bool:
+    """Is it a folder with a config.json, a GGUF file, or may it be a name, or a hub id? Without the exporter nothing can be
+    a hub id.
+    """
     if is_gguf_name(str(folder)):
         return True
     if folder.is_file():
         return _is_gguf(folder)
     if folder.exists():
         return not (folder / MANIFEST).exists() and (folder / "config.json").exists()
-    if str(folder).count("/") != 1:
-        return False
-    try:
-        load_export()
-    except DependencyError:
-        return False
-    return True
+    return model_named(typed) is not None
 
 
 def _is_gguf(file: Path) -> bool:
@@ -271,7 +274,7 @@ def _needs_lines(needs: dict[str, Any], *, exact: bool) -> Iterator[str]:
     yield f"  exported for {needs['target']} with a context of {needs['context']:,} tokens{about}:"
     head = ("", "bundle", "weights", "KV cache", "other", "on device", "fits", "host memory", "host disk")
     rows = [head, *(_need_row(quant, need, needs["default"]) for quant, need in needs["quants"].items())]
-    yield from table(rows, left=(0, 6), indent="    ")
+    yield from table(rows, left=(0, 6), drop=(4, 3, 7), indent="    ")
     host = needs["host"]
     memory = "unknown" if host["memory_bytes"] is None else size(host["memory_bytes"])
     yield ""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgelm.cli.bundles import find_bundle
 from edgelm.cli.show import Bar
 
 if TYPE_CHECKING:
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def loaded(bundle: Path, **options: Any) -> Iterator[LM]:
-    """`edgelm.load` with its `options`."""
+def loaded(bundle: str | Path, **options: Any) -> Iterator[LM]:
+    """`edgelm.load` with its `options`; `bundle` and its ``draft`` may be names."""
+    path = find_bundle(bundle)
+    if (draft := options.get("draft")) is not None:
+        options["draft"] = find_bundle(draft)
     from edgelm.runtime.lm import load
 
     with Bar() as bar:
-        lm = load(bundle, on_bytes=packing(bar), **options)
+        lm = load(path, on_bytes=packing(bar), **options)
     with lm:
         yield lm
 

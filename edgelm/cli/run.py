@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @draft_option
 @loading_options
 def command(
-    bundle: Path,
+    bundle: str,
     prompt: str | None,
     system: str | None,
     stop: tuple[str, ...],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -43,16 +44,69 @@ def fact(label: str, text: str) -> str:
     return f"  {label:<{_LABEL}}{text}"
 
 
-def table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), indent: str = "") -> list[str]:
-    """Lines with aligned columns, the first row being the head; the columns `left` are text, the others numbers."""
+def width() -> int | None:
+    """Columns of the terminal that stdout is; None where it is none, and COLUMNS does not say."""
+    if os.environ.get("COLUMNS", "").isdecimal() or (sys.stdout is not None and sys.stdout.isatty()):
+        return max(20, shutil.get_terminal_size().columns)
+    return None
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    *,
+    left: Collection[int] = (0,),
+    keep: Collection[int] = (0,),
+    drop: Sequence[int] = (),
+    indent: str = "",
+) -> list[str]:
+    """Lines with aligned columns, the first row being the head; the columns `left` are text, the others numbers.
+
+    Where the terminal is too narrow, the columns `drop` are left out, one after the other; then text is shortened, but that
+    of the columns `keep`; where that is not enough, each row becomes a paragraph of its own, a line a column.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if (columns := width()) is not None:
+        if drop and len(indent) + sum(widths) + 2 * (len(widths) - 1) > columns:
+            gone, *others = drop
+            without = [[cell for i, cell in enumerate(row) if i != gone] for row in rows]
+            left, keep, others = ([i - (i > gone) for i in some if i != gone] for some in (left, keep, others))
+            return table(without, left=left, keep=keep, drop=others, indent=indent)
+        room = columns - len(indent) - 2 * (len(widths) - 1)
+        widths = _shortened(widths, room, [i for i in left if i not in keep], rows[0])
+        if sum(widths) > room and len(rows) > 1:
+            return _paragraphs(rows, indent)
     lines = (
         "  ".join(
-            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            _cut(cell, w).ljust(w) if i in left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     )
     return [(indent + line).rstrip() for line in lines]
+
+
+def _shortened(widths: Sequence[int], room: int, columns: Sequence[int], head: Sequence[str]) -> list[int]:
+    """Widths of which the widest of `columns` are taken back until all fit, down to their heads and 10 characters."""
+    found = list(widths)
+    least = {i: max(10, len(head[i])) for i in columns}
+    while sum(found) > room and (long := [i for i in columns if found[i] > least[i]]):
+        found[max(long, key=lambda i: found[i])] -= 1
+    return found
+
+
+def _cut(cell: str, columns: int) -> str:
+    return cell if len(cell) <= columns else cell[: columns - 1] + "…"
+
+
+def _paragraphs(rows: Sequence[Sequence[str]], indent: str) -> list[str]:
+    """Every row as its first cell, and a line for each of the others."""
+    head, *body = rows
+    label = max(map(len, head[1:]))
+    lines = []
+    for row in body:
+        lines.append(f"{indent}{row[0]}".rstrip())
+        lines += [f"{indent}  {name:<{label}}  {cell}".rstrip() for name, cell in zip(head[1:], row[1:], strict=True)]
+    return lines
 
 
 def print_lines(lines: Iterable[str]) -> None:

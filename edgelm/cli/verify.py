@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import click
 
 from edgelm.bundle.reader import Bundle
+from edgelm.cli.bundles import find_bundle
 from edgelm.cli.options import bundle_argument, json_option
 from edgelm.cli.show import Bar, print_lines, size, table
 from edgelm.errors import BundleError
@@ -18,7 +18,7 @@ from edgelm.errors import BundleError
 @click.command("verify")
 @bundle_argument
 @json_option
-def command(bundle: Path, as_json: bool) -> None:
+def command(bundle: str, as_json: bool) -> None:
     """Read every file of a bundle whole and compare it with the manifest's SHA-256.
 
     Exits with 1 if a file is missing or differs.
@@ -28,7 +28,7 @@ def command(bundle: Path, as_json: bool) -> None:
       edgelm verify bundles/edgelm-home-rpi5-int4
       edgelm verify my-bundle --json
     """
-    opened = Bundle.open(bundle, check=False)  # which would end at the first file that differs
+    opened = Bundle.open(find_bundle(bundle, make=False), check=False)  # which would end at the first file that differs
     problems = _check(opened)
     bad = {name: problem for name, problem in problems.items() if problem}
     sizes = {name: opened.files[name].bytes for name in problems}

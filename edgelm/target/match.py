@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from edgelm.machine.host import ROOT, CpuInfo, MemoryInfo
+from edgelm.errors import TargetError
+from edgelm.machine.host import ROOT, CpuInfo, MemoryInfo, read_cpu, read_memory
 from edgelm.target.target import Target, load_all
 
 
@@ -40,3 +42,23 @@ def best_target(cpu: CpuInfo, memory: MemoryInfo, *, android: bool = False) -> T
 def is_android(root: Path = ROOT) -> bool:
     """Android, also inside a Linux that runs on it."""
     return "ANDROID_ROOT" in os.environ or (root / "system/build.prop").exists()
+
+
+def target_here() -> Target:
+    """The target that fits this machine best, with this machine's memory in place of the board's.
+
+    Raises:
+        TargetError: none does.
+    """
+    cpu, memory = read_cpu(), read_memory()
+    found = best_target(cpu, memory, android=is_android())
+    if found is None:
+        raise TargetError(
+            f"no target fits this {cpu.arch} machine",
+            hint="make one: edgelm doctor --save myboard.toml; then: --target ./myboard.toml",
+        )
+    if memory.capacity is None:
+        return found
+    board, ram = found.memory, max(16, memory.capacity >> 20)
+    usable = max(1, ram * board.usable_mb // board.ram_mb)  # the system takes the same share
+    return replace(found, memory=replace(board, ram_mb=ram, usable_mb=usable))

@@ -23,6 +23,7 @@ from edgelm.target.table import Table
 from edgelm.target.toml_lines import key_lines
 
 ROLES = ("body", "head", "embedding", "kv")
+AUTO = ("auto", "host")  # names of the target that fits this machine
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # targets and recipes give their names to folders
 
@@ -183,12 +184,18 @@ def load_all() -> list[Target]:
 
 
 def load_target(name_or_path: str | os.PathLike[str]) -> Target:
-    """The target of that name, or the one described in that file.
+    """The target of that name, or the one described in that file; ``auto`` (or ``host``) is the one that fits this
+    machine, as `edgelm doctor` finds it.
 
     Raises:
-        TargetError: no such target or file, or one that is not a valid target; it names the file, key and line.
+        TargetError: no such target or file, or one that is not a valid target; it names the file, key and line. Or none
+            fits this machine.
     """
     name = os.fspath(name_or_path)
+    if isinstance(name_or_path, str) and name in AUTO:
+        from edgelm.target.match import target_here  # which looks through these
+
+        return target_here()
     known = target_names()
     if isinstance(name_or_path, str) and name in known:
         return _parse(_targets_dir() / f"{name}.toml")
@@ -196,7 +203,8 @@ def load_target(name_or_path: str | os.PathLike[str]) -> Target:
     if name and (name.endswith(".toml") or os.sep in name or path.is_file()):
         return _parse(path)
     raise TargetError(
-        f"unknown target {name!r}", hint=near(name, known, listing="targets") + " (a .toml file works too)"
+        f"unknown target {name!r}",
+        hint=near(name, known, listing="targets") + " (auto is this machine's; a .toml file works too)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: the embedded default, a local folder, or the Hugging Face hub."""
+"""Where a checkpoint comes from: the embedded default, a local folder, a name of the catalogue, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from edgelm import demo
-from edgelm.errors import CheckpointError, DependencyError, OptionError
+from edgelm.catalogue import models as catalogue
+from edgelm.catalogue.store import mirrored
+from edgelm.errors import CheckpointError, DependencyError, OptionError, near
 from edgelm.exporter.checkpoint.checkpoint import pickles, weight_files
 from edgelm.exporter.checkpoint.gguf import files as gguf
 from edgelm.exporter.checkpoint.gguf.header import is_gguf
@@ -42,19 +45,72 @@ class Source:
     revision: str | None = None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a MODEL means: a path or an id (None for the embedded default), and of an id which revision and GGUF file."""
+
+    model: str | None
+    revision: str | None = None
+    file: str | None = None
+
+
+def meant(model: str | None, revision: str | None = None, file: str | None = None) -> Wanted:
+    """What a MODEL means: a path that is there is that path; names of the catalogue and addresses of the hub's pages
+    become ids.
+    """
+    if model is None or Path(model).expanduser().exists():
+        return Wanted(model, revision, file)
+    if (known := catalogue.find(model)) is not None:
+        return Wanted(None if known.embedded else known.id, revision, file)
+    if (page := _page(model)) is not None:
+        return Wanted(page.model, revision or page.revision, file or page.file)
+    return Wanted(model, revision, file)
+
+
+def _page(model: str) -> Wanted | None:
+    """What an address means that is one of the hub's pages; None for anything else."""
+    if "://" not in model and not _ADDRESS.fullmatch(model):
+        return None
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return None
+    address = urlsplit(model if "://" in model else f"https://{model}")
+    parts = address.path.strip("/").split("/")
+    if address.netloc != urlsplit(constants.ENDPOINT).netloc or len(parts) < 2:
+        return None
+    owner, name, *rest = parts
+    kind, _, gguf_type = name.partition(":")
+    revision = rest[1] if len(rest) > 1 and rest[0] in ("tree", "blob", "resolve") else None
+    last = rest[-1] if len(rest) > 2 and rest[-1].lower().endswith(gguf.SUFFIX) else None
+    return Wanted(f"{owner}/{kind}" + (f":{gguf_type}" if gguf_type else ""), revision, last)
+
+
 def name_of(model: str | None, file: str | None = None) -> str:
-    """The id that `resolve` will give, without a look at the hub."""
+    """What the model is called, without a look at the hub: its name in the catalogue, its id, or that of its file."""
     if model is None:
         return demo.NAME
     path = Path(model).expanduser()
-    if path.exists() or not _on_hub(model):
+    if path.exists():
         return gguf.stem(path.resolve().name)
-    return model if file is None else f"{model}:{gguf.stem(Path(file).name)}"
+    if (known := catalogue.find(model)) is not None and known.name == model.lower():
+        return known.name
+    wanted = meant(model, None, file)
+    if wanted.model is None:
+        return demo.NAME
+    if not _on_hub(wanted.model):
+        return gguf.stem(path.resolve().name)
+    return wanted.model if wanted.file is None else f"{wanted.model}:{gguf.stem(Path(wanted.file).name)}"
 
 
 def _on_hub(model: str) -> bool:
     """Whether it is an id of the hub, and no path of a file that is missing."""
     return not model.lower().endswith(gguf.SUFFIX) and bool(_HUB_ID.fullmatch(model) or _GGUF_ID.fullmatch(model))
+
+
+def is_id(model: str) -> bool:
+    """Whether it is an id of the hub, ``owner/name`` or ``owner/name:TYPE``, as far as its form tells."""
+    return _on_hub(model)
 
 
 def slug(name: str) -> str:
@@ -72,8 +128,9 @@ def resolve(
 ) -> Source:
     """Find a checkpoint or an adapter.
 
-    None is the embedded default; a path is a folder or a GGUF file; ``owner/name`` is on the hub, ``owner/name:Q4_K_M`` the
-    GGUF file of that type there.
+    None is the embedded default; a path is a folder or a GGUF file; a name is one of the catalogue; ``owner/name`` is on
+    the hub, ``owner/name:Q4_K_M`` the GGUF file of that type there, and so are addresses of the hub's pages. A copy in
+    ``$EDGELM_MIRROR`` goes before the hub.
 
     What the hub gives is kept in huggingface_hub's cache: a download that was interrupted resumes, and what is whole
     in the cache needs no network. Only safetensors and text files are fetched, or one GGUF file with all its parts.
@@ -90,9 +147,13 @@ def resolve(
         OptionError: a revision or file of something that is not on the hub.
         DependencyError: huggingface-hub is not installed.
     """
+    wanted = meant(model, revision, file)
+    model, revision, file = wanted.model, wanted.revision, wanted.file
     path = Path(model).expanduser() if model is not None else demo.path()
     if model is not None and not path.exists():
         if _on_hub(model) and _HUB_ID.fullmatch(model):
+            if revision is None and file is None and (copy := mirrored(model)) is not None:
+                return Source(copy, gguf.stem(copy.name) if copy.is_file() else model)
             hub = _Hub(model, revision, progress or Progress())
             return hub.fetch() if file is None else hub.fetch_gguf(file=file)
         if named := _GGUF_ID.fullmatch(model):
@@ -129,11 +190,14 @@ def _not_there(model: str, what: str) -> CheckpointError:
             f"{model} is a name of Ollama's, whose models edgelm cannot fetch",
             hint="give the same model on the hub, as owner/name or owner/name:Q4_K_M, or the path of a *.gguf file",
         )
+    if what != "checkpoint":
+        return CheckpointError(f"{what} {model} does not exist", hint="give a folder, or a hub id such as owner/name")
+    known = near(model, catalogue.names()) if "/" not in model else ""
     return CheckpointError(
         f"{what} {model} does not exist",
-        hint="give a folder, a *.gguf file, a hub id such as owner/name, or nothing for the embedded default"
-        if what == "checkpoint"
-        else "give a folder, or a hub id such as owner/name",
+        hint=f"{known} see: edgelm models"
+        if known.startswith("did you mean")
+        else "give a folder, a *.gguf file, a hub id such as owner/name, or a name that `edgelm models` lists",
     )
 
 
@@ -144,8 +208,11 @@ def fetch_config(model: str | None, revision: str | None = None, file: str | Non
     Raises:
         CheckpointError, OptionError, DependencyError: see `resolve`.
     """
+    wanted = meant(model, revision, file)
+    model, revision, file = wanted.model, wanted.revision, wanted.file
     plain = model is not None and file is None and _on_hub(model) and _HUB_ID.fullmatch(model)
-    if model is not None and plain and not Path(model).expanduser().exists():
+    away = model is not None and plain and not Path(model).expanduser().exists()
+    if model is not None and away and (revision is not None or mirrored(model) is None):
         return _Hub(model, revision, Progress()).fetch_config()
     path = resolve(model, revision, file=file).path
     if is_gguf(path):

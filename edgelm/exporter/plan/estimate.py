@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgelm.catalogue.models import Model, find
+from edgelm.catalogue.store import mirrored
 from edgelm.errors import CheckpointError, OptionError, UnsupportedModelError
 from edgelm.exporter import families
 from edgelm.exporter.checkpoint import claims
@@ -52,8 +54,8 @@ def of_model(
     """What to expect of a model in one of the target's recipes; no weights are read, or fetched.
 
     Args:
-        model: a folder with a config.json, a GGUF file, a hub id (of which config.json alone is fetched), or None for the model
-            that comes with edgelm.
+        model: a folder with a config.json, a GGUF file, a name of the catalogue (whose shape is known here), a hub id (of which
+            config.json alone is fetched), or None for the model that comes with edgelm.
         target: the board.
         quant: the recipe; None is the target's default.
         context: in tokens; None is what an export takes.
@@ -67,13 +69,17 @@ def of_model(
         UnsupportedModelError: no native family describes it.
         TargetError, OptionError, ExportError: recipe, threads or context are not possible.
     """
-    source = _source(model, hub)
-    config = _config(source)
+    named, source = None if model is None else _named(model, hub), None
+    if named is not None:
+        config = Config(dict(named.shape), Path(named.id) / "config.json")
+    else:
+        source = _source(model, hub)
+        config = _config(source)
     decoder = _decoder(config, vocab)
     scheme, quant = read_scheme(config), quant or target.default
     spec = choices.of(target.recipe(quant), target)
     length = choose_context(context, target, decoder.context_limit)
-    text = _text(source, config) if vocab is None else None
+    text = _text(source, config) if vocab is None and source is not None else None
     sizes = decoder_sizes(name_of(model, hub.file), decoder, scheme, target, choices, text)
     need = sizes.weighed(quant, length)
     return Estimate(
@@ -87,6 +93,14 @@ def of_model(
         misfit=misfit(sizes, need),
         forecast=forecast(workload.of_decoder(decoder, spec, target, scheme), target, context=length, threads=threads),
     )
+
+
+def _named(model: str, hub: HubOptions) -> Model | None:
+    """The model of the catalogue that a name means, whose shape is known without a network; None for anything else."""
+    if Path(model).expanduser().exists() or hub != HubOptions():
+        return None
+    found = find(model)
+    return None if found is None or found.embedded or model.lower() != found.name or mirrored(found.id) else found
 
 
 def _source(model: str | None, hub: HubOptions) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgelm.exporter.checkpoint.hub import name_of, slug
+from edgelm.exporter.checkpoint.hub import meant, name_of, slug
 from edgelm.exporter.recipe import Choices
 from edgelm.exporter.routes import Exporter
 from edgelm.exporter.tokenizer.vocabulary import Wanted
@@ -49,6 +49,8 @@ class ExportOptions:
                 path_argument(name, value)
         if not isinstance(self.target, Target):
             path_argument("target", self.target)
+        if self.model is not None and meant(os.fspath(self.model)).model is None:  # the embedded model, by its name
+            object.__setattr__(self, "model", None)
 
     @property
     def choices(self) -> Choices:
