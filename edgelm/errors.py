@@ -7,8 +7,12 @@ The command line prints them as ``error: …`` and ``hint: …`` and exits with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class EdgeLMError(Exception):
@@ -94,3 +98,27 @@ def near(name: str, known: Iterable[str], *, listing: str = "known") -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"{listing}: {', '.join(known)}" if known else f"{listing}: none"
+
+
+def unexpected_keyword(name: str, known: Iterable[str], *, function: str | None = None) -> TypeError:
+    """Python's error for a keyword that a function does not take, with the near one of those that are `known`."""
+    where = "" if function is None else f"{function}() got an "
+    hint = near(name, known)
+    return TypeError(
+        f"{where}unexpected keyword argument {name!r}" + (f": {hint}" if hint.startswith("did you") else "")
+    )
+
+
+def names_keywords(function: F) -> F:
+    """Makes a function name the near keyword where it is called with one that it does not take."""
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        for name in options:
+            if name not in known:
+                raise unexpected_keyword(name, known, function=function.__name__)
+        return function(*args, **options)
+
+    return call  # type: ignore[return-value]

@@ -9,7 +9,7 @@ import click
 
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
-from edgelm.cli.loading import packing
+from edgelm.cli.loading import packing, warn_of_threads
 from edgelm.cli.options import (
     adapter_option,
     bundle_argument,
@@ -134,6 +134,7 @@ def command(
     if power_meter is not None and not sensors:
         raise click.UsageError("--power-meter and --no-sensors exclude each other")
     seconds = _sustained(sustained, plot, draft, n_depth)
+    warn_of_threads(threads, prefill_threads)
     opened, small = Bundle.open(find_bundle(bundle)), None if draft is None else Bundle.open(find_bundle(draft))
     with Bar() as bar:
         before = 0

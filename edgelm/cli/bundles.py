@@ -49,7 +49,8 @@ def find_bundle(name: str | os.PathLike[str], *, make: bool = True, quiet: bool 
     if (stored := store.find(model, board.name, board.default)) is not None:
         return stored.bundle.path
     if not make:
-        raise BundleError(f"{model} was not exported for this machine yet", hint=f"edgelm pull {model}")
+        what = f"bundle {given} does not exist" if "/" in model else f"{model} was not exported for this machine yet"
+        raise BundleError(what, hint=f"to fetch and export the model: edgelm pull {model}")
     return pull(model, Order(target=board), quiet=quiet).path
 
 

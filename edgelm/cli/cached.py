@@ -37,6 +37,11 @@ class CachedSession:
         else:
             self._kept = True
 
+    @classmethod
+    def of(cls, lm: LM, path: Path | None, adapter: Path | None) -> CachedSession | None:
+        """The session of that file; None without one."""
+        return None if path is None else cls(lm, path, adapter)
+
     def save_prompt(self, timings: Timings) -> None:
         """Write the prompt's cache, unless nearly all of it is in the file: flash memory wears, and writing takes time."""
         new = timings.prompt_tokens - timings.cached_tokens

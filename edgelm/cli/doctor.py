@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgelm.cli.bundles import find_bundle
+from edgelm.cli.bundles import stored_bundle
 from edgelm.device.doctor import Examination, examine
 from edgelm.device.finding import Finding
 from edgelm.device.save import check_file, save_target
@@ -40,7 +40,7 @@ def command(ctx: click.Context, bundle: Path | None, save: Path | None, overwrit
     """
     if save is not None:
         check_file(save, overwrite=overwrite)  # before anything is measured
-    examined = examine(bundle=None if bundle is None else find_bundle(bundle, make=False))
+    examined = examine(bundle=None if bundle is None else stored_bundle(str(bundle)) or bundle)
     findings = examined.findings
     if save is not None:
         save_target(examined, save, overwrite=overwrite)

@@ -104,11 +104,17 @@ def _explain(error: BaseException) -> tuple[str, str | None]:
 
 
 def _usage(error: click.ClickException) -> int:
-    message = error.format_message().rstrip(".")
+    hint = None
+    if isinstance(error, click.NoSuchOption):
+        from edgelm.cli.suggestions import nearest_option
+
+        hint = nearest_option(error)
+    message = (error.format_message() if hint is None else error.message).rstrip(".")
     say("error", message[:1].lower() + message[1:])
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     if ctx is not None:
-        say("hint", f"see: {ctx.command_path} --help")
+        see = f"see: {ctx.command_path} --help"
+        say("hint", see if hint is None else f"{hint}{'' if hint.endswith('?') else ';'} {see}")
     return error.exit_code
 
 

@@ -7,9 +7,10 @@ from importlib import import_module
 
 import click
 
-from edgelm.errors import near
+from edgelm.cli.suggestions import nearest_command
 from edgelm.version import __version__
 
+_VERSION = "edgelm %(version)s"
 COMMANDS = {  # name -> what it does; the module has the same name and holds `command`
     "export": "Convert a checkpoint into a bundle for a target.",
     "run": "Generate text from a prompt.",
@@ -33,6 +34,15 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "cache": "List, verify or clear the cache of prepacked weights.",
 }
 
+# The sections of the help; a command of none stands under the last.
+SECTIONS = {
+    "Run models": ("run", "chat", "serve"),
+    "Models and bundles": ("models", "pull", "list", "rm", "export", "inspect", "verify", "families", "cache"),
+    "Boards": ("doctor", "targets", "estimate", "emulate"),
+    "Measure": ("bench", "eval", "sweep"),
+    "More": (),
+}
+
 
 class Commands(click.Group):
     """A group that knows its commands by name, and imports one only to run it."""
@@ -46,6 +56,7 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = import_module(f"edgelm.cli.{name}").command
+        _add_version(command)
         return command
 
     def resolve_command(
@@ -53,27 +64,44 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but with a suggestion for a mistyped name."""
         if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            ctx.fail(f"no command {args[0]!r}: {near(args[0], COMMANDS, listing='commands')}")
+            ctx.fail(f"no command {args[0]!r}: {nearest_command(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table, from which `--help` is written without importing a command."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        known = {name for names in SECTIONS.values() for name in names}
+        columns = max(map(len, COMMANDS))
+        for title, names in SECTIONS.items():
+            chosen = [name for name in names if name in COMMANDS]
+            if title == "More":
+                chosen = [name for name in COMMANDS if name not in known]
+            if chosen:
+                with formatter.section(title):
+                    # All sections in the same columns.
+                    formatter.write_dl([(f"{name:<{columns}}", COMMANDS[name]) for name in chosen])
+
+
+def _add_version(command: click.Command) -> None:
+    """``--version`` works behind every command, where hands put it; its help does not show it."""
+    if not any(parameter.name == "version" for parameter in command.params):
+        click.version_option(__version__, message=_VERSION, hidden=True)(command)
+    for child in command.commands.values() if isinstance(command, click.Group) else ():
+        _add_version(child)
 
 
 @click.command(
     "edgelm", cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(__version__, message="edgelm %(version)s")
+@click.version_option(__version__, message=_VERSION)
 def edgelm() -> None:
     """Small language models on edge devices: export a checkpoint for a board, and run it there.
 
     \b
     Examples:
-      edgelm export --target rpi5                      the model that comes with edgelm
+      edgelm run smollm2-135m "Why is the sky blue?"   a small model, on this machine
+      edgelm export --target rpi5                      the one that comes with edgelm
       edgelm export path/to/checkpoint --target rpi5   one of your own
-      edgelm run bundles/edgelm-home-rpi5-int4 -p "Turn on the lamp in the kitchen"
+      edgelm help export                               all options of a command
     """
 
 
@@ -87,6 +115,10 @@ def invoke(args: list[str]) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(edgelm, {}, "edgelm", "_EDGELM_COMPLETE", completion)
+    if args[:1] == ["help"]:
+        args = [*args[1:], "--help"]
+    elif args[:1] == ["version"]:
+        args = ["--version", *args[1:]]
     try:
         # Not edgelm.main(): it would turn Ctrl-C and broken pipes into exit code 1.
         with edgelm.make_context("edgelm", args or ["--help"]) as ctx:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelm.cli.bundles import find_bundle
+from edgelm.cli.failures import say
 from edgelm.cli.show import Bar
 
 if TYPE_CHECKING:
@@ -20,12 +22,21 @@ def loaded(bundle: str | Path, **options: Any) -> Iterator[LM]:
     path = find_bundle(bundle)
     if (draft := options.get("draft")) is not None:
         options["draft"] = find_bundle(draft)
+    warn_of_threads(options.get("threads"), options.get("prefill_threads"))
     from edgelm.runtime.lm import load
 
     with Bar() as bar:
         lm = load(path, on_bytes=packing(bar), **options)
     with lm:
         yield lm
+
+
+def warn_of_threads(*threads: int | None) -> None:
+    """Say so where there are more threads than CPUs that this process may use: they only wait for each other."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max((count for count in threads if count is not None), default=0)
+    if most > cpus:
+        say("warning", f"{most} threads on {cpus} CPU{'s' if cpus > 1 else ''}: more threads than CPUs are slower")
 
 
 def packing(bar: Bar) -> Callable[[int, int], None]:

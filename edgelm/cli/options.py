@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgelm.cli.sections import section
 from edgelm.errors import EdgeLMError, OptionError
 from edgelm.files import read_text
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-_LONGEST_SCHEMA = 16 << 20  # bytes
+_LONGEST_FILE = 16 << 20  # bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -130,9 +132,15 @@ draft_option = click.option(
 _LOADING = (memory_option, threads_option, prefill_threads_option, weight_cache_option)
 _SAMPLING = (
     click.option(
-        "--max-tokens", type=int, metavar="N", help="Tokens to generate at most.  [default: the model's, or 256]"
+        "-n", "--max-tokens", type=int, metavar="N", help="Tokens to generate at most.  [default: the model's, or 256]"
     ),
-    click.option("--temperature", type=float, metavar="T", help="0 takes the most likely token; 1 samples as trained."),
+    click.option(
+        "--temperature",
+        "--temp",
+        type=float,
+        metavar="T",
+        help="0 takes the most likely token; 1 samples as trained.",
+    ),
     click.option("--top-k", type=int, metavar="K", help="Sample from the K most likely tokens; 0 is off."),
     click.option(
         "--top-p", type=float, metavar="P", help="Sample from the most likely tokens that sum to P; 1 is off."
@@ -155,12 +163,27 @@ _SAMPLING = (
         help="Draft tokens from the text so far and verify several at once, while that pays. auto: where the text stays "
         "the same.  [default: auto]",
     ),
+    click.option("--stop", multiple=True, metavar="STR", help="End the text before STR; may be given several times."),
+)
+_TEMPLATE = (
+    click.option(
+        "--template-arg",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=lambda ctx, option, values: _template_args(values),
+        help="A variable of the chat template, such as enable_thinking=false; JSON or text; may be given several times.",
+    ),
+    click.option(
+        "--tools",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Tell the chat template of the functions in FILE, a JSON list of schemas; a call is text of the answer.",
+    ),
     click.option(
         "--parse-special",
         is_flag=True,
         help="Take names of special tokens in messages as those tokens; without it text is text.",
     ),
-    click.option("--stop", multiple=True, metavar="STR", help="End the text before STR; may be given several times."),
 )
 _FORM = (
     click.option(
@@ -176,21 +199,15 @@ _FORM = (
 )
 
 
-def form_options(function: F) -> F:
-    """Adds the options of constrained decoding."""
-    for option in reversed(_FORM):
-        function = option(function)
-    return function
+form_options = section("Constrained decoding", *_FORM)
+template_options = section("Chat template", *_TEMPLATE)
+loading_options = section("Memory and speed", *_LOADING)
+sampling_options = section("Sampling", *_SAMPLING)
 
 
 def form(json_schema: Path | None, regex: str | None, choice: tuple[str, ...]) -> dict[str, Any]:
     """These options as `LM.stream` takes them."""
-    try:
-        schema = None if json_schema is None else read_text(json_schema, _LONGEST_SCHEMA)
-    except UnicodeDecodeError:
-        raise OptionError(f"{json_schema} is not valid UTF-8") from None
-    except OSError as error:
-        raise OptionError(f"{json_schema} cannot be read: {error.strerror}") from None
+    schema = None if json_schema is None else read_file(json_schema)
     return {"json_schema": schema, "regex": regex, "choice": choice or None}
 
 
@@ -206,15 +223,47 @@ def _biases(values: Iterable[str]) -> dict[int, float] | None:
     return biases or None
 
 
-def loading_options(function: F) -> F:
-    """Adds the options of `edgelm.load`, which come as `max_memory_mb`, `threads`, `prefill_threads`, `weight_cache`."""
-    for option in reversed(_LOADING):
-        function = option(function)
-    return function
+def _template_args(values: Iterable[str]) -> dict[str, Any] | None:
+    """``NAME=VALUE`` given several times, a value being JSON where it can be; None where it is not given."""
+    found: dict[str, Any] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE, such as enable_thinking=false")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found or None
 
 
-def sampling_options(function: F) -> F:
-    """Adds the options of a generation; an option left out is None, the model's default."""
-    for option in reversed(_SAMPLING):
-        function = option(function)
-    return function
+def read_tools(path: Path | None) -> list[Any] | None:
+    """The schemas in a file of ``--tools``; None without one.
+
+    Raises:
+        OptionError: it cannot be read, or is no list of JSON objects.
+    """
+    if path is None:
+        return None
+    text = read_file(path)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
+        raise OptionError(f"{path} is no list of JSON objects", hint='such as [{"type": "function", "function": {…}}]')
+    return found
+
+
+def read_file(path: Path) -> str:
+    """A text file that an option names.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    try:
+        return read_text(path, _LONGEST_FILE)
+    except UnicodeDecodeError:
+        raise OptionError(f"{path} is not valid UTF-8") from None
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read: {error.strerror}") from None

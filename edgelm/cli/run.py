@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,46 +24,78 @@ from edgelm.cli.options import (
     json_option,
     loading_options,
     prompt_cache_option,
+    read_file,
+    read_tools,
     sampling_options,
+    template_options,
 )
+from edgelm.cli.sections import Sectioned, section
 from edgelm.errors import PromptError
 
 if TYPE_CHECKING:
+    from edgelm.runtime.lm import LM
     from edgelm.runtime.loop.results import Chunk, Completion, Timings
+    from edgelm.runtime.text.prompt import Prompt
 
 
-@click.command("run")
+_CACHING = (prompt_cache_option, adapter_option, draft_option)
+
+
+@click.command("run", cls=Sectioned)
 @bundle_argument
-@click.option("-p", "--prompt", help="The prompt.  [default: standard input]")
-@click.option("--system", metavar="TEXT", help="A system message before the prompt.")
-@sampling_options
-@form_options
-@click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without the chat template.")
-@click.option("--deadline", type=float, metavar="SECONDS", help="Stop after this long with what is there.")
-@click.option("--n", type=int, metavar="N", help="Generate N texts, separated by lines of ---.")
-@click.option("--token-healing", is_flag=True, help="Let the end of a raw prompt be the beginning of a longer token.")
-@click.option("--echo", is_flag=True, help="Print the prompt first, as the model is given it.")
-@click.option(
-    "--logprobs",
-    "top_logprobs",
-    type=int,
-    metavar="K",
-    help="With --json: how likely each token was, and the K most likely at its place.",
+@click.argument("text", required=False, metavar="[PROMPT]")
+@section(
+    "Prompt",
+    click.option("-p", "--prompt", metavar="TEXT", help="The prompt; - takes standard input.  [default: that]"),
+    click.option(
+        "-f",
+        "--prompt-file",
+        multiple=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="A text that is the prompt, or stands behind it; may be given several times.",
+    ),
+    click.option("--system", metavar="TEXT", help="A system message before the prompt."),
+    click.option("--raw", is_flag=True, help="Give the prompt to the model as it is, without the chat template."),
+    click.option("--echo", is_flag=True, help="Print the prompt first, as the model is given it."),
+    click.option(
+        "--token-healing", is_flag=True, help="Let the end of a raw prompt be the beginning of a longer token."
+    ),
 )
-@prompt_cache_option
-@click.option("--stats", is_flag=True, help="Print speed to standard error.")
-@json_option
-@adapter_option
-@draft_option
+@sampling_options
+@section(
+    "Sampling",
+    click.option("--n", type=int, metavar="N", help="Generate N texts, separated by lines of ---."),
+    click.option("--deadline", type=float, metavar="SECONDS", help="Stop after this long with what is there."),
+)
+@form_options
+@template_options
+@section("Memory and speed", *_CACHING)
 @loading_options
+@section(
+    "Output",
+    click.option(
+        "--logprobs",
+        "top_logprobs",
+        type=int,
+        metavar="K",
+        help="With --json: how likely each token was, and the K most likely at its place.",
+    ),
+    click.option("--stats", is_flag=True, help="Print speed to standard error."),
+    json_option,
+)
 def command(
     bundle: str,
+    text: str | None,
     prompt: str | None,
+    prompt_file: tuple[Path, ...],
     system: str | None,
     stop: tuple[str, ...],
     json_schema: Path | None,
     regex: str | None,
     choice: tuple[str, ...],
+    template_arg: dict[str, Any] | None,
+    tools: Path | None,
     raw: bool,
     n: int | None,
     prompt_cache: Path | None,
@@ -77,41 +111,34 @@ def command(
 ) -> None:
     """Generate text from a prompt, printed as it comes.
 
-    A model with a chat template takes the prompt as the user's message, others continue it.
+    BUNDLE is a folder or a name: a model that has one (edgelm models) is exported for this machine first. A model with a
+    chat template takes the prompt as the user's message, others continue it. What comes from a pipe stands behind PROMPT;
+    with -p it is left alone, unless the text is -.
 
     \b
     Examples:
-      edgelm run bundles/edgelm-home-rpi5-int4 -p "Turn on the lamp in the kitchen"
-      edgelm run my-bundle -p "Once upon a time" --max-tokens 64 --temperature 0.8 --seed 1 --stats
-      cat question.txt | edgelm run my-bundle --json
-      edgelm run my-bundle -p "Who wrote Faust, and when?" --json-schema answer.schema.json
-      edgelm run my-bundle -p "Is the sky blue?" --choice yes --choice no
-      edgelm run my-bundle --system "$(cat rules.txt)" -p "Hello" --prompt-cache rules.cache
+      edgelm run smollm2-135m "Why is the sky blue?"
+      edgelm run edgelm-home -p "Turn on the lamp in the kitchen" --stats
+      edgelm run my-bundle "Once upon a time" -n 64 --temp 0.8 --seed 1
+      cat letter.txt | edgelm run my-bundle "Summarise this letter:"
+      edgelm run my-bundle -f question.txt --json
+      edgelm run my-bundle "When was Faust written?" --json-schema year.json
+      edgelm run my-bundle "Is the sky blue?" --choice yes --choice no
+      edgelm run my-bundle --system "$(cat rules.txt)" --prompt-cache rules.cache
     """
     if system is not None and raw:
         raise click.UsageError("--system and --raw exclude each other: a raw prompt has no messages")
     options |= {"stop": stop or None, "raw": raw, "adapter": adapter, **form(json_schema, regex, choice)}
-    text = _stdin() if prompt is None else prompt
-    messages = None if system is None else [{"role": "system", "content": system}, {"role": "user", "content": text}]
-
-    from edgelm.runtime.loop.completions import variants
-
-    done: list[Completion] = []
-    started = time.perf_counter()
+    options |= {"template_args": template_arg, "tools": read_tools(tools)}
+    asked = read_prompt(text, prompt, prompt_file)
+    given = asked if system is None else [{"role": "system", "content": system}, {"role": "user", "content": asked}]
     loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb, "draft": draft}
+    started = time.perf_counter()
     with loaded(bundle, weight_cache=weight_cache, **loading) as lm:
         load_seconds = time.perf_counter() - started
-        if messages is not None and lm.template is None:
+        if system is not None and lm.template is None:
             raise PromptError("this model has no chat template, so it takes no --system", hint="leave --system out")
-        cached = None if prompt_cache is None else CachedSession(lm, prompt_cache, adapter)
-        source = lm if cached is None else cached.session
-        for own in variants(lm.config, 1 if n is None else n, options):
-            if done and not as_json:
-                click.echo("---")
-            chunks = source.stream(text if messages is None else messages, **own)
-            done.append(_collect(chunks) if as_json else _print(chunks))
-        if cached is not None:
-            cached.save_prompt(done[0].timings)
+        done = _generate(lm, given, n, CachedSession.of(lm, prompt_cache, adapter), options, silent=as_json)
         facts = {"model": lm.bundle.manifest.model.id, "load_seconds": load_seconds}
         if (chosen := lm.open_adapter(adapter)) is not None:
             facts["adapter"] = chosen.id
@@ -121,6 +148,30 @@ def command(
     for completion in done if stats else ():
         said = f"load {load_seconds:.2f} s, {speed(completion.timings)}, ended by {completion.finish_reason}"
         click.echo(said, err=True)
+
+
+def _generate(
+    lm: LM,
+    prompt: Prompt,
+    n: int | None,
+    cached: CachedSession | None,
+    options: dict[str, Any],
+    *,
+    silent: bool,
+) -> list[Completion]:
+    """The completions, printed as they come unless `silent`."""
+    from edgelm.runtime.loop.completions import variants
+
+    done: list[Completion] = []
+    source = lm if cached is None else cached.session
+    for own in variants(lm.config, 1 if n is None else n, options):
+        if done and not silent:
+            click.echo("---")
+        chunks = source.stream(prompt, **own)
+        done.append(_collect(chunks) if silent else _print(chunks))
+    if cached is not None:
+        cached.save_prompt(done[0].timings)
+    return done
 
 
 def _answer(completion: Completion) -> dict[str, Any]:
@@ -180,10 +231,55 @@ def _collect(chunks: Iterable[Chunk]) -> Completion:
     return Completion.join(chunks)
 
 
+def read_prompt(text: str | None, prompt: str | None, files: Sequence[Path]) -> str:
+    """The prompt: what is typed, then the files, then standard input where it is asked for or piped behind `text`.
+
+    Args:
+        text: typed as an argument.
+        prompt: typed as an option; ``-`` is standard input.
+        files: texts that stand behind it.
+
+    Raises:
+        UsageError: a prompt twice.
+        PromptError: there is none, or standard input is not UTF-8.
+        OptionError: a file cannot be read.
+    """
+    if text is not None and prompt is not None:
+        raise click.UsageError("the prompt is given twice: as PROMPT and with -p")
+    typed = text if prompt is None else prompt
+    parts = [] if typed in (None, "-") else [typed]
+    parts += [read_file(file).removesuffix("\n") for file in files]
+    if typed == "-" or not (parts or typed is not None):
+        parts.append(_stdin())
+    elif text is not None and _piped() and (behind := _read_stdin()):
+        parts.append(behind)
+    return "\n\n".join(part for part in parts if part is not None)
+
+
+def _piped() -> bool:
+    """Whether standard input is a pipe or a file, of which all may be read."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return False
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # one that a program put in place
+        return True
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
 def _stdin() -> str:
     """The prompt on standard input, without the newline that ends it."""
     if sys.stdin is None or sys.stdin.isatty():
-        raise PromptError("no prompt", hint='give one with -p "…", or on standard input; to talk: edgelm chat')
+        raise PromptError(
+            "no prompt", hint='give one: edgelm run BUNDLE "…", or on standard input; to talk: edgelm chat'
+        )
+    text = _read_stdin()
+    if not text:
+        raise PromptError("no prompt: standard input is empty", hint='give one: edgelm run BUNDLE "…"')
+    return text
+
+
+def _read_stdin() -> str:
     data = sys.stdin.buffer.read()
     try:
         text = data.decode("utf-8")
@@ -192,6 +288,4 @@ def _stdin() -> str:
             f"standard input is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02x}",
             hint="convert it, for example with: iconv -f latin1 -t utf-8",
         ) from None
-    if not text:
-        raise PromptError("no prompt: standard input is empty", hint='give one with -p "…"')
     return text.removesuffix("\n").removesuffix("\r")

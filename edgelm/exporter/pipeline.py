@@ -11,7 +11,7 @@ from edgelm.bundle.manifest import Graph, Manifest
 from edgelm.bundle.origins import Mixed
 from edgelm.bundle.reader import LORA, QUALITY, Bundle
 from edgelm.bundle.writer import BundleWriter, writing
-from edgelm.errors import EdgeLMError
+from edgelm.errors import EdgeLMError, names_keywords
 from edgelm.exporter.calibration.quality import Calibration, Card, measuring
 from edgelm.exporter.lora_adapter import places_file
 from edgelm.exporter.manifest import Origin, manifest, source_hashes
@@ -25,6 +25,7 @@ from edgelm.exporter.tokenizer.vocabulary import Wanted
 from edgelm.target.target import Target
 
 
+@names_keywords
 def export(
     model: str | os.PathLike[str] | None = None,
     target: str | os.PathLike[str] | Target = "rpi5",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from edgelm.errors import names_keywords
 from edgelm.runtime.loop.request_builder import RequestBuilder
 from edgelm.runtime.loop.results import Chunk, Completion, Timings
 from edgelm.runtime.loop.scheduler import Scheduler
@@ -103,6 +104,10 @@ class LM(TextGenerator):
         """Free the model. A generation under way ends as ``cancelled`` at its next token, and frees it then."""
         self._scheduler.close()
 
+    def __repr__(self) -> str:
+        manifest = self.bundle.manifest
+        return f"<LM {manifest.model.id} as {manifest.quant} for {manifest.target}, context of {self.context:,} tokens>"
+
     def __enter__(self) -> LM:
         return self
 
@@ -110,6 +115,7 @@ class LM(TextGenerator):
         self.close()
 
 
+@names_keywords
 def load(
     path: str | PathLike[str],
     *,

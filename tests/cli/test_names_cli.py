@@ -99,7 +99,7 @@ def test_a_model_that_does_not_fit_has_no_speed(edgelm) -> None:
         (("run", "edgelm-hom", *PROMPT), "error: bundle edgelm-hom does not exist\nhint: did you mean edgelm-home?\n"),
         (("run", "bundles/none", *PROMPT), "error: bundle bundles/none does not exist\nhint: make one with: edgelm "),
         (("run", "./smollm2-135m", *PROMPT), "error: bundle ./smollm2-135m does not exist\n"),
-        (("verify", "edgelm-home"), "error: edgelm-home was not exported for this machine yet\nhint: edgelm pull edgelm-home\n"),
+        (("verify", "edgelm-home"), "error: edgelm-home was not exported for this machine yet\nhint: to fetch and export the model: edgelm pull edgelm-home\n"),
         (("rm", "edgelm-home"), "error: no bundle is called edgelm-home in "),
         (("pull", "nonsense"), "error: nonsense is no model's name\nhint: see edgelm models: "),
         (("pull", "edgelm-home", "--quant", "int3"), "error: target "),

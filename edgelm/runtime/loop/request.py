@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from edgelm.errors import OptionError
+from edgelm.errors import OptionError, unexpected_keyword
 from edgelm.runtime.loop.generate import FinishReason, Interrupt, Limits
 from edgelm.runtime.sample.config import GenerationConfig, SamplingOptions
 from edgelm.runtime.text.prompt import Rendering
@@ -40,6 +40,7 @@ class Options(SamplingOptions, total=False):
         tools: JSON schemas of functions the model may call, for its chat template.
         template: name of the chat template to use, of a model that has several; None for ``tool_use`` where there are
             `tools` and it has one, else its default.
+        template_args: what else the chat template knows by name, such as ``{"enable_thinking": False}``: JSON values.
         deadline: seconds from now after which the generation ends with what it has.
         cancel: ends the generation once it is set.
         reuse_cache: False computes the whole prompt anew.
@@ -60,6 +61,7 @@ class Options(SamplingOptions, total=False):
     parse_special: bool | None
     tools: Sequence[Mapping[str, Any]] | None
     template: str | None
+    template_args: Mapping[str, Any] | None
     deadline: float | None
     cancel: CancelEvent | None
     reuse_cache: bool | None
@@ -149,7 +151,7 @@ def split_options(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     for name in options:
         if name not in Options.__annotations__:
-            raise TypeError(f"unexpected keyword argument {name!r}")
+            raise unexpected_keyword(name, Options.__annotations__)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     sampling = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
     return sampling, given
@@ -170,7 +172,12 @@ def rendering(options: Mapping[str, Any]) -> Rendering:
         raise OptionError(f"tools must be a list of JSON schemas, not {tools!r}")
     if template is not None and not isinstance(template, str):
         raise OptionError(f"template must be the name of a chat template, not {template!r}")
-    return Rendering(bool(options.get("parse_special", False)), tools, template)
+    variables = options.get("template_args", {})
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+        raise OptionError(f"template_args must be a dict of names and values, not {variables!r}")
+    if taken := sorted({"messages", "tools", "documents", "add_generation_prompt"} & variables.keys()):
+        raise OptionError(f"template_args cannot set {taken[0]!r}: it is given to every template")
+    return Rendering(bool(options.get("parse_special", False)), tools, template, variables)
 
 
 def check_bias(config: GenerationConfig, vocab_size: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +51,13 @@ class Rendering:
         parse_special: whether names of special tokens in messages are those tokens, and not text.
         tools: JSON schemas of functions that the model may call, or None.
         template: name of the chat template to use; None for ``tool_use`` where there are tools, else the default.
+        variables: what else the template knows, such as ``enable_thinking``.
     """
 
     parse_special: bool = False
     tools: Sequence[Mapping[str, Any]] | None = None
     template: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 class PromptEncoder:
@@ -135,7 +137,7 @@ class PromptEncoder:
             )
         template, tools = self._template.named(how.template, tools=how.tools is not None), how.tools
         if how.parse_special:
-            return template.render(messages, tools=tools), ""
+            return template.render(messages, tools=tools, **how.variables), ""
         messages = check_messages(messages)
-        marked = Marker(self._tokenizer.named_specials, [messages, tools, template.source])
-        return template.render(marked(messages), tools=marked(tools)), marked.mark
+        marked = Marker(self._tokenizer.named_specials, [messages, tools, how.variables, template.source])
+        return template.render(marked(messages), tools=marked(tools), **how.variables), marked.mark

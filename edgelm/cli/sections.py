@@ -1,0 +1,44 @@
+"""``--help`` in sections: options that belong together stand together, under a title."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+_REST = "Other options"
+_TITLES: dict[int, str] = {}  # id of an option, which lives as long as its command, → its section
+
+
+def section(title: str, *options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Adds options in this order, as one section of the help of a `Sectioned` command."""
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            before = len(getattr(function, "__click_params__", ()))
+            function = option(function)
+            for parameter in getattr(function, "__click_params__", ())[before:]:
+                _TITLES[id(parameter)] = title
+        return function
+
+    return add
+
+
+class Sectioned(click.Command):
+    """A command whose options are shown by section; those of none come last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, in the order of their first options."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and not isinstance(parameter, click.Argument):
+                found.setdefault(_TITLES.get(id(parameter), _REST), []).append(record)
+        rest = found.pop(_REST, [])
+        for title, records in [*found.items(), *([(_REST if found else "Options", rest)] if rest else [])]:
+            with formatter.section(title):
+                formatter.write_dl(records)
