@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,15 @@ def test_the_command_line(bundle: Bundle, tasks: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr("sys.argv", ["lm_eval", *[a.replace("b,threads", "nope,threads") for a in arguments]])
     with pytest.raises(SystemExit, match=r"error: bundle .* does not exist"):
         main()
+
+
+def test_it_runs_as_a_module(bundle: Bundle, tasks: Path, tmp_path: Path) -> None:
+    arguments = ["--model", "edgelm", "--model_args", f"path={bundle.path},threads=1", "--tasks", "local_choices"]
+    arguments += ["--include_path", str(tasks), "--limit", "2", "--output_path", str(tmp_path)]
+    command = [sys.executable, "-m", "edgelm.lm_eval", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list(tmp_path.rglob("results_*.json"))) == 1
 
 
 def test_wrong_arguments(bundle: Bundle) -> None:

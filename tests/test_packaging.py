@@ -59,6 +59,9 @@ def test_the_wheel_holds_targets_and_the_default_model(wheel: Path) -> None:
     assert {"edgelm/serve/page/index.html", "edgelm/serve/page/vendor/LICENSE-marked.txt"} <= sizes.keys()
     (weights,) = [name for name in sizes if name.endswith(".safetensors")]
     assert sizes[weights] <= 8_000_000
+    assert "optimum/commands/register/register_edgelm.py" in sizes
+    assert not [name for name in sizes if name.startswith("optimum/") and name.endswith("__init__.py")]
+    assert {"edgelm/catalogue/models.toml", "edgelm/catalogue/figures.json"} <= sizes.keys()
     assert not [name for name in sizes if name.startswith(("tests/", "tools/"))]
 
 

@@ -75,7 +75,10 @@ def test_it_runs_as_a_module(start):
     [
         (["exprot"], "error: no command 'exprot': did you mean export?\nhint: see: edgelm --help\n"),
         (["run"], "error: missing argument 'BUNDLE'\nhint: see: edgelm run --help\n"),
-        (["run", "b", "--max-tokens", "x"], "error: invalid value for '-n' / '--max-tokens': 'x' is not a valid integer\n"),
+        (
+            ["run", "b", "--max-tokens", "x"],
+            "error: invalid value for '-n' / '--max-tokens': 'x' is not a valid integer\n",
+        ),
         (["run", "b", "--sead", "1"], "error: no such option '--sead'\nhint: did you mean --seed"),
         (["--foo"], "error: no such option '--foo'\nhint: see: edgelm --help\n"),
     ],

@@ -30,10 +30,9 @@ try:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
     from tqdm import tqdm
 except ImportError as error:
-    missing = DependencyError(f"lm-evaluation-harness cannot be loaded: {error}", hint="pip install 'edgelm[lm-eval]'")
-    if __name__ == "__main__":
-        sys.exit(f"error: {missing}\nhint: {missing.hint}")
-    raise missing from None
+    raise DependencyError(
+        f"lm-evaluation-harness cannot be loaded: {error}", hint="pip install 'edgelm[lm-eval]'"
+    ) from None
 
 _LOG = logging.getLogger(__name__)
 
@@ -203,10 +202,3 @@ def main() -> None:
         cli_evaluate()
     except EdgeLMError as error:
         sys.exit(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))
-
-
-if __name__ == "__main__":
-    # Not this copy of the module, whose name is __main__: the harness registers a class once.
-    from edgelm.lm_eval import main as run
-
-    run()

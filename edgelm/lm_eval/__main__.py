@@ -1,0 +1,15 @@
+"""``python -m edgelm.lm_eval``: the harness's ``lm_eval`` command, which then knows bundles.
+
+A module of its own, not the one that registers the model: run as ``__main__``, that one would be there twice.
+"""
+
+import sys
+
+from edgelm.errors import DependencyError
+
+try:
+    from edgelm.lm_eval import main
+except DependencyError as missing:
+    sys.exit(f"error: {missing}\nhint: {missing.hint}")
+
+main()
