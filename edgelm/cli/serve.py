@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
+from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
-from edgelm.cli.options import prefill_threads_option, threads_option, weight_cache_option
+from edgelm.cli.options import bundle_completion, prefill_threads_option, threads_option, weight_cache_option
 from edgelm.errors import DependencyError, OptionError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,7 +110,7 @@ def _options(function: F) -> F:
 
 
 @click.command("serve")
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...", shell_complete=bundle_completion)
 @_options
 @threads_option
 @prefill_threads_option
@@ -118,7 +119,7 @@ def _options(function: F) -> F:
 def command(**given: Any) -> None:
     """Serve bundles to apps that speak OpenAI's, Ollama's or Anthropic's interface, and a chat page to browsers.
 
-    Listens on this machine alone unless it is told otherwise. Needs edgelm[serve]; constrained answers need
+    BUNDLE is a folder or a name; a model that has one (edgelm models) is exported for this machine first. Listens on this machine alone unless it is told otherwise. Needs edgelm[serve]; constrained answers need
     edgelm[structured], too.
 
     \b
@@ -128,6 +129,7 @@ def command(**given: Any) -> None:
       edgelm serve my-bundle --host 0.0.0.0 --api-key-file keys.txt
       edgelm serve my-bundle --install-unit | sudo tee /etc/systemd/system/edgelm.service
     """
+    given["bundles"] = tuple(map(find_bundle, given["bundles"]))
     install = given.pop("install_unit")
     if install:
         click.echo(_unit(given), nl=False)
