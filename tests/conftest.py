@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,8 @@ from edgelm.exporter.calibration import quality
 
 os.environ["EDGELM_RESULTS"] = "off"  # as are results; the tests of these name a file
 os.environ["EDGELM_WEIGHT_CACHE"] = "off"  # tests leave the user's cache alone; those of the cache bring their own
-os.environ["EDGELM_MODELS"] = "/nonexistent/edgelm-models"  # and the user's bundles by name
+_MODELS = tempfile.TemporaryDirectory(prefix="edgelm-models-")
+os.environ["EDGELM_MODELS"] = _MODELS.name  # and the user's bundles by name
 os.environ.pop("EDGELM_MIRROR", None)
 
 # A shell that starts this run in the background lets it, and all that it starts, ignore Ctrl-C; tests send it.

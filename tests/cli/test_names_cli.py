@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hub_server import Hub, serving
 
 from edgelm.bundle.reader import Bundle
 from edgelm.cli.bundles import find_bundle
@@ -17,9 +18,6 @@ from edgelm.errors import BundleError
 from edgelm.exporter.checkpoint.hub import Wanted, meant
 from edgelm.exporter.pipeline import export
 from edgelm.target.target import load_target
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "exporter"))
-from hub_server import Hub, serving
 
 ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PROMPT = ("-p", "hi", "--max-tokens", "4")
