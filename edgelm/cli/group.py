@@ -39,7 +39,7 @@ SECTIONS = {
     "Run models": ("run", "chat", "serve"),
     "Models and bundles": ("models", "pull", "list", "rm", "export", "inspect", "verify", "families", "cache"),
     "Boards": ("doctor", "targets", "estimate", "emulate"),
-    "Measure": ("bench", "eval", "sweep"),
+    "Measure": ("bench", "results", "eval", "sweep"),
     "More": (),
 }
 
