@@ -12,7 +12,6 @@ _UNIT = """\
 #   sudo systemctl daemon-reload && sudo systemctl enable --now edgelm
 [Unit]
 Description=edgelm: small language models behind OpenAI's, Ollama's and Anthropic's interfaces
-Documentation=https://github.com/edgelm/edgelm/blob/main/docs/serve.md
 After=network.target
 
 [Service]
