@@ -30,14 +30,10 @@ from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
 from edgelm.exporter.checkpoint.hub import resolve, slug
 from edgelm.exporter.checkpoint.lora import Adapter, LowRank
 from edgelm.exporter.checkpoint.names import bare, by_bare_name
-from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.model.decoder import Decoder, Linear, Source
 from edgelm.exporter.progress import Progress
 from edgelm.files import replacing, umask
 from edgelm.runtime.lora_adapter import FORMAT, METADATA, digest_of
-from edgelm.target.target import RecipeSpec
-
-_MERGE_INSTEAD = "leave out --lora-ready, and merge an adapter with --adapter"
 
 
 def place(linear: Linear) -> dict[str, Any]:
@@ -52,20 +48,11 @@ def place(linear: Linear) -> dict[str, Any]:
     }
 
 
-def expect_places(route: str, calibrate: str | None, recipe: RecipeSpec | None) -> None:
-    """UnsupportedModelError where adapters cannot have places: on the Optimum export path, and where all that calibration could do
-    is to smooth. A recipe of single matrices, None while it is yet to be chosen, is calibrated without smoothing.
-    """
+def expect_places(route: str) -> None:
+    """UnsupportedModelError where adapters cannot have places: on the Optimum export path."""
     if route != "native":
         raise UnsupportedModelError(
             "this model goes through Optimum, where an adapter has no place at run time", hint="leave out --lora-ready"
-        )
-    if recipe is None or recipe.matrices:
-        return
-    if calibrate is not None and make_format(recipe.body).smooths:
-        raise UnsupportedModelError(
-            "calibration of this recipe scales the inputs of matrices, which an adapter would not know of",
-            hint=f"leave out --calibrate; or {_MERGE_INSTEAD}",
         )
 
 

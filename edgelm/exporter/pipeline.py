@@ -72,8 +72,8 @@ def export(
             choice. Scales are found on the text of `calibrate`, or on edgelm's own.
         prefill: the prefill graph: the ``same`` matrices as decode, or ``int8``, a second set of them, which is faster
             and takes one more byte per weight on disk. None is the recipe's choice.
-        calibrate: a text file to calibrate on, or ``builtin`` for edgelm's own sample: GPTQ of 4-bit matrices, and
-            SmoothQuant for DynamicQuantizeMatMul. None or ``auto`` calibrates on the sample where that takes minutes at
+        calibrate: a text file to calibrate on, or ``builtin`` for edgelm's own sample: GPTQ, and for 8 bits
+            SmoothQuant before. None or ``auto`` calibrates on the sample where that takes minutes at
             most (None with a `recipe`: as it was made; of the embedded model, which was trained for its rounding, none);
             ``none`` chooses all scales without data, the quick way.
         language: codes such as ``de,fr`` of the languages that edgelm's own sample has beside English and code to

@@ -44,7 +44,7 @@ def candidates(target: Target) -> list[Candidate]:
     """What there is to try for a board: fp32, and all that its own recipes say.
 
     Of a recipe with 4-bit blocks, each block size rounded to the nearest step, with searched scales, and by GPTQ; of one
-    with products by DynamicQuantizeMatMul, also with smoothed activations. Last a format for each matrix, in no more
+    with 8-bit products, also calibrated, with smoothed activations. Last a format for each matrix, in no more
     bytes than the default recipe takes; models that go through Optimum have none, and are told so.
     """
     found = [Candidate(BASE, target, BASE)]
@@ -71,7 +71,7 @@ def chosen(found: Sequence[Candidate], names: Iterable[str]) -> list[Candidate]:
 
 def _of_recipe(target: Target, quant: str, recipe: RecipeSpec) -> Iterator[Candidate]:
     format = make_format(recipe.body)
-    if format.calibrates:
+    if format.calibrates and format.spec.bits == 4:
         for block in sorted({*BLOCKS, recipe.body.block or BLOCKS[0]}):
             name = f"{quant}-b{block}"
             board = _with(target, quant, _in_blocks(recipe, block, None))

@@ -159,7 +159,9 @@ def test_int8_activations_are_evened_out(stories: dict[str, Path], tmp_path: Pat
     base = export(stories["model"], "rpi5", "fp32", output=tmp_path / "fp32")
     plain = export(stories["model"], "rpi5", "int8", output=tmp_path / "plain")
     even = export(stories["model"], "rpi5", "int8", calibrate=stories["first"], output=tmp_path / "even")
-    assert even.manifest.calibration.method == "smoothquant"
+    calibration = even.manifest.calibration
+    assert calibration is not None
+    assert (calibration.method, calibration.matrices, calibration.smoothed) == ("gptq", 20, 15)
     assert even.size == plain.size
     end = load_passages(stories["end"], "evaluation")
     smoothed, without = (compare(base, bundle, end, chunks=8).mean for bundle in (even, plain))
@@ -189,13 +191,9 @@ def test_smoothing_changes_nothing_in_fp32(kind: str, tiny_checkpoint: Callable[
 
 def test_a_recipe_that_gains_nothing_says_so(stories: dict[str, Path], tmp_path: Path) -> None:
     said = Said()
-    bundle = export(
-        stories["model"], "x86-64", "int8", calibrate="builtin", card="auto", output=tmp_path / "b", progress=said
-    )
-    assert said.lines == ["calibration serves 4-bit matrices and DynamicQuantizeMatMul, and this recipe has neither"]
+    bundle = export(stories["model"], "x86-64", "fp32", calibrate="builtin", output=tmp_path / "b", progress=said)
+    assert said.lines == ["calibration serves matrices of 4 and 8 bits, and this recipe has none"]
     assert bundle.manifest.calibration is None
-    assert bundle.quality is not None
-    assert bundle.quality["kld"]["mean"] < 0.05
 
 
 def test_a_matrix_that_reads_nothing_keeps_to_the_search(
@@ -347,6 +345,6 @@ def test_a_model_is_calibrated_without_being_asked(
 
 def test_large_models_read_less_of_the_text(tiny_checkpoint: Callable[..., Path]) -> None:
     small = families.describe(Checkpoint(tiny_checkpoint()).config)
-    assert quality.text_tokens(small) == quality.TOKENS
+    assert quality.text_tokens(small) == quality.TOKENS > quality.text_tokens(small, 8)
     assert calibrate.seconds(small, 4096) < calibrate.seconds(small, 8192) < 60
     assert calibrate.memory(small, 4096) < calibrate.memory(small, 8192)

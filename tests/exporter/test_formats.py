@@ -40,7 +40,6 @@ FORMATS: list[Format] = [
     Blocked(8, 64),
     PerChannel(),
     PerChannel(by_token=True),
-    PerChannel(by_size=True),
 ]
 MATRICES = [(96, 64), (64, 172), (48, 256), (32, 40)]
 
@@ -243,9 +242,29 @@ def test_rounding_on_data_needs_data() -> None:
     ]
     assert losses[0] < losses[1]
     assert Blocked(4, 32).rounder(np.zeros((64, 64), np.float32)) is None
-    assert [format.calibrates for format in (Blocked(4, 32), Blocked(8, 32), Dense(), PerChannel())] == [True] + [
+    assert [format.calibrates for format in (Blocked(4, 32), Blocked(8, 32), PerChannel(), Dense())] == [True] * 3 + [
         False
-    ] * 3
+    ]
+    assert [format.smooths for format in (Blocked(4, 32), Blocked(8, 32), PerChannel(), Dense())] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("format", [Blocked(8, 32), PerChannel(), PerChannel(by_token=True)], ids=str)
+def test_8_bits_lose_less_on_data(format: Format) -> None:
+    weight = np.random.default_rng(0).standard_normal((32, 64), np.float32)
+    inputs = np.random.default_rng(1).standard_normal((200, 64), np.float32) @ np.diag(np.linspace(0.02, 3, 64))
+    inputs[:, 1:] += inputs[:, :-1]
+    by_data = format.rounder((inputs.T @ inputs).astype(np.float32))
+    assert by_data is not None
+    losses = [
+        float(np.square(inputs @ (format.values(rounding(weight), 64) - weight).T).sum())
+        for rounding in (by_data, format.quantize)
+    ]
+    assert losses[0] < 0.7 * losses[1]
 
 
 def test_a_lookup_format_refuses_products(tmp_path: Path) -> None:
@@ -331,7 +350,8 @@ def test_a_loud_token_costs_the_others_nothing(tmp_path: Path) -> None:
     assert error(PerChannel()) > 5
     assert error(PerChannel().uneven) < 0.5
     assert PerChannel(by_token=True).uneven == PerChannel(by_token=True)
-    assert Blocked(4, 32).uneven == Blocked(4, 32)
+    assert Blocked(4, 32).uneven == Blocked(4, 32) == Blocked(4, 32).scoring
+    assert PerChannel().scoring == PerChannel(by_token=True)
     about = PerChannel().uneven.product(x, weight) + bias
     np.testing.assert_allclose(about[[0, 1, 4]], exact[[0, 1, 4]], atol=0.5)
     np.testing.assert_allclose(run(tmp_path, PerChannel().uneven, weight, x)[3], 0, atol=1e-3)

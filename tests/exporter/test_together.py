@@ -76,7 +76,9 @@ def test_it_loses_what_its_weights_lose(made: Bundle, checkpoint: Path, text: Pa
     options: dict[str, Any] = {"trim_vocab": text, "calibrate": text, "card": "none"}
     base = export(checkpoint, "rpi5", "fp32", trim_vocab=text, output=tmp_path / "fp32")
     int4 = export(checkpoint, "rpi5", "int4", output=tmp_path / "int4", **options)
-    floats = export(checkpoint, "rpi5", recipe=made.path, kv="float", output=tmp_path / "floats", **options)
+    floats = export(
+        checkpoint, "rpi5", recipe=made.path, kv="float", lora_ready=True, output=tmp_path / "floats", **options
+    )
     passages = load_passages(text, "evaluation")
     assert floats.manifest.recipe.kv.spec.op == "none"
     lost, lost_in_int4 = (compare(base, bundle, passages, chunks=4).mean for bundle in (made, int4))

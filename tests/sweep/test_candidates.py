@@ -20,8 +20,8 @@ FAST = [name.replace("int4", "int4-fast") for name in INT4]
     ("target", "expected"),
     [
         ("rpi5", ["fp32", "int8", "int8-smooth", *INT4, "auto"]),
-        ("x86-64", ["fp32", "int8", *INT4, *FAST, "auto"]),  # 8-bit blocks gain nothing from calibration
-        ("jetson-orin-nano", ["fp32", "int8", *INT4, "auto"]),
+        ("x86-64", ["fp32", "int8", "int8-smooth", *INT4, *FAST, "auto"]),
+        ("jetson-orin-nano", ["fp32", "int8", "int8-smooth", *INT4, "auto"]),
     ],
 )
 def test_what_a_boards_recipes_allow(target, expected):

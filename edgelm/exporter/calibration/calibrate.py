@@ -1,4 +1,4 @@
-"""Calibrated 4-bit matrices: GPTQ, layer by layer, on the inputs that the already rounded layers before give.
+"""Calibrated matrices: GPTQ, layer by layer, on the inputs that the already rounded layers before give.
 
 What is held is one layer, the hidden states of the calibration text, and one Hessian; rounded matrices wait in files.
 """
@@ -112,7 +112,7 @@ def calibrate(
     folder: Path,
     progress: Progress,
 ) -> Calibrated:
-    """Round every 4-bit matrix of a decoder on calibration text.
+    """Round every matrix of a decoder that gains from it on calibration text.
 
     Args:
         reader: of the checkpoint's weights.
@@ -133,7 +133,7 @@ def calibrate(
     for index, layer in enumerate(decoder.layers):
         parts = layer_runner.parts(decoder, formats, index, reader, context, folder)
         for linear, inputs in flow.through(layer, parts):
-            format, weight = formats.of(linear), reader.matrix(linear)
+            format, weight = formats.multiplied(linear), reader.matrix(linear)
             if format.calibrates and not reader.codes(linear):
                 weight = work.round(linear, format, [weight], inputs)
             flow.multiply(linear, weight)
@@ -169,9 +169,10 @@ def worthwhile(decoder: Decoder, formats: Formats) -> bool:
 
 
 def _head(reader: WeightReader, decoder: Decoder, formats: Formats) -> Format | None:
-    """The head's format where it is calibrated."""
+    """The head's format where it is calibrated: at 8 bits a table as large is not worth the time."""
     head = formats.head
-    return head if head.calibrates and not reader.codes(decoder.head) else None
+    wanted = head.calibrates and head.spec.bits < 8 and not reader.codes(decoder.head)
+    return head if wanted else None
 
 
 def _cost(linear: Linear) -> int:

@@ -108,16 +108,16 @@ class QualityOptions:
         if chosen == AUTO:
             chosen = None
             if plan is not None and (mixed or _gains(plan)):
-                chosen = self._affordable(plan.decoder, tokenizer, progress)
+                chosen = self._affordable(plan.decoder, 4 if mixed else _fewest_bits(plan), tokenizer, progress)
         if chosen is None and plan is not None and _coarse(plan.spec.body):
             progress.say(
                 f"blocks of {plan.spec.body.block} lose twice as much without calibration: --quant int4 has finer ones"
             )
         return replace(self, calibrate=chosen)
 
-    def _affordable(self, decoder: Decoder, tokenizer: Tokenizer, progress: Progress) -> str | None:
+    def _affordable(self, decoder: Decoder, bits: int, tokenizer: Tokenizer, progress: Progress) -> str | None:
         """The text that suits a model, or None, which is told, where there is not the time or memory."""
-        if (reason := _too_much(decoder)) is not None:
+        if (reason := _too_much(decoder, bits)) is not None:
             progress.say(f"not calibrated, since that takes {reason}: --calibrate builtin does it all the same")
             return None
         if self.own != BUILTIN:
@@ -132,8 +132,10 @@ class QualityOptions:
         return None if exact or parameters > SMALL else self.own
 
 
-def text_tokens(decoder: Decoder) -> int:
-    """Tokens of calibration text at most: the fewer the larger a model is."""
+def text_tokens(decoder: Decoder, bits: int = 4) -> int:
+    """Tokens of calibration text at most: the fewer the larger a model is, and few where no matrix has less than 8 bits."""
+    if bits >= 8:
+        return FEWEST
     share = min(1.0, (200e6 / max(1, decoder.parameters)) ** 0.5)
     return max(FEWEST, int(TOKENS * share) // CHUNK * CHUNK)
 
@@ -145,14 +147,19 @@ def _gains(plan: GraphPlan) -> bool:
     )
 
 
+def _fewest_bits(plan: GraphPlan) -> int:
+    """Of a body matrix."""
+    return min(plan.formats.of(linear).spec.bits for linear in plan.decoder.linears)
+
+
 def _coarse(spec: FormatSpec) -> bool:
     """Whether weights in this format had better be calibrated."""
     return spec.bits == 4 and spec.rounding is None and (spec.block or 0) >= _COARSE
 
 
-def _too_much(decoder: Decoder) -> str | None:
+def _too_much(decoder: Decoder, bits: int) -> str | None:
     """What calibration takes where that is more time or memory than there is, in words."""
-    tokens = text_tokens(decoder)
+    tokens = text_tokens(decoder, bits)
     seconds, memory = calibrate.seconds(decoder, tokens), calibrate.memory(decoder, tokens)
     there = read_memory().usable
     if seconds > LONGEST:
@@ -217,25 +224,22 @@ def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) ->
         return
     rounds, smooths = calibrate.worthwhile(decoder, formats), smooth.worthwhile(decoder, formats)
     if smooths and plan.lora_ready:
-        progress.say("activations of DynamicQuantizeMatMul stay uneven: adapters would not know of what evens them")
+        progress.say("activations stay uneven: adapters would not know of what evens them")
         smooths = False
     if not (rounds or smooths):
-        progress.say("calibration serves 4-bit matrices and DynamicQuantizeMatMul, and this recipe has neither")
+        progress.say("calibration serves matrices of 4 and 8 bits, and this recipe has none")
         yield calibrate.Prepared(reader)
         return
     passages = load_passages(calibration.wanted, "calibration")
-    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), text_tokens(decoder))
+    most = text_tokens(decoder, _fewest_bits(plan))
+    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), most)
     on, tokens = Text(passages.name, passages.sha256), sum(map(len, chunks))
     _tell_memory("calibration", calibrate.memory(decoder, tokens), progress)
     with calibration.folder("calibrating") as folder:
         smoothed: int | None = None
         if smooths:
-            even = smooth.smooth(reader, decoder, formats, chunks, Path(folder), progress)
+            even = smooth.smooth(reader, decoder, formats, chunks[:: smooth.STRIDE], Path(folder), progress)
             reader = WeightReader(reader.checkpoint, even.smoothing)
-            if not rounds:
-                done = origins.Calibration(method="smoothquant", matrices=len(even.after), text=on, tokens=tokens)
-                yield calibrate.Prepared(reader, None, done)
-                return
             smoothed = len(even.after)
         found = calibrate.calibrate(reader, decoder, formats, chunks, Path(folder), progress)
         if found.left:

@@ -1,14 +1,15 @@
 """Activations made even before they are quantised on the fly (SmoothQuant, Xiao et al., 2022, arXiv:2211.10438).
 
-DynamicQuantizeMatMul gives all inputs of a product one scale: a channel that is much larger than the others costs them
-their digits. Dividing channel j of the inputs by s_j and multiplying column j of the matrix by it changes nothing but
-that. Where the division can be folded into what makes the inputs, exactly, it is free at run time:
+DynamicQuantizeMatMul gives all inputs of a product one scale, MatMulNBits those of a block of a token: a channel that is
+much larger than the others costs them their digits. Dividing channel j of the inputs by s_j and multiplying column j of
+the matrix by it changes nothing but that. Where the division can be folded into what makes the inputs, exactly, it is
+free at run time:
 
     the matrix after a norm that nothing else reads       s goes into the norm's weight and bias
     down, after a gated feed-forward, or after a ReLU     s goes into the rows of up
 
-``s_j = max |x_j|^α / max |W_ij|^(1-α)``, with the α, or none at all, for which the quantised product of a sample comes
-nearest to the exact one.
+``s_j = x_j^α / max |W_ij|^(1-α)``, x_j being the largest magnitude of the channel or its root mean square, whichever and
+with the α, or none at all, for which the quantised product of a sample comes nearest to the exact one.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ from edgelm.exporter.model.decoder import Decoder, Layer, Linear, Norm
 from edgelm.exporter.model.weights import Smoothing, WeightReader
 from edgelm.exporter.progress import Progress
 
-_ALPHAS = (0.25, 0.5, 0.75)
-_SAMPLE = 256  # inputs on which the choice is made
+_ALPHAS = (0.5, 0.65, 0.8)
+_BEGINNING, _SAMPLE = (
+    128,
+    256,
+)  # inputs on which the choice is made: of the text's beginning, and with those from all of it
+STRIDE = 3  # of the text's chunks one is read: these figures are found on fewer tokens than a Hessian
 _SMALLEST = 1e-5  # of a channel, as a share of the largest
 
 
@@ -95,18 +100,21 @@ def _kept(reader: WeightReader, linear: Linear, origin: Norm | Linear) -> bool:
 def _choose(
     found: Found, linear: Linear, origin: Norm | Linear, format: Format, weight: np.ndarray, inputs: np.ndarray
 ) -> None:
-    sample, highest = inputs[:_SAMPLE], np.maximum(inputs.max(axis=0), -inputs.min(axis=0))
+    sample = _sample(inputs)
     exact = sample @ weight.T
-    whole = float(np.square(exact).sum())
+    size = np.square(exact).sum(axis=1)
+    if not size.any():
+        return
+    typical = np.maximum(size, max(float(np.median(size)), float(size.mean()) * _SMALLEST))
 
     def error(scale: np.ndarray) -> float:
-        return float(np.square(format.product(sample / scale, weight * scale) - exact).sum()) / whole
+        """Squared error of the product, every token's as a share of its square."""
+        off = format.product(sample / scale, weight * scale) - exact
+        return float((np.square(off).sum(axis=1) / typical).mean())
 
-    if whole == 0:
-        return
-    ones = np.ones(linear.inputs, np.float32)
-    before = error(ones)
-    tried = [channel_scales(highest, np.abs(weight).max(axis=0), alpha) for alpha in _ALPHAS]
+    before = error(np.ones(linear.inputs, np.float32))
+    columns = np.abs(weight).max(axis=0)
+    tried = [channel_scales(level, columns, alpha) for level in _levels(format, inputs) for alpha in _ALPHAS]
     after, number = min((error(scale), number) for number, scale in enumerate(tried))
     if after >= before:
         return
@@ -122,11 +130,25 @@ def _choose(
         found.smoothing.rows[origin.name] = np.concatenate([gate, 1 / scale])
 
 
+def _sample(inputs: np.ndarray) -> np.ndarray:
+    """Inputs to choose on: a text's first tokens, some of which are unlike all others, and some from all over."""
+    rest = inputs[_BEGINNING:]
+    return np.concatenate([inputs[:_BEGINNING], rest[:: max(1, len(rest) // (_SAMPLE - _BEGINNING))]])
+
+
+def _levels(format: Format, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each channel [k] the largest magnitude as the operator rounds it, and the root mean square of a token's share."""
+    even = format.even(inputs)
+    power = np.square(inputs)
+    shares = power / np.maximum(power.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return np.maximum(even.max(axis=0), -even.min(axis=0)), np.sqrt(shares.mean(axis=0))
+
+
 def channel_scales(inputs: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
     """SmoothQuant's scales, float32 [k], their geometric mean being 1.
 
     Args:
-        inputs: largest magnitude of each channel [k].
+        inputs: level of each channel [k].
         weights: of each column of the matrix [k].
         alpha: how much of the trouble is moved into the weights, 0 … 1.
     """

@@ -76,6 +76,11 @@ class Format(Protocol):
         """The format of a matrix that reads what is not normed: tokens of very different size."""
         return self
 
+    @property
+    def scoring(self) -> Format:
+        """The format of a head, which reads one token, or several where a text is scored."""
+        return self
+
     def can_gather(self, k: int) -> bool:
         """Whether a table of rows of `k` values can be looked up from the bytes a product reads."""
         return True
@@ -133,6 +138,10 @@ class Format(Protocol):
     def rounded(self, rows: np.ndarray) -> np.ndarray:
         """The float32 rows [m, k] that are left of `rows` once they are packed."""
         return self.values(self.quantize(rows), rows.shape[1])
+
+    def even(self, x: np.ndarray) -> np.ndarray:
+        """Activations x [s, k] as the operator rounds them to 8 bits, where a token's are scaled before."""
+        return x
 
     def product(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """``x Wᵀ`` [s, n] about as the operator computes it, from x [s, k] and W [n, k]."""

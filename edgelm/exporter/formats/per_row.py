@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -11,11 +11,12 @@ import onnx_ir as ir
 
 from edgelm.errors import ExportError
 from edgelm.exporter.formats.format import Format, Matrix, Parts, append_parts, cast
+from edgelm.exporter.formats.rounding.gptq import factor, gptq_rows
 from edgelm.exporter.formats.rounding.rtn import quantize_rows
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 from edgelm.target.target import FormatSpec, Target
 
-_LEAST = 1e-12  # added to a mean square: a token of zeros stays zeros
+_TINY = np.finfo(np.float32).tiny  # a token of zeros stays zeros
 
 
 class _PerRow(Format):
@@ -41,13 +42,11 @@ class PerChannel(_PerRow):
     Attributes:
         by_token: each token's activations have a scale of their own. The operator takes one for all of them, so that one
             token's outliers cost all others their precision; for it to be each token's own, these are brought to the
-            same range before and back after. It takes five more nodes per matrix, which only many tokens are worth.
-        by_size: each token's activations are brought to a mean square of 1 before, and back after: two more nodes, and
-            nearly as good where what is read is not normed.
+            same range before and back after. It takes five more nodes per matrix, which pay where tokens are many, or
+            of very different size.
     """
 
     by_token: bool = False
-    by_size: bool = False
 
     @classmethod
     def of(cls, spec: FormatSpec) -> Self | None:
@@ -70,8 +69,13 @@ class PerChannel(_PerRow):
 
     @property
     def uneven(self) -> Format:
-        """With tokens brought to one size."""
-        return self if self.by_token else replace(self, by_size=True)
+        """With a scale for each token."""
+        return self if self.by_token else replace(self, by_token=True)
+
+    @property
+    def scoring(self) -> Format:
+        """With a scale for each token: in decode there is one, and of heads there is one."""
+        return self.uneven
 
     def packing_bytes(self, n: int, k: int) -> int:
         """All codes: they are transposed."""
@@ -82,11 +86,31 @@ class PerChannel(_PerRow):
         """All activations of a product share a scale."""
         return True
 
+    @property
+    def calibrates(self) -> bool:
+        """One scale for a whole row is coarse, and coarser once columns are scaled."""
+        return True
+
+    def rounder(self, hessian: np.ndarray) -> Callable[[np.ndarray], Parts] | None:
+        """By GPTQ."""
+        known = factor(hessian, 1)
+        if known is None:
+            return None
+
+        def rounded(rows: np.ndarray) -> Parts:
+            codes, scales = gptq_rows(rows, known)
+            return {"qweight": codes, "scales": scales}
+
+        return rounded
+
+    def even(self, x: np.ndarray) -> np.ndarray:
+        """With `by_token` each token as a share of its largest value."""
+        return x / _sizes(x) if self.by_token else x
+
     def product(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """``x Wᵀ`` with x in 8 bits, with one scale and zero point for all of it."""
-        if self.by_size:
-            size = np.sqrt(np.square(x).mean(axis=1, keepdims=True) + np.float32(_LEAST))
-            scaled: np.ndarray = replace(self, by_size=False).product(x / size, weight) * size
+        if self.by_token:
+            scaled: np.ndarray = replace(self, by_token=False).product(self.even(x), weight) * _sizes(x)
             return scaled
         low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
         step = (high - low) / 255 or 1.0
@@ -114,20 +138,11 @@ class PerChannel(_PerRow):
         inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), m.value(b, "scales")]
         if self.by_token:
             largest = b.op("ReduceMax", [b.op("Abs", [x], f"{name}/abs"), b.integers([-1])], f"{name}/max", keepdims=1)
-            tiny = b.constant("tiny", np.array(np.finfo(np.float32).tiny, np.float32))  # a token of zeros stays zeros
+            tiny = b.constant("tiny", np.array(_TINY, np.float32))
             scale = b.op("Max", [largest, tiny], f"{name}/scale")
             inputs[0] = b.op("Div", [x, scale], f"{name}/even")
             y = b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
             y = b.op("Mul", [y, scale], f"{name}/scaled")
-            return y if bias is None else b.op("Add", [y, bias], f"{name}/bias")
-        if self.by_size:
-            ones = b.constant(f"ones/{m.k}", np.ones(m.k, np.float32))
-            even, inverse = b.ops(
-                "SimplifiedLayerNormalization", [x, ones], f"{name}/even", outputs=2, axis=-1, epsilon=_LEAST
-            )
-            inputs[0] = even
-            y = b.op("DynamicQuantizeMatMul", inputs, name, domain=MICROSOFT)
-            y = b.op("Div", [y, inverse], f"{name}/scaled")
             return y if bias is None else b.op("Add", [y, bias], f"{name}/bias")
         if bias is not None:
             inputs += [None, bias]  # no zero points
@@ -170,6 +185,12 @@ class Rows(_PerRow):
         """Look the codes up, then scale them."""
         codes = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/rows", axis=0)
         return _scaled(b, codes, m, ids, name)
+
+
+def _sizes(x: np.ndarray) -> np.ndarray:
+    """The largest magnitude of each token [s, 1] of x [s, k]."""
+    sizes: np.ndarray = np.maximum(np.maximum(x.max(axis=1), -x.min(axis=1)), _TINY)[:, None]
+    return sizes
 
 
 def _scaled(b: Builder, codes: ir.Value, m: Matrix, ids: ir.Value, name: str) -> ir.Value:

@@ -183,7 +183,7 @@ class GraphBuilder:
     def embed(self, ids: ir.Value, count: ir.Value, context: int) -> tuple[Stream, Matrix]:
         """Token vectors [1, S, hidden], and the packed head."""
         decoder, b = self.decoder, self.b
-        head = table = self.weights.pack(decoder.head, self.formats.head)
+        head = table = self.weights.pack(decoder.head, self.formats.head.scoring)
         if not shares_table(decoder, self.formats):
             table = self.weights.pack(decoder.embedding, embedding_format(decoder, self.formats))
         x = table.format.gather(b, ids, table, decoder.embedding.name)

@@ -37,4 +37,4 @@ def packing(
     decoding: Mapping[str, Matrix], pack: Callable[[Linear, Format], Matrix]
 ) -> Callable[[Linear, Format], Matrix]:
     """What packs its matrices: those of the body by `pack`; embedding and head are the ones that are there for `decoding`."""
-    return lambda linear, format: pack(linear, format) if format == PREFILL else decoding[linear.name]
+    return lambda linear, format: pack(linear, format) if format is PREFILL else decoding[linear.name]

@@ -10,7 +10,7 @@ from edgelm import demo
 from edgelm.bundle.writer import check_output
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, builtin_in
-from edgelm.exporter.calibration.quality import AUTO, QualityOptions
+from edgelm.exporter.calibration.quality import QualityOptions
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import Source, resolve
 from edgelm.exporter.lora_adapter import expect_places, open_adapter
@@ -115,8 +115,7 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
         text = cut.text
     route = choose_route(checkpoint, options.exporter, recipe.target, cut)
     if options.lora_ready:
-        asked = None if quality.calibrate == AUTO else quality.calibrate
-        expect_places(route.name, asked, None if recipe.automatic else recipe.spec)
+        expect_places(route.name)
     model = plan_model(
         source,
         route,

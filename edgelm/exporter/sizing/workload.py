@@ -19,7 +19,7 @@ from edgelm.target.target import RecipeSpec, Target
 _LAYER = 8  # two norms, qkv, attention, out, up, activation, down
 _GATED = 2  # a split and a product
 _HEAD_NORM = 3  # two reshapes around the norm
-_EVEN = 2  # tokens brought to one size, and back
+_EVEN = 5  # tokens brought to one range, and back
 _AROUND = 11  # mask, embedding, last norm, slice, head
 _POSITIONS = 8  # learned position embeddings are looked up and added
 
@@ -42,7 +42,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         heads[window] += 2 * attention.heads * size
         kv[window] += 2 * attention.kv_heads * size * recipe.cache_type(spec, target).itemsize
     head = formats.head
-    uneven = sum(formats.multiplied(m) != formats.of(m) for m in decoder.linears)
+    uneven = sum(formats.multiplied(m) != formats.of(m) for m in decoder.linears) + (head.scoring != head)
     return Workload(
         body=tuple(Matrices(kind, weights[kind], nbytes[kind]) for kind in weights),
         head=Matrices(
