@@ -6,8 +6,13 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-BUNDLE := bundles/edgelm-home-rpi5-int4
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# bash, so that a pipe fails where pip does.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+# pip's own words, shortened to the names of what it fetches as it goes.
+NAMES := awk '/^ *(Collecting|Processing) /{n = $$2; sub(/.*\//, "", n); sub(/[<>=!~;].*|-[0-9].*/, "", n); printf " %s", n; fflush()} /^Installing/{printf "\n unpacking them"; fflush()} END{print ""}'
 
 # The first Python that is new enough.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -17,12 +22,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.export
-	$(BIN)/edgelm export --target rpi5 --overwrite -o $(BUNDLE)
-	@echo
-	@echo '> dim the bedroom lamp to 30 percent and lock the front door'
-	@$(BIN)/edgelm run $(BUNDLE) -p "dim the bedroom lamp to 30 percent and lock the front door" --stats
-	@echo
-	@$(BIN)/edgelm bench $(BUNDLE)
+	@$(BIN)/python tools/demo.py
 
 docs: $(VENV)/.docs
 	$(BIN)/python tools/build_site.py
@@ -55,8 +55,8 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'error: this Python cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
 
 $(VENV)/.export: pyproject.toml | $(BIN)/python
-	@echo 'installing edgelm[export] into $(VENV)'
-	$(PIP) -e '.[export]'
+	@echo 'installing edgelm[export] into $(VENV): half a minute, or what the network takes'
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-compile -e '.[export]' 2> >(grep -v ^WARNING: >&2) | $(NAMES)
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
