@@ -79,6 +79,10 @@ class OptionError(EdgeLMError):
     """An option or argument has a value outside its range."""
 
 
+class BusyError(EdgeLMError):
+    """As many requests as there may be are waiting already; nothing is wrong with this one, which may be made again."""
+
+
 class DependencyError(EdgeLMError):
     """An optional package is needed; the hint names the pip command."""
 

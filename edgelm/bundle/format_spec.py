@@ -123,6 +123,11 @@ class Recipe:
         return {role: format for role, format in found.items() if format is not None}
 
     @property
+    def decode_operators(self) -> set[str]:
+        """Those of the products that make a token's logits."""
+        return {format.spec.op for format in (self.body, self.head, *(self.matrices or {}).values())}
+
+    @property
     def operators(self) -> set[str]:
         """Those that are used."""
         return {format.spec.op for format in (*self.roles.values(), *(self.matrices or {}).values())} - {"none"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from edgelm.errors import names_keywords
+from edgelm.errors import OptionError, names_keywords
+from edgelm.runtime.loop.request import Options
 from edgelm.runtime.loop.request_builder import RequestBuilder
-from edgelm.runtime.loop.results import Chunk, Completion, Timings
+from edgelm.runtime.loop.results import Chunk, Completion, SchedulerStats, Timings
 from edgelm.runtime.loop.scheduler import Scheduler
 from edgelm.runtime.loop.text_generator import TextGenerator
 from edgelm.runtime.sample.config import GenerationConfig
@@ -19,6 +21,7 @@ from edgelm.runtime.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.engine import Engine
+    from edgelm.runtime.loop.batch_scheduler import BatchScheduler
     from edgelm.runtime.loop.draft import DraftModel
     from edgelm.runtime.lora_adapter import RuntimeAdapter
     from edgelm.runtime.ort.packing import OnBytes
@@ -28,7 +31,10 @@ __all__ = ["LM", "Chunk", "Completion", "Timings", "load"]
 
 
 class LM(TextGenerator):
-    """A model ready to run. One generation at a time; use it as a context manager, or call `close`.
+    """A model ready to run; use it as a context manager, or call `close`.
+
+    One generation runs at a time, and another one is refused meanwhile. Where it was loaded with `parallel`, so many run at
+    once, called for from any threads, and more wait for their turn.
 
     Args:
         engine: runs the graph; its own sequence is that of `stream` and `generate`.
@@ -37,6 +43,8 @@ class LM(TextGenerator):
         template: the model's chat template, or None.
         config: the options where a call names none.
         draft: a small model that drafts tokens, or None; it becomes the LM's.
+        parallel: how many generations run at once; None for one, and no queue.
+        max_queue: how many may wait; None for any number.
     """
 
     def __init__(
@@ -47,9 +55,19 @@ class LM(TextGenerator):
         template: ChatTemplate | None,
         config: GenerationConfig,
         draft: DraftModel | None = None,
+        *,
+        parallel: int | None = None,
+        max_queue: int | None = None,
     ) -> None:
         requests = RequestBuilder(engine.model, tokenizer, bundle, template, config, drafts=draft is not None)
-        super().__init__(requests, Scheduler(engine.model, tokenizer, draft), engine)
+        scheduler: Scheduler | BatchScheduler = Scheduler(engine.model, tokenizer, draft)
+        if parallel is not None:
+            from edgelm.runtime.batch import Batch
+            from edgelm.runtime.loop.batch_scheduler import BatchScheduler
+
+            batch = Batch(engine.model, parallel)
+            scheduler = BatchScheduler(batch, engine, tokenizer, engine.close, max_queue)
+        super().__init__(requests, scheduler, engine)
         self.engine, self.tokenizer, self.bundle, self.template = engine, tokenizer, bundle, template
 
     @property
@@ -100,9 +118,30 @@ class LM(TextGenerator):
         """A conversation with a KV cache of its own, which can be saved and loaded."""
         return Session(self._requests, self._scheduler, self.engine.model.sequence())
 
-    def close(self) -> None:
-        """Free the model. A generation under way ends as ``cancelled`` at its next token, and frees it then."""
-        self._scheduler.close()
+    def batch(self, prompts: Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
+        """Whole texts of several prompts, in their order: as many at once as the LM was loaded for with `parallel`.
+
+        Args:
+            prompts: see `encode_prompt`.
+            options: of each of them; see `Options`. A deadline counts from the moment a prompt's turn has come.
+
+        Raises:
+            PromptError, OptionError, EdgeLMError: as `generate`; where one fails, all end.
+        """
+        return self._complete([(prompt, options) for prompt in prompts])
+
+    def scheduler_stats(self) -> SchedulerStats:
+        """How many generations run and wait, what they take, and what was done since the model was loaded."""
+        return self._scheduler.stats()
+
+    def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
+        """Free the model. Generations under way end as ``cancelled`` at their next token, and free it then.
+
+        Args:
+            wait: let those under way come to their ends first; none begins any more, and those that wait are cancelled.
+            timeout: seconds to wait for them at most.
+        """
+        self._scheduler.close(wait=wait, timeout=timeout)
 
     def __repr__(self) -> str:
         manifest = self.bundle.manifest
@@ -125,6 +164,8 @@ def load(
     weight_cache: WeightCache | bool = True,
     on_bytes: OnBytes | None = None,
     draft: str | PathLike[str] | None = None,
+    parallel: int | None = None,
+    max_queue: int | None = None,
 ) -> LM:
     """Load the bundle in the folder `path`.
 
@@ -139,6 +180,10 @@ def load(
         on_bytes: called with (bytes done, bytes in all) while the cache is being filled.
         draft: the folder of a smaller bundle with the same tokens, whose drafts this one checks several at a time: the
             same text, faster, where it drafts well. None for none.
+        parallel: how many generations may run at once, called for from any threads: their next tokens are computed in one
+            pass, and more wait for their turn, first come, first served. Memory is taken as texts grow, within
+            `max_memory_mb`. Nothing is drafted then. None for one at a time, where another one is refused.
+        max_queue: how many may wait before `BusyError` refuses the next; None for any number.
 
     Raises:
         BundleError: no bundle there, or it is damaged.
@@ -148,6 +193,7 @@ def load(
     from edgelm.runtime.engine import Engine
     from edgelm.runtime.ort.options import LoadOptions
 
+    _expect_parallel(parallel, max_queue, draft)
     bundle = Bundle.open(path)
     config = GenerationConfig.from_hf(bundle.generation_config)
     options = LoadOptions(
@@ -169,9 +215,22 @@ def load(
     try:
         # After the engine, whose weights need the most memory while they are packed, and are mapped from then on.
         tokenizer, template = text_tools(bundle)
-        return LM(engine, tokenizer, bundle, template, config, small)
+        return LM(engine, tokenizer, bundle, template, config, small, parallel=parallel, max_queue=max_queue)
     except BaseException:
         engine.close()
         if small is not None:
             small.close()
         raise
+
+
+def _expect_parallel(parallel: int | None, max_queue: int | None, draft: object) -> None:
+    """OptionError where requests cannot run so."""
+    for name, value, least in (("parallel", parallel, 1), ("max_queue", max_queue, 0)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise OptionError(f"{name} must be an integer, {least} or more, not {value!r}")
+    if parallel is None and max_queue is not None:
+        raise OptionError("max_queue goes with parallel: without it none may wait")
+    if parallel is not None and draft is not None:
+        raise OptionError(
+            "draft and parallel exclude each other: drafts are for one text at a time", hint="leave one of them out"
+        )

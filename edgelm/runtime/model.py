@@ -7,6 +7,7 @@ it), and what the sequence holds is freed with it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections import abc
@@ -16,18 +17,22 @@ from weakref import WeakSet
 
 import numpy as np
 
+from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.machine.host import read_cpu
+from edgelm.runtime.kv.buffers import Layout
 from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
 from edgelm.runtime.kv.concat_cache import ConcatCache
 from edgelm.runtime.kv.memory_limit import Room, fit
 from edgelm.runtime.kv.prefill import PREFILL_CHUNK, prefill_pieces
+from edgelm.runtime.kv.rows import Rows
 from edgelm.runtime.kv.windows import read_windows
 from edgelm.runtime.lora_adapter import RuntimeAdapter
 from edgelm.runtime.ort.bundle_sessions import Sessions, open_sessions
 from edgelm.runtime.ort.options import DEFAULTS, LoadOptions
 from edgelm.target.fallback import find_fallback
+from edgelm.target.operators import share_scale
 
 
 class LoadedModel:
@@ -40,6 +45,7 @@ class LoadedModel:
         prefill_threads: with which it computes prompts.
         packed: the cache's folder whose prepacked weights it has mapped (`edgelm.runtime.ort.weightcache`), or None.
         provider: onnxruntime's provider in use.
+        unbatched: why it does not compute the next tokens of several sequences in one pass; None where it does.
         load_seconds: what loading took.
     """
 
@@ -52,6 +58,7 @@ class LoadedModel:
         self.load_seconds = load_seconds
         self._sessions: Sessions | None = sessions
         self._path, self._graph = bundle.path, bundle.manifest.graph
+        self.unbatched = _why_unbatched(bundle.manifest, sessions)
         self._kv_limit = None if room is None else room.kv_bytes
         self._sequences: WeakSet[Sequence] = WeakSet()
 
@@ -79,6 +86,24 @@ class LoadedModel:
         sessions = open_sessions(bundle, cpu, options)
         return cls(bundle, sessions, room, time.perf_counter() - start)
 
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that keys and values of all sequences take."""
+        caches = (sequence._cache for sequence in tuple(self._sequences))
+        return sum(cache.nbytes for cache in caches if cache is not None)
+
+    def rows(self, count: int) -> Rows:
+        """Caches for `count` sequences that are read together; not where `unbatched` says why not.
+
+        Raises:
+            BundleError: the manifest does not describe the graph.
+            EdgeLMError: the model is closed.
+        """
+        opened = self._opened()
+        with self._describing():
+            windows = read_windows(self._graph)
+            return Rows(opened.decode, self.context, self.vocab_size, opened.prompts, windows, count)
+
     def sequence(self) -> Sequence:
         """A new, empty sequence.
 
@@ -94,21 +119,27 @@ class LoadedModel:
         for sequence in self._sequences:
             sequence._cache = None
 
-    def _enrol(self, sequence: Sequence) -> Cache:
+    def _enrol(self, sequence: Sequence, cache: Cache | None) -> Cache:
         """A cache for a new sequence, whose memory counts for as long as the sequence lives."""
         opened = self._opened()
-        try:
-            if self._graph.cache == "shared":
+        with self._describing():
+            if cache is None and self._graph.cache == "shared":
                 windows = read_windows(self._graph)
-                cache: Cache = SharedCache(opened.decode, self.context, self.vocab_size, opened.prompts, windows)
-            else:
+                cache = SharedCache(opened.decode, self.context, self.vocab_size, opened.prompts, windows)
+            elif cache is None:
                 cache = ConcatCache(opened.decode, self.vocab_size, opened.prompts)
+        self._sequences.add(sequence)
+        return cache
+
+    @contextlib.contextmanager
+    def _describing(self) -> Iterator[None]:
+        """BundleError where the manifest does not describe the graph."""
+        try:
+            yield
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise BundleError(
                 f"{self._path}: manifest.json does not describe the graph ({error})", hint="export the bundle again"
             ) from None
-        self._sequences.add(sequence)
-        return cache
 
     def _fill(self, cache: Cache, ids: np.ndarray, position: int) -> None:
         """A piece of a prompt; of two sets of mapped weights only the active one stays resident."""
@@ -117,7 +148,15 @@ class LoadedModel:
         with sessions.prompt_pages.passing():
             cache.fill(ids, position)
 
-    def _expect_memory(self, cache: Cache, total: int) -> None:
+    def kv_room(self, own: abc.Collection[Sequence]) -> int | None:
+        """Bytes of the memory allowed that are left for `own` sequences, all that they hold included; None for no limit."""
+        if self._kv_limit is None:
+            return None
+        adapters = {s.adapter.digest: s.adapter.nbytes for s in self._sequences if s.adapter is not None}
+        others = [s._cache.nbytes for s in self._sequences if s._cache is not None and s not in own]
+        return self._kv_limit - sum(others) - sum(adapters.values())
+
+    def expect_memory(self, cache: Cache, total: int) -> None:
         """DeviceError where `total` tokens in `cache`, and what other sequences hold, are more than the memory allowed."""
         if self._kv_limit is None:
             return
@@ -147,12 +186,13 @@ class Sequence:
         context, vocab_size: of the model.
     """
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, cache: Cache | None = None) -> None:
+        """`cache` is one that was made for it, or None for one of its own."""
         self.model = model
         self.context, self.vocab_size = model.context, model.vocab_size
         self._tokens: list[int] = []
         self._adapter: RuntimeAdapter | None = None
-        self._cache: Cache | None = model._enrol(self)
+        self._cache: Cache | None = model._enrol(self, cache)
 
     @property
     def tokens(self) -> abc.Sequence[int]:
@@ -200,10 +240,10 @@ class Sequence:
         """
         tokens = np.asarray(ids, dtype=np.int64).reshape(-1)
         listed: list[int] = tokens.tolist()  # of a single token, all that follows is faster in Python than in numpy
-        self._expect_valid(listed, num_logits)
+        self.expect_valid(listed, num_logits)
         cache, total = self._opened(), len(self._tokens) + len(listed)
-        self.model._expect_memory(cache, total)
-        try:
+        self.model.expect_memory(cache, total)
+        with failures(total, self.position):
             if cache.fills and (lead := len(listed) - num_logits) >= PROMPT_PASS:
                 self.model._fill(cache, tokens[:lead], len(self._tokens))
                 self._tokens += listed[:lead]
@@ -212,17 +252,6 @@ class Sequence:
                 logits = cache.run(tokens, len(self._tokens), max(1, num_logits))[:num_logits]
             else:
                 logits = self._no_logits()
-        except MemoryError:
-            raise DeviceError(
-                f"not enough memory for {total:,} tokens", hint="export with a smaller --context"
-            ) from None
-        except (KeyboardInterrupt, EdgeLMError):
-            raise
-        except Exception as error:  # onnxruntime's exceptions have no public base class
-            raise DeviceError(
-                f"onnxruntime failed at token {self.position}: {str(error).strip().splitlines()[0]}",
-                hint="see: edgelm verify, edgelm doctor",
-            ) from None
         self._tokens += listed
         return logits
 
@@ -257,6 +286,14 @@ class Sequence:
         for piece, wanted in prefill_pieces(ids, size, self.rewinds):
             yield self.forward(piece, wanted)
 
+    def took(self, token: int) -> None:
+        """A pass of several sequences has read a token of this one."""
+        self._tokens.append(token)
+
+    def needs(self, tokens: int) -> int:
+        """Bytes it would hold with so many tokens."""
+        return self._opened().needs(tokens)
+
     def rewind(self, position: int) -> None:
         """Forget the tokens from `position` on; a model with states or windows may read tokens before it again."""
         if not 0 <= position <= self.position:
@@ -268,6 +305,16 @@ class Sequence:
         del self._tokens[reached:]
         for piece, _ in prefill_pieces(again, PREFILL_CHUNK, rewinds=True):  # so that what comes begins at `position`
             self.forward(piece, 0)
+
+    def forget(self, position: int) -> int:
+        """Forget the tokens from `position` on, and some before it where going back there would mean to read them again.
+
+        Returns:
+            how many tokens it holds now.
+        """
+        reached = self._opened().truncate(position) if position < self.position else self.position
+        del self._tokens[reached:]
+        return reached
 
     def reset(self) -> None:
         """Forget all tokens."""
@@ -307,7 +354,7 @@ class Sequence:
         self._opened().load(snapshot)
         self._tokens = list(tokens)
 
-    def _expect_valid(self, ids: list[int], num_logits: int) -> None:
+    def expect_valid(self, ids: list[int], num_logits: int) -> None:
         """PromptError or OptionError where `forward` cannot be called so."""
         if not ids or not 0 <= num_logits <= len(ids):
             raise OptionError(f"num_logits must be from 0 to the number of ids ({len(ids)}), not {num_logits}")
@@ -329,3 +376,30 @@ class Sequence:
         if self._cache is None:
             raise EdgeLMError("the engine is closed")
         return self._cache
+
+
+@contextlib.contextmanager
+def failures(total: int, position: int) -> Iterator[None]:
+    """DeviceError where a pass fails that reads tokens from `position` on, `total` with those before."""
+    try:
+        yield
+    except MemoryError:
+        raise DeviceError(f"not enough memory for {total:,} tokens", hint="export with a smaller --context") from None
+    except (KeyboardInterrupt, EdgeLMError):
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no public base class
+        raise DeviceError(
+            f"onnxruntime failed at token {position}: {str(error).strip().splitlines()[0]}",
+            hint="see: edgelm verify, edgelm doctor",
+        ) from None
+
+
+def _why_unbatched(manifest: Manifest, sessions: Sessions) -> str | None:
+    """Why the next tokens of several texts are not computed in one pass; None where they are."""
+    if manifest.graph.cache != "shared":
+        return "its graph returns a longer cache at every step"
+    if share_scale(manifest.recipe.decode_operators):
+        return "its activations are rounded by one scale for a whole pass, so that one text would change another"
+    if not Layout.batches_of(sessions.decode):
+        return "it was exported by an edgelm whose graphs read one text: export it again"
+    return None

@@ -38,7 +38,7 @@ class Session(TextGenerator):
         """
         ids, chosen = self._requests.prompts.encode(prompt, raw=raw, how=how), self._requests.adapter(adapter)
         sequence = self._opened()
-        with self._scheduler.alone():
+        with self._scheduler.alone(sequence=sequence):
             sequence.adapt(chosen)
             missing = ids[reuse(sequence, ids) :]
             sequence.prefill(missing, 0)
@@ -82,7 +82,7 @@ class Session(TextGenerator):
         file, sequence = path_argument("path", path), self._opened()
         if tokens is not None and not 0 <= tokens <= sequence.position:
             raise OptionError(f"cannot save {tokens} tokens: the session holds {sequence.position}")
-        with self._scheduler.alone():
+        with self._scheduler.alone(sequence=sequence):
             ids, snapshot = sequence.save(sequence.position if tokens is None else tokens)
             write(file, self._tie(sequence.adapter), ids, snapshot, sequence.context)
 
@@ -109,7 +109,7 @@ class Session(TextGenerator):
                 hint="delete it, or allow for more memory",
                 stale=True,
             )
-        with self._scheduler.alone():
+        with self._scheduler.alone(sequence=sequence):
             sequence.adapt(chosen)
             sequence.restore(ids, snapshot)
 

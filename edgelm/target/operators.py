@@ -38,6 +38,7 @@ class Operator:
     blocks: tuple[int, ...] = ()
     zero_points: bool = False
     rounds_activations: bool = False
+    shares_scale: bool = False
     lookup: str | None = None
     without_dotprod: Mapping[int, int] = field(default_factory=dict, hash=False)
 
@@ -66,7 +67,14 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
                 without_dotprod={4: 6, 8: 30},
             ),
             # One scale an output channel: the block is the whole row.
-            Operator("DynamicQuantizeMatMul", (*_MATRICES, "prefill"), (8,), rounds_activations=True, lookup="Gather"),
+            Operator(
+                "DynamicQuantizeMatMul",
+                (*_MATRICES, "prefill"),
+                (8,),
+                rounds_activations=True,
+                shares_scale=True,
+                lookup="Gather",
+            ),
             Operator("Gather", ("embedding",), (32, 16, 8)),
             Operator("GatherBlockQuantized", ("embedding",), (4, 8), BLOCKS, zero_points=True),
             Operator("none", ("kv",), (32, 16)),
@@ -79,6 +87,11 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
 def round_activations(names: Iterable[str]) -> bool:
     """Whether one of these operators does; an unknown one is taken not to."""
     return any(OPERATORS[name].rounds_activations for name in names if name in OPERATORS)
+
+
+def share_scale(names: Iterable[str]) -> bool:
+    """Whether one of these operators rounds all activations of a pass by one scale; an unknown one is taken not to."""
+    return any(OPERATORS[name].shares_scale for name in names if name in OPERATORS)
 
 
 def operators_of(role: str) -> dict[str, Operator]:

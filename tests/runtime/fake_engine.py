@@ -36,6 +36,10 @@ class FakeModel:
     def sequence(self) -> FakeSequence:
         return FakeSequence(self)
 
+    @property
+    def kv_bytes(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.closed += 1
 
@@ -104,6 +108,14 @@ class FakeSequence:
     def reset(self) -> None:
         self.rewind(0)
 
+    def forget(self, position: int) -> int:
+        self.rewind(position)
+        return self.position
+
+    @property
+    def cache_bytes(self) -> int:
+        return len(self.ids)
+
 
 class FakeEngine(FakeSequence):
     """A sequence that brings its model, as an `Engine` does."""
@@ -137,3 +149,31 @@ def greedy(prompt: Sequence[int], count: int, vocab: int = VOCAB) -> list[int]:
     for _ in range(count):
         ids.append(int(logits_of(ids, vocab).argmax()))
     return ids[len(prompt) :]
+
+
+class FakeBatch:
+    """What a `Batch` is to a scheduler; a token takes one byte."""
+
+    def __init__(self, model: FakeModel, count: int) -> None:
+        self.model, self.sequences = model, [model.sequence() for _ in range(count)]
+        self.limit: int | None = None
+
+    def step(self, texts: Sequence[tuple[FakeSequence, int]]) -> list[np.ndarray]:
+        assert len({id(sequence) for sequence, _ in texts}) == len(texts)
+        return [sequence.forward([token])[0] for sequence, token in texts]
+
+    def copy(self, source: FakeSequence, target: FakeSequence, position: int) -> None:
+        target.ids = source.ids[:position]
+
+    def room(self) -> int | None:
+        return self.limit
+
+    def needs(self, tokens: int) -> int:
+        return tokens
+
+    def drop(self, sequence: FakeSequence) -> None:
+        sequence.reset()
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(sequence.cache_bytes for sequence in self.sequences)

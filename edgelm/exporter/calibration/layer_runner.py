@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,15 @@ import onnx_ir as ir
 from edgelm.bundle.reader import DATA, MODEL
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.graph.attention import KVLayout
-from edgelm.exporter.graph.decoder_graph import Formats, GraphBuilder, Stream, Weights, mixers_of, persistent_of
+from edgelm.exporter.graph.decoder_graph import (
+    Formats,
+    GraphBuilder,
+    Persistent,
+    Stream,
+    Weights,
+    mixers_of,
+    persistent_of,
+)
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
@@ -81,7 +89,7 @@ def parts(
         graph = _OpenGraph(b, decoder, formats, _weights(reader, _no_matrix), until)
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
         mixer = mixers_of(graph, mask, count, KVLayout(context))[type(layer.attention)]
-        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, layer, _FLOAT)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in _kept(index, layer)]
         try:
             stream, _ = graph.layer(layer, Stream(x), mixer, past)
         except _Reached as reached:
@@ -116,7 +124,7 @@ def whole(
         graph = _ClosedGraph(b, decoder, formats, _weights(reader, _no_matrix), packed or {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
         mixer = mixers_of(graph, mask, count, KVLayout(context))[type(layer.attention)]
-        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, layer, _FLOAT)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in _kept(index, layer)]
         return _sum(b, graph.layer(layer, Stream(x), mixer, past)[0])
 
     return _open(build, decoder.hidden, _empty_past(index, layer), folder)[0]
@@ -132,12 +140,12 @@ def layer_and_cache(
         graph = _ClosedGraph(b, decoder, formats, _weights(reader, _no_matrix), {})
         x, (mask, count) = b.input("x", "float32", [1, "sequence_length", decoder.hidden]), _mask(b)
         mixer = mixers_of(graph, mask, count, KVLayout(context))[type(part.attention)]
-        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in persistent_of(index, part, _FLOAT)]
+        past = [b.input(kept.name, kept.dtype, kept.shape) for kept in _kept(index, part)]
         stream, presents = graph.layer(part, Stream(x), mixer, past)
         return [_sum(b, stream), *presents]
 
     shapes: list[list[int | str]] = [[1, "sequence_length", decoder.hidden]]
-    shapes += [kept.shape for kept in persistent_of(index, part, _FLOAT)]
+    shapes += [kept.shape for kept in _kept(index, part)]
     return _open_all(build, shapes, _empty_past(index, part), folder)[0]
 
 
@@ -232,11 +240,16 @@ def _mask(b: Builder) -> tuple[ir.Value, ir.Value]:
     return mask, b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)
 
 
+def _kept(index: int, part: Layer) -> list[Persistent]:
+    """What a layer keeps, of one text."""
+    return [replace(kept, shape=[1, *kept.shape[1:]]) for kept in persistent_of(index, part, _FLOAT)]
+
+
 def _empty_past(index: int, part: Layer) -> dict[str, np.ndarray]:
     """What a layer keeps before the first token."""
     return {
         kept.name: np.zeros([size if isinstance(size, int) else 0 for size in kept.shape], np.float32)
-        for kept in persistent_of(index, part, _FLOAT)
+        for kept in _kept(index, part)
     }
 
 

@@ -150,8 +150,8 @@ class PerChannel(_PerRow):
 
     def gather(self, b: Builder, ids: ir.Value, m: Matrix, name: str) -> ir.Value:
         """Columns of the transposed table, turned back into rows and scaled."""
-        columns = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/columns", axis=1)  # [k, 1, s]
-        codes = b.op("Transpose", [columns], f"{name}/rows", perm=[1, 2, 0])  # [1, s, k]
+        columns = b.op("Gather", [m.value(b, "qweight"), ids], f"{name}/columns", axis=1)  # [k, B, s]
+        codes = b.op("Transpose", [columns], f"{name}/rows", perm=[1, 2, 0])  # [B, s, k]
         return _scaled(b, codes, m, ids, name)
 
 
@@ -194,8 +194,8 @@ def _sizes(x: np.ndarray) -> np.ndarray:
 
 
 def _scaled(b: Builder, codes: ir.Value, m: Matrix, ids: ir.Value, name: str) -> ir.Value:
-    """Int8 codes [1, s, k] times the scale of their row."""
+    """Int8 codes [B, s, k] times the scale of their row."""
     floats = cast(b, codes, f"{name}/cast")
-    scale = b.op("Gather", [m.value(b, "scales"), ids], f"{name}/scale", axis=0)  # [1, s]
+    scale = b.op("Gather", [m.value(b, "scales"), ids], f"{name}/scale", axis=0)  # [B, s]
     column = b.op("Unsqueeze", [scale, b.integers([2])], f"{name}/scale/column")
     return b.op("Mul", [floats, column], name)

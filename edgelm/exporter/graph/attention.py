@@ -17,6 +17,7 @@ from edgelm.exporter.model.decoder import Attention, Linear, Norm
 from edgelm.exporter.model.rope import Rope
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 
+BATCH = "batch_size"  # the first axis of all that a graph reads and writes: texts that are read together
 SLACK = 256  # tokens that a window's cache has room for beyond the window
 
 _MULTIPLE = 16
@@ -82,7 +83,7 @@ def window_capacity(attention: Attention, context: int) -> int | None:
 
 def cache_shape(attention: Attention, *, windowed: bool = False) -> list[int | str]:
     """Shape of a layer's keys, and of its values."""
-    return [1, attention.kv_heads, "window_capacity" if windowed else "capacity", cache_head_dim(attention)]
+    return [BATCH, attention.kv_heads, "window_capacity" if windowed else "capacity", cache_head_dim(attention)]
 
 
 def rope_tables(rope: Rope, context: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +119,7 @@ class AttentionBuilder:
     def build(
         self, layer: str, attention: Attention, x: ir.Value, past: list[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
-        """Attention on x [1, S, hidden]: (output [1, S, hidden], the layer's new cache)."""
+        """Attention on x [B, S, hidden]: (output [B, S, hidden], the layer's new cache)."""
         b, name = self.b, f"{layer}.self_attn"
         layout = head_layout(attention.head_dim, attention.rope)
         attributes: dict[str, Any] = {
@@ -202,7 +203,7 @@ class AttentionBuilder:
         return [self.b.constant(f"{_label(rope)}.{k}", t.astype(self.b.float)) for k, t in tables.items()]
 
     def _move(self, x: ir.Value, heads: int, size: int, layout: tuple[int, ...], name: str) -> ir.Value:
-        """Heads of x [1, S, heads size] with dimension layout[i] at i, -1 for zero."""
+        """Heads of x [B, S, heads size] with dimension layout[i] at i, -1 for zero."""
         if layout == tuple(range(size)):
             return x
         b = self.b

@@ -1,8 +1,10 @@
 """Decoder + packed weights → the ONNX graph that the Engine, and onnxruntime-genai, run.
 
-One graph for prefill and decode. In: ``input_ids [1, S]``, ``attention_mask [1, T]``, the cache of every
+One graph for prefill and decode. In: ``input_ids [B, S]``, ``attention_mask [B, T]``, the cache of every
 layer, and ``num_logits`` (default 1): for how many of the last positions logits are wanted.
-Out: ``logits [1, num_logits, V]`` and the cache. Past and present are one buffer of a capacity >= T.
+Out: ``logits [B, num_logits, V]`` and the cache. Past and present are one buffer of a capacity >= T. Rows of a batch are
+texts of different lengths, told by the sums of their masks: with a past they decode one token each; what reads several
+tokens onto a past has one row.
 
 A bundle may have a second graph, for prefill: it writes the cache alone, and no logits.
 """
@@ -19,7 +21,7 @@ import onnx_ir as ir
 from edgelm.bundle.reader import lora_inputs
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.registry import table_format
-from edgelm.exporter.graph.attention import AttentionBuilder, KVLayout, cache_shape, window_capacity
+from edgelm.exporter.graph.attention import BATCH, AttentionBuilder, KVLayout, cache_shape, window_capacity
 from edgelm.exporter.graph.deltanet import DeltaNetBuilder
 from edgelm.exporter.graph.shortconv import ShortConvBuilder
 from edgelm.exporter.model.decoder import (
@@ -82,12 +84,12 @@ class Mixer(Protocol):
     """What emits the part of a layer that looks at other tokens: attention, or what stands in its place."""
 
     def build(self, layer: str, part: Any, x: ir.Value, past: list[ir.Value]) -> tuple[ir.Value, list[ir.Value]]:
-        """On x [1, S, hidden]: (output [1, S, hidden], what it keeps now)."""
+        """On x [B, S, hidden]: (output [B, S, hidden], what it keeps now)."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream [1, S, hidden]: `residual` and what has yet to be added to it."""
+    """The residual stream [B, S, hidden]: `residual` and what has yet to be added to it."""
 
     residual: ir.Value
     addend: ir.Value | None = None
@@ -107,9 +109,9 @@ def build(
     `cache_alone` there are no logits, nor what only they need.
     """
     graph = GraphBuilder(b, decoder, formats, weights, branches=branches)
-    ids = b.input("input_ids", "int64", [1, "sequence_length"])
-    mask = b.input("attention_mask", "int64", [1, "total_sequence_length"])
-    count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [1]: tokens after this step
+    ids = b.input("input_ids", "int64", [BATCH, "sequence_length"])
+    mask = b.input("attention_mask", "int64", [BATCH, "total_sequence_length"])
+    count = b.op("ReduceSum", [mask, b.integers([1])], "attn_mask/count", keepdims=0)  # [B]: tokens after this step
     mixers = mixers_of(graph, mask, count, kv)
     stream, head = graph.embed(ids, count, kv.context)
     presents: list[tuple[ir.Value, Persistent]] = []
@@ -126,7 +128,7 @@ def build(
     if not cache_alone:
         num_logits = b.input("num_logits", "int64", [1], default=np.array([1], np.int64))
         # A declared length of one position tells onnxruntime-genai that the prompt's other logits are left out.
-        b.output(graph.logits(stream, num_logits, head), "logits", "float32", [1, 1, decoder.vocab])
+        b.output(graph.logits(stream, num_logits, head), "logits", "float32", [BATCH, 1, decoder.vocab])
     for value, k in presents:
         b.output(value, k.name.replace("past_key_values", "present"), k.dtype, k.shape)
 
@@ -153,7 +155,7 @@ class Persistent:
 def persistent_of(
     index: int, layer: Layer, activations: np.dtype[Any], context: int | None = None, *, quantised: bool = False
 ) -> list[Persistent]:
-    """Keys and values of attention, whose third axis grows; states, whose axes are all fixed, of what takes its place.
+    """Keys and values of attention, whose third axis grows; states, whose axes but the first are all fixed, of what takes its place.
 
     Keys and values are int8 where they are `quantised`; in a bundle with a `context` they may be those of a window. The names are those that onnxruntime-genai knows.
     """
@@ -163,7 +165,7 @@ def persistent_of(
         shape = cache_shape(mixer, windowed=context is not None and window_capacity(mixer, context) is not None)
         return [Persistent(f"{name}.{kind}", shape, dtype) for kind in ("key", "value")]
     return [
-        Persistent(f"{name}.{state.kind}", list(state.shape), "float32" if state.full else activations.name)
+        Persistent(f"{name}.{state.kind}", [BATCH, *state.shape[1:]], "float32" if state.full else activations.name)
         for state in mixer.states
     ]
 
@@ -181,7 +183,7 @@ class GraphBuilder:
         self.weights = weights
 
     def embed(self, ids: ir.Value, count: ir.Value, context: int) -> tuple[Stream, Matrix]:
-        """Token vectors [1, S, hidden], and the packed head."""
+        """Token vectors [B, S, hidden], and the packed head."""
         decoder, b = self.decoder, self.b
         head = table = self.weights.pack(decoder.head, self.formats.head.scoring)
         if not shares_table(decoder, self.formats):
@@ -196,18 +198,21 @@ class GraphBuilder:
         return Stream(x), head
 
     def _positions(self, positions: Positions, ids: ir.Value, count: ir.Value, context: int) -> ir.Value:
-        """Learned embeddings of the positions count - S … count - 1, [1, S, hidden]."""
+        """Learned embeddings of the positions count - S … count - 1 of each row, [B, S, hidden]."""
         b = self.b
         shape = (positions.rows, self.decoder.hidden)
         rows = self.weights.table(
             positions.tensor, shape, positions.offset, min(context, positions.rows - positions.offset)
         )
         length = b.op("Shape", [ids], "positions/length", start=1, end=2)
-        start = b.op("Sub", [count, length], "positions/start")
-        ends = [b.op("Squeeze", [v, b.integers([0])], f"positions/{n}") for n, v in (("from", start), ("to", count))]
-        index = b.op("Range", [*ends, b.integers(1)], "positions/range")
-        row = b.op("Unsqueeze", [index, b.integers([0])], "positions/row")
-        return b.op("Gather", [b.constant(positions.tensor, rows.astype(b.float)), row], "positions", axis=0)
+        start = b.op("Unsqueeze", [b.op("Sub", [count, length], "positions/start"), b.integers([1])], "positions/from")
+        steps = b.op(
+            "Range",
+            [b.integers(0), b.op("Squeeze", [length, b.integers([0])], "positions/to"), b.integers(1)],
+            "positions/range",
+        )
+        index = b.op("Add", [start, steps], "positions/index")  # [B, 1] + [S]
+        return b.op("Gather", [b.constant(positions.tensor, rows.astype(b.float)), index], "positions", axis=0)
 
     def layer(self, layer: Layer, stream: Stream, mixer: Mixer, past: list[ir.Value]) -> tuple[Stream, list[ir.Value]]:
         """One block: (the stream after it, the layer's new cache)."""
@@ -313,7 +318,7 @@ class GraphBuilder:
                 return self.b.op("Gelu", [x], name, approximate="tanh")
 
     def logits(self, stream: Stream, num_logits: ir.Value, head: Matrix) -> ir.Value:
-        """Final norm and head on the last `num_logits` positions, float32 [1, num_logits, vocab]."""
+        """Final norm and head on the last `num_logits` positions, float32 [B, num_logits, vocab]."""
         b, decoder = self.b, self.decoder
         normed, _ = self.norm(stream, decoder.norm, "final")
         start = b.op("Neg", [num_logits], "logits/start")

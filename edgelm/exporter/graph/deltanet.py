@@ -30,7 +30,7 @@ class DeltaNetBuilder:
     def build(
         self, layer: str, net: GatedDeltaNet, x: ir.Value, past: list[ir.Value]
     ) -> tuple[ir.Value, list[ir.Value]]:
-        """Linear attention on x [1, S, hidden]: (output [1, S, hidden], the layer's new states)."""
+        """Linear attention on x [B, S, hidden]: (output [B, S, hidden], the layer's new states)."""
         b, name, heads = self.b, f"{layer}.linear_attn", net.value_heads
         sizes = b.integers([net.channels, net.width, heads, heads])
         qkv, z, rate, decay = b.ops("Split", [self.linear(net.in_proj, x), sizes], f"{name}/split", outputs=4, axis=-1)

@@ -26,7 +26,7 @@ class ShortConvBuilder:
         self.array = array
 
     def build(self, layer: str, conv: ShortConv, x: ir.Value, past: list[ir.Value]) -> tuple[ir.Value, list[ir.Value]]:
-        """The convolution on x [1, S, hidden]: (output [1, S, hidden], the layer's new state)."""
+        """The convolution on x [B, S, hidden]: (output [B, S, hidden], the layer's new state)."""
         b, name = self.b, f"{layer}.conv"
         gate_in, gate_out, x = b.ops(
             "Split", [self.linear(conv.in_proj, x)], f"{name}/split", outputs=3, axis=-1, num_outputs=3
@@ -45,7 +45,7 @@ def causal_conv(
     past: ir.Value,
     activation: Literal["none", "silu"],
 ) -> tuple[ir.Value, ir.Value]:
-    """A causal filter a channel on x [1, S, channels], `weights` being kernel and maybe bias: (output, new state)."""
+    """A causal filter a channel on x [B, S, channels], `weights` being kernel and maybe bias: (output, new state)."""
     kernel, bias = (*weights, None)[:2]
     filtered, state = b.ops(
         "CausalConvWithState",

@@ -7,20 +7,16 @@ transformers do.
 
 from __future__ import annotations
 
-import math
-import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from edgelm.runtime.kv.buffers import SMALLEST, Buffers, Layout
 from edgelm.runtime.kv.windows import Window, state_copies, window_copies
 from edgelm.runtime.ort.session import Runner, Values
 
-_SMALLEST = 256  # tokens of the first allocation
-NUMPY: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
-_ONE = np.array([1], np.int64)
 PROMPT_PASS = 32  # tokens from which a pass is a prompt's; fewer are draft tokens, which decode checks
 
 
@@ -95,6 +91,10 @@ class SharedCache:
     which then change places; it is no record of the past. So the states after each pass of several tokens are saved,
     the last few of them: to go back means to begin from there. Layers that keep a window alone have a buffer of its size,
     and what fell out of it is evicted: going back further than that is the same.
+
+    Attributes:
+        row: its row of the buffers; another one when rows change places.
+        turn: which of both buffers holds its states.
     """
 
     def __init__(
@@ -104,45 +104,35 @@ class SharedCache:
         vocab: int,
         prompts: Any = None,
         windows: Mapping[int, Window] | None = None,
+        *,
+        place: tuple[Buffers, int] | None = None,
     ) -> None:
         """`session` runs every pass, but those of prompts where there is another session for them, of the same graph or of
-        one without logits; `windows` are those of layers that keep no more, by number.
+        one without logits; `windows` are those of layers that keep no more, by number; `place` is a row of buffers that
+        others share, or None for buffers of its own.
         """
-        inputs = session.get_inputs()
         self._context = context
-        past = {i.name: i for i in inputs if i.name.startswith("past_key_values.")}
-        fixed = {name for name, i in past.items() if all(isinstance(size, int) for size in i.shape)}
-        named = {n: (windows or {}).get(int(n.split(".")[1])) for n in past if n not in fixed}
-        self._windows = {n: window for n, window in named.items() if window is not None}
-        whole = {n: i for n, i in past.items() if n in named and n not in self._windows}
-        self._past = {n: (i.shape[1], i.shape[3], NUMPY[i.type]) for n, i in whole.items()}
-        shapes = {n: (1, past[n].shape[1], w.capacity, past[n].shape[3]) for n, w in self._windows.items()}
+        self._buffers, self.row = place or (Buffers(Layout.of(session, windows), vocab), 0)
+        self._alone = place is None
+        layout = self._buffers.layout
+        self._windows = {name: kind[-1] for name, kind in layout.windows.items()}
         self._kinds = set(self._windows.values())
-        self._window_buffers = [_mapped(shape, NUMPY[past[n].type]) for n, shape in shapes.items()]
-        size = sum(buffer.nbytes for buffer in self._window_buffers)
+        size = sum(buffer.nbytes for buffer in self._rows_of(self._buffers.windows))
         self._copies = window_copies(size, max((w.capacity for w in self._kinds), default=1), context)
         self._reached = 0  # tokens whose keys and values went through the windows
         self._touched = 0  # the most of them ever: pages beyond were never taken
-        states = {n: np.zeros(i.shape, NUMPY[i.type]) for n, i in past.items() if n in fixed}
-        self._state_names = list(states)
-        self._saved_names = [*states, *self._windows]
+        self._state_names = list(layout.states)
+        self._saved_names = [*layout.states, *self._windows]
         self._saved: dict[int, list[np.ndarray]] = {}  # states and windows after that many tokens
-        self._states = (list(states.values()), [np.zeros_like(state) for state in states.values()])
-        self._turn = 0  # which of both is read
-        names = [*self._past, *self._windows, *states]
-        self._inputs = ["input_ids", "attention_mask", "num_logits", *names]
-        presents = [n.replace("past_key_values", "present") for n in names]
+        self.turn = 0
+        self._inputs = ["input_ids", "attention_mask", "num_logits", *layout.names]
+        presents = [n.replace("past_key_values", "present") for n in layout.names]
         self._runner = self._prompts = Runner(session, ["logits", *presents])
         self._filler: Runner | None = None
         if prompts is not None and any(output.name == "logits" for output in prompts.get_outputs()):
             self._prompts = Runner(prompts, ["logits", *presents])
         elif prompts is not None:
             self._filler = Runner(prompts, presents)
-        self._capacity = 0
-        self._bound: list[tuple[Values, Values]] = []  # what a step of one token reads and writes, in either turn
-        self._buffers: list[np.ndarray] = []
-        self._token = np.zeros((1, 1), np.int64)
-        self._logits = np.zeros((1, 1, vocab), np.float32)
 
     @property
     def rewinds(self) -> bool:
@@ -157,45 +147,47 @@ class SharedCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held for keys, values and states."""
-        states = (*self._states, *self._saved.values())
-        held = sum(array.nbytes for array in (*self._buffers, *(array for arrays in states for array in arrays)))
-        return held + self._window_bytes(self._touched)
+        """Bytes held for keys, values and states; of buffers that others share, those of its row that were written to."""
+        tokens = self._buffers.capacity if self._alone else self._buffers.touched[self.row]
+        return self._whole_bytes(tokens) + self._state_bytes() + self._window_bytes(self._touched) + self._saved_bytes()
 
     def run(self, ids: np.ndarray, position: int, num_logits: int) -> np.ndarray:
         """One step, in place."""
-        self._begin(len(ids), position)
+        self.begin(len(ids), position)
         if len(ids) == 1 and num_logits == 1:
-            logits = self._decode(int(ids[0]), position)
+            bound = self._buffers.bound(self.row)
+            self._runner.run(self._inputs, *bound.at([int(ids[0])], [position], self.turn))
+            logits = bound.logits
         else:
             token_ids, mask, read, write = self._pass(ids, position)
             feeds = Values([token_ids, mask, np.array([num_logits], np.int64), *read])
             prompt = len(ids) >= PROMPT_PASS
             runner = self._prompts if prompt else self._runner
             logits = runner.run_first(self._inputs, feeds, Values(write), prompt=prompt)
-        self._end(len(ids), position)
+        self.end(len(ids), position)
         result: np.ndarray = logits[0]
         return result
 
     def fill(self, ids: np.ndarray, position: int) -> None:
         """One step of the prompts' graph, in place."""
         assert self._filler is not None
-        self._begin(len(ids), position)
+        self.begin(len(ids), position)
         token_ids, mask, read, write = self._pass(ids, position)
         names = [name for name in self._inputs if name != "num_logits"]
         self._filler.run(names, Values([token_ids, mask, *read]), Values(write), prompt=True)
-        self._end(len(ids), position)
+        self.end(len(ids), position)
 
     @property
     def fills(self) -> bool:
         """With a graph for prefill that has no logits."""
         return self._filler is not None
 
-    def _begin(self, count: int, position: int) -> None:
+    def begin(self, count: int, position: int) -> None:
         """Make room for a step of `count` tokens."""
         total = position + count
-        if total > self._capacity:
-            self._grow(total, position)
+        if total > self._buffers.capacity:
+            self._buffers.note(self.row, position)
+            self._buffers.grow(self._room(total))
         if position and self._evicts(position, total):
             self._save_place(position)
         self._reached = -1
@@ -204,19 +196,27 @@ class SharedCache:
         self, ids: np.ndarray, position: int
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]:
         """Of a step of several tokens: ids, mask, what is read of the cache, what is written."""
-        self._seen = -1
-        kept, turn = [*self._buffers, *self._window_buffers], self._turn
+        kept, buffers = self._buffers.kept(self.row), self._buffers
         mask = np.ones((1, position + len(ids)), np.int64)
-        read, write = [*kept, *self._states[turn]], [*kept, *self._states[1 - turn]]
+        read, write = ([*kept, *buffers.states_of(turn, self.row)] for turn in (self.turn, 1 - self.turn))
         return np.ascontiguousarray(ids).reshape(1, -1), mask, read, write
 
-    def _end(self, count: int, position: int) -> None:
+    def end(self, count: int, position: int) -> None:
         """A step of `count` tokens is done."""
         total = position + count
-        self._turn = 1 - self._turn
+        self.turn = 1 - self.turn
         self._reached, self._touched = total, max(total, self._touched)
+        self._buffers.note(self.row, total)
         if self._state_names and count > 1:
             self._save_place(total)
+
+    def change_turn(self) -> None:
+        """Bring the states into the other buffer."""
+        for old, new in zip(
+            *(self._buffers.states_of(turn, self.row) for turn in (self.turn, 1 - self.turn)), strict=True
+        ):
+            new[...] = old
+        self.turn = 1 - self.turn
 
     def feed(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Beside what a step reads anyway."""
@@ -229,6 +229,7 @@ class SharedCache:
         so do windows that have evicted what would be seen there.
         """
         if self.rewinds:
+            self._buffers.note(self.row, position)
             return position
         held = self._windows_hold(self._reached, position)
         usable = [place for place in self._saved if place <= position or self._windows_hold(place, position)]
@@ -236,11 +237,12 @@ class SharedCache:
         kept = self._saved.get(place, [])
         self._saved = {place: arrays for place, arrays in self._saved.items() if place <= position}
         if not held:
-            for index, state in enumerate(self._states[self._turn]):
+            for index, state in enumerate(self._buffers.states_of(self.turn, self.row)):
                 state[...] = kept[index] if place else 0
-            for buffer, rows in zip(self._window_buffers, kept[len(self._state_names) :], strict=False):
+            for buffer, rows in zip(self._rows_of(self._buffers.windows), kept[len(self._state_names) :], strict=False):
                 buffer[:, :, : rows.shape[2]] = rows
         self._reached = min(place, position)
+        self._buffers.note(self.row, self._reached)
         return self._reached
 
     def save(self, position: int) -> KVSnapshot:
@@ -250,8 +252,8 @@ class SharedCache:
             states = {position: self._copy(position)}
         place = position if self.rewinds else max(states, default=0)
         named = {place: dict(zip(self._saved_names, arrays, strict=True)) for place, arrays in states.items()}
-        layers = {n: buffer[:, :, :place] for n, buffer in zip(self._past, self._buffers, strict=False)}
-        return KVSnapshot(place, layers, named)
+        whole = zip(self._buffers.layout.whole, self._rows_of(self._buffers.whole), strict=False)
+        return KVSnapshot(place, {n: buffer[:, :, :place] for n, buffer in whole}, named)
 
     def keep(self, position: int) -> None:
         """Keep the states after all `position` tokens, so that `save` and `truncate` find them."""
@@ -259,21 +261,36 @@ class SharedCache:
             self._save_place(position)
 
     def load(self, snapshot: KVSnapshot) -> None:
-        """The arrays become the buffers, as they are."""
+        """The arrays become the buffers, as they are; of buffers that others share, the row is written."""
         self._saved = {
             place: [states[n].copy() for n in self._saved_names] for place, states in snapshot.states.items()
         }
         self._reached = -1  # what the windows hold is of another text
         self._touched = max(self._touched, snapshot.position)
-        buffers = [snapshot.layers[name] for name in self._past]
-        self._bind(buffers, min((buffer.shape[2] for buffer in buffers), default=self._context))
+        arrays = [snapshot.layers[name] for name in self._buffers.layout.whole]
+        if self._alone:
+            self._buffers.take(arrays, min((array.shape[2] for array in arrays), default=self._context))
+        else:
+            self._write(arrays, snapshot.position)
         self.truncate(snapshot.position)
+
+    def _write(self, arrays: list[np.ndarray], position: int) -> None:
+        """Copy the keys and values of the first tokens into the row."""
+        if position > self._buffers.capacity:
+            self._buffers.note(self.row, 0)
+            self._buffers.grow(self._room(position))
+        for buffer, array in zip(self._buffers.whole, arrays, strict=True):
+            buffer[self.row, :, :position] = array[0, :, :position]
+
+    def _rows_of(self, buffers: Iterable[np.ndarray]) -> list[np.ndarray]:
+        """Its row of each."""
+        return [buffer[self.row : self.row + 1] for buffer in buffers]
 
     def _copy(self, position: int) -> list[np.ndarray]:
         """States, and what windows hold, after `position` tokens."""
-        windows = zip(self._window_buffers, self._windows.values(), strict=True)
+        windows = zip(self._rows_of(self._buffers.windows), self._windows.values(), strict=True)
         rows = (buffer[:, :, : window.held(position)] for buffer, window in windows)
-        return [array.copy() for array in (*self._states[self._turn], *rows)]
+        return [array.copy() for array in (*self._buffers.states_of(self.turn, self.row), *rows)]
 
     def _save_place(self, position: int) -> None:
         self._saved.pop(position, None)
@@ -294,69 +311,31 @@ class SharedCache:
             return False
         return all(window.evicted(position) == window.evicted(reached) for window in self._kinds)
 
+    def _whole_bytes(self, tokens: int) -> int:
+        return tokens * self._buffers.layout.token_bytes
+
     def _window_bytes(self, tokens: int) -> int:
         """Bytes of windows after so many tokens: what was never written takes no memory."""
-        return sum(buffer.nbytes // buffer.shape[2] * min(tokens, buffer.shape[2]) for buffer in self._window_buffers)
+        windows = self._rows_of(self._buffers.windows)
+        return sum(buffer.nbytes // buffer.shape[2] * min(tokens, buffer.shape[2]) for buffer in windows)
 
-    def _decode(self, token: int, position: int) -> np.ndarray:
-        """A step of one token, everything bound once and changed in place.
+    def _state_bytes(self) -> int:
+        return sum(state.nbytes for turn in range(2) for state in self._buffers.states_of(turn, self.row))
 
-        The mask is as long as the capacity, so that its shape stays: the operator takes the number of tokens
-        from the sum of the mask.
-        """
-        self._token[0, 0] = token
-        if self._seen == position:
-            self._mask[0, position] = 1
-        else:
-            self._mask[0, : position + 1] = 1
-            self._mask[0, position + 1 :] = 0
-        self._seen = position + 1
-        self._runner.run(self._inputs, *self._bound[self._turn])
-        return self._logits
+    def _saved_bytes(self) -> int:
+        return sum(array.nbytes for arrays in tuple(self._saved.values()) for array in arrays)
 
     def needs(self, tokens: int) -> int:
-        """Bytes of buffers with room for so many tokens, and of states."""
-        capacity = self._capacity if tokens <= self._capacity else self._room(tokens)
-        per_token = sum(heads * size * np.dtype(dtype).itemsize for heads, size, dtype in self._past.values())
-        states = sum(state.nbytes for states in self._states for state in states)
-        windows = self._window_bytes(max(tokens, self._touched))
-        if self._windows:
-            windows += sum(array.nbytes for arrays in self._saved.values() for array in arrays)
-        return int(capacity * per_token) + states + windows
+        """Bytes of buffers with room for so many tokens, and of states; see `nbytes`."""
+        room = tokens
+        if self._alone:
+            room = self._buffers.capacity if tokens <= self._buffers.capacity else self._room(tokens)
+        windows = self._window_bytes(max(tokens, self._touched)) + (self._saved_bytes() if self._windows else 0)
+        return self._whole_bytes(room) + self._state_bytes() + windows
 
     def _room(self, needed: int) -> int:
         """The capacity to grow to: doubled until it is enough, the context at most."""
-        capacity = max(self._capacity, _SMALLEST)
+        capacity = max(self._buffers.capacity, SMALLEST)
         while capacity < needed:
             capacity *= 2
         return min(capacity, self._context)
-
-    def _grow(self, needed: int, used: int) -> None:
-        capacity = self._room(needed)
-        old = self._buffers
-        self._buffers, self._bound = [], []  # what is bound holds the old buffers too
-        for index, (heads, size, dtype) in enumerate(self._past.values()):
-            buffer = _mapped((1, heads, capacity, size), dtype)
-            if old:
-                buffer[:, :, :used] = old[index][:, :, :used]
-                old[index] = _ONE  # free the old one before the next is made
-            self._buffers.append(buffer)
-        self._bind(self._buffers, capacity)
-
-    def _bind(self, buffers: list[np.ndarray], capacity: int) -> None:
-        self._buffers, self._capacity = buffers, capacity
-        self._mask = np.zeros((1, capacity), np.int64)
-        self._seen = -1  # how many ones the mask holds; -1 when that is not known
-        kept = [*self._buffers, *self._window_buffers]
-        inputs, outputs = [self._token, self._mask, _ONE, *kept], [self._logits, *kept]
-        turns = (self._states, self._states[::-1])
-        self._bound = [(Values([*inputs, *read]), Values([*outputs, *write])) for read, write in turns]
-
-
-def _mapped(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros in a mapping of their own: pages are taken when they are written, and given back when it goes.
-
-    The heap would keep the holes that buffers leave behind when they are exchanged for larger ones.
-    """
-    count = math.prod(shape)
-    return np.frombuffer(mmap.mmap(-1, count * np.dtype(dtype).itemsize), dtype, count).reshape(shape)

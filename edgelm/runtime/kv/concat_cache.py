@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from edgelm.machine.heap import give_back
-from edgelm.runtime.kv.cache import NUMPY, PROMPT_PASS, KVSnapshot
+from edgelm.runtime.kv.buffers import NUMPY
+from edgelm.runtime.kv.cache import PROMPT_PASS, KVSnapshot
 from edgelm.runtime.ort.session import PROMPT, ort
 
 

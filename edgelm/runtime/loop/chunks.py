@@ -35,7 +35,7 @@ def generate_chunks(
     cached = reuse(request.sequence, request.ids if request.reuse_cache else [])
     watch = Stopwatch(len(request.ids), cached, request.encode_seconds)
     drafter = _drafter(request, cost, draft)
-    out = _Output(request, tokenizer)
+    out = Output(request, tokenizer)
     steps = _steps(request, tokenizer, watch, drafter, out.records)
     try:
         if request.echo:
@@ -72,13 +72,11 @@ def _steps(
     records: list[TokenLogprob],
 ) -> Generator[int, None, FinishReason]:
     """The ids of the generation; where log-probabilities are wanted, those of each go to `records`."""
-    count, healing = len(request.ids), request.healing
-    sampler, drafter, follow = _constrained(request.grammar, make_sampler(request.config, count), drafter)
-    sampler = sampler if healing is None else healing.sampler(sampler, count)
+    sampler, drafter, follow = choosing(request, tokenizer, drafter, records)
     return generate_step(
         request.sequence,
         request.ids,
-        _recorded(sampler, tokenizer, request.logprobs, records),
+        sampler,
         request.limits,
         progress=watch.prefilled,
         drafter=drafter,
@@ -86,7 +84,17 @@ def _steps(
     )
 
 
-class _Output:
+def choosing(
+    request: Request, tokenizer: Tokenizer, drafter: Drafter | None, records: list[TokenLogprob]
+) -> tuple[Sampler, Drafter | None, Follow]:
+    """What chooses the tokens of a request, what drafts them, and what follows a token; see `_steps`."""
+    count, healing = len(request.ids), request.healing
+    sampler, drafter, follow = _constrained(request.grammar, make_sampler(request.config, count), drafter)
+    sampler = sampler if healing is None else healing.sampler(sampler, count)
+    return _recorded(sampler, tokenizer, request.logprobs, records), drafter, follow
+
+
+class Output:
     """What has come since the last chunk.
 
     Args:
@@ -118,7 +126,7 @@ class _Output:
     def push(self, token: int) -> None:
         """A token has come."""
         self._tokens.append(token)
-        self.text = self._writer.push(token)
+        self.text += self._writer.push(token)
 
     def flush(self) -> None:
         """No more tokens come."""
@@ -178,9 +186,14 @@ def reuse(sequence: TextSequence, ids: Sequence[int]) -> int:
     Returns:
         the number of tokens in common.
     """
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(sequence.tokens, ids[:-1], strict=False)))
+    same = common(sequence.tokens, ids[:-1])
     sequence.rewind(same)
     return same
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids two texts begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _next(steps: Generator[int, None, FinishReason]) -> int | FinishReason:

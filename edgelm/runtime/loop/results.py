@@ -88,6 +88,38 @@ class Usage:
         return asdict(self) | {"total_tokens": self.total_tokens}
 
 
+@dataclass(frozen=True, kw_only=True)
+class SchedulerStats:
+    """What a loaded model is doing for whom, and what it has done since it was loaded.
+
+    Attributes:
+        parallel: requests that run at once, at most.
+        running, waiting: requests that do, and that wait for their turn.
+        finished, cancelled, failed: requests that came to their end; were left, or ran into their deadline; met an error.
+        kv_bytes: of keys and values, those kept for texts that begin alike included.
+        prefix_tokens_reused: tokens of prompts that were not computed, as another text had them.
+        prefill_tokens: tokens of prompts that were.
+        decode_tokens: tokens computed one at a time, and
+        decode_passes: in how many passes.
+    """
+
+    parallel: int
+    running: int
+    waiting: int
+    finished: int
+    cancelled: int
+    failed: int
+    kv_bytes: int
+    prefix_tokens_reused: int
+    prefill_tokens: int
+    decode_tokens: int
+    decode_passes: int
+
+    def to_dict(self) -> dict[str, int]:
+        """For JSON."""
+        return asdict(self)
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A piece of a generation. Only the last one has a `finish_reason` and `timings`.

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from edgelm.errors import EdgeLMError
+from edgelm.runtime.loop.asynchronous import each
 from edgelm.runtime.loop.chunks import generate_chunks
+from edgelm.runtime.loop.completions import interrupted
 from edgelm.runtime.loop.request import Request
-from edgelm.runtime.loop.results import Chunk
+from edgelm.runtime.loop.results import Chunk, Completion, SchedulerStats
 from edgelm.runtime.loop.speculation import PassCost
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.runtime.loop.draft import DraftModel
     from edgelm.runtime.model import LoadedModel
+    from edgelm.runtime.model import Sequence as TextSequence
 
 
 class Scheduler:
@@ -36,6 +40,7 @@ class Scheduler:
         self._model, self._tokenizer = model, tokenizer
         self._running: threading.Event | None = None  # cancels the request under way
         self._busy = threading.Lock()
+        self._counts: Counter[str] = Counter()
         self._closing = self._closed = False
 
     def run(self, request: Request) -> Generator[Chunk, None, None]:
@@ -45,13 +50,59 @@ class Scheduler:
             EdgeLMError: at the first one: another request is under way, or the model is closed.
         """
         with self.alone(request.cancelled):
-            request.sequence.adapt(request.adapter)
-            last = yield from generate_chunks(request, self._tokenizer, self.cost, self.draft)
+            how = "failed"
+            try:
+                request.sequence.adapt(request.adapter)
+                last = yield from generate_chunks(request, self._tokenizer, self.cost, self.draft)
+                how = "finished" if last.finish_reason in ("stop", "length") else "cancelled"
+                self._record(last)
+            except GeneratorExit:
+                how = "cancelled"
+                raise
+            finally:
+                self._counts[how] += 1
         yield last  # the model is free by now, also for a caller who stops reading at the finish_reason
 
+    def arun(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        """`run` for ``async for``: the model computes in a thread of the event loop's."""
+        return each(request, self.run)
+
+    def complete(self, requests: Iterable[Callable[[], Request]], *, of_one_prompt: bool = False) -> list[Completion]:
+        """Whole texts, one after the other; each request is made when its turn has come. `of_one_prompt`, those after one
+        that was interrupted are left out.
+        """
+        done: list[Completion] = []
+        for make in requests:
+            done.append(Completion.join(self.run(make())))
+            if of_one_prompt and interrupted(done[-1]):
+                break
+        return done
+
+    def stats(self) -> SchedulerStats:
+        """What it does, and has done; decode_passes are without those that drafts saved."""
+        counts, running = self._counts, int(self._busy.locked())
+        names = ("finished", "cancelled", "failed", "prefix_tokens_reused", "prefill_tokens", "decode_tokens")
+        return SchedulerStats(
+            parallel=1,
+            running=running,
+            waiting=0,
+            kv_bytes=self._model.kv_bytes,
+            decode_passes=counts["decode_passes"],
+            **{name: counts[name] for name in names},
+        )
+
+    def _record(self, last: Chunk) -> None:
+        """What a request came to."""
+        timings = last.timings
+        assert timings is not None
+        self._counts["prefix_tokens_reused"] += timings.cached_tokens
+        self._counts["prefill_tokens"] += timings.prompt_tokens - timings.cached_tokens
+        self._counts["decode_tokens"] += timings.completion_tokens
+        self._counts["decode_passes"] += timings.completion_tokens - timings.accepted_tokens
+
     @contextlib.contextmanager
-    def alone(self, cancelled: threading.Event | None = None) -> Iterator[None]:
-        """The model for this block alone; `cancel` sets `cancelled`.
+    def alone(self, cancelled: threading.Event | None = None, sequence: TextSequence | None = None) -> Iterator[None]:
+        """The model for this block alone, whichever `sequence` it is about; `cancel` sets `cancelled`.
 
         Raises:
             EdgeLMError: a request is under way, or the model is closed.
@@ -81,9 +132,16 @@ class Scheduler:
         if running is not None:
             running.set()
 
-    def close(self) -> None:
-        """Free the models. A request under way ends as ``cancelled`` at its next token, and frees them then."""
+    def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
+        """Free the models. A request under way ends as ``cancelled`` at its next token, and frees them then.
+
+        Args:
+            wait: let it come to its end before, in the thread that reads it.
+            timeout: seconds to wait for it at most.
+        """
         self._closing = True
+        if wait and self._busy.acquire(timeout=-1 if timeout is None else timeout):
+            self._busy.release()
         self.cancel()
         self._free()
 

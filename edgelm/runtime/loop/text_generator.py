@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from edgelm.errors import EdgeLMError
-from edgelm.runtime.loop.asynchronous import each
-from edgelm.runtime.loop.completions import complete
+from edgelm.runtime.loop.completions import variants
 from edgelm.runtime.loop.request import Options, Request
 from edgelm.runtime.loop.request_builder import RequestBuilder
 from edgelm.runtime.loop.results import Chunk, Completion
@@ -15,6 +15,7 @@ from edgelm.runtime.loop.scheduler import Scheduler
 from edgelm.runtime.text.prompt import Prompt
 
 if TYPE_CHECKING:
+    from edgelm.runtime.loop.batch_scheduler import BatchScheduler
     from edgelm.runtime.model import Sequence as TextSequence
 
 
@@ -27,7 +28,7 @@ class TextGenerator:
         sequence: what is read goes there.
     """
 
-    def __init__(self, requests: RequestBuilder, scheduler: Scheduler, sequence: TextSequence) -> None:
+    def __init__(self, requests: RequestBuilder, scheduler: Scheduler | BatchScheduler, sequence: TextSequence) -> None:
         self._requests, self._scheduler = requests, scheduler
         self._sequence: TextSequence | None = sequence
 
@@ -76,15 +77,23 @@ class TextGenerator:
             PromptError, OptionError: a bad argument.
             EdgeLMError: another generation is under way on this LM, or it is closed.
         """
-        return complete(self.stream, self._requests.config, prompt, n, options)
+        if n is None:
+            return Completion.join(self.stream(prompt, **options))
+        each = [(prompt, own) for own in variants(self._requests.config, n, options)]
+        return self._complete(each, of_one_prompt=True)
 
     def astream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncGenerator[Chunk, None]:
         """`stream` for ``async for``: the model computes in a thread. Leaving the loop early ends the generation."""
-        return each(self._request(prompt, options), self._scheduler.run)
+        return self._scheduler.arun(self._request(prompt, options))
 
     async def agenerate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
         """`generate` to ``await``, one completion; cancelling the task ends the generation."""
         return Completion.join([chunk async for chunk in self.astream(prompt, **options)])
+
+    def _complete(self, texts: Sequence[tuple[Prompt, Any]], *, of_one_prompt: bool = False) -> list[Completion]:
+        """Whole texts of prompts with their options, as many at once as there may be."""
+        requests = [partial(self._request, prompt, options) for prompt, options in texts]
+        return self._scheduler.complete(requests, of_one_prompt=of_one_prompt)
 
     def _request(self, prompt: Prompt, options: Options) -> Request:
         sequence = self._opened()
