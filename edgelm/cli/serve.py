@@ -57,7 +57,7 @@ _MODELS = (
         "--alias", multiple=True, metavar="NAME", help="What clients call a bundle; several in the bundles' order."
     ),
     click.option(
-        "--parallel", type=click.IntRange(1, 64), default=1, metavar="N", help="Texts computed at once.  [default: 1]"
+        "--parallel", type=click.IntRange(1, 64), default=4, metavar="N", help="Texts computed at once.  [default: 4]"
     ),
     click.option(
         "--max-memory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from edgelm.runtime.loop.text_generator import TextGenerator
 from edgelm.runtime.text.prompt import Prompt, Rendering
 
 if TYPE_CHECKING:
+    from edgelm.runtime.loop.request import CancelEvent
     from edgelm.runtime.lora_adapter import RuntimeAdapter
     from edgelm.runtime.sample.logprobs import TokenLogprob
 
@@ -45,13 +47,20 @@ class Session(TextGenerator):
         return len(missing)
 
     def score(
-        self, prompt: Prompt, *, top: int = 0, raw: bool = False, how: Rendering | None = None
+        self,
+        prompt: Prompt,
+        *,
+        top: int = 0,
+        raw: bool = False,
+        how: Rendering | None = None,
+        cancel: CancelEvent | None = None,
     ) -> list[TokenLogprob]:
         """How likely the model holds a prompt, which is in the cache afterwards.
 
         Args:
             prompt, raw, how: as for `LM.encode_prompt`.
             top: how many of the most likely tokens are told for each place.
+            cancel: ends it with an EdgeLMError once it is set.
 
         Returns:
             a record of each token, the first with a log-probability of NaN, as nothing stands before it; and one more,
@@ -63,9 +72,10 @@ class Session(TextGenerator):
         from edgelm.runtime.loop.scoring import score
 
         ids, sequence = self._requests.prompts.encode(prompt, raw=raw, how=how), self._opened()
-        with self._scheduler.alone():
+        alone = partial(self._scheduler.alone, sequence=sequence)
+        with alone():
             sequence.reset()
-        return score(sequence, ids, self._requests.tokenizer, top, self._scheduler.alone)
+        return score(sequence, ids, self._requests.tokenizer, top, alone, cancel)
 
     def save(self, path: str | PathLike[str], *, tokens: int | None = None) -> None:
         """Write the cache to a file, whole or not at all; a file that is there is replaced.

@@ -27,7 +27,6 @@ from edgelm.serve.page_files import page_routes
 from edgelm.serve.pool import Pool, open_models
 from edgelm.serve.settings import Settings
 from edgelm.serve.streams import Json
-from edgelm.serve.turns import Turns
 
 _GET: dict[str, Handler] = {
     "/health": about.health,
@@ -80,7 +79,7 @@ def build(settings: Settings, *, load_model: Callable[[Settings, Path, float | N
         OptionError: two have the same name.
     """
     limits, loader = settings.limits, load_model or _load
-    models = open_models(settings.bundles, settings.aliases, lambda: Turns(1, limits.queue))
+    models = open_models(settings.bundles, settings.aliases)
     executor = ThreadPoolExecutor(max_workers=4 + len(models), thread_name_prefix="edgelm-serve")
     pool = Pool(
         models,
@@ -119,6 +118,8 @@ def _load(settings: Settings, path: Path, max_memory_mb: float | None) -> LM:
         prefill_threads=settings.prefill_threads,
         max_memory_mb=max_memory_mb,
         weight_cache=settings.weight_cache,
+        parallel=settings.parallel,
+        max_queue=settings.limits.queue,
     )
 
 

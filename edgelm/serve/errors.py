@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from edgelm.errors import (
     BundleError,
+    BusyError,
     DependencyError,
     DeviceError,
     EdgeLMError,
@@ -68,7 +69,7 @@ def told(error: BaseException) -> ApiError:
     """What a client is told of an error; what is none of its business goes to the log alone."""
     if isinstance(error, ApiError):
         return error
-    if type(error).__name__ == "BusyError":
+    if isinstance(error, BusyError):
         return ApiError(429, "too many requests are waiting", code="queue_full")
     if isinstance(error, PromptError | OptionError):
         long = "this bundle's context is" in str(error)

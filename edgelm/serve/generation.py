@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,19 +78,19 @@ class Generations:
 
     Args:
         pool: of the models.
-        executor: whose threads compute; as many as there are texts at once.
+        executor: whose threads make requests of prompts, which may be long.
         metrics: of the server.
         seconds: from a request's arrival to the end of its text.
     """
 
     def __init__(self, pool: Pool, executor: Executor, metrics: Metrics, seconds: float) -> None:
         self._pool, self._executor, self._metrics, self._seconds = pool, executor, metrics, seconds
-        self._running: set[threading.Event] = set()
 
     def cancel_all(self) -> None:
-        """End every text before its next step."""
-        for cancel in list(self._running):
-            cancel.set()
+        """End every text before its next step, and all that wait."""
+        for model in self._pool.models.values():
+            if model.lm is not None:
+                model.lm.cancel()
 
     async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Event], None]:
         """The events of some jobs, each with the number of its job. Closing the generator ends all before their next step.
@@ -133,66 +132,36 @@ class Generations:
         queue.put_nowait((number, None))
 
     async def _one(self, job: Job) -> AsyncGenerator[Event, None]:
-        """The events of a job, which waits for its turn first."""
-        async with self._pool.using(job.model) as lm, job.model.turns.turn(self._left(job)):
-            if (left := self._left(job)) <= 0:
-                raise ApiError(503, "no place came free in time", code="timeout")
-            cancel = threading.Event()
-            self._running.add(cancel)
+        """The events of a job, which waits for its turn in the model's queue. Closed, it ends before the next step."""
+        async with self._pool.using(job.model) as lm, contextlib.aclosing(await self._begin(lm, job)) as chunks:
+            first = asyncio.ensure_future(anext(chunks))
             try:
-                pump = _Pump(lm, job, {"deadline": left, "cancel": cancel, **job.options})
-                async with contextlib.aclosing(pump.chunks(self._executor, cancel)) as chunks:
-                    async for event in _Reading(lm, job, self._metrics).events(chunks):
+                await asyncio.sleep(0)  # a queue that is full says so at once
+                if not first.done():
+                    yield Begun()
+                reading = _Reading(lm, job, self._metrics)
+                for event in reading.events(await first):
+                    yield event
+                async for chunk in chunks:
+                    for event in reading.events(chunk):
                         yield event
             finally:
-                self._running.discard(cancel)
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
 
-    def _left(self, job: Job) -> float:
-        return job.arrived + self._seconds - time.monotonic()
+    async def _begin(self, lm: LM, job: Job) -> AsyncGenerator[Chunk, None]:
+        """The chunks of a job, whose arguments have proved sound."""
+        left = job.arrived + self._seconds - time.monotonic()
+        if left <= 0:
+            raise ApiError(503, "no place came free in time", code="timeout")
+        options = {"deadline": left, **job.options}
 
+        def make() -> AsyncGenerator[Chunk, None]:
+            if job.score is None:
+                return lm.astream(job.prompt, **options)
+            return scored_chunks(lm, job.prompt, job.score, options)
 
-class _Pump:
-    """Carries chunks from the thread that computes to the event loop."""
-
-    def __init__(self, lm: LM, job: Job, options: dict[str, Any]) -> None:
-        self._lm, self._job, self._options = lm, job, options
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Begun | Chunk | BaseException | None] = asyncio.Queue()
-
-    async def chunks(self, executor: Executor, cancel: threading.Event) -> AsyncGenerator[Begun | Chunk, None]:
-        """What the model gives; where the reader leaves, the generation ends before its next step."""
-        thread = self._loop.run_in_executor(executor, self._work)
-        try:
-            while (item := await self._queue.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            cancel.set()
-            # A thread cannot be stopped within a pass; until it is out of it, the model is not free.
-            while not thread.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([thread])
-
-    def _work(self) -> None:
-        try:
-            chunks = self._chunks()
-            with contextlib.closing(chunks):
-                self._put(Begun())
-                for chunk in chunks:
-                    self._put(chunk)
-        except BaseException as error:
-            self._put(error)
-        self._put(None)
-
-    def _chunks(self) -> Generator[Chunk, None, None]:
-        if self._job.score is None:
-            return self._lm.stream(self._job.prompt, **self._options)
-        return scored_chunks(self._lm, self._job.prompt, self._job.score, self._options)
-
-    def _put(self, item: Begun | Chunk | BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, make)
 
 
 class _Reading:
@@ -206,25 +175,28 @@ class _Reading:
         self._calls, self._shown, self._first = 0, False, True
         self._tokens: list[int] = []
 
-    async def events(self, chunks: AsyncIterator[Begun | Chunk]) -> AsyncGenerator[Event, None]:
-        """The events of a job's chunks."""
-        async for chunk in chunks:
-            if isinstance(chunk, Begun):
-                yield chunk
-                continue
-            if self._first and chunk.tokens:
-                self._first = False
-                self._metrics.first_token(time.monotonic() - self._job.arrived)
-            self._tokens += chunk.tokens
-            for piece in self._pieces(chunk):
-                self._shown = self._shown or bool(piece.text) or piece.call is not None
-                self._calls += piece.call is not None
-                yield piece
-            if chunk.finish_reason is not None and chunk.timings is not None:
-                if hidden := self._hidden():
-                    yield Piece(hidden)
-                self._metrics.ended(chunk.finish_reason, chunk.timings)
-                yield End(chunk.finish_reason, chunk.timings, self._calls, self._matched(chunk.finish_reason))
+    def events(self, chunk: Chunk) -> Iterator[Event]:
+        """The events of the next chunk.
+
+        Raises:
+            ApiError: the time was up before anything came.
+        """
+        if self._first and chunk.tokens:
+            self._first = False
+            self._metrics.first_token(time.monotonic() - self._job.arrived)
+        self._tokens += chunk.tokens
+        for piece in self._pieces(chunk):
+            self._shown = self._shown or bool(piece.text) or piece.call is not None
+            self._calls += piece.call is not None
+            yield piece
+        if chunk.finish_reason is None or chunk.timings is None:
+            return
+        self._metrics.ended(chunk.finish_reason, chunk.timings)
+        if chunk.finish_reason == "deadline" and not self._tokens:
+            raise ApiError(503, "no place came free in time, or the prompt took too long", code="timeout")
+        if hidden := self._hidden():
+            yield Piece(hidden)
+        yield End(chunk.finish_reason, chunk.timings, self._calls, self._matched(chunk.finish_reason))
 
     def _pieces(self, chunk: Chunk) -> list[Piece]:
         if self._reader is None:

@@ -101,12 +101,17 @@ class Metrics:
         yield f"edgelm_time_to_first_token_seconds_count {total}"
 
     def _of_models(self) -> Iterator[str]:
-        for name, what, value in (
-            ("edgelm_model_loaded", "Whether the model is in memory.", lambda m: int(m.lm is not None)),
-            ("edgelm_running", "Texts that are being computed.", lambda m: m.turns.running),
-            ("edgelm_waiting", "Requests that wait for a place.", lambda m: m.turns.waiting),
+        labels = {model.name: f'model="{_escaped(model.name)}"' for model in self._models}
+        loaded = [(labels[model.name], int(model.lm is not None)) for model in self._models]
+        yield from _metric("edgelm_model_loaded", "gauge", "Whether the model is in memory.", loaded)
+        stats = {labels[m.name]: m.lm.scheduler_stats() if m.lm is not None else None for m in self._models}
+        for name, what in (
+            ("running", "Texts that are being computed."),
+            ("waiting", "Requests that wait for a place."),
+            ("kv_bytes", "Keys and values in memory, those of earlier prompts included."),
         ):
-            yield from _metric(name, "gauge", what, [(f'model="{_escaped(m.name)}"', value(m)) for m in self._models])
+            values = [(label, 0 if found is None else getattr(found, name)) for label, found in stats.items()]
+            yield from _metric(f"edgelm_{name}", "gauge", what, values)
 
 
 def resident_bytes(path: Path = Path("/proc/self/statm")) -> int | None:

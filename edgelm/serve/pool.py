@@ -16,7 +16,6 @@ from edgelm.errors import OptionError, near
 from edgelm.machine.host import read_memory
 from edgelm.runtime.lm import LM
 from edgelm.serve.errors import LOG, ApiError
-from edgelm.serve.turns import Turns
 
 T = TypeVar("T")
 Load = Callable[[Path, float | None], LM]
@@ -30,7 +29,6 @@ class Served:
     Attributes:
         name: by which clients ask for it.
         bundle: where it lies.
-        turns: who may compute with it, and who waits.
         lm: it, while it is loaded.
         users: requests that need it now.
         used: when it was last needed, by ``time.monotonic``.
@@ -39,7 +37,6 @@ class Served:
 
     name: str
     bundle: Bundle
-    turns: Turns
     lm: LM | None = None
     users: int = 0
     used: float = field(default_factory=time.monotonic)
@@ -178,11 +175,11 @@ class Pool:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
 
-def open_models(paths: Sequence[Path], aliases: Sequence[str], turns: Callable[[], Turns]) -> list[Served]:
+def open_models(paths: Sequence[Path], aliases: Sequence[str]) -> list[Served]:
     """The bundles in some folders, checked and named.
 
     Raises:
         BundleError: one cannot be used.
     """
     names = [*aliases, *(path.resolve().name for path in paths[len(aliases) :])]
-    return [Served(name, Bundle.open(path), turns()) for name, path in zip(names, paths, strict=True)]
+    return [Served(name, Bundle.open(path)) for name, path in zip(names, paths, strict=True)]

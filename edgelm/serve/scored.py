@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from edgelm.runtime.lm import LM
@@ -12,7 +15,7 @@ from edgelm.runtime.sample.logprobs import TokenLogprob
 from edgelm.runtime.text.prompt import Prompt
 
 
-def scored_chunks(lm: LM, prompt: Prompt, top: int, options: Mapping[str, Any]) -> Generator[Chunk, None, None]:
+def scored_chunks(lm: LM, prompt: Prompt, top: int, options: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
     """The prompt as a chunk, then what follows it.
 
     Where no more than the most likely next token is asked for, it is known once the prompt is read. If that token would
@@ -28,17 +31,22 @@ def scored_chunks(lm: LM, prompt: Prompt, top: int, options: Mapping[str, Any]) 
     return _chunks(lm, prompt, top, dict(options))
 
 
-def _chunks(lm: LM, prompt: Prompt, top: int, options: dict[str, Any]) -> Generator[Chunk, None, None]:
-    started = time.perf_counter()
+async def _chunks(lm: LM, prompt: Prompt, top: int, options: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
+    started, cancel = time.perf_counter(), threading.Event()
     with lm.session() as session:
-        *records, following = session.score(prompt, top=top, raw=True)
+        try:
+            *records, following = await asyncio.to_thread(session.score, prompt, top=top, raw=True, cancel=cancel)
+        finally:
+            cancel.set()
         seconds = time.perf_counter() - started
         text = lm.tokenizer.decode([record.token for record in records], skip_special=False)
         yield Chunk(text, (), logprobs=tuple(records))
         tokens, temperature = options["max_tokens"], options.get("temperature", lm.config.temperature)
         plain = not options.get("logit_bias") and not options.get("stop")
         if tokens > 1 or (tokens and (temperature or not plain)):
-            yield from session.stream(prompt, **options)
+            async with contextlib.aclosing(session.astream(prompt, **options)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
             return
         timings = Timings(len(records), 0, tokens, seconds if tokens else None, seconds, 0.0)
         yield _last(lm, following if tokens else None, timings)

@@ -74,7 +74,7 @@ class Settings:
     insecure: bool = False
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    parallel: int = 1
+    parallel: int = 4
     max_memory_mb: float | None = None
     idle_seconds: float | None = None
     threads: int | None = None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import httpx
 
-from edgelm.runtime.loop.results import Chunk, Timings
+from edgelm.runtime.loop.generate import FinishReason
+from edgelm.runtime.loop.results import Chunk, SchedulerStats, Timings
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 from edgelm.serve.app import Application, build
 from edgelm.serve.server import Server, listen
@@ -90,39 +92,47 @@ class Scripted:
         tokenizer: of the bundle.
         text: what it says; names of special tokens in it are those tokens.
         pause: seconds between two tokens.
+        size: tokens of a chunk.
     """
 
     def __init__(self, tokenizer: Tokenizer, text: str, pause: float = 0.0, size: int = 1) -> None:
         self.tokenizer, self.text, self.pause, self.size = tokenizer, text, pause, size
         self.asked: list[tuple[Any, dict[str, Any]]] = []
-        self.steps = 0
-        self.closed = False
+        self.steps = self.running = 0
+        self.closed = self.cancelled = False
 
-    def stream(self, prompt: Any, **options: Any) -> Generator[Chunk, None, None]:
+    def astream(self, prompt: Any, **options: Any) -> AsyncGenerator[Chunk, None]:
         self.asked.append((prompt, options))
-        return self._chunks(options)
+        return self.chunks(options)
 
-    def _chunks(self, options: dict[str, Any]) -> Generator[Chunk, None, None]:
-        ids = self.tokenizer.encode(self.text, special=False)
-        shown, reason = Detokenizer(self.tokenizer), "stop"
-        batch: list[int] = []
-        count = 0
-        for token in ids:
-            if options["cancel"].is_set():
-                reason = "cancelled"
-                break
-            if count == options["max_tokens"]:
-                reason = "length"
-                break
-            time.sleep(self.pause)
-            self.steps += 1
-            count += 1
-            batch.append(token)
-            if len(batch) == self.size:
-                yield Chunk("".join(map(shown.push, batch)), tuple(batch))
-                batch = []
-        rest = "".join(map(shown.push, batch)) + shown.flush()
-        yield Chunk(rest, tuple(batch), reason, Timings(7, 0, count, 0.01, 0.01, 0.01 * count))
+    async def chunks(self, options: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
+        ids, shown, batch = self.tokenizer.encode(self.text, special=False), Detokenizer(self.tokenizer), list[int]()
+        most = options["max_tokens"]
+        reason: FinishReason = "length" if len(ids) > most else "stop"
+        self.running += 1
+        try:
+            for count, token in enumerate(ids[:most], 1):
+                await asyncio.sleep(self.pause)
+                if self.cancelled:
+                    reason = "cancelled"
+                    break
+                self.steps += 1
+                batch.append(token)
+                if count % self.size == 0:
+                    yield Chunk("".join(map(shown.push, batch)), tuple(batch))
+                    batch = []
+            rest = "".join(map(shown.push, batch)) + shown.flush()
+            count = min(len(ids), most)
+            yield Chunk(rest, tuple(batch), reason, Timings(7, 0, count, 0.01, 0.01, 0.01 * count))
+        finally:
+            self.running -= 1
+
+    def scheduler_stats(self) -> SchedulerStats:
+        zero = dict.fromkeys((field.name for field in fields(SchedulerStats)), 0)
+        return SchedulerStats(**zero | {"running": self.running})
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
     def close(self) -> None:
         self.closed = True

@@ -232,50 +232,57 @@ def test_an_error_within_is_told_without_its_insides(scripted: Callable[..., Any
     def broken(prompt: Any, **options: Any) -> Any:
         raise RuntimeError("secret place /home/me")
 
-    model.stream = broken
+    model.astream = broken
     answer = running.post("/v1/chat/completions", {"messages": HELLO})
     assert (answer.status_code, answer.json()["error"]["message"]) == (500, "internal error")
 
 
 def test_an_error_in_the_middle_of_a_stream_is_told(scripted: Callable[..., Any]) -> None:
     running, model = scripted("some text")
-    chunks = model._chunks
+    chunks = model.chunks
 
-    def broken(options: Any) -> Any:
-        yield next(chunks(options))
+    async def broken(options: Any) -> Any:
+        yield await anext(chunks(options))
         raise RuntimeError("secret")
 
-    model._chunks = broken
+    model.chunks = broken
     answer = running.post("/v1/chat/completions", {"messages": HELLO, "stream": True})
     assert answer.status_code == 200
     assert '"message":"internal error"' in answer.text
     assert "secret" not in answer.text
 
 
-def test_a_full_queue_turns_away_and_the_others_are_served_in_order(scripted: Callable[..., Any]) -> None:
-    running, _ = scripted("word " * 20, pause=0.02, limits=Limits(queue=1))
-    with httpx.Client(timeout=30) as client, contextlib.ExitStack() as stack:
-        body = {"messages": HELLO, "stream": True}
+@pytest.fixture
+def long_text(home_bundle: Bundle) -> dict[str, Any]:
+    """A request whose text takes a while: it cannot end by itself."""
+    eos = {str(token): -100 for token in home_bundle.manifest.special_tokens.eos}
+    return {"messages": HELLO, "stream": True, "max_tokens": 900, "logit_bias": eos}
+
+
+def test_a_full_queue_turns_away(home_bundle: Bundle, long_text: dict[str, Any]) -> None:
+    given = Settings(bundles=(home_bundle.path,), port=0, threads=1, parallel=1, limits=Limits(queue=1))
+    with serving(given) as running, httpx.Client(timeout=60) as client, contextlib.ExitStack() as stack:
         url = f"{running.url}/v1/chat/completions"
-        first = stack.enter_context(client.stream("POST", url, json=body))
-        assert first.status_code == 200
-        import threading
-
-        second: list[int] = []
-        waits = threading.Thread(target=lambda: second.append(running.post("/v1/chat/completions", body).status_code))
-        waits.start()
-        running.wait_for("edgelm_waiting", 1)
-        third = running.post("/v1/chat/completions", body)
-        assert (third.status_code, third.json()["error"]["code"]) == (429, "queue_full")
-        assert third.headers["retry-after"] == "1"
-        waits.join()
-        assert second == [200]
+        for waiting in (0, 1):
+            assert stack.enter_context(client.stream("POST", url, json=long_text)).status_code == 200
+            running.wait_for("edgelm_running", 1)
+            running.wait_for("edgelm_waiting", waiting)
+        refused = running.post("/v1/chat/completions", long_text)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        assert refused.headers["retry-after"] == "1"
+        # What is wrong with a request is told at once, whoever waits.
+        assert running.post("/v1/chat/completions", long_text | {"messages": []}).status_code == 400
 
 
-def test_who_waits_too_long_is_told(scripted: Callable[..., Any]) -> None:
-    running, _ = scripted("word " * 50, pause=0.02, limits=Limits(seconds=0.3))
-    with httpx.stream("POST", f"{running.url}/v1/chat/completions", json={"messages": HELLO, "stream": True}):
-        assert running.post("/v1/chat/completions", {"messages": HELLO}).status_code == 503
+def test_who_waits_too_long_is_told(home_bundle: Bundle, long_text: dict[str, Any]) -> None:
+    given = Settings(bundles=(home_bundle.path,), port=0, threads=1, parallel=1, limits=Limits(seconds=0.3))
+    with serving(given) as running, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            url = f"{running.url}/v1/chat/completions"
+            stack.enter_context(httpx.stream("POST", url, json=long_text, timeout=60))
+        answers = [running.post("/v1/chat/completions", long_text | {"stream": False}) for _ in range(3)]
+        for answer in answers:  # cut short by the deadline, or never begun
+            assert answer.status_code == 503 or answer.json()["choices"][0]["finish_reason"] == "length"
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -104,12 +104,12 @@ def test_errors(home: Running, options: dict[str, Any], told: str) -> None:
 
 def test_an_error_in_the_middle_is_raised_by_the_client(scripted: Callable[..., Any]) -> None:
     running, model = scripted("some text")
-    chunks = model._chunks
+    chunks = model.chunks
 
-    def broken(options: Any) -> Any:
-        yield next(chunks(options))
+    async def broken(options: Any) -> Any:
+        yield await anext(chunks(options))
         raise RuntimeError("secret")
 
-    model._chunks = broken
+    model.chunks = broken
     with pytest.raises(openai.APIError, match="internal error"):
         list(_client(running).responses.create(model="home", input=HELLO, stream=True))

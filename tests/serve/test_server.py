@@ -29,7 +29,6 @@ from edgelm.serve.page_files import page_routes
 from edgelm.serve.pool import Pool, Served
 from edgelm.serve.server import listen
 from edgelm.serve.settings import Limits, Settings
-from edgelm.serve.turns import Turns
 
 
 def test_a_unix_socket_is_for_its_user_and_group(home_bundle: Bundle, tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_a_model_makes_room_for_another() -> None:
         path = Path()
 
     async def scenario() -> None:
-        models = [Served(name, Described(), Turns(1, 1)) for name in "abc"]  # type: ignore[arg-type]
+        models = [Served(name, Described()) for name in "abc"]  # type: ignore[arg-type]
         left: list[float | None] = []
 
         def load(path: Path, most: float | None) -> Any:
@@ -124,32 +123,6 @@ def test_a_model_makes_room_for_another() -> None:
             assert left == [130.0, 70.0, 70.0, 70.0]
             await pool.close()
             assert all(model.lm is None for model in models)
-
-    asyncio.run(scenario())
-
-
-def test_turns_are_taken_in_the_order_of_arrival() -> None:
-    async def scenario() -> None:
-        turns, order = Turns(2, 10), list[int]()
-
-        async def work(number: int) -> None:
-            async with turns.turn(5):
-                order.append(number)
-                await asyncio.sleep(0.01)
-
-        await asyncio.gather(*(work(number) for number in range(8)))
-        assert order == list(range(8))
-        left = asyncio.create_task(work(99))
-        async with turns.turn(5), turns.turn(5):
-            left = asyncio.create_task(work(100))
-            await asyncio.sleep(0)
-            left.cancel()  # who leaves the queue takes no place
-            with pytest.raises(ApiError, match="no place"):
-                async with turns.turn(0.01):
-                    pass
-        await work(101)
-        assert order[-1] == 101
-        assert (turns.running, turns.waiting) == (0, 0)
 
     asyncio.run(scenario())
 

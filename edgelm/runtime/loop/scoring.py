@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from edgelm.errors import EdgeLMError
 from edgelm.runtime.kv.prefill import PREFILL_CHUNK
+from edgelm.runtime.loop.request import CancelEvent
 from edgelm.runtime.sample.logprobs import TokenLogprob, describe
 from edgelm.runtime.text.tokenizer import Tokenizer
 
@@ -23,6 +25,7 @@ def score(
     tokenizer: Tokenizer,
     top: int,
     alone: Callable[[], AbstractContextManager[None]],
+    cancel: CancelEvent | None = None,
 ) -> list[TokenLogprob]:
     """Read a text into an empty sequence and describe its tokens.
 
@@ -32,14 +35,20 @@ def score(
         tokenizer: of the model.
         top: how many of the most likely tokens are told for each place.
         alone: the model is this caller's within it; others may have it between two pieces.
+        cancel: ends it before the next piece once it is set, or None.
 
     Returns:
         a record of each token, the first with a log-probability of NaN, as nothing stands before it; and one more, of
             the token most likely to follow the text.
+
+    Raises:
+        EdgeLMError: it was cancelled.
     """
     piece = max(1, min(PREFILL_CHUNK, _MOST_LOGITS // sequence.vocab_size))
     found = [TokenLogprob(ids[0], tokenizer.decode(ids[:1], skip_special=False), math.nan)]
     for start in range(0, len(ids), piece):
+        if cancel is not None and cancel.is_set():
+            raise EdgeLMError("the scoring was cancelled")
         end = min(start + piece, len(ids))
         with alone():
             logits = sequence.forward(ids[start:end], end - start)
