@@ -493,6 +493,31 @@ def test_an_lm_that_is_dropped_is_freed(bundle: Bundle, monkeypatch: pytest.Monk
     assert model() is None
 
 
+def test_a_request_that_comes_as_the_thread_ends_is_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgelm.runtime.loop import batch_scheduler
+    from edgelm.runtime.loop.batch_scheduler import BatchScheduler
+
+    monkeypatch.setattr(batch_scheduler, "_IDLE", 0.05)
+    next_round, late, texts = BatchScheduler._next_round, list[threading.Thread](), list[str]()
+
+    def end_slowly(self: BatchScheduler) -> bool:
+        go_on = next_round(self)
+        if not go_on and not late:
+            late.append(threading.Thread(target=lambda: texts.append(lm.generate("Once", max_tokens=3).text)))
+            late[0].start()
+            while not self._loop.waiting:
+                time.sleep(0.001)
+        return go_on
+
+    monkeypatch.setattr(BatchScheduler, "_next_round", end_slowly)
+    with edgelm.load(bundle.path, threads=1, parallel=2) as lm:
+        text = lm.generate("Once", max_tokens=3).text
+        deadline = time.monotonic() + 20
+        while not texts and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert texts == [text]
+
+
 def test_options_of_load(bundle: Bundle) -> None:
     with pytest.raises(OptionError, match="parallel must be an integer, 1 or more"):
         edgelm.load(bundle.path, parallel=0)

@@ -245,9 +245,12 @@ class BatchScheduler:
                 )
             self._loop.waiting.append(running)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="edgelm-scheduler", daemon=True)
-                self._thread.start()
+                self._start()
             self._changed.notify_all()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="edgelm-scheduler", daemon=True)
+        self._thread.start()
 
     def _work(self) -> None:
         """The thread: rounds while there is something to do; it ends when there was nothing for a while."""
@@ -263,6 +266,9 @@ class BatchScheduler:
             self._broken = error
         with self._changed:
             self._thread = None
+            if self._loop.waiting and not self._closing and self._broken is None:  # came after the last look
+                self._start()
+                return
             if self._broken is not None:
                 self._loop.end(self._broken)
             if self._broken is not None or self._draining:
