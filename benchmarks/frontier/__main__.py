@@ -14,8 +14,8 @@ A recipe is a name that `edgelm export --quant` takes, with options of `edgelm e
 A file type with `imatrix` behind it is quantised by an importance matrix, of the text that edgelm calibrates on by default.
 
 The last lines say where each of edgelm's bundles lies: its divergence as a share of what llama.cpp's line has at that size,
-interpolated between its file types (logarithms of the divergence, linearly by size). `--plot FILE.png` draws both lines
-(needs matplotlib), `--json FILE` writes every figure. What `-o` holds is used again: remove a file to make it anew.
+interpolated between its file types (logarithms of the divergence, linearly by size). `--plot FILE.svg` draws both lines,
+`--json FILE` writes every figure. What `-o` holds is used again: remove a file to make it anew.
 
 llama.cpp comes from a Python of its own: `python -m venv /tmp/llama; /tmp/llama/bin/pip install llama-cpp-python gguf`.
 """

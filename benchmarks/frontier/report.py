@@ -8,8 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.frontier.measure import Row
+from edgelm.svg.scatter import Axes, Point, scatter
 
-_COLOURS = {"edgelm": "#0b6bcb", "llama.cpp": "#70757d"}
+_KINDS = {"edgelm": "best", "llama.cpp": "other"}
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
@@ -61,32 +62,16 @@ def against_line(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def plot(rows: Sequence[Row], title: str, output: Path) -> None:
-    """Size against divergence, a line for each engine; ImportError where matplotlib is not installed."""
-    import matplotlib
+    """Size against divergence as an SVG, the best of each engine joined."""
+    points = {id(row): _point(row) for row in rows if row.kld > 0}
+    lines = [
+        [points[id(row)] for row in frontier([row for row in rows if row.engine == engine and row.kld > 0])]
+        for engine in _KINDS
+    ]
+    note = "blue: edgelm, grey: llama.cpp; the best of each joined, less is better"
+    axes = Axes("size of the file, MB", "KL divergence from fp32, nats")
+    output.write_text(scatter(title, note, list(points.values()), [line for line in lines if len(line) > 1], axes))
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.6))
-    for engine, colour in _COLOURS.items():
-        own = [row for row in rows if row.engine == engine]
-        if not own:
-            continue
-        best = frontier(own)
-        axes.plot([row.bytes / 1e6 for row in best], [row.kld for row in best], "-", color=colour, linewidth=1.2)
-        axes.plot([row.bytes / 1e6 for row in own], [row.kld for row in own], "o", color=colour, label=engine)
-        for row in own:
-            place = (6, 6) if engine == "edgelm" else (6, -12)
-            axes.annotate(
-                row.name, (row.bytes / 1e6, row.kld), place, textcoords="offset points", fontsize=8, color=colour
-            )
-    axes.set_yscale("log")
-    axes.set_xlabel("size, MB")
-    axes.set_ylabel("KL divergence from fp32, nats (less is better)")
-    axes.set_title(title, fontsize=10)
-    axes.grid(color="#e3e3e3", which="both", linewidth=0.6)
-    axes.margins(x=0.12)
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(output, dpi=130)
-    pyplot.close(figure)
+def _point(row: Row) -> Point:
+    return Point(row.name, row.bytes / 1e6, row.kld, _KINDS[row.engine], row.engine == "edgelm")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.report import columns, rate
-from edgelm.svg import Bar, Panel, bars
+from edgelm.svg.bars import Bar, Panel, bars
 
 
 def plot(report: Mapping[str, Any], output: Path) -> list[Path]:
