@@ -51,6 +51,10 @@ class BundleError(EdgeLMError):
     """A bundle is missing, damaged, or made for a newer edgelm."""
 
 
+class TaskError(EdgeLMError):
+    """A bundle is asked for what it was not exported for: text of one that embeds, or the other way round."""
+
+
 class AdapterError(EdgeLMError):
     """An exported adapter is missing, damaged, or made for another bundle."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.embedding import Embedding
 from edgelm.bundle.format_spec import Recipe
 from edgelm.bundle.json_table import (
     COUNT,
@@ -222,7 +223,10 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All of manifest.json; `context` is in tokens, `threads` and `provider` are the target's, `sha256` is its own."""
+    """All of manifest.json; `context` is in tokens, `threads` and `provider` are the target's, `sha256` is its own.
+
+    A bundle with `embedding` makes vectors of texts, and no text.
+    """
 
     format: int = FORMAT
     minimum_runtime: Mapping[str, str] = field(default_factory=dict)
@@ -241,6 +245,7 @@ class Manifest:
     memory: Memory
     mixed: Mixed | None = field(default=None, metadata=LEFT_OUT)
     vocabulary: Vocabulary | None = field(default=None, metadata=LEFT_OUT)
+    embedding: Embedding | None = field(default=None, metadata=LEFT_OUT)
     extra: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     sha256: str | None = field(default=None, metadata=LEFT_OUT)
@@ -282,6 +287,7 @@ class Manifest:
             memory=Memory.read(table.table("memory")),
             mixed=Mixed.read(table.table("mixed")) if table.has("mixed") else None,
             vocabulary=Vocabulary.read(table.table("vocabulary")) if table.has("vocabulary") else None,
+            embedding=Embedding.read(table.table("embedding")) if table.has("embedding") else None,
             extra=table.others(names(cls)),
             files=_files(table),
             sha256=table.text("sha256") if table.has("sha256") else None,

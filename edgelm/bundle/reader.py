@@ -29,13 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.bundle.beside import expect_lora, expect_quality
+from edgelm.bundle.embedding import Embedding
 from edgelm.bundle.json_table import JsonTable, read_json
 from edgelm.bundle.manifest import FORMAT as FORMAT
 from edgelm.bundle.manifest import MANIFEST as MANIFEST
 from edgelm.bundle.manifest import MODEL as MODEL
 from edgelm.bundle.manifest import TOKENIZER as TOKENIZER
 from edgelm.bundle.manifest import FileEntry, Manifest
-from edgelm.errors import BundleError
+from edgelm.errors import BundleError, TaskError
 from edgelm.files import open_regular, path_argument, read_text, recover
 
 DATA = "model.onnx.data"
@@ -46,6 +47,7 @@ TEMPLATES = "chat_templates.json"
 GENERATION = "generation_config.json"
 QUALITY = "quality.json"
 LORA = "lora.json"
+HIDDEN = "last_hidden_state"  # the graph's output, in place of logits, in a bundle that embeds texts
 
 # Files up to this size are hashed whenever a bundle is opened; larger ones only by size, until `verify`.
 _HASH_AT_OPEN = 4 << 20
@@ -118,6 +120,22 @@ class Bundle:
     def context(self) -> int:
         """The longest prompt plus answer, in tokens."""
         return self.manifest.context
+
+    def expect_generator(self) -> None:
+        """TaskError for a bundle that embeds texts, where one is wanted that generates them."""
+        if self.manifest.embedding is not None:
+            raise TaskError(
+                f"{self.path.name} was exported for embeddings: it generates no text",
+                hint="edgelm embed, lm.embed and /v1/embeddings use it; to generate, export without --task embedding",
+            )
+
+    def expect_embedding(self) -> Embedding:
+        """How it embeds texts; TaskError for a bundle that generates them."""
+        if self.manifest.embedding is None:
+            raise TaskError(
+                f"{self.path.name} generates text: it makes no embeddings", hint="edgelm export MODEL --task embedding"
+            )
+        return self.manifest.embedding
 
     @property
     def model_path(self) -> Path:

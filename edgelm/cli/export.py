@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from edgelm.bundle.format_spec import Recipe
-from edgelm.bundle.origins import KVCalibration
+from edgelm.bundle.embedding import POOLINGS
+from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import Bundle
 from edgelm.cli.adapter_file import export_file
 from edgelm.cli.mixed import mixed_body, mixed_lines
@@ -112,6 +112,13 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "gguf")  # w
     show_default=True,
     help="Measure the bundle against the model in fp32, for its quality.json. auto: small models.",
 )
+@click.option(
+    "--task",
+    type=click.Choice(["generate", "embedding"]),
+    default="generate",
+    show_default=True,
+    help="embedding: a bundle that turns texts into vectors, pooled as the checkpoint says.",
+)
 @click.option("--max-size", metavar="SIZE", help="What the bundle may take, such as 350MB; more fails.")
 @click.option("--max-kld", type=float, metavar="X", help="What it may lose (mean KL divergence); more fails.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
@@ -147,6 +154,7 @@ def command(
       edgelm export path/to/checkpoint --target rpi5 --recipe my-bundle/manifest.json
       edgelm export path/to/checkpoint --target rpi5 --context 8192 --kv int8
       edgelm export path/to/checkpoint --target x86-64 --prefill int8
+      edgelm export Qwen/Qwen3-Embedding-0.6B --target rpi5 --task embedding
     """
     if adapter_only:
         export_file(load_export_adapter)
@@ -207,10 +215,23 @@ def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
     return bundle.manifest.memory.total_bytes, target.memory.usable_mb << 20
 
 
-def recipe_lines(recipe: Recipe, kv_calibration: KVCalibration | None = None) -> Iterator[tuple[str, str]]:
+def embedding_lines(manifest: Manifest) -> Iterator[str]:
+    """How a bundle makes vectors of texts; nothing of one that generates them."""
+    if (facts := manifest.embedding) is None:
+        return
+    scaled = ", scaled to length 1" if facts.normalized else ""
+    yield fact("task", f"embedding: {manifest.graph.hidden:,} numbers, {POOLINGS[facts.pooling]}{scaled}")
+    if facts.prompts:
+        yield fact("prompts", ", ".join(facts.prompts))
+
+
+def recipe_lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """(role, its format in words) of a manifest's recipe, and on what the scales of an int8 KV cache were found."""
+    recipe, kv_calibration = manifest.recipe, manifest.kv_calibration
     for role, format in recipe.roles.items():
         spec = format.spec
+        if role == "head" and manifest.embedding is not None:
+            continue  # there is none
         if role == "body" and recipe.matrices:
             yield role, mixed_body(recipe.matrices)
         elif spec.op == "none":
@@ -236,7 +257,8 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
             "adapters", "make one with: edgelm export ADAPTER --adapter-only --base " + shlex.quote(str(bundle.path))
         )
     yield fact("target", f"{manifest.target}, {manifest.quant}")
-    for role, text in recipe_lines(manifest.recipe, manifest.kv_calibration):
+    yield from embedding_lines(manifest)
+    for role, text in recipe_lines(manifest):
         yield fact(f"  {role}", text)
     if trimmed := manifest.vocabulary:
         yield from vocabulary_lines(trimmed)
@@ -247,4 +269,7 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
     yield fact("memory", f"{size(needed)} with the context full, {size(usable)} usable on {target.name}")
     path = shlex.quote(str(bundle.path))
     yield ""
+    if manifest.embedding is not None:
+        yield f'next: edgelm embed {path} "a text"'
+        return
     yield f"next: edgelm chat {path}" if bundle.chat_template else f'next: edgelm run {path} -p "Once upon a time"'

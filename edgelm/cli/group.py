@@ -15,6 +15,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "export": "Convert a checkpoint into a bundle for a target.",
     "run": "Generate text from a prompt.",
     "chat": "Talk with a model.",
+    "embed": "Turn texts into vectors.",
     "serve": "Serve models to apps and browsers.",
     "models": "List small models by name, and what to expect of them.",
     "pull": "Fetch a model by name, and export it for this machine.",
@@ -36,7 +37,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
 
 # The sections of the help; a command of none stands under the last.
 SECTIONS = {
-    "Run models": ("run", "chat", "serve"),
+    "Run models": ("run", "chat", "embed", "serve"),
     "Models and bundles": ("models", "pull", "list", "rm", "export", "inspect", "verify", "families", "cache"),
     "Boards": ("doctor", "targets", "estimate", "emulate"),
     "Measure": ("bench", "results", "eval", "sweep"),

@@ -16,7 +16,7 @@ from edgelm.bundle.manifest import Memory, SpecialTokens
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.cli.adapter_file import adapter_facts, adapter_lines
 from edgelm.cli.bundles import find_bundle, model_named, stored_bundle
-from edgelm.cli.export import load_export, recipe_lines
+from edgelm.cli.export import embedding_lines, load_export, recipe_lines
 from edgelm.cli.mixed import mixed_lines
 from edgelm.cli.options import file_option, is_gguf_name, json_option
 from edgelm.cli.quality import calibration_line, card_lines
@@ -130,7 +130,8 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
     if (lora := bundle.lora) is not None:
         yield fact("adapters", f"LoRA at run time, beside {len(lora['places'])} matrices; base {lora['base'][:12]}…")
     yield fact("target", f"{manifest.target}, {manifest.quant}, {manifest.provider}")
-    for role, text in recipe_lines(manifest.recipe, manifest.kv_calibration):
+    yield from embedding_lines(manifest)
+    for role, text in recipe_lines(manifest):
         yield fact(f"  {role}", text)
     yield from mixed_lines(manifest)
     yield fact("context", f"{bundle.context:,} tokens")

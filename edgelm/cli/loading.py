@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgelm.bundle.reader import Bundle
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
 from edgelm.cli.show import Bar
@@ -18,10 +19,28 @@ if TYPE_CHECKING:
 
 @contextmanager
 def loaded(bundle: str | Path, **options: Any) -> Iterator[LM]:
-    """`edgelm.load` with its `options`; `bundle` and its ``draft`` may be names."""
+    """`edgelm.load` with its `options`, to generate; `bundle` and its ``draft`` may be names. A bundle that embeds texts
+    is refused before it is loaded.
+    """
     path = find_bundle(bundle)
+    Bundle.open(path, check=False).expect_generator()
     if (draft := options.get("draft")) is not None:
         options["draft"] = find_bundle(draft)
+    with _loaded(path, **options) as lm:
+        yield lm
+
+
+@contextmanager
+def loaded_to_embed(bundle: str | Path, **options: Any) -> Iterator[LM]:
+    """The same to embed texts."""
+    path = find_bundle(bundle)
+    Bundle.open(path, check=False).expect_embedding()
+    with _loaded(path, **options) as lm:
+        yield lm
+
+
+@contextmanager
+def _loaded(path: Path, **options: Any) -> Iterator[LM]:
     warn_of_threads(options.get("threads"), options.get("prefill_threads"))
     from edgelm.runtime.lm import load
 

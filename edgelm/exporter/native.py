@@ -97,7 +97,8 @@ def graph_size(plan: GraphPlan, text: TextFiles) -> int:
     """Bytes of all files that a native graph brings into a bundle, exactly."""
     facts = graph_facts(plan)
     places = places_size(plan.decoder, facts.activations) if plan.lora_ready else 0
-    return weigh(plan) + places + len(json_text(genai.config(plan, facts, text)).encode())
+    other = 0 if plan.decoder.headless else len(json_text(genai.config(plan, facts, text)).encode())
+    return weigh(plan) + places + other
 
 
 def weigh(plan: GraphPlan) -> int:

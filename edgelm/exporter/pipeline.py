@@ -17,7 +17,7 @@ from edgelm.exporter.lora_adapter import places_file
 from edgelm.exporter.manifest import Origin, manifest, source_hashes
 from edgelm.exporter.mixed import auto
 from edgelm.exporter.plan.export import ExportPlan, plan_export
-from edgelm.exporter.plan.options import ExportOptions
+from edgelm.exporter.plan.options import ExportOptions, Task
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.routes import Exporter, Job
@@ -49,6 +49,7 @@ def export(
     overwrite: bool = False,
     force: bool = False,
     lora_ready: bool = False,
+    task: Task = "generate",
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert a checkpoint into a bundle for a target.
@@ -89,6 +90,8 @@ def export(
         force: whether to go on where the bundle does not fit the target, or memory or disk here seem too small.
         lora_ready: whether LoRA adapters can be switched at run time (see `export_adapter`); it costs three nodes of
             the graph a matrix, also where none is used.
+        task: ``embedding`` for a bundle whose graph ends with the last hidden states, pooled as the checkpoint's
+            modules.json says (`LM.embed`); of native families.
         progress: is called with how far it is.
 
     Raises:
@@ -117,6 +120,7 @@ def export(
         overwrite=overwrite,
         force=force,
         lora_ready=lora_ready,
+        task=task,
     )
     plan = plan_export(options, progress)
     with writing(plan.output, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
@@ -187,7 +191,7 @@ class _Work:
         if plan.cut is not None:
             saved = route.whole_footprint(spec).stored - taken.stored
             facts = replace(facts, vocabulary=replace(plan.cut.facts, saved_bytes=saved))
-        facts = replace(facts, mixed=mixed)
+        facts = replace(facts, mixed=mixed, embedding=plan.embedding)
         if result.places is not None:
             self.writer.write_json(LORA, places_file(facts, result.places))
         return facts, None if measure is None else self._measured(measure, facts, result)

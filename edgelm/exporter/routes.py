@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -108,6 +108,18 @@ class Route:
         if self.decoder is not None:
             expect_tensors(self.checkpoint, self.decoder, progress)
 
+    def without_head(self) -> Route:
+        """To a graph that ends with the last hidden states.
+
+        Raises:
+            UnsupportedModelError: the model goes through Optimum, whose graphs end with logits.
+        """
+        if self.decoder is None or self.whole is None:
+            raise self.reason or UnsupportedModelError(
+                f"{self.checkpoint.path}: --task embedding is for native families", hint="leave out --exporter optimum"
+            )
+        return replace(self, decoder=self.decoder.without_head(), whole=self.whole.without_head())
+
     def require(self, progress: Progress) -> None:
         """DependencyError where what writes the graph is not installed."""
         if self.decoder is not None:
@@ -132,7 +144,8 @@ class Route:
         with prepared(plan, WeightReader(self.checkpoint), job.calibration) as weights:
             weights = with_kv_scales(plan, weights, job.calibration)
             result = native.write_graph(plan, self.checkpoint, writer, progress, weights, errors=job.errors)
-        writer.write_json(genai.CONFIG, genai.config(plan, result.graph, job.calibration.text))
+        if not decoder.headless:  # onnxruntime-genai knows graphs that generate
+            writer.write_json(genai.CONFIG, genai.config(plan, result.graph, job.calibration.text))
         return result
 
     def _write_traced(self, job: Job) -> GraphResult:

@@ -36,7 +36,9 @@ class Engine(Sequence):
 
         Raises:
             OptionError, BundleError, DeviceError: see `LoadOptions` and `LoadedModel.load`.
+            TaskError: it embeds texts.
         """
+        bundle.expect_generator()
         return cls(LoadedModel.load(bundle, replace(options, **named)))
 
     def close(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Unpack
 
-from edgelm.errors import OptionError, names_keywords
+from edgelm.errors import OptionError, PromptError, names_keywords
 from edgelm.runtime.loop.request import Options
 from edgelm.runtime.loop.request_builder import RequestBuilder
 from edgelm.runtime.loop.results import Chunk, Completion, SchedulerStats, Timings
@@ -19,6 +20,8 @@ from edgelm.runtime.text.prompt import Prompt, Rendering, text_tools
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.engine import Engine
     from edgelm.runtime.loop.batch_scheduler import BatchScheduler
@@ -69,6 +72,7 @@ class LM(TextGenerator):
             scheduler = BatchScheduler(batch, engine, tokenizer, engine.close, max_queue)
         super().__init__(requests, scheduler, engine)
         self.engine, self.tokenizer, self.bundle, self.template = engine, tokenizer, bundle, template
+        self._embeds = threading.Lock()
 
     @property
     def config(self) -> GenerationConfig:
@@ -109,6 +113,44 @@ class LM(TextGenerator):
             AdapterError: no adapter, a damaged one, or one made for another base.
         """
         return self._requests.adapter(path)
+
+    def embed(self, texts: Sequence[str], *, prompt: str | None = None) -> np.ndarray:
+        """The vectors of texts, in a bundle that was exported with ``task="embedding"``; from any threads, which take turns.
+
+        Args:
+            texts: what is to be embedded.
+            prompt: the name of the model's prompt to put before each, such as ``query``; "" for none, None for the one
+                that the model uses by default.
+
+        Returns:
+            float32 [n, hidden], of length 1 each where the model says so.
+
+        Raises:
+            TaskError: the bundle generates text.
+            OptionError: the model has no such prompt.
+            PromptError: a text is no str, empty, or longer than the context.
+        """
+        return self.embed_ids(self.encode_texts(texts, prompt=prompt))
+
+    def encode_texts(self, texts: Sequence[str], *, prompt: str | None = None) -> list[list[int]]:
+        """The ids of which `embed` makes a vector each; raises as it does."""
+        from edgelm.runtime.loop.embedding import encode
+
+        if isinstance(texts, str):
+            raise PromptError("texts must be a list of str, not one str", hint="embed([text])[0]")
+        return encode(list(texts), self.tokenizer, self.bundle.expect_embedding(), prompt, self.context)
+
+    def embed_ids(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """The vectors of texts given as ids, float32 [n, hidden]."""
+        import numpy as np
+
+        from edgelm.runtime.loop.embedding import embed
+
+        facts, found = self.bundle.expect_embedding(), np.empty((len(texts), self.engine.width), np.float32)
+        for index, ids in enumerate(texts):
+            with self._embeds, self._scheduler.alone():  # text by text, so that callers take turns
+                found[index] = embed(ids, self.engine, facts)
+        return found
 
     def cancel(self) -> None:
         """End the generation under way, if any, as ``cancelled`` before its next pass; from any thread."""
@@ -191,6 +233,7 @@ def load(
     """
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.engine import Engine
+    from edgelm.runtime.model import LoadedModel
     from edgelm.runtime.ort.options import LoadOptions
 
     _expect_parallel(parallel, max_queue, draft)
@@ -206,7 +249,7 @@ def load(
     )
     small: DraftModel | None = None
     if draft is None:
-        engine = Engine.load(bundle, options)
+        engine = Engine(LoadedModel.load(bundle, options))
     else:
         from edgelm.files import path_argument
         from edgelm.runtime.loop.draft import load_both
@@ -215,6 +258,8 @@ def load(
     try:
         # After the engine, whose weights need the most memory while they are packed, and are mapped from then on.
         tokenizer, template = text_tools(bundle)
+        if bundle.manifest.embedding is not None:
+            parallel = max_queue = None  # texts to embed take turns
         return LM(engine, tokenizer, bundle, template, config, small, parallel=parallel, max_queue=max_queue)
     except BaseException:
         engine.close()

@@ -40,7 +40,8 @@ class LoadedModel:
 
     Attributes:
         context: how many tokens a sequence can hold.
-        vocab_size: how many logits a token has.
+        vocab_size: how many tokens it knows.
+        width: how many logits a token has, or the size of its hidden state in a bundle that embeds texts.
         threads: with which it decodes.
         prefill_threads: with which it computes prompts.
         packed: the cache's folder whose prepacked weights it has mapped (`edgelm.runtime.ort.weightcache`), or None.
@@ -51,7 +52,9 @@ class LoadedModel:
 
     def __init__(self, bundle: Bundle, sessions: Sessions, room: Room | None = None, load_seconds: float = 0.0) -> None:
         self.context = bundle.context if room is None else room.context
-        self.vocab_size = bundle.manifest.graph.vocab
+        graph = bundle.manifest.graph
+        self.vocab_size = graph.vocab
+        self.width = graph.vocab if bundle.manifest.embedding is None else graph.hidden
         self.threads, self.prefill_threads = sessions.threads, sessions.prefill_threads
         self.packed = sessions.packed
         self.provider = str(sessions.decode.get_providers()[0])
@@ -125,7 +128,7 @@ class LoadedModel:
         with self._describing():
             if cache is None and self._graph.cache == "shared":
                 windows = read_windows(self._graph)
-                cache = SharedCache(opened.decode, self.context, self.vocab_size, opened.prompts, windows)
+                cache = SharedCache(opened.decode, self.context, self.width, opened.prompts, windows)
             elif cache is None:
                 cache = ConcatCache(opened.decode, self.vocab_size, opened.prompts)
         self._sequences.add(sequence)
@@ -183,13 +186,13 @@ class Sequence:
 
     Attributes:
         model: which reads it.
-        context, vocab_size: of the model.
+        context, vocab_size, width: of the model.
     """
 
     def __init__(self, model: LoadedModel, cache: Cache | None = None) -> None:
         """`cache` is one that was made for it, or None for one of its own."""
         self.model = model
-        self.context, self.vocab_size = model.context, model.vocab_size
+        self.context, self.vocab_size, self.width = model.context, model.vocab_size, model.width
         self._tokens: list[int] = []
         self._adapter: RuntimeAdapter | None = None
         self._cache: Cache | None = model._enrol(self, cache)
@@ -231,7 +234,7 @@ class Sequence:
             num_logits: for how many of the last of them, 0 … n; a piece of a prompt that others follow wants none.
 
         Returns:
-            float32 [num_logits, vocab_size]; it may be overwritten by the next call.
+            float32 [num_logits, width]; it may be overwritten by the next call.
 
         Raises:
             PromptError: the context is full, or an id is not in the vocabulary.
@@ -370,7 +373,7 @@ class Sequence:
             )
 
     def _no_logits(self) -> np.ndarray:
-        return np.empty((0, self.vocab_size), np.float32)
+        return np.empty((0, self.width), np.float32)
 
     def _opened(self) -> Cache:
         if self._cache is None:

@@ -84,6 +84,7 @@ def _entry(model: Served) -> dict[str, Any]:
         "created": 0,
         "owned_by": "edgelm",
         "context": model.bundle.context,
+        **({} if manifest.embedding is None else {"embedding": manifest.embedding.pooling}),
         "description": f"{manifest.model.id}, {manifest.quant} for {manifest.target}",
     }
 

@@ -17,7 +17,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from edgelm.runtime.lm import LM, load
-from edgelm.serve import about, anthropic, ollama, ollama_models, openai_chat, openai_completions, openai_responses
+from edgelm.serve import (
+    about,
+    anthropic,
+    embeddings,
+    ollama,
+    ollama_models,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+)
 from edgelm.serve.backend import Backend, Endpoint, Handler
 from edgelm.serve.errors import ApiError, style_of
 from edgelm.serve.generation import Generations
@@ -48,6 +57,8 @@ _POST: dict[str, Handler] = {
     "/api/generate": ollama.generate,
     "/api/show": ollama_models.show,
     "/api/pull": ollama_models.pull,
+    "/v1/embeddings": embeddings.openai,
+    "/api/embed": embeddings.ollama,
     "/tokenize": about.tokenize,
     "/detokenize": about.detokenize,
 }

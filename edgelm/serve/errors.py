@@ -14,6 +14,7 @@ from edgelm.errors import (
     EdgeLMError,
     OptionError,
     PromptError,
+    TaskError,
 )
 
 LOG = logging.getLogger("edgelm.serve")
@@ -71,7 +72,7 @@ def told(error: BaseException) -> ApiError:
         return error
     if isinstance(error, BusyError):
         return ApiError(429, "too many requests are waiting", code="queue_full")
-    if isinstance(error, PromptError | OptionError):
+    if isinstance(error, PromptError | OptionError | TaskError):
         long = "this bundle's context is" in str(error)
         return ApiError(400, _with_hint(error), code="context_length_exceeded" if long else None)
     if isinstance(error, DependencyError):

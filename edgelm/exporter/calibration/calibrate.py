@@ -171,7 +171,7 @@ def worthwhile(decoder: Decoder, formats: Formats) -> bool:
 def _head(reader: WeightReader, decoder: Decoder, formats: Formats) -> Format | None:
     """The head's format where it is calibrated: at 8 bits a table as large is not worth the time."""
     head = formats.head
-    wanted = head.calibrates and head.spec.bits < 8 and not reader.codes(decoder.head)
+    wanted = not decoder.headless and head.calibrates and head.spec.bits < 8 and not reader.codes(decoder.head)
     return head if wanted else None
 
 

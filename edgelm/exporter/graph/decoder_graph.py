@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.bundle.reader import lora_inputs
+from edgelm.bundle.reader import HIDDEN, lora_inputs
 from edgelm.exporter.formats.format import Format, Matrix
 from edgelm.exporter.formats.registry import table_format
 from edgelm.exporter.graph.attention import BATCH, AttentionBuilder, KVLayout, cache_shape, window_capacity
@@ -128,7 +128,10 @@ def build(
     if not cache_alone:
         num_logits = b.input("num_logits", "int64", [1], default=np.array([1], np.int64))
         # A declared length of one position tells onnxruntime-genai that the prompt's other logits are left out.
-        b.output(graph.logits(stream, num_logits, head), "logits", "float32", [BATCH, 1, decoder.vocab])
+        if head is None:
+            b.output(graph.hidden(stream, num_logits), HIDDEN, "float32", [BATCH, 1, decoder.hidden])
+        else:
+            b.output(graph.logits(stream, num_logits, head), "logits", "float32", [BATCH, 1, decoder.vocab])
     for value, k in presents:
         b.output(value, k.name.replace("past_key_values", "present"), k.dtype, k.shape)
 
@@ -182,11 +185,11 @@ class GraphBuilder:
         self.formats = formats
         self.weights = weights
 
-    def embed(self, ids: ir.Value, count: ir.Value, context: int) -> tuple[Stream, Matrix]:
-        """Token vectors [B, S, hidden], and the packed head."""
+    def embed(self, ids: ir.Value, count: ir.Value, context: int) -> tuple[Stream, Matrix | None]:
+        """Token vectors [B, S, hidden], and the packed head where there is one."""
         decoder, b = self.decoder, self.b
-        head = table = self.weights.pack(decoder.head, self.formats.head.scoring)
-        if not shares_table(decoder, self.formats):
+        head = table = None if decoder.headless else self.weights.pack(decoder.head, self.formats.head.scoring)
+        if table is None or not shares_table(decoder, self.formats):
             table = self.weights.pack(decoder.embedding, embedding_format(decoder, self.formats))
         x = table.format.gather(b, ids, table, decoder.embedding.name)
         if decoder.embedding_scale != 1:
@@ -317,12 +320,26 @@ class GraphBuilder:
             case "gelu_tanh":
                 return self.b.op("Gelu", [x], name, approximate="tanh")
 
+    def hidden(self, stream: Stream, count: ir.Value) -> ir.Value:
+        """The hidden states after the final norm at the last `count` positions, float32 [B, count, hidden]."""
+        last = self._last(stream, count, HIDDEN)
+        return (
+            last
+            if self.b.float == np.float32
+            else self.b.op("Cast", [last], f"{HIDDEN}/cast", to=int(ir.DataType.FLOAT))
+        )
+
+    def _last(self, stream: Stream, count: ir.Value, name: str) -> ir.Value:
+        """Final norm, and of that the last `count` positions."""
+        b = self.b
+        normed, _ = self.norm(stream, self.decoder.norm, "final")
+        start = b.op("Neg", [count], f"{name}/start")
+        return b.op("Slice", [normed, start, b.integers([_TO_THE_END]), b.integers([1])], f"{name}/last")
+
     def logits(self, stream: Stream, num_logits: ir.Value, head: Matrix) -> ir.Value:
         """Final norm and head on the last `num_logits` positions, float32 [B, num_logits, vocab]."""
         b, decoder = self.b, self.decoder
-        normed, _ = self.norm(stream, decoder.norm, "final")
-        start = b.op("Neg", [num_logits], "logits/start")
-        last = b.op("Slice", [normed, start, b.integers([_TO_THE_END]), b.integers([1])], "logits/last")
+        last = self._last(stream, num_logits, "logits")
         logits = head.format.matmul(b, last, head, decoder.head.name, self._bias(decoder.head))
         if b.float != np.float32:
             logits = b.op("Cast", [logits], "logits/cast", to=int(ir.DataType.FLOAT))
@@ -338,7 +355,7 @@ class GraphBuilder:
 
 def shares_table(decoder: Decoder, formats: Formats) -> bool:
     """Whether the embedding is looked up from the head's bytes."""
-    return decoder.tied and formats.head.can_gather(decoder.hidden)
+    return decoder.tied and not decoder.headless and formats.head.can_gather(decoder.hidden)
 
 
 def embedding_format(decoder: Decoder, formats: Formats) -> Format:

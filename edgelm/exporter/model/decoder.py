@@ -299,6 +299,7 @@ class Decoder:
         positions: learned position embeddings, or None.
         embedding_norm: of the token vectors, or None.
         logits_softcap: logits become softcap tanh(logits / softcap); 0 for none.
+        headless: the last hidden states come out, and no logits.
     """
 
     family: str
@@ -314,6 +315,7 @@ class Decoder:
     embedding_norm: Norm | None = None
     logits_softcap: float = 0.0
     features: tuple[str, ...] = field(default=())
+    headless: bool = False
 
     @property
     def tied(self) -> bool:
@@ -343,6 +345,10 @@ class Decoder:
             return replace(table, sources=sources, biases=biases)
 
         return replace(self, vocab=vocab, embedding=cut(self.embedding), head=cut(self.head))
+
+    def without_head(self) -> Decoder:
+        """The same model up to its last hidden states; a head of its own is no part of it."""
+        return replace(self, headless=True, head=replace(self.embedding, name=self.head.name))
 
     @property
     def linears(self) -> tuple[Linear, ...]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelm import demo
+from edgelm.bundle.embedding import Embedding
 from edgelm.bundle.writer import check_output
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, builtin_in
 from edgelm.exporter.calibration.quality import QualityOptions
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import Source, resolve
+from edgelm.exporter.checkpoint.sentence_transformers import read_embedding
 from edgelm.exporter.lora_adapter import expect_places, open_adapter
 from edgelm.exporter.mixed import auto
 from edgelm.exporter.mixed.budget import Budget
@@ -67,6 +69,7 @@ class ExportPlan:
         budget: limits.
         taken: what the model takes.
         measure: the text of the quality card, or None for a bundle without one.
+        embedding: how texts become vectors, of a bundle for that.
     """
 
     options: ExportOptions
@@ -79,6 +82,7 @@ class ExportPlan:
     budget: Budget
     taken: Footprint
     measure: str | None
+    embedding: Embedding | None = None
 
     def spec(self, target: Target) -> RecipeSpec:
         """The recipe that a target has under the plan's name, with the choices made whatever the recipe."""
@@ -101,6 +105,7 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
         EdgeLMError: of the kind that fits, with what is wrong and what to do.
     """
     recipe, calibrate = _choose_recipe(options, progress)
+    _expect_task(options, automatic=recipe.automatic)
     output = options.folder(recipe.target, recipe.quant)
     check_output(output, overwrite=options.overwrite)  # before anything is downloaded
     own = BUILTIN if options.language is None else builtin_in(options.language.split(","))
@@ -114,6 +119,9 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
         cut = trim(text, checkpoint.config, domain, progress)
         text = cut.text
     route = choose_route(checkpoint, options.exporter, recipe.target, cut)
+    embedding = None
+    if options.task == "embedding":
+        route, embedding = route.without_head(), _embedding(source, progress)
     if options.lora_ready:
         expect_places(route.name)
     model = plan_model(
@@ -140,7 +148,28 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
     taken = preflight.check(sizes, recipe.quant, model.context, output, force=options.force)
     spec = options.choices.of(recipe.spec, recipe.target)
     measure = _text_to_measure_on(quality, budget, route, taken.parameters, spec)
-    return ExportPlan(options, output, model, recipe, checkpoint, cut, quality, budget, taken, measure)
+    return ExportPlan(options, output, model, recipe, checkpoint, cut, quality, budget, taken, measure, embedding)
+
+
+def _expect_task(options: ExportOptions, *, automatic: bool) -> None:
+    """OptionError for no task, or options that do not go with embeddings."""
+    if options.task not in ("generate", "embedding"):
+        raise OptionError(f"task must be generate or embedding, not {options.task!r}")
+    if options.task == "generate":
+        return
+    asked = {"--quant auto": automatic, "--max-kld": options.max_kld is not None, "--lora-ready": options.lora_ready}
+    asked["--card"] = options.card not in (None, "none", "auto")
+    for name, given in asked.items():
+        if given:
+            raise OptionError(f"{name} and --task embedding exclude each other", hint=f"leave {name} out")
+
+
+def _embedding(source: Source, progress: Progress) -> Embedding:
+    """How the checkpoint says that it pools."""
+    found = read_embedding(source.path)
+    if found is None:
+        progress.say("no modules.json says how the model pools: the last token's hidden state, scaled to length 1")
+    return found or Embedding(pooling="last", normalized=True)
 
 
 def _choose_recipe(options: ExportOptions, progress: Progress) -> tuple[RecipePlan, str | None]:
@@ -192,6 +221,8 @@ def _text_to_measure_on(
     quality: QualityOptions, budget: Budget, route: Route, parameters: int, spec: RecipeSpec
 ) -> str | None:
     """The text of the quality card, or None for a bundle without one."""
+    if route.decoder is not None and route.decoder.headless:  # there are no probabilities to compare
+        return None
     if quality.card == "auto" and route.decoder is None:  # it would be traced twice
         return None if budget.kld is None else quality.own
     return quality.measures(parameters, spec) or (None if budget.kld is None else quality.own)

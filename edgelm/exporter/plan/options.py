@@ -14,6 +14,7 @@ from edgelm.exporter.tokenizer.vocabulary import Wanted
 from edgelm.files import path_argument
 from edgelm.target.target import Target
 
+Task = Literal["generate", "embedding"]
 Name = str | os.PathLike[str]
 
 
@@ -42,6 +43,7 @@ class ExportOptions:
     overwrite: bool = False
     force: bool = False
     lora_ready: bool = False
+    task: Task = "generate"
 
     def __post_init__(self) -> None:
         for name in ("model", "adapter", "output", "calibrate", "card", "recipe"):
@@ -63,4 +65,5 @@ class ExportOptions:
             return Path(self.output)
         names = [name_of(None if self.model is None else os.fspath(self.model), self.file)]
         names += [] if self.adapter is None else [name_of(os.fspath(self.adapter))]
-        return Path("bundles") / "-".join([*map(slug, names), target.name, quant, *self.choices.names])
+        task = ["embedding"] if self.task == "embedding" else []
+        return Path("bundles") / "-".join([*map(slug, names), target.name, quant, *task, *self.choices.names])

@@ -145,7 +145,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
     spec = recipe.named(spec, decoder)
     formats, dtype = recipe.formats(spec, decoder.hidden), recipe.activations(spec, target)
     body = [(stored_as(formats.of(m), m.inputs, scheme), m.outputs, m.inputs) for m in decoder.linears]
-    products = [*body, (formats.head, decoder.vocab, decoder.hidden)]
+    products = body if decoder.headless else [*body, (formats.head, decoder.vocab, decoder.hidden)]
     prompts = [(PREFILL, m.outputs, m.inputs) for m in prefill.linears(decoder)]
     tied = decoder_graph.shares_table(decoder, formats)
     table = 0 if tied else decoder_graph.embedding_format(decoder, formats).nbytes(decoder.vocab, decoder.hidden)

@@ -127,10 +127,11 @@ class SharedCache:
         self.turn = 0
         self._inputs = ["input_ids", "attention_mask", "num_logits", *layout.names]
         presents = [n.replace("past_key_values", "present") for n in layout.names]
-        self._runner = self._prompts = Runner(session, ["logits", *presents])
+        result = session.get_outputs()[0].name  # logits, or hidden states: whatever it is, float32 [1, n, vocab]
+        self._runner = self._prompts = Runner(session, [result, *presents])
         self._filler: Runner | None = None
-        if prompts is not None and any(output.name == "logits" for output in prompts.get_outputs()):
-            self._prompts = Runner(prompts, ["logits", *presents])
+        if prompts is not None and any(output.name == result for output in prompts.get_outputs()):
+            self._prompts = Runner(prompts, [result, *presents])
         elif prompts is not None:
             self._filler = Runner(prompts, presents)
 

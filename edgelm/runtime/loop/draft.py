@@ -48,6 +48,8 @@ def load_both(bundle: Bundle, draft: Bundle, options: LoadOptions) -> tuple[Engi
         OptionError: their tokens differ, or the large one cannot take back rejected tokens for nothing.
         BundleError, DeviceError: one of them cannot be loaded.
     """
+    for each in (bundle, draft):
+        each.expect_generator()
     hashes = [b.files[TOKENIZER].sha256 for b in (bundle, draft)]
     if hashes[0] != hashes[1] and not open_tokenizer(bundle).same_ids(open_tokenizer(draft)):
         raise OptionError(

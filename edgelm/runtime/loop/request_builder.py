@@ -72,7 +72,9 @@ class RequestBuilder:
 
         Raises:
             PromptError, OptionError, AdapterError: a bad argument.
+            TaskError: the bundle embeds texts.
         """
+        self.bundle.expect_generator()
         started = time.perf_counter()
         sampling, others = split_options(options)
         config, cancelled = self.config.replace(**sampling), threading.Event()
