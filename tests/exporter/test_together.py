@@ -83,7 +83,7 @@ def test_it_loses_what_its_weights_lose(made: Bundle, checkpoint: Path, text: Pa
     assert floats.manifest.recipe.kv.spec.op == "none"
     lost, lost_in_int4 = (compare(base, bundle, passages, chunks=4).mean for bundle in (made, int4))
     assert lost < 1.05 * lost_in_int4
-    assert compare(floats, made, passages, chunks=4).mean < min(0.1 * lost, 0.002)
+    assert compare(floats, made, passages, chunks=4).mean < 0.002
 
 
 def test_a_replay_gives_the_same_bytes(made: Bundle, checkpoint: Path, text: Path, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Calibrated matrices: GPTQ, layer by layer, on the inputs that the already rounded layers before give.
 
+Where matrices have less than 8 bits, the model as it was goes through beside, and a matrix is rounded so that it gives
+on the rounded layers' inputs what it gave on those (`moments.correction`): later layers make up for earlier ones.
+
 What is held is one layer, the hidden states of the calibration text, and one Hessian; rounded matrices wait in files.
 """
 
@@ -17,17 +20,18 @@ from edgelm.bundle.origins import Calibration
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.calibration.kvscales import KVRanges
+from edgelm.exporter.calibration.layer_runner import Part
+from edgelm.exporter.calibration.moments import correction, hessian
 from edgelm.exporter.formats.format import Format, Parts
+from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
-from edgelm.exporter.model.decoder import Decoder, Linear
+from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 
 _ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their cost
 _RATE = 5e10  # floating-point operations a second and core, of numpy's products with all around them; measured
 _ROUNDING = 1.5e-7  # seconds a weight; measured
-_LOUDER = 4.0  # that a token's inputs are made at most
-_TOKENS = 4096  # whose inputs are weighed at once
 _SAMPLE = 128  # inputs on which the error of a product is told
 
 
@@ -127,38 +131,49 @@ def calibrate(
     work = _Work(found, folder)
     head = _head(reader, decoder, formats)
     progress.start("calibrating", sum(_cost(m) for m in decoder.linears) + (0 if head is None else _cost(decoder.head)))
-    embed = layer_runner.embedding(decoder, formats, reader, folder)
-    flow = Flow(decoder, [embed(ids[None], {}) for ids in chunks])
-    del embed
+    flows = [_embedded(reader, decoder, formats, chunks, folder)]
+    if coarse(decoder, formats):
+        flows.append(_embedded(reader, decoder, Formats(EXACT, EXACT, EXACT), chunks, folder))
     for index, layer in enumerate(decoder.layers):
         parts = layer_runner.parts(decoder, formats, index, reader, context, folder)
-        for linear, inputs in flow.through(layer, parts):
+        for linear, *inputs in _together(flows, layer, parts):
             format, weight = formats.multiplied(linear), reader.matrix(linear)
+            rounded = weight
             if format.calibrates and not reader.codes(linear):
-                weight = work.round(linear, format, [weight], inputs)
-            flow.multiply(linear, weight)
+                rounded = work.round(linear, format, [weight], *inputs)
+            for flow, matrix in zip(flows, (rounded, weight), strict=False):
+                flow.multiply(linear, matrix)
             progress.advance(_cost(linear), linear.name)
     if head is not None:
         run = layer_runner.final(decoder, formats, reader, folder)
-        inputs = np.concatenate([run(x[None], {}) for x in flow.hidden])
-        work.round(decoder.head, head, reader.rows(decoder.head), inputs, keep=False)
+        last = [np.concatenate([run(x[None], {}) for x in flow.hidden]) for flow in flows]
+        work.round(decoder.head, head, reader.rows(decoder.head), *last, keep=False)
         progress.advance(_cost(decoder.head), decoder.head.name)
     progress.finish()
     return found
 
 
+def coarse(decoder: Decoder, formats: Formats) -> bool:
+    """Whether any matrix has less than 8 bits, and loses enough for those after it to make up for."""
+    return any(formats.of(linear).spec.bits < 8 for linear in decoder.linears)
+
+
 def memory(decoder: Decoder, tokens: int) -> int:
-    """Bytes that calibration takes about: hidden states twice, a layer three times, a Hessian and its factorisation."""
+    """Bytes that calibration takes about: of the rounded model and the exact one hidden states, inputs and products of a
+    matrix; a layer three times; a Hessian and its factorisation.
+    """
     layer = max(sum(map(_cost, layer.linears)) for layer in decoder.layers)
     widest = max(linear.inputs for linear in decoder.linears)
-    return 8 * tokens * decoder.hidden + 12 * layer + (4 + 4 * 8) * widest**2
+    return 2 * 4 * tokens * (decoder.hidden + 2 * widest) + 12 * layer + (4 + 4 * 8) * widest**2
 
 
 def seconds(decoder: Decoder, tokens: int) -> float:
-    """How long calibration takes here, about: products and Hessians at `_RATE` a core, and rounding."""
+    """How long calibration takes here, about: products of two models, Hessians and corrections at `_RATE` a core, and
+    rounding.
+    """
     inputs = sum(linear.inputs**2 for linear in decoder.linears)
     weights = sum(map(_cost, decoder.linears))
-    return (tokens * (2 * weights + inputs) / _RATE + _ROUNDING * (weights + _cost(decoder.head))) / len(
+    return (tokens * (4 * weights + 3 * inputs) / _RATE + _ROUNDING * (weights + _cost(decoder.head))) / len(
         os.sched_getaffinity(0)
     )
 
@@ -173,6 +188,20 @@ def _head(reader: WeightReader, decoder: Decoder, formats: Formats) -> Format | 
     head = formats.head
     wanted = not decoder.headless and head.calibrates and head.spec.bits < 8 and not reader.codes(decoder.head)
     return head if wanted else None
+
+
+def _embedded(
+    reader: WeightReader, decoder: Decoder, formats: Formats, chunks: Sequence[np.ndarray], folder: Path
+) -> Flow:
+    """The text before the first layer, its table rounded as `formats` say."""
+    embed = layer_runner.embedding(decoder, formats, reader, folder)
+    return Flow(decoder, [embed(ids[None], {}) for ids in chunks])
+
+
+def _together(flows: Sequence[Flow], layer: Layer, parts: Sequence[Part]) -> Iterator[tuple[Any, ...]]:
+    """Every matrix of a layer in turn, and its inputs in each flow."""
+    for steps in zip(*(flow.through(layer, parts) for flow in flows), strict=True):
+        yield steps[0][0], *(inputs for _, inputs in steps)
 
 
 def _cost(linear: Linear) -> int:
@@ -192,17 +221,24 @@ class _Work:
         format: Format,
         rows: Iterable[np.ndarray],
         inputs: np.ndarray,
+        exact: np.ndarray | None = None,
         *,
         keep: bool = True,
     ) -> np.ndarray:
-        """Round a matrix on its inputs [tokens, k]; its rounded values [n, k], where they are to be kept."""
-        by_data = format.rounder(hessian(inputs))
+        """Round a matrix on its inputs [tokens, k], so that it gives what it gave on the `exact` ones where these are
+        known; its rounded values [n, k], where they are to be kept.
+        """
+        found = hessian(inputs)
+        by_data = format.rounder(found)
+        more = None if exact is None or by_data is None else correction(inputs, exact, found)
         sample = inputs[:: max(1, len(inputs) // _SAMPLE)]
         n, k = linear.outputs, linear.inputs
         waiting = _Waiting(self.folder / str(len(self.found.matrices)), n)
         values = np.empty((n, k) if keep else (0, k), np.float32)
         sums, start = np.zeros(4), 0
         for piece in _batches(rows):
+            if more is not None:
+                piece = piece + piece @ more
             parts = (by_data or format.quantize)(piece)
             waiting.add(parts)
             rounded = format.values(parts, k)
@@ -216,24 +252,6 @@ class _Work:
             format, waiting.files, "search" if by_data is None else "gptq", float(shares[0]), float(shares[1])
         )
         return values
-
-
-def hessian(inputs: np.ndarray) -> np.ndarray:
-    """``Xᵀ X`` [k, k] of inputs [tokens, k], all of which count about the same.
-
-    A few tokens, the first one of a text above all, have activations hundreds of times as large as the others. As they
-    are, the sum is theirs alone, and a matrix is rounded for them; but what is after a matrix norms every token by
-    itself. So each is brought to the same mean square, small ones to `_LOUDER` times their size at most.
-    """
-    square = np.einsum("tk,tk->t", inputs, inputs)
-    typical = np.median(square)
-    share = np.sqrt(typical / np.maximum(square, typical / _LOUDER**2)) if typical > 0 else np.ones_like(square)
-    share = share[:, None]
-    found: np.ndarray = np.zeros((inputs.shape[1], inputs.shape[1]), np.float32)
-    for start in range(0, len(inputs), _TOKENS):
-        part = inputs[start : start + _TOKENS] * share[start : start + _TOKENS]
-        found += part.T @ part
-    return found
 
 
 def squares(values: np.ndarray) -> float:

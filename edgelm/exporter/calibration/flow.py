@@ -29,11 +29,14 @@ class Flow:
     _products: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _last: tuple[Linear, np.ndarray, np.ndarray] | None = None
     _inputs: np.ndarray | None = None
+    _buffers: list[np.ndarray] = field(default_factory=list)
 
     def through(self, layer: Layer, parts: Sequence[Part]) -> Iterator[tuple[Linear, np.ndarray]]:
-        """Every matrix of a layer and its inputs [tokens, k], in turn; each is to be answered by `multiply`."""
+        """Every matrix of a layer and its inputs [tokens, k], in turn; each is to be answered by `multiply`, and is
+        overwritten later.
+        """
         for number, linear in enumerate(layer.linears):
-            self._inputs = np.empty((sum(map(len, self.hidden)), linear.inputs), np.float32)
+            self._inputs = self._buffer(linear.inputs)
             start = 0
             for out in self._run(parts, number):
                 self._inputs[start : start + len(out)] = out
@@ -42,6 +45,15 @@ class Flow:
         for chunk, out in enumerate(self._run(parts, len(layer.linears))):
             self.hidden[chunk] = out
         self._products, self._last = {}, None
+
+    def _buffer(self, width: int) -> np.ndarray:
+        """Room for inputs [tokens, width] beside those of the matrix before: fresh memory costs as much as its use."""
+        size = sum(map(len, self.hidden)) * width
+        last = None if self._last is None else self._last[1].base
+        free = next((number for number, buffer in enumerate(self._buffers) if buffer is not last), len(self._buffers))
+        if free == len(self._buffers) or len(self._buffers[free]) < size:
+            self._buffers[free : free + 1] = [np.empty(size, np.float32)]
+        return self._buffers[free][:size].reshape(-1, width)
 
     def multiply(self, linear: Linear, weight: np.ndarray) -> None:
         """Give the matrix [n, k], rounded or not, that the last inputs are to be multiplied with."""

@@ -1,0 +1,66 @@
+"""What a text says of a matrix' inputs: ``Xᵀ X``, and what they have lost to the rounding of matrices before."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_LOUDER = 4.0  # that a token's inputs are made at most
+_TOKENS = 4096  # whose inputs are weighed at once
+_DAMPING = 0.01  # of the mean diagonal of ``Xᵀ X``
+
+
+def hessian(inputs: np.ndarray) -> np.ndarray:
+    """``Xᵀ X`` [k, k] of inputs [tokens, k], all of which count about the same.
+
+    A few tokens, the first one of a text above all, have activations hundreds of times as large as the others. As they
+    are, the sum is theirs alone, and a matrix is rounded for them; but what is after a matrix norms every token by
+    itself. So each is brought to the same mean square, small ones to `_LOUDER` times their size at most.
+    """
+    return _sum(inputs, _shares(inputs))
+
+
+def correction(inputs: np.ndarray, exact: np.ndarray, hessian: np.ndarray) -> np.ndarray | None:
+    """What makes up, as far as a matrix can, for inputs X that are no longer the `exact` ones X̃: C [k, k].
+
+    ``W + W C`` gives on X what W gives on X̃, by least squares with a damped ``H = Xᵀ X``: ``C = (X̃ - X)ᵀ X H⁻¹`` (GPTAQ,
+    Li et al., 2025, arXiv:2504.02692). Of few tokens, much of what least squares finds is chance: C is made smaller by
+    the share that would be, k / tokens.
+
+    Args:
+        inputs: X, float32 [tokens, k].
+        exact: X̃, of the same tokens.
+        hessian: of X.
+
+    Returns:
+        float32 [k, k]; None where there is nothing that could be told.
+    """
+    tokens, k = inputs.shape
+    mean = float(hessian.diagonal().mean())
+    trust = 1 - k / tokens
+    if trust <= 0 or not mean > 0 or not np.isfinite(mean):
+        return None
+    lost = _sum(inputs, _shares(inputs), exact)
+    damped = hessian + np.float32(_DAMPING * mean) * np.eye(k, dtype=np.float32)
+    found: np.ndarray = np.float32(trust) * np.linalg.solve(damped, lost.T).T
+    return found if np.isfinite(found).all() else None
+
+
+def _shares(inputs: np.ndarray) -> np.ndarray:
+    """What each token is multiplied with [tokens, 1]."""
+    square = np.einsum("tk,tk->t", inputs, inputs)
+    typical = np.median(square)
+    share = np.sqrt(typical / np.maximum(square, typical / _LOUDER**2)) if typical > 0 else np.ones_like(square)
+    shares: np.ndarray = share[:, None]
+    return shares
+
+
+def _sum(inputs: np.ndarray, shares: np.ndarray, exact: np.ndarray | None = None) -> np.ndarray:
+    """``Xᵀ X`` [k, k] of inputs [tokens, k] with their shares, or ``(X̃ - X)ᵀ X``."""
+    found: np.ndarray = np.zeros((inputs.shape[1], inputs.shape[1]), np.float32)
+    for start in range(0, len(inputs), _TOKENS):
+        part = slice(start, start + _TOKENS)
+        weighed = inputs[part] * shares[part]
+        # The product of a matrix with itself takes half the time.
+        left = weighed if exact is None else exact[part] * shares[part] - weighed
+        found += left.T @ weighed
+    return found
