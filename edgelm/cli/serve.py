@@ -73,6 +73,13 @@ _MODELS = (
         help="Unload a model that nobody asked for that long.  [default: never]",
     ),
     click.option(
+        "--prompt-cache",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Where beginnings that conversations share survive a restart.  [default: the user's cache]",
+    ),
+    click.option("--no-prompt-cache", is_flag=True, help="Keep them in memory alone."),
+    click.option(
         "--parse-special",
         is_flag=True,
         help="Take names of special tokens in messages as those tokens; without it text is text.",
@@ -170,12 +177,21 @@ def _settings(given: dict[str, Any]) -> Any:
         idle_seconds=given["idle_unload"],
         weight_cache=given["weight_cache"],
         parse_special=given["parse_special"],
+        prompt_cache=None if given["no_prompt_cache"] else given["prompt_cache"] or _prompts(),
         temperature=temperature,
         limits=Limits(
             body_bytes=int(given["max_body"] * (1 << 20)), queue=given["max_queue"], seconds=given["timeout"]
         ),
         **{name: given[name] for name in same},
     )
+
+
+def _prompts() -> Path | None:
+    """The folder of beginnings, beside that of weights; None for a user without one."""
+    from edgelm.runtime.ort.weightcache import user_folder
+
+    weights = user_folder()
+    return None if weights is None else weights.parent / "prompts"
 
 
 def _log() -> None:
@@ -193,10 +209,10 @@ def _unit(given: dict[str, Any]) -> str:
         raise OptionError("a unit is no place for a key: others may read it", hint="--api-key-file FILE")
     names = {"idle_unload": "--idle-unload", "threads": "--threads", "prefill_threads": "--prefill-threads"}
     names |= {"parallel": "--parallel", "timeout": "--timeout", "max_queue": "--max-queue", "max_body": "--max-body"}
-    names |= {"alias": "--alias", "allow_host": "--allow-host", "cors": "--cors"}
+    names |= {"prompt_cache": "--prompt-cache", "alias": "--alias", "allow_host": "--allow-host", "cors": "--cors"}
     if given["socket"] is None:
         names |= {"host": "--host", "port": "--port"}
-    flags = [f"--{name.replace('_', '-')}" for name in ("insecure", "parse_special") if given[name]]
+    flags = [f"--{name.replace('_', '-')}" for name in ("insecure", "parse_special", "no_prompt_cache") if given[name]]
     words = [word for name, option in names.items() for value in _listed(given[name]) for word in (option, value)]
     program = shutil.which(sys.argv[0]) or shutil.which("edgelm")
     start = [os.path.abspath(program), "serve"] if program else [sys.executable, "-m", "edgelm", "serve"]

@@ -8,6 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Unpack
 
 from edgelm.errors import OptionError, PromptError, names_keywords
+from edgelm.files import path_argument
 from edgelm.runtime.loop.request import Options
 from edgelm.runtime.loop.request_builder import RequestBuilder
 from edgelm.runtime.loop.results import Chunk, Completion, SchedulerStats, Timings
@@ -176,6 +177,46 @@ class LM(TextGenerator):
         """How many generations run and wait, what they take, and what was done since the model was loaded."""
         return self._scheduler.stats()
 
+    def save_beginning(self, ids: Sequence[int], path: str | PathLike[str]) -> int:
+        """Write what texts left in the KV cache that began with `ids`, such as a system prompt, to a file.
+
+        All generations wait meanwhile. The file is that of `Session.save`.
+
+        Args:
+            ids: of the beginning.
+            path: the file; one that is there is replaced if it is a prompt cache.
+
+        Returns:
+            how many tokens were written; 0, and no file, where no text that is kept begins so.
+
+        Raises:
+            PromptCacheError: it cannot be written.
+            OptionError: the LM was loaded without `parallel`.
+        """
+        return self._batched().save_beginning(ids, path_argument("path", path), self.bundle.digest)
+
+    def load_beginning(self, path: str | PathLike[str]) -> int:
+        """Let texts that begin as a file does take it from there; it is kept as those of earlier texts are.
+
+        Args:
+            path: from `save_beginning` or `Session.save`, without an adapter.
+
+        Returns:
+            its tokens; 0 where all places are in use, or hold it.
+
+        Raises:
+            PromptCacheError: it is missing, damaged, or was saved with another bundle or adapter.
+            OptionError: the LM was loaded without `parallel`.
+        """
+        return self._batched().load_beginning(path_argument("path", path), self.bundle.digest)
+
+    def _batched(self) -> BatchScheduler:
+        from edgelm.runtime.loop.batch_scheduler import BatchScheduler
+
+        if not isinstance(self._scheduler, BatchScheduler):
+            raise OptionError("only an LM loaded with parallel keeps beginnings", hint="use a session: LM.session()")
+        return self._scheduler
+
     def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
         """Free the model. Generations under way end as ``cancelled`` at their next token, and free it then.
 
@@ -251,7 +292,6 @@ def load(
     if draft is None:
         engine = Engine(LoadedModel.load(bundle, options))
     else:
-        from edgelm.files import path_argument
         from edgelm.runtime.loop.draft import load_both
 
         engine, small = load_both(bundle, Bundle.open(path_argument("draft", draft)), options)

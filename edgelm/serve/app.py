@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from edgelm.serve import (
     openai_responses,
 )
 from edgelm.serve.backend import Backend, Endpoint, Handler
+from edgelm.serve.beginnings import Beginnings
 from edgelm.serve.errors import ApiError, style_of
 from edgelm.serve.generation import Generations
 from edgelm.serve.guard import Guard
@@ -63,6 +65,7 @@ _POST: dict[str, Handler] = {
     "/detokenize": about.detokenize,
 }
 _TICK = 1.0  # seconds between two looks for idle models
+_QUIET = 2.0  # seconds without a request before beginnings are written, for which requests wait
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,23 @@ def build(settings: Settings, *, load_model: Callable[[Settings, Path, float | N
     limits, loader = settings.limits, load_model or _load
     models = open_models(settings.bundles, settings.aliases)
     executor = ThreadPoolExecutor(max_workers=4 + len(models), thread_name_prefix="edgelm-serve")
+    beginnings = Beginnings(settings.prompt_cache)
+
+    def load_one(path: Path, most: float | None) -> LM:
+        lm = loader(settings, path, most)
+        beginnings.load(lm, settings.parallel)
+        return lm
+
     pool = Pool(
         models,
-        lambda path, most: loader(settings, path, most),
+        load_one,
         executor,
         max_memory_mb=settings.max_memory_mb,
         idle_seconds=settings.idle_seconds,
+        leave=beginnings.save,
     )
     metrics = Metrics(models, settings.temperature)
-    backend = Backend(settings, pool, Generations(pool, executor, metrics, limits.seconds), metrics)
+    backend = Backend(settings, pool, Generations(pool, executor, metrics, limits.seconds, beginnings.note), metrics)
     routes, pages = _routes(backend), page_routes()
     metrics.paths = frozenset(route.path for route in (*routes, *pages))
     public = frozenset({"/health", *(route.path for route in pages)})
@@ -111,7 +122,7 @@ def build(settings: Settings, *, load_model: Callable[[Settings, Path, float | N
             routes=everything,
             middleware=[guard],
             exception_handlers={HTTPException: _http_error},
-            lifespan=lambda app: _lifespan(backend, executor),
+            lifespan=lambda app: _lifespan(backend, beginnings, executor),
         ),
         backend,
     )
@@ -135,9 +146,9 @@ def _load(settings: Settings, path: Path, max_memory_mb: float | None) -> LM:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(backend: Backend, executor: ThreadPoolExecutor) -> AsyncIterator[None]:
+async def _lifespan(backend: Backend, beginnings: Beginnings, executor: ThreadPoolExecutor) -> AsyncIterator[None]:
     pool = backend.pool
-    idle = asyncio.create_task(_unload_idle(pool))
+    idle = asyncio.create_task(_tidy(pool, beginnings))
     try:
         yield
     finally:
@@ -148,9 +159,13 @@ async def _lifespan(backend: Backend, executor: ThreadPoolExecutor) -> AsyncIter
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-async def _unload_idle(pool: Pool) -> None:
+async def _tidy(pool: Pool, beginnings: Beginnings) -> None:
+    """Save what is worth it and unload what nobody needs, again and again."""
     while True:
         await asyncio.sleep(_TICK)
+        for model in pool.models.values():
+            if beginnings.waits(model) and time.monotonic() - model.used > _QUIET:
+                await pool.tidy(model)
         await pool.unload_idle()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,10 +81,14 @@ class Generations:
         executor: whose threads make requests of prompts, which may be long.
         metrics: of the server.
         seconds: from a request's arrival to the end of its text.
+        note: called with every job in one of these threads.
     """
 
-    def __init__(self, pool: Pool, executor: Executor, metrics: Metrics, seconds: float) -> None:
+    def __init__(
+        self, pool: Pool, executor: Executor, metrics: Metrics, seconds: float, note: Callable[[LM, Job], None]
+    ) -> None:
         self._pool, self._executor, self._metrics, self._seconds = pool, executor, metrics, seconds
+        self._note = note
 
     def cancel_all(self) -> None:
         """End every text before its next step, and all that wait."""
@@ -158,7 +162,9 @@ class Generations:
 
         def make() -> AsyncGenerator[Chunk, None]:
             if job.score is None:
-                return lm.astream(job.prompt, **options)
+                chunks = lm.astream(job.prompt, **options)
+                self._note(lm, job)
+                return chunks
             return scored_chunks(lm, job.prompt, job.score, options)
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, make)

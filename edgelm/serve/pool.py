@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,6 +59,7 @@ class Pool:
         executor: where that is done.
         max_memory_mb: what all may take together, in 10^6 bytes; None for what the machine has.
         idle_seconds: after which a model that nobody needs is unloaded; None for never.
+        leave: called with a model that is about to be unloaded, and with one that nobody needs just now.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Pool:
         *,
         max_memory_mb: float | None = None,
         idle_seconds: float | None = None,
+        leave: Callable[[Served, LM], None] = lambda model, lm: None,
     ) -> None:
         self.models = {model.name: model for model in models}
         if len(self.models) < len(models):
@@ -75,7 +78,7 @@ class Pool:
             twice = next(name for name in names if names.count(name) > 1)
             raise OptionError(f"two bundles are called {twice!r}", hint="name them: --alias A --alias B")
         self._load, self._executor = load, executor
-        self._max_mb, self._idle = max_memory_mb, idle_seconds
+        self._max_mb, self._idle, self._leave = max_memory_mb, idle_seconds, leave
         self._room = asyncio.Lock()  # one decides at a time what has to go
 
     def find(self, name: str | None) -> Served:
@@ -121,7 +124,7 @@ class Pool:
             if model.lm is None or model.users:
                 return
             lm, model.lm, model.keep_seconds = model.lm, None, None
-            await self._run(lm.close)
+            await self._run(lambda: self._end(model, lm))
             LOG.info("unloaded %s", model.name)
 
     async def unload_idle(self) -> None:
@@ -137,7 +140,17 @@ class Pool:
         for model in self.models.values():
             if model.lm is not None:
                 lm, model.lm = model.lm, None
-                await self._run(lm.close)
+                await self._run(partial(self._end, model, lm))
+
+    async def tidy(self, model: Served) -> None:
+        """Call `leave` with a model that is loaded and that nobody needs just now."""
+        async with model.loading:
+            if (lm := model.lm) is not None and not model.users:
+                await self._run(lambda: self._leave(model, lm))
+
+    def _end(self, model: Served, lm: LM) -> None:
+        self._leave(model, lm)
+        lm.close()
 
     async def _open(self, model: Served) -> None:
         async with self._room:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from edgelm.errors import EdgeLMError
@@ -141,6 +141,20 @@ class BatchLoop:
             else:
                 each.fail(error)
             self._count(each, "cancelled" if error is None else "failed")
+
+    def holding(self, ids: Sequence[int]) -> TextSequence | None:
+        """One of the batch's sequences whose text begins with `ids`, computed without an adapter; None where there is none."""
+        found = (s for s in self._batch.sequences if s.adapter is None and common(s.tokens, ids) == len(ids))
+        return next(found, None)
+
+    def spare(self) -> TextSequence | None:
+        """A sequence that nobody uses, an empty one where there is one; it counts as used now. None where all are in use."""
+        free = self._free()
+        if not free:
+            return None
+        found = min(free, key=lambda s: (bool(s.tokens), self._used[s]))
+        self._used[found] = self._rounds
+        return found
 
     def _leave(self) -> None:
         """Let those go whose caller left, or whose time is up."""

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -182,6 +183,32 @@ class BatchScheduler:
                 with self._changed:
                     self._guest = False
                     self._changed.notify_all()
+
+    def save_beginning(self, ids: Sequence[int], path: Path, tie: str) -> int:
+        """See `LM.save_beginning`; `tie` is what the file belongs to."""
+        from edgelm.runtime.kv.prompt_cache import write
+
+        with self.alone():
+            sequence = self._loop.holding(ids)
+            if sequence is None:
+                return 0
+            tokens, snapshot = sequence.save(len(ids))
+            if tokens:
+                write(path, tie, tokens, snapshot, sequence.context)
+        return len(tokens)
+
+    def load_beginning(self, path: Path, tie: str) -> int:
+        """See `LM.load_beginning`; `tie` is what the file belongs to."""
+        from edgelm.runtime.kv.prompt_cache import read
+
+        tokens, snapshot = read(path, tie)
+        with self.alone():
+            sequence = self._loop.spare()
+            if sequence is None or len(tokens) > sequence.context or self._loop.holding(tokens) is not None:
+                return 0
+            sequence.adapt(None)
+            sequence.restore(tokens, snapshot)
+        return len(tokens)
 
     def stats(self) -> SchedulerStats:
         """What it does, and has done."""
