@@ -29,6 +29,8 @@ class Hub:
         gated: ids whose files are not given out.
         broken_after: file name → bytes after which the connection breaks, each time.
         status: if set, the answer to everything.
+        whole_only: whether no part of a file is given.
+        sent: file name → bytes given in answer.
     """
 
     revisions: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -36,6 +38,8 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     broken_after: dict[str, int] = field(default_factory=dict)
     status: int | None = None
+    whole_only: bool = False
+    sent: dict[str, int] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     url: str = ""
 
@@ -113,11 +117,15 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 "X-Repo-Commit": commit,
                 "Accept-Ranges": "bytes",
             }
-            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-            if start:
-                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            asked = None if hub.whole_only else self.headers.get("Range")
+            first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last or len(body)) + 1, len(body))
+            if asked:
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
             limit = hub.broken_after.get(name)
-            return self.give(206 if start else 200, body[start:], headers, None if limit is None else limit - start)
+            if self.command == "GET":
+                hub.sent[name] = hub.sent.get(name, 0) + end - start
+            return self.give(206 if asked else 200, body[start:end], headers, None if limit is None else limit - start)
 
         def refuse(self, status: int, code: str = "") -> None:
             self.give(status, b"", {"X-Error-Code": code} if code else {})

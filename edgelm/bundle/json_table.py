@@ -134,6 +134,11 @@ class JsonTable:
         inner = self.table(key)
         return {name: inner.text(name) for name in inner.data}
 
+    def counts(self, key: str) -> dict[str, int]:
+        """An object of counts."""
+        inner = self.table(key)
+        return {name: inner.integer(name, *COUNT) for name in inner.data}
+
     def text_list(self, key: str) -> tuple[str, ...]:
         """A list of strings."""
         value = self._get(key)

@@ -35,12 +35,14 @@ class Quantized:
         bits: of a code.
         group_size: columns a scale; -1 for all.
         types: of a GGUF file: how many values there are of each element type.
+        kept: how many of each the bundle holds by the codes they have there; the others are rounded anew.
     """
 
     method: str
     bits: int | None = field(default=None, metadata=LEFT_OUT)
     group_size: int | None = field(default=None, metadata=LEFT_OUT)
     types: Mapping[str, int] | None = field(default=None, metadata=LEFT_OUT)
+    kept: Mapping[str, int] | None = field(default=None, metadata=LEFT_OUT)
     extra: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
 
     @classmethod
@@ -48,9 +50,8 @@ class Quantized:
         """From JSON."""
         bits = table.integer("bits", *BITS) if table.has("bits") else None
         group = table.integer("group_size", -1, SIZE[1]) if table.has("group_size") else None
-        types = table.table("types") if table.has("types") else None
-        counts = None if types is None else {name: types.integer(name, *COUNT) for name in types.data}
-        return cls(table.text("method"), bits, group, counts, table.others(names(cls)))
+        types, kept = (table.counts(key) if table.has(key) else None for key in ("types", "kept"))
+        return cls(table.text("method"), bits, group, types, kept, table.others(names(cls)))
 
 
 @dataclass(frozen=True)

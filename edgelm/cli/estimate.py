@@ -59,7 +59,7 @@ def command(
     """Forecast a model's speed, memory and load time on a board, and say whether it fits.
 
     MODEL is a folder that holds a config.json, a GGUF file, a Hugging Face hub id (only its config.json is fetched,
-    or its GGUF file), or nothing for the model that comes with edgelm. Weights are not needed. The figures come from
+    or its GGUF file's header), or nothing for the model that comes with edgelm. Weights are not needed. The figures come from
     a model of time whose
     constants stand in the target's file: see docs/notes/estimate.md.
 

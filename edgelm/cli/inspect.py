@@ -24,12 +24,14 @@ from edgelm.cli.show import fact, parameters, print_lines, size, table
 from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.files import open_regular
 from edgelm.machine.host import read_memory
-from edgelm.target.target import load_target
+from edgelm.target.target import Target, load_target
 
 if TYPE_CHECKING:  # they are there only with edgelm[export]
     from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+    from edgelm.exporter.checkpoint.hub_model import Source
     from edgelm.exporter.model.decoder import Decoder
-    from edgelm.exporter.sizing.preflight import Sizes
+    from edgelm.exporter.plan.model import ModelPlan
+    from edgelm.exporter.recipe import Choices
 
 _OF_MODEL = ("target", "context", "kv", "prefill", "file")  # options that ask for a checkpoint's table
 
@@ -185,23 +187,30 @@ def _checkpoint(
     """What a checkpoint is, and what its exports take, for JSON; its weights are not read."""
     board = load_target(target_name)
     load_export()
+    from edgelm.exporter.checkpoint.hub import described
+    from edgelm.exporter.recipe import Choices
+
+    with described(model, file=file) as source:
+        return _model_facts(source, board, context, Choices(kv, prefill))
+
+
+def _model_facts(source: Source, board: Target, context: int | None, choices: Choices) -> dict[str, Any]:
     from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-    from edgelm.exporter.checkpoint.hub import resolve
     from edgelm.exporter.plan.model import plan_model
     from edgelm.exporter.progress import Progress
-    from edgelm.exporter.recipe import Choices
+    from edgelm.exporter.recipe import keeping_codes
     from edgelm.exporter.routes import choose_route
     from edgelm.exporter.tokenizer.text_files import licence, read_text
 
-    source = resolve(model, file=file)
     checkpoint = Checkpoint(source.path)
     config, route = checkpoint.config, choose_route(checkpoint, "auto", board)
     text = read_text(source.path, config)
-    plan = plan_model(source, route, text, Choices(kv, prefill), context=context, progress=Progress())
+    choices = keeping_codes(choices, route.checkpoint, route.decoder)
+    plan = plan_model(source, route, text, choices, context=context, progress=Progress())
     decoder = route.decoder
     shapes = [checkpoint.shape(name) for name in checkpoint.names()]
     return {
-        "path": str(source.path),
+        "path": source.id if source.headers_alone else str(source.path),
         "id": source.id,
         "type": config.model_type,
         "exporter": route.name,
@@ -211,7 +220,7 @@ def _checkpoint(
         "parameters": sum(math.prod(shape) for shape in shapes) if decoder is None else decoder.parameters,
         "context": route.context_limit if decoder is None else decoder.context,
         **({} if decoder is None else {"shape": _shape(decoder)}),
-        "needs": _needs(plan.sizes, plan.context),
+        "needs": _needs(plan),
     }
 
 
@@ -236,18 +245,35 @@ def _shape(decoder: Decoder) -> dict[str, Any]:
     }
 
 
-def _needs(sizes: Sizes, context: int) -> dict[str, Any]:
+def _needs(plan: ModelPlan) -> dict[str, Any]:
     """What every recipe of the target takes, and what there is."""
     from edgelm.exporter.sizing.preflight import free_disk
 
+    sizes, target = plan.sizes, plan.sizes.target
+    found = {quant: sizes.weighed(quant, plan.context).to_dict() for quant in sizes.quants}
     return {
-        "target": sizes.target.name,
-        "default": sizes.target.default,
-        "context": context,
-        "usable_bytes": sizes.target.memory.usable_mb << 20,
+        "target": target.name,
+        "default": target.default,
+        "context": plan.context,
+        "usable_bytes": target.memory.usable_mb << 20,
         "host": {"memory_bytes": read_memory().usable, "disk_bytes": free_disk(Path())},
-        "quants": {quant: sizes.weighed(quant, context).to_dict() for quant in sizes.quants},
+        "quants": {quant: {**need, "calibration": _calibration(plan, quant)} for quant, need in found.items()},
     }
+
+
+def _calibration(plan: ModelPlan, quant: str) -> dict[str, Any] | None:
+    """What calibration takes in a recipe; None where it gains nothing."""
+    from edgelm.exporter.calibration.quality import calibration_cost
+    from edgelm.exporter.recipe import GraphPlan
+
+    decoder, target = plan.route.decoder, plan.sizes.target
+    if decoder is None:
+        return None
+    spec = plan.sizes.choices.of(target.recipe(quant), target)
+    cost = calibration_cost(GraphPlan(decoder, spec, target, plan.context), plan.route.checkpoint)
+    if cost is None:
+        return None
+    return {"seconds": cost.seconds, "memory_bytes": cost.memory, "by_default": cost.too_much is None}
 
 
 def _checkpoint_lines(facts: dict[str, Any]) -> Iterator[str]:
@@ -281,6 +307,16 @@ def _needs_lines(needs: dict[str, Any], *, exact: bool) -> Iterator[str]:
     yield ""
     yield fact("for a model", f"{size(needs['usable_bytes'])} on {needs['target']}")
     yield fact("free here", f"{memory} of memory, {size(host['disk_bytes'])} of disk")
+    if costs := [need["calibration"] for need in needs["quants"].values() if need["calibration"]]:
+        names = ", ".join(quant for quant, need in needs["quants"].items() if need["calibration"])
+        yield fact("calibration", f"of {names}: {_cost(costs[0])}")
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    seconds = cost["seconds"]
+    time = f"{seconds / 60:.0f} minutes" if seconds >= 100 else f"{max(1, round(seconds))} s"
+    default = "" if cost["by_default"] else ", more than is spent without --calibrate builtin"
+    return f"about {time} and {size(cost['memory_bytes'])} of memory here{default}"
 
 
 def _need_row(quant: str, need: dict[str, Any], default: str) -> tuple[str, ...]:

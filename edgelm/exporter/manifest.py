@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgelm.bundle.manifest import Manifest, Threads
-from edgelm.bundle.origins import Model
+from edgelm.bundle.origins import Model, Quantized
 from edgelm.bundle.reader import sha256
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.checkpoint.hub import Source
+from edgelm.exporter.checkpoint.hub_model import Source
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.result import GraphResult
 from edgelm.exporter.sizing.footprint import Footprint
@@ -43,6 +43,11 @@ def source_hashes(checkpoint: Checkpoint, progress: Progress) -> dict[str, str]:
     return hashes
 
 
+def _quantized(checkpoint: Checkpoint, result: GraphResult) -> Quantized | None:
+    found = checkpoint.quantized
+    return found if found is None or not result.kept else replace(found, kept=result.kept)
+
+
 def manifest(
     origin: Origin,
     target: Target,
@@ -62,7 +67,7 @@ def manifest(
             type=checkpoint.config.model_type,
             exporter=origin.exporter,
             parameters=result.parameters,
-            quantized=checkpoint.quantized,
+            quantized=_quantized(checkpoint, result),
             adapter=None if adapter is None else adapter.facts(),
             licence=licence(checkpoint),
             sources=origin.hashes,

@@ -15,7 +15,7 @@ from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.exporter import genai
 from edgelm.exporter.calibration.calibrate import Calibrated, Prepared, squares
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.formats.format import Format, Matrix, Parts
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import KVLayout, KVScales, cache_head_dim, window_capacity
 from edgelm.exporter.lora_adapter import place, places_size
@@ -70,6 +70,7 @@ def write_graph(
         calibration=prepared.facts,
         kv_calibration=None if prepared.kv is None else prepared.kv.facts,
         errors=packer.errors,
+        kept=packer.kept,
         places=[place(linear) for linear in decoder.linears] if plan.lora_ready else None,
     )
 
@@ -197,6 +198,7 @@ class _Packer:
         self.calibrated = calibrated
         self.progress = progress
         self.errors: dict[str, dict[str, Any]] = {}
+        self.kept: dict[str, int] = {}
         self._wanted = errors
 
     def pack_again(self, b: Builder, linear: Linear, format: Format) -> Matrix:
@@ -216,12 +218,29 @@ class _Packer:
         if adopted is not None and (codes := self.reader.codes(linear)):
             self.progress.advance(linear.outputs * linear.inputs, linear.name)
             return adopted.pack_codes(b, linear.name, codes)
+        if format.holds(self.reader.code_type(linear)):
+            return self._keep(b, linear, format)
         rounded = None if self.calibrated is None else self.calibrated.get(linear.name)
         if rounded is None:
             return format.pack(b, linear.name, linear.outputs, linear.inputs, self._rows(linear, format))
         self.progress.advance(linear.outputs * linear.inputs, linear.name)
         self.errors[linear.name] = rounded.errors()
         return rounded.format.pack_parts(b, linear.name, linear.outputs, linear.inputs, rounded.pieces())
+
+    def _keep(self, b: Builder, linear: Linear, format: Format) -> Matrix:
+        """The matrix by the codes it has in a GGUF file."""
+        kind, n, k = self.reader.code_type(linear), linear.outputs, linear.inputs
+        assert kind is not None
+        self.kept[kind.name] = self.kept.get(kind.name, 0) + n * k
+        if self._wanted:
+            self.errors[linear.name] = {"format": str(format.spec), "weight": 0.0}
+
+        def told() -> Iterator[Parts]:
+            for codes in self.reader.code_rows(linear):
+                yield format.coded(codes)
+                self.progress.advance(codes.codes.size, linear.name)
+
+        return format.pack_parts(b, linear.name, n, k, told())
 
     def _rows(self, linear: Linear, format: Format) -> Iterator[np.ndarray]:
         lost = whole = 0.0

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from edgelm.bundle.format_spec import Recipe, StoredFormat
 from edgelm.errors import ExportError, OptionError
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.codes import CodeType
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import PREFILL, make_format
 from edgelm.exporter.graph.decoder_graph import Formats, shares_table
 from edgelm.exporter.model.decoder import Decoder
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.target.target import FormatSpec, RecipeSpec, Target
 
+_LEAST_BLOCK = 32
 INT8_KV = FormatSpec("GroupQueryAttention", 8)
 INT8_PREFILL = PREFILL.spec
+
+
+@dataclass(frozen=True)
+class RoleCodes:
+    """Codes of one matrix, None where it has none, and the role whose format it has: ``body``, ``up``, ``head`` or ``embedding``."""
+
+    role: str
+    type: CodeType | None
 
 
 @dataclass(frozen=True)
@@ -26,19 +39,22 @@ class Choices:
     Attributes:
         kv: type of the KV cache; see `with_kv`.
         prefill: the prefill graph; see `with_prefill`.
+        codes: that the matrices of a GGUF file have, of all by name; see `with_codes`.
     """
 
     kv: str | None = None
     prefill: str | None = None
+    codes: Mapping[str, RoleCodes] = field(default_factory=dict)
 
     def of(self, recipe: RecipeSpec, target: Target) -> RecipeSpec:
         """The recipe with them; raises as `with_kv` and `with_prefill` do."""
-        return with_prefill(with_kv(recipe, self.kv, target), self.prefill, target)
+        return with_codes(with_prefill(with_kv(recipe, self.kv, target), self.prefill, target), self.codes, target)
 
     @property
     def names(self) -> list[str]:
         """For a folder's name."""
-        return [text for key, value in asdict(self).items() if value is not None for text in (key, value)]
+        chosen = (("kv", self.kv), ("prefill", self.prefill))
+        return [text for key, value in chosen if value is not None for text in (key, value)]
 
 
 AS_IT_IS = Choices()
@@ -166,6 +182,51 @@ def with_prefill(recipe: RecipeSpec, prefill: str | None, target: Target) -> Rec
             hint="leave it out: prompts are read by the matrices that decode reads",
         )
     return chosen
+
+
+def with_codes(recipe: RecipeSpec, codes: Mapping[str, RoleCodes], target: Target) -> RecipeSpec:
+    """The recipe in which matrices keep the codes they have, where its format for them has as many bits and such blocks.
+
+    Blocks of 16 take half as much memory again as those of 32: they are kept where the recipe has blocks of 16 itself. A
+    recipe that tells all matrices apart is left as it is.
+    """
+    if recipe.matrices:
+        return recipe
+    half = activations(recipe, target) == np.float16
+    roles = {"head": recipe.head, "embedding": recipe.embedding, "body": recipe.body, "up": recipe.up or recipe.body}
+    held = {name: _holding(roles[kept.role], kept.type, half=half) for name, kept in codes.items()}
+    tables = {kept.role: held[name] for name, kept in codes.items() if kept.role in ("head", "embedding")}
+    body = {name: held[name] for name, kept in codes.items() if kept.role in ("body", "up")}
+    head, embedding = tables.get("head", recipe.head), tables.get("embedding", recipe.embedding)
+    found, kinds = replace(recipe, head=head, embedding=embedding), set(body.values())
+    if all(held[name] == roles[codes[name].role] for name in body):
+        return found
+    return replace(found, body=kinds.pop(), up=None) if len(kinds) == 1 else replace(found, matrices=body, up=None)
+
+
+def _holding(spec: FormatSpec, codes: CodeType | None, *, half: bool) -> FormatSpec:
+    """The format that holds such codes in the place of `spec`; `spec` where it is of another kind, or there are none."""
+    blocks = spec.op in ("MatMulNBits", "GatherBlockQuantized")
+    if codes is None or not blocks or spec.bits != codes.bits or (half and not codes.half):
+        return spec
+    kept = codes.block >= _LEAST_BLOCK or codes.block == spec.block
+    return FormatSpec(spec.op, codes.bits, codes.block) if kept else spec
+
+
+def keeping_codes(choices: Choices, checkpoint: Checkpoint, decoder: Decoder | None) -> Choices:
+    """The choices with the codes that the matrices of a GGUF file have; those of another checkpoint are left alone."""
+    if checkpoint.gguf is None or decoder is None:
+        return choices
+    reader, up = WeightReader(checkpoint), {layer.mlp.up.name for layer in decoder.layers}
+    roles = {linear.name: "up" if linear.name in up else "body" for linear in decoder.linears}
+    tables = (
+        {decoder.head.name: "head"}
+        if decoder.tied
+        else {decoder.head.name: "head", decoder.embedding.name: "embedding"}
+    )
+    matrices = (*decoder.linears, decoder.head, decoder.embedding)
+    codes = {m.name: RoleCodes(role, reader.code_type(m)) for m in matrices if (role := (roles | tables).get(m.name))}
+    return replace(choices, codes=codes)
 
 
 def quantised_kv(recipe: RecipeSpec) -> bool:

@@ -24,6 +24,7 @@ class GraphResult:
         kv_calibration: on what the scales of an int8 KV cache were found; None for floats.
         errors: of each rounded matrix by name, where asked for: ``{"format", "weight"}`` and, where it is calibrated,
             ``"output"``: what rounding adds to its weights, and to its products, as a share of their sum of squares.
+        kept: of a GGUF file, how many values of each element type the bundle holds by the codes they have there.
         places: the matrices beside which an adapter has a place, for lora.json; None where it has none.
     """
 
@@ -35,4 +36,5 @@ class GraphResult:
     calibration: Calibration | None = None
     kv_calibration: KVCalibration | None = None
     errors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
     places: list[dict[str, Any]] | None = None

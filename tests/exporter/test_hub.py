@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 from gguf_file import write_gguf
 from hub_server import Hub, serving
+from test_llama_parity import LLAMA3
 
 from edgelm import demo
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import CheckpointError, OptionError
-from edgelm.exporter.checkpoint.hub import Source, name_of, resolve
+from edgelm.exporter.checkpoint.hub import name_of, resolve
+from edgelm.exporter.checkpoint.hub_model import Source
 
 pytest.importorskip("huggingface_hub")
 
@@ -168,6 +170,71 @@ def test_a_gguf_file_that_is_not_there(
     assert expected[0] in ended.err
     assert expected[1] in ended.err
     assert ended.err.count("\n") == 2
+
+
+@pytest.fixture
+def wide(hub: Hub, tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> dict[str, bytes]:
+    """A repository with a file of some megabytes, whole and split, with factors of the rotary embedding as a tensor."""
+    (tmp_path / "wide").mkdir()
+    checkpoint = tiny_checkpoint(hidden_size=512, intermediate_size=2048, rope_scaling=LLAMA3, rope_theta=500000.0)
+    write_gguf(checkpoint, tmp_path / "wide" / "wide-F32.gguf", metadata={"general.license": "mit"})
+    write_gguf(checkpoint, tmp_path / "wide" / "wide-Q8_0.gguf", "Q8_0", parts=2)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "wide").iterdir()}
+    hub.publish("owner/wide-GGUF", files)
+    return files
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_inspect_and_estimate_fetch_the_headers_of_a_gguf_file(
+    kind: str, wide: dict[str, bytes], hub: Hub, process: Callable[..., Ended], tmp_path: Path
+) -> None:
+    here = next(tmp_path.glob(f"wide/wide-{kind}*.gguf"))
+    for command in ("inspect", "estimate"):
+        hub.sent.clear()
+        there, local = (
+            process("-m", "edgelm", command, model, "--target", "rpi5", "--json")
+            for model in (f"owner/wide-GGUF:{kind}", here)
+        )
+        assert (there.code, there.err) == (0, "")
+        names = {"path": "", "id": "", "model": ""}
+        found, expected = ({**json.loads(ended.out), **names} for ended in (there, local))
+        for facts in (found, expected):
+            facts.get("needs", {}).pop("host", None)
+        assert found == expected
+        asked = {name: size for name, size in hub.sent.items() if name.endswith(".gguf")}
+        assert set(asked) == {name for name in wide if kind in name}
+        assert sum(asked.values()) < sum(len(wide[name]) for name in asked) / 2
+    assert not any((tmp_path / "cache").rglob("*.gguf"))
+
+
+def test_a_hub_that_gives_whole_files_only(wide: dict[str, bytes], hub: Hub, process: Callable[..., Ended]) -> None:
+    """What comes with the first bytes is enough, but for tensors that are wanted further behind."""
+    hub.whole_only = True
+    ended = process("-m", "edgelm", "inspect", "owner/wide-GGUF:F32", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert json.loads(ended.out)["licence"] == "mit"
+    away = process("-m", "edgelm", "inspect", "owner/wide-GGUF:F32", "--json", HF_HUB_OFFLINE="1")
+    assert away.code == 0, "it is in the cache now"
+
+
+@pytest.mark.parametrize("command", ["inspect", "estimate"])
+def test_headers_that_are_not_to_be_had(command: str, gguf_hub: Hub, process: Callable[..., Ended]) -> None:
+    gguf_hub.gated.add(GGUF)
+    gguf_hub.publish(
+        "owner/bad-GGUF", {"bad-Q4_0.gguf": b"GGUF\4" + bytes(5000), "cut-Q8_0.gguf": b"GGUF\3\0\0\0" + b"\1" * 90}
+    )
+    for model, said in (
+        (f"{GGUF}:Q4_0", "is gated"),
+        ("owner/bad-GGUF:Q4_0", "bad-Q4_0.gguf is a GGUF file of version 4"),
+        ("owner/bad-GGUF:Q8_0", "do not hold"),
+        ("owner/bad-GGUF:Q6_K", "no GGUF file of type"),
+    ):
+        ended = process("-m", "edgelm", command, model, *(["--target", "rpi5"] if command == "estimate" else []))
+        assert ended.code == 1
+        assert ended.err.startswith("error: ")
+        assert said in ended.err.splitlines()[0]
+        assert "/tmp" not in ended.err
+        assert len(ended.err.splitlines()) <= 2
 
 
 def test_a_broken_download_of_a_gguf_file_resumes(gguf_hub: Hub, fetch: Callable[..., Ended]) -> None:

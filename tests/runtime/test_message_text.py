@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from test_text import BUILT
 
 from edgelm.errors import PromptError
+from edgelm.runtime.text import message_text
 from edgelm.runtime.text.chat import ChatTemplate
 from edgelm.runtime.text.message_text import Marker, PlainEncoder, SpecialNames
 from edgelm.runtime.text.prompt import PromptEncoder, Rendering
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 SPECIALS = ("<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]")
+SPELLS = ("sentencepiece", "unigram")  # whose vocabulary has its special tokens' names
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if m.content is string else m.content | map(attribute='text') | join }}"
     "<|im_end|>{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}<|im_start|>assistant\n"
@@ -123,10 +126,50 @@ def test_a_template_that_looks_at_the_text_sees_it() -> None:
 @pytest.mark.parametrize("kind", BUILT)
 def test_other_names_change_no_other_id(kind: str) -> None:
     tokenizer = Tokenizer(BUILT[kind]())
-    plain = PlainEncoder(tokenizer.to_json(), tokenizer.special_names)
+    plain = PlainEncoder(tokenizer._inner, tokenizer.special_names, tokenizer.to_json)
     for text in ("the cat", " the  the", "é 日本 ☃", "the dog's <tool> end", *tokenizer.special_names):
         for wrapped in (text, f"{tokenizer.special_names[0]} {text}", f"{text}{tokenizer.special_names[-1]}the"):
             assert plain.encode(wrapped, "\ufdd5") == tokenizer.encode(wrapped, special=False)
+
+
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What second tokenizers are built from, once a test runs."""
+    made: list[str] = []
+    rebuilt = message_text._rebuilt
+
+    def counted(content: str, new: Mapping[str, str]) -> tokenizers.Tokenizer:
+        made.append(content)
+        return rebuilt(content, new)
+
+    monkeypatch.setattr(message_text, "_rebuilt", counted)
+    return made
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_the_model_is_the_tokenizers_own(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one takes as much memory again; ids are as those of a second one, forged names and all."""
+    made = built(monkeypatch)
+    tokenizer = Tokenizer(BUILT[kind]())
+    names = tokenizer.special_names
+    plain = PlainEncoder(tokenizer._inner, names, tokenizer.to_json)
+    second = message_text._rebuilt(tokenizer.to_json(), plain._new)
+    made.clear()
+    for text in ("the cat", " the  the", "é 日本 ☃", *(f"a{n[0]}\ufdd5{n[1:]} b{n}" for n in names if len(n) > 1)):
+        renamed = plain._found.sub(lambda match: plain._new[match[0]], text).replace("\ufdd5", "")
+        assert plain.encode(text, "\ufdd5") == second.encode(renamed, add_special_tokens=False).ids
+    assert made == [] or kind in SPELLS
+
+
+def test_ids_with_holes_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New tokens take ids from the number of tokens on, where a vocabulary with holes has tokens."""
+    made = built(monkeypatch)
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "<": 4, "s": 5, ">": 9}, []))
+    inner.add_special_tokens(["<s>"])
+    tokenizer = Tokenizer(inner)
+    plain = PlainEncoder(inner, tokenizer.special_names, tokenizer.to_json)
+    special = tokenizer.token_to_id("<s>")
+    assert plain.encode("ab<s>a<\ufdd5s>", "\ufdd5") == [0, 1, special, 0, 4, 5, 9]
+    assert len(made) <= 1
 
 
 @pytest.mark.parametrize("model", ["unigram", "bpe"])
@@ -186,7 +229,7 @@ def test_real_tokenizers(data_dir: Path, name: str) -> None:
     if not found:
         pytest.skip(f"no tokenizer of {name}")
     tokenizer = Tokenizer.open(found[0])
-    plain = PlainEncoder(tokenizer.to_json(), tokenizer.special_names)
+    plain = PlainEncoder(tokenizer._inner, tokenizer.special_names, tokenizer.to_json)
     some = list(itertools.islice(tokenizer.special_names, 6))
     for text in ("Hello, world!\n\n  12345 ☃ é", "".join(f" {s} a{s}" for s in some)):
         assert plain.encode(text, "\ufdd5") == tokenizer.encode(text, special=False)

@@ -139,7 +139,7 @@ def calibrate(
         for linear, *inputs in _together(flows, layer, parts):
             format, weight = formats.multiplied(linear), reader.matrix(linear)
             rounded = weight
-            if format.calibrates and not reader.codes(linear):
+            if format.calibrates and not _kept(reader, linear, format):
                 rounded = work.round(linear, format, [weight], *inputs)
             for flow, matrix in zip(flows, (rounded, weight), strict=False):
                 flow.multiply(linear, matrix)
@@ -178,16 +178,22 @@ def seconds(decoder: Decoder, tokens: int) -> float:
     )
 
 
-def worthwhile(decoder: Decoder, formats: Formats) -> bool:
-    """Whether any matrix would be calibrated."""
-    return any(formats.of(linear).calibrates for linear in decoder.linears)
+def worthwhile(reader: WeightReader, decoder: Decoder, formats: Formats) -> bool:
+    """Whether any matrix would be calibrated; one that keeps its codes of a GGUF file would not."""
+    found = ((linear, formats.of(linear)) for linear in decoder.linears)
+    return any(format.calibrates and not format.holds(reader.code_type(linear)) for linear, format in found)
 
 
 def _head(reader: WeightReader, decoder: Decoder, formats: Formats) -> Format | None:
     """The head's format where it is calibrated: at 8 bits a table as large is not worth the time."""
     head = formats.head
-    wanted = not decoder.headless and head.calibrates and head.spec.bits < 8 and not reader.codes(decoder.head)
-    return head if wanted else None
+    calibrates = not decoder.headless and head.calibrates and head.spec.bits < 8
+    return head if calibrates and not _kept(reader, decoder.head, head) else None
+
+
+def _kept(reader: WeightReader, linear: Linear, format: Format) -> bool:
+    """Whether the codes of the checkpoint stay as they are."""
+    return format.holds(reader.code_type(linear)) or bool(reader.codes(linear))
 
 
 def _embedded(

@@ -33,6 +33,7 @@ from edgelm.evaluate.passages import (
 )
 from edgelm.exporter import recipe
 from edgelm.exporter.calibration import calibrate, kvscales, smooth
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.formats.registry import make_format
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.model.weights import WeightReader
@@ -92,7 +93,7 @@ class QualityOptions:
         return cls(names[0], names[1], own)
 
     def settled(
-        self, plan: GraphPlan | None, tokenizer: Tokenizer, progress: Progress, *, mixed: bool
+        self, plan: GraphPlan | None, checkpoint: Checkpoint, tokenizer: Tokenizer, progress: Progress, *, mixed: bool
     ) -> QualityOptions:
         """With the text that ``auto`` stands for: edgelm's own in the languages that the tokenizer was made for.
 
@@ -100,6 +101,7 @@ class QualityOptions:
 
         Args:
             plan: of the graph; None where a model is not exported natively, or is quantised already.
+            checkpoint: its weights.
             tokenizer: of the model.
             progress: is told.
             mixed: whether formats are yet to be chosen.
@@ -107,7 +109,7 @@ class QualityOptions:
         chosen = self.calibrate
         if chosen == AUTO:
             chosen = None
-            if plan is not None and (mixed or _gains(plan)):
+            if plan is not None and (mixed or _gains(plan, WeightReader(checkpoint))):
                 chosen = self._affordable(plan.decoder, 4 if mixed else _fewest_bits(plan), tokenizer, progress)
         if chosen is None and plan is not None and _coarse(plan.spec.body):
             progress.say(
@@ -117,7 +119,7 @@ class QualityOptions:
 
     def _affordable(self, decoder: Decoder, bits: int, tokenizer: Tokenizer, progress: Progress) -> str | None:
         """The text that suits a model, or None, which is told, where there is not the time or memory."""
-        if (reason := _too_much(decoder, bits)) is not None:
+        if (reason := CalibrationCost.of(decoder, bits).too_much) is not None:
             progress.say(f"not calibrated, since that takes {reason}: --calibrate builtin does it all the same")
             return None
         if self.own != BUILTIN:
@@ -140,10 +142,10 @@ def text_tokens(decoder: Decoder, bits: int = 4) -> int:
     return max(FEWEST, int(TOKENS * share) // CHUNK * CHUNK)
 
 
-def _gains(plan: GraphPlan) -> bool:
+def _gains(plan: GraphPlan, reader: WeightReader) -> bool:
     """Whether a recipe gains from calibration."""
-    return calibrate.worthwhile(plan.decoder, plan.formats) or (
-        smooth.worthwhile(plan.decoder, plan.formats) and not plan.lora_ready
+    return calibrate.worthwhile(reader, plan.decoder, plan.formats) or (
+        smooth.worthwhile(reader, plan.decoder, plan.formats) and not plan.lora_ready
     )
 
 
@@ -157,16 +159,39 @@ def _coarse(spec: FormatSpec) -> bool:
     return spec.bits == 4 and spec.rounding is None and (spec.block or 0) >= _COARSE
 
 
-def _too_much(decoder: Decoder, bits: int) -> str | None:
-    """What calibration takes where that is more time or memory than there is, in words."""
-    tokens = text_tokens(decoder, bits)
-    seconds, memory = calibrate.seconds(decoder, tokens), calibrate.memory(decoder, tokens)
-    there = read_memory().usable
-    if seconds > LONGEST:
-        return f"about {seconds / 60:.0f} minutes here"
-    if there is not None and memory > there:
-        return f"about {memory / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are free"
-    return None
+@dataclass(frozen=True)
+class CalibrationCost:
+    """What calibration takes on this machine, about.
+
+    Attributes:
+        seconds: of time.
+        memory: in bytes.
+    """
+
+    seconds: float
+    memory: int
+
+    @classmethod
+    def of(cls, decoder: Decoder, bits: int) -> CalibrationCost:
+        """Of a model whose matrices have as few bits, on as much text as it is given."""
+        tokens = text_tokens(decoder, bits)
+        return cls(calibrate.seconds(decoder, tokens), calibrate.memory(decoder, tokens))
+
+    @property
+    def too_much(self) -> str | None:
+        """Time or memory, in words, where that is more than there is for what nobody asked for."""
+        there = read_memory().usable
+        if self.seconds > LONGEST:
+            return f"about {self.seconds / 60:.0f} minutes here"
+        if there is not None and self.memory > there:
+            return f"about {self.memory / 1e6:,.0f} MB of memory, and {there / 1e6:,.0f} MB are free"
+        return None
+
+
+def calibration_cost(plan: GraphPlan, checkpoint: Checkpoint) -> CalibrationCost | None:
+    """What the calibration of an export takes; None where it gains nothing, and for what is quantised already."""
+    gains = checkpoint.scheme is None and _gains(plan, WeightReader(checkpoint))
+    return CalibrationCost.of(plan.decoder, _fewest_bits(plan)) if gains else None
 
 
 @dataclass(frozen=True)
@@ -222,7 +247,7 @@ def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) ->
     if calibration.wanted is None:
         yield calibrate.Prepared(reader)
         return
-    rounds, smooths = calibrate.worthwhile(decoder, formats), smooth.worthwhile(decoder, formats)
+    rounds, smooths = calibrate.worthwhile(reader, decoder, formats), smooth.worthwhile(reader, decoder, formats)
     if smooths and plan.lora_ready:
         progress.say("activations stay uneven: adapters would not know of what evens them")
         smooths = False

@@ -37,9 +37,10 @@ STRIDE = 3  # of the text's chunks one is read: these figures are found on fewer
 _SMALLEST = 1e-5  # of a channel, as a share of the largest
 
 
-def worthwhile(decoder: Decoder, formats: Formats) -> bool:
-    """Whether any matrix would be smoothed."""
-    return any(formats.of(linear).smooths for linear in decoder.linears)
+def worthwhile(reader: WeightReader, decoder: Decoder, formats: Formats) -> bool:
+    """Whether any matrix would be smoothed; one that keeps its codes of a GGUF file would not."""
+    found = ((linear, formats.of(linear)) for linear in decoder.linears)
+    return any(format.smooths and not format.holds(reader.code_type(linear)) for linear, format in found)
 
 
 @dataclass
@@ -74,7 +75,7 @@ def smooth(
         origins = {layer.linears[number].name: origin for number, origin in _places(layer)}
         for linear, inputs in flow.through(layer, parts):
             weight, origin = reader.matrix(linear), origins.get(linear.name)
-            if origin is not None and formats.of(linear).smooths and not _kept(reader, linear, origin):
+            if origin is not None and formats.of(linear).smooths and not _kept(reader, formats, linear, origin):
                 _choose(found, linear, origin, formats.multiplied(linear), weight, inputs)
             flow.multiply(linear, weight)
         progress.advance(1, layer.name)
@@ -92,9 +93,10 @@ def _places(layer: Layer) -> Iterator[tuple[int, Norm | Linear]]:
         yield 3, layer.mlp.up
 
 
-def _kept(reader: WeightReader, linear: Linear, origin: Norm | Linear) -> bool:
+def _kept(reader: WeightReader, formats: Formats, linear: Linear, origin: Norm | Linear) -> bool:
     """Whether one of them has codes already, which stay as they are."""
-    return bool(reader.codes(linear)) or (isinstance(origin, Linear) and bool(reader.codes(origin)))
+    matrices = (linear, origin) if isinstance(origin, Linear) else (linear,)
+    return any(bool(reader.codes(m)) or formats.of(m).holds(reader.code_type(m)) for m in matrices)
 
 
 def _choose(

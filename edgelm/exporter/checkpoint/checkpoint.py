@@ -12,11 +12,12 @@ import numpy as np
 from edgelm.bundle.origins import Quantized
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint import claims, lora
+from edgelm.exporter.checkpoint.codes import Coded, Codes, CodeType
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.gguf.header import is_gguf
 from edgelm.exporter.checkpoint.gguf.model import GGUFModel, open_gguf
 from edgelm.exporter.checkpoint.names import bare, by_bare_name, spellings
-from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix, Scheme, read_scheme, stand_ins
+from edgelm.exporter.checkpoint.prequantized import PackedMatrix, Scheme, read_scheme, stand_ins
 from edgelm.exporter.checkpoint.row_subset import PickedRows
 from edgelm.exporter.checkpoint.tensors import Readable, RowRange, Tensor, read_header
 
@@ -135,10 +136,8 @@ class Checkpoint:
         """Rows of a matrix of `shape` [rows, columns] as float32, a slice of rows at a time: of those `parts` (first row, the
         one after the last) in turn, None for all.
         """
-        tensor, step = self.expect(name, shape), max(1, _ROW_BYTES // (4 * shape[1]))
-        whole = [(0, shape[0])] if parts is None else parts
-        ranges = ((start, min(start + step, end)) for first, end in whole for start in range(first, end, step))
-        for piece in tensor.slices(ranges):
+        tensor = self.expect(name, shape)
+        for piece in tensor.slices(_ranges(shape, [(0, shape[0])] if parts is None else parts)):
             yield _finite(tensor, piece)
 
     def codes(self, name: str, shape: tuple[int, int]) -> Codes | None:
@@ -146,12 +145,29 @@ class Checkpoint:
         tensor = self.expect(name, shape)
         return tensor.codes() if isinstance(tensor, PackedMatrix | PickedRows) else None
 
+    def code_type(self, name: str, shape: tuple[int, int]) -> CodeType | None:
+        """What codes a matrix has in a GGUF file; None for any other, and for codes that no operator could hold."""
+        tensor = self.expect(name, shape)
+        return tensor.code_type if isinstance(tensor, Coded) else None
+
+    def code_rows(self, name: str, shape: tuple[int, int]) -> Iterator[Codes]:
+        """The codes of a matrix that has a `code_type`, a slice of rows at a time."""
+        tensor = self.expect(name, shape)
+        assert isinstance(tensor, Coded)
+        return tensor.code_slices(_ranges(shape, [(0, shape[0])]))
+
     def picking(self, shapes: Mapping[str, tuple[int, ...]], rows: np.ndarray) -> Checkpoint:
         """The same with these rows alone (int64 [n], ascending) of the tensors of these `shapes`."""
         picked = {str(self.key(name)): PickedRows(self.expect(name, shape), rows) for name, shape in shapes.items()}
         other = copy.copy(self)
         other._tensors = {**self._tensors, **picked}
         return other
+
+
+def _ranges(shape: tuple[int, int], parts: Iterable[RowRange]) -> Iterator[RowRange]:
+    """`parts` of a matrix of `shape` cut into slices."""
+    step = max(1, _ROW_BYTES // (4 * shape[1]))
+    return ((start, min(start + step, end)) for first, end in parts for start in range(first, end, step))
 
 
 def _headers(path: Path, files: Sequence[Path]) -> dict[str, Tensor]:

@@ -22,31 +22,13 @@ import numpy as np
 
 from edgelm.bundle.origins import Quantized
 from edgelm.errors import CheckpointError, UnsupportedModelError
+from edgelm.exporter.checkpoint.codes import Codes
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.tensors import RowRange, Tensor
 from edgelm.target.operators import BLOCKS
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _WORD = 32
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A quantised matrix [n, k].
-
-    Attributes:
-        bits: 4 or 8.
-        block: columns of a block, a power of two that divides the checkpoint's groups.
-        codes: uint8 [n, k].
-        scales: float32 [n, k / block].
-        zeros: uint8 [n, k / block].
-    """
-
-    bits: int
-    block: int
-    codes: np.ndarray
-    scales: np.ndarray
-    zeros: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from edgelm.exporter.checkpoint.prequantized import Codes, PackedMatrix
+from edgelm.exporter.checkpoint.codes import Coded, Codes, CodeType
+from edgelm.exporter.checkpoint.prequantized import PackedMatrix
 from edgelm.exporter.checkpoint.tensors import Derived, RowRange
 
 _GAP = 64 << 10  # fp32 bytes between two rows that are rather read than skipped
@@ -31,21 +32,37 @@ class PickedRows(Derived):
 
     def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
         """Of those that are picked, rows [end - first, …] of each (first, end) in turn."""
-        gap = max(1, _GAP // (4 * math.prod(self.shape[1:])))
-        cuts = [list(_runs(self.rows[first:end], gap)) for first, end in rows]
-        spans = self.base.slices((int(run[0]), int(run[-1]) + 1) for runs in cuts for run in runs)
+        cuts = [self._cut(first, end) for first, end in rows]
+        spans = self.base.slices(_span(run) for runs in cuts for run in runs)
         for runs in cuts:
             pieces = [next(spans)[run - run[0]] for run in runs]
             yield np.concatenate(pieces) if pieces else np.empty((0, *self.shape[1:]), np.float32)
 
+    @property
+    def code_type(self) -> CodeType | None:
+        """Of the tensor."""
+        return self.base.code_type if isinstance(self.base, Coded) else None
+
+    def code_slices(self, rows: Iterable[RowRange]) -> Iterator[Codes]:
+        """Codes of those that are picked, of each (first, end) in turn."""
+        assert isinstance(self.base, Coded)
+        cuts = [self._cut(first, end) for first, end in rows]
+        spans = self.base.code_slices(_span(run) for runs in cuts for run in runs)
+        for runs in cuts:
+            yield Codes.joined([next(spans).picked(run - run[0]) for run in runs])
+
+    def _cut(self, first: int, end: int) -> list[np.ndarray]:
+        """The rows of the tensor that are picked from `first` on, where the next is read on its own."""
+        return list(_runs(self.rows[first:end], max(1, _GAP // (4 * math.prod(self.shape[1:])))))
+
     def codes(self) -> Codes | None:
         """The codes of these rows where the matrix is quantised already and can be packed as it is; else None."""
         whole = self.base.codes() if isinstance(self.base, PackedMatrix) else None
-        if whole is None:
-            return None
-        return replace(
-            whole, codes=whole.codes[self.rows], scales=whole.scales[self.rows], zeros=whole.zeros[self.rows]
-        )
+        return None if whole is None else whole.picked(self.rows)
+
+
+def _span(run: np.ndarray) -> RowRange:
+    return int(run[0]), int(run[-1]) + 1
 
 
 def _runs(rows: np.ndarray, gap: int) -> Iterator[np.ndarray]:

@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.checkpoint.prequantized import Codes, Scheme
+from edgelm.exporter.checkpoint.codes import Codes, CodeType
+from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.format import Format, Matrix, Parts, append_parts
 from edgelm.exporter.formats.rounding.gptq import factor, gptq_blocks
 from edgelm.exporter.formats.rounding.rtn import pack_nibbles, quantize_blocks
@@ -124,6 +125,14 @@ class Blocked(Format):
         """In the bits and blocks of the checkpoint, where the operator knows such blocks."""
         block = scheme.block(k)
         return None if block is None else Blocked(scheme.bits, block)
+
+    def holds(self, codes: CodeType | None) -> bool:
+        """Those of its bits and its block; a block without a zero point has the middle code for zero."""
+        return codes is not None and (codes.bits, codes.block, False) == (self.bits, self.block, self.zero_points)
+
+    def coded(self, codes: Codes) -> Parts:
+        """Codes and scales."""
+        return self._parts(codes.codes, codes.scales)
 
     def pack_parts(self, b: Builder, name: str, n: int, k: int, pieces: Iterable[Parts]) -> Matrix:
         """The scales follow the codes."""

@@ -13,7 +13,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 import onnx_ir as ir
 
-from edgelm.exporter.checkpoint.prequantized import Codes, Scheme
+from edgelm.exporter.checkpoint.codes import Codes, CodeType
+from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.parallel import ordered_map
 from edgelm.exporter.onnx.builder import Builder
 from edgelm.exporter.onnx.store import Stored
@@ -155,6 +156,14 @@ class Format(Protocol):
         nothing: the values are rounded again.
         """
         return None
+
+    def holds(self, codes: CodeType | None) -> bool:
+        """Whether it stores such codes as they are (see `coded`); never where there are none."""
+        return False
+
+    def coded(self, codes: Codes) -> Parts:
+        """Rows of codes as they are stored; nothing is rounded."""
+        raise AssertionError(f"{self.spec} holds no codes")
 
     def pack(self, b: Builder, name: str, n: int, k: int, rows: Iterable[np.ndarray]) -> Matrix:
         """Write the matrix, which arrives as float32 slices of rows, to the data file."""

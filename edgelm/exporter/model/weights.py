@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.checkpoint.prequantized import Codes
+from edgelm.exporter.checkpoint.codes import Codes, CodeType
 from edgelm.exporter.model.decoder import Linear, Source
 
 
@@ -63,6 +63,24 @@ class WeightReader:
                 return []
             found.append(codes)
         return found
+
+    def code_type(self, linear: Linear) -> CodeType | None:
+        """The codes that a matrix has in a GGUF file, the same in all its parts; None where it has none, or other values are
+        wanted than the file's.
+        """
+        smoothed = linear.name in self.smoothing.columns or linear.name in self.smoothing.rows
+        if self.checkpoint.gguf is None or smoothed or linear.scale != 1:
+            return None
+        types = {
+            None if s.every or s.transposed else self.checkpoint.code_type(s.tensor, (s.rows, linear.inputs))
+            for s in linear.sources
+        }
+        return types.pop() if len(types) == 1 else None
+
+    def code_rows(self, linear: Linear) -> Iterator[Codes]:
+        """The codes of a matrix that has a `code_type`, a slice of rows at a time."""
+        for source in linear.sources:
+            yield from self.checkpoint.code_rows(source.tensor, (source.rows, linear.inputs))
 
     def vector(self, source: Source) -> np.ndarray:
         """A vector, as float32."""

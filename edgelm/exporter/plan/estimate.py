@@ -13,11 +13,11 @@ from edgelm.exporter.checkpoint import claims
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.gguf.header import is_gguf
-from edgelm.exporter.checkpoint.hub import fetch_config, name_of
+from edgelm.exporter.checkpoint.hub import described, name_of
 from edgelm.exporter.checkpoint.prequantized import read_scheme
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.plan.model import decoder_sizes
-from edgelm.exporter.recipe import AS_IT_IS, Choices
+from edgelm.exporter.recipe import AS_IT_IS, Choices, keeping_codes
 from edgelm.exporter.sizing import workload
 from edgelm.exporter.sizing.context import choose_context
 from edgelm.exporter.sizing.preflight import misfit
@@ -61,7 +61,7 @@ def of_model(
         context: in tokens; None is what an export takes.
         threads: None takes the board's.
         vocab: how many tokens are left where the vocabulary is trimmed; None for all.
-        hub: which revision of a model on the hub, and which GGUF file of it, which is fetched.
+        hub: which revision of a model on the hub, and which GGUF file of it, of which only the headers are fetched.
         choices: made whatever the recipe.
 
     Raises:
@@ -69,17 +69,21 @@ def of_model(
         UnsupportedModelError: no native family describes it.
         TargetError, OptionError, ExportError: recipe, threads or context are not possible.
     """
-    named, source = None if model is None else _named(model, hub), None
+    named = None if model is None else _named(model, hub)
     if named is not None:
-        config = Config(dict(named.shape), Path(named.id) / "config.json")
+        config, text = Config(dict(named.shape), Path(named.id) / "config.json"), None
+        whole = _decoder(config)
     else:
-        source = _source(model, hub)
-        config = _config(source)
-    decoder = _decoder(config, vocab)
+        with described(model, hub.revision, hub.file, config_alone=True) as found:
+            config, checkpoint = _config(found.path)
+            whole = _decoder(config)
+            text = _text(found.path, config) if vocab is None else None
+            if checkpoint is not None:
+                choices = keeping_codes(choices, checkpoint, whole)
+    decoder = whole if vocab is None else _cut(whole, vocab)
     scheme, quant = read_scheme(config), quant or target.default
     spec = choices.of(target.recipe(quant), target)
     length = choose_context(context, target, decoder.context_limit)
-    text = _text(source, config) if vocab is None and source is not None else None
     sizes = decoder_sizes(name_of(model, hub.file), decoder, scheme, target, choices, text)
     need = sizes.weighed(quant, length)
     return Estimate(
@@ -103,33 +107,32 @@ def _named(model: str, hub: HubOptions) -> Model | None:
     return None if found is None or found.embedded or model.lower() != found.name or mirrored(found.id) else found
 
 
-def _source(model: str | None, hub: HubOptions) -> Path:
-    """The GGUF file, or the folder with config.json."""
-    found = fetch_config(model, hub.revision, hub.file)
-    return found if is_gguf(found) else found.parent
-
-
-def _config(source: Path) -> Config:
-    """config.json, as the headers of the weights complete it where they are there: of a model on the hub none is fetched."""
+def _config(source: Path) -> tuple[Config, Checkpoint | None]:
+    """config.json, and the checkpoint, whose headers complete it, where its weights are there: of a model on the hub none are
+    fetched.
+    """
+    if not is_gguf(source) and not source.is_dir():
+        raise CheckpointError(f"checkpoint {source} is not a folder", hint="give the folder that holds config.json")
     if is_gguf(source) or any(source.glob("*.safetensors")):
         checkpoint = Checkpoint(source)
         checkpoint.expect_generator()
-        return checkpoint.config
+        return checkpoint.config, checkpoint
     config = Config(read_json(source / "config.json"), source / "config.json")
     claims.expect_generator(config, {})
-    return config
+    return config, None
 
 
-def _decoder(config: Config, vocab: int | None) -> Decoder:
+def _decoder(config: Config) -> Decoder:
     try:
-        decoder = families.describe(config)
+        return families.describe(config)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
             f"{error}; its speed cannot be told from config.json",
             hint="edgelm inspect MODEL tells its memory; after an export: edgelm estimate BUNDLE",
         ) from None
-    if vocab is None:
-        return decoder
+
+
+def _cut(decoder: Decoder, vocab: int) -> Decoder:
     if not 1 <= vocab <= decoder.vocab:
         raise OptionError(f"--vocab must be from 1 to the model's {decoder.vocab:,} tokens, not {vocab:,}")
     return decoder.with_vocab(vocab)

@@ -13,7 +13,8 @@ from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, builtin_in
 from edgelm.exporter.calibration.quality import QualityOptions
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
-from edgelm.exporter.checkpoint.hub import Source, resolve
+from edgelm.exporter.checkpoint.hub import resolve
+from edgelm.exporter.checkpoint.hub_model import Source
 from edgelm.exporter.checkpoint.sentence_transformers import read_embedding
 from edgelm.exporter.lora_adapter import expect_places, open_adapter
 from edgelm.exporter.mixed import auto
@@ -23,7 +24,7 @@ from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.plan.model import ModelPlan, plan_model
 from edgelm.exporter.plan.options import ExportOptions
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.recipe import GraphPlan
+from edgelm.exporter.recipe import GraphPlan, keeping_codes
 from edgelm.exporter.routes import Route, choose_route
 from edgelm.exporter.sizing import preflight
 from edgelm.exporter.sizing.footprint import Footprint
@@ -124,29 +125,28 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
         route, embedding = route.without_head(), _embedding(source, progress)
     if options.lora_ready:
         expect_places(route.name)
+    chosen = options.choices
+    if not (recipe.automatic or recipe.replay):
+        chosen = keeping_codes(chosen, route.checkpoint, route.decoder)
     model = plan_model(
         source,
         route,
         text,
-        options.choices,
+        chosen,
         context=options.context,
         lora_ready=options.lora_ready,
         progress=progress,
     )
     recipe = _suited(recipe, route, progress)
-    fresh = route.decoder is not None and route.checkpoint.scheme is None
-    graph = (
-        GraphPlan(route.decoder, recipe.spec, recipe.target, model.context, options.lora_ready)
-        if fresh and route.decoder is not None
-        else None
-    )
-    quality = quality.settled(graph, text.tokenizer, progress, mixed=recipe.automatic)
+    spec, graph = chosen.of(recipe.spec, recipe.target), None
+    if route.decoder is not None and route.checkpoint.scheme is None:
+        graph = GraphPlan(route.decoder, spec, recipe.target, model.context, options.lora_ready)
+    quality = quality.settled(graph, route.checkpoint, text.tokenizer, progress, mixed=recipe.automatic)
     route.require(progress)
     if not recipe.automatic and recipe.replay is None:  # what these take is told exactly, once they are written
         budget.check_size(model.sizes, recipe.quant, model.context)
     sizes = replace(model.sizes, target=recipe.target)
     taken = preflight.check(sizes, recipe.quant, model.context, output, force=options.force)
-    spec = options.choices.of(recipe.spec, recipe.target)
     measure = _text_to_measure_on(quality, budget, route, taken.parameters, spec)
     return ExportPlan(options, output, model, recipe, checkpoint, cut, quality, budget, taken, measure, embedding)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgelm.exporter import native
-from edgelm.exporter.checkpoint.hub import Source
+from edgelm.exporter.checkpoint.hub_model import Source
 from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.model.decoder import Decoder
 from edgelm.exporter.progress import Progress

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -83,40 +83,77 @@ class Marker:
 class PlainEncoder:
     """A tokenizer whose special tokens have other names, so that their usual ones are text like any other.
 
+    The model, which is what takes memory, is the tokenizer's own. Where that spells a special token from text, since the
+    name stands in its vocabulary, a second one is built without.
+
     Args:
-        content: of the tokenizer.json.
-        names: of the special tokens.
+        tokenizer: the tokenizer.
+        names: of its special tokens.
+        content: gives its tokenizer.json.
     """
 
-    def __init__(self, content: str, names: Sequence[str]) -> None:
-        table = json.loads(content)
+    def __init__(self, tokenizer: tokenizers.Tokenizer, names: Sequence[str], content: Callable[[], str]) -> None:
         secret = secrets.token_hex(16)  # a name that could be known could be written
         self._new = {name: f"[{secret}-{index:x}]" for index, name in enumerate(sorted(names))}
         self._found = re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
-        for token in table.get("added_tokens") or []:
-            token["content"] = self._new.get(token["content"], token["content"])
-        table["post_processor"] = None  # the template writes BOS itself
-        self._rename(table["model"])
-        self._inner = tokenizers.Tokenizer.from_str(json.dumps(table))
+        self._content = content
+        self._inner, self._ids = _renamed(tokenizer, self._new)
+        unknown = getattr(tokenizer.model, "unk_token", None)  # its id is what the model makes of anything
+        self._special = {tokenizer.token_to_id(name) for name in names if name != unknown}
+        if any(tokenizer.model.id_to_token(index) is not None for index in self._ids):
+            self._build()
 
-    def _rename(self, model: dict[str, Any]) -> None:
-        """The names in the vocabulary; merges that would make one of them from text are gone."""
-        vocab = model["vocab"]
-        if isinstance(vocab, dict):
-            model["vocab"] = {self._new.get(name, name): index for name, index in vocab.items()}
-        else:
-            model["vocab"] = [[self._new.get(name, name), score] for name, score in vocab]
-        if isinstance(model.get("unk_token"), str):
-            model["unk_token"] = self._new.get(model["unk_token"], model["unk_token"])
-        if model.get("merges"):
-            pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
-            model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & self._new.keys()]
+    def _build(self) -> None:
+        self._inner, self._ids, self._special = _rebuilt(self._content(), self._new), {}, set()
 
     def encode(self, text: str, mark: str) -> list[int]:
         """The ids of a rendered text: names of special tokens are special but where there is a `mark` in them."""
         renamed = self._found.sub(lambda match: self._new[match[0]], text).replace(mark, "")
-        ids: list[int] = self._inner.encode(renamed, add_special_tokens=False).ids
-        return ids
+        found = self._inner.encode(renamed, add_special_tokens=False).ids
+        if not self._special.isdisjoint(found):
+            self._build()
+            found = self._inner.encode(renamed, add_special_tokens=False).ids
+        return [self._ids.get(index, index) for index in found]
+
+
+def _renamed(tokenizer: tokenizers.Tokenizer, new: Mapping[str, str]) -> tuple[tokenizers.Tokenizer, dict[int, int]]:
+    """A tokenizer of the same model, whose special tokens have `new` names; and the ids of its added tokens, by those there."""
+    inner = tokenizers.Tokenizer(tokenizer.model)
+    if tokenizer.normalizer is not None:
+        inner.normalizer = tokenizer.normalizer
+    if tokenizer.pre_tokenizer is not None:
+        inner.pre_tokenizer = tokenizer.pre_tokenizer
+    added = sorted(tokenizer.get_added_tokens_decoder().items())
+    names = [new.get(token.content, token.content) if token.special else token.content for _, token in added]
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    inner.add_tokens(
+        [
+            tokenizers.AddedToken(name, **{flag: getattr(token, flag) for flag in flags})
+            for name, (_, token) in zip(names, added, strict=True)
+        ]
+    )
+    ids = {inner.token_to_id(name): index for name, (index, _) in zip(names, added, strict=True)}
+    return inner, {other: index for other, index in ids.items() if other != index}
+
+
+def _rebuilt(content: str, new: Mapping[str, str]) -> tokenizers.Tokenizer:
+    """The tokenizer of a tokenizer.json with `new` names of its special tokens, in the vocabulary as well."""
+    table = json.loads(content)
+    for token in table.get("added_tokens") or []:
+        token["content"] = new.get(token["content"], token["content"])
+    table["post_processor"] = None  # the template writes BOS itself
+    model = table["model"]
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = {new.get(name, name): index for name, index in vocab.items()}
+    else:
+        model["vocab"] = [[new.get(name, name), score] for name, score in vocab]
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = new.get(model["unk_token"], model["unk_token"])
+    if model.get("merges"):  # those that would make one of the names from text are gone
+        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & new.keys()]
+    return tokenizers.Tokenizer.from_str(json.dumps(table))
 
 
 def strings(value: Any) -> Iterator[str]:

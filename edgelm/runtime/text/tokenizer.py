@@ -102,7 +102,7 @@ class Tokenizer:
 
     @cached_property
     def _plain(self) -> PlainEncoder:
-        return PlainEncoder(self.to_json(), self.special_names)
+        return PlainEncoder(self._inner, self.special_names, self.to_json)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are no valid UTF-8 become U+FFFD, ids without a token nothing.

@@ -70,6 +70,10 @@ class Header:
     tensors: Mapping[str, TensorInfo]
 
 
+class CutShortError(CheckpointError):
+    """A file that does not hold all of its header."""
+
+
 def is_gguf(path: Path) -> bool:
     """Whether a path is that of a GGUF file, by its name or its first bytes."""
     if not path.is_file():
@@ -83,21 +87,23 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def read_header(path: Path) -> Header:
-    """Metadata and tensors of a file, checked against the file's size.
+def read_header(path: Path, size: int | None = None) -> Header:
+    """Metadata and tensors of a file, checked against the file's size; with a `size`, `path` has the first bytes of a file of
+    so many.
 
     Raises:
+        CutShortError: the header is not all there.
         CheckpointError: not a GGUF file, a damaged or truncated one.
         UnsupportedModelError: another version, byte order or element type.
     """
     try:
-        size = path.stat().st_size
+        there = path.stat().st_size
         with open_regular(path) as file:
-            if size < 24:
-                _no_gguf(path, file.read(4), size)
+            if there < 24:
+                _no_gguf(path, file.read(4), there)
             with (
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-                contextlib.closing(_Cursor(path, data)) as at,
+                contextlib.closing(_Cursor(path, data, size)) as at,
             ):
                 return _read(at)
     except OSError as error:
@@ -181,17 +187,18 @@ def _check_ends(at: _Cursor, tensors: Mapping[str, TensorInfo]) -> None:
         if info.offset < last:
             raise at.wrong(f"tensor '{info.name}' shares bytes with another one")
         last = end
-        if end > at.size:
+        if end > at.whole:
             raise CheckpointError(
-                f"{at.path} is cut short: {at.size:,} bytes, and tensor '{info.name}' ends at {end:,}", hint=_AGAIN
+                f"{at.path} is cut short: {at.whole:,} bytes, and tensor '{info.name}' ends at {end:,}", hint=_AGAIN
             )
 
 
 class _Cursor:
     """Reads a mapped file from its start; what goes beyond its end is an error, not an allocation."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, whole: int | None) -> None:
         self.path, self.size, self.at = path, len(data), 0
+        self.whole = self.size if whole is None else whole  # bytes of the file, of which the first may be all there is
         self._data = memoryview(data)
 
     def close(self) -> None:
@@ -266,9 +273,9 @@ class _Cursor:
         if most is not None and count > most:
             raise self.wrong(f"it has {count:,} {what}, expected {most:,} at most")
 
-    def cut(self, what: str) -> CheckpointError:
+    def cut(self, what: str) -> CutShortError:
         """The error for a file that ends before all of `what`."""
-        return CheckpointError(
+        return CutShortError(
             f"{self.path} is cut short or damaged: its {self.size:,} bytes do not hold {what}", hint=_AGAIN
         )
 

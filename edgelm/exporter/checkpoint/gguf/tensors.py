@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from edgelm.errors import CheckpointError
+from edgelm.exporter.checkpoint.codes import Coded, Codes, CodeType
+from edgelm.exporter.checkpoint.gguf import codes
 from edgelm.exporter.checkpoint.gguf.block_types import dequantize
 from edgelm.exporter.checkpoint.gguf.header import TensorInfo
 from edgelm.exporter.checkpoint.tensors import Derived, RowRange, slices_as_read
@@ -45,6 +47,18 @@ class GGUFTensor:
         """Rows of each (first, end) in turn."""
         return slices_as_read(self, rows)
 
+    @property
+    def code_type(self) -> CodeType | None:
+        """What its codes are; None where the element type has none that an operator could hold."""
+        return codes.code_type(self.info.type.name) if len(self.shape) == 2 else None
+
+    def code_slices(self, rows: Iterable[RowRange]) -> Iterator[Codes]:
+        """The codes of rows of each (first, end) in turn."""
+        width = self.shape[1] // self.info.type.size
+        for first, end in rows:
+            blocks = self.blocks(first * width, (end - first) * width)
+            yield codes.unpack(self.info.type.name, blocks, (end - first, self.shape[1]))
+
     def blocks(self, first: int, count: int) -> np.ndarray:
         """`count` blocks from block `first` on, as they lie in the file: uint8 [count, bytes of a block]."""
         length = self.info.type.bytes
@@ -79,10 +93,30 @@ class Rotated(Derived):
 
     def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
         """Rows of each (first, end) in turn; the heads that they are of are dequantised whole."""
+        spans, orders = self._heads(rows)
+        for values, order in zip(self.base.slices(spans), orders, strict=True):
+            yield values[order]
+
+    @property
+    def code_type(self) -> CodeType | None:
+        """Of the tensor in the file."""
+        return self.base.code_type if isinstance(self.base, Coded) else None
+
+    def code_slices(self, rows: Iterable[RowRange]) -> Iterator[Codes]:
+        """The codes of rows of each (first, end) in turn."""
+        assert isinstance(self.base, Coded)
+        spans, orders = self._heads(rows)
+        for found, order in zip(self.base.code_slices(spans), orders, strict=True):
+            yield found.picked(order)
+
+    def _heads(self, rows: Iterable[RowRange]) -> tuple[list[RowRange], list[np.ndarray]]:
+        """For each (first, end): the rows of the heads that it is of, and which of those it is."""
         head, ranges = self.shape[0] // self.heads, list(rows)
         spans = [(first // head * head, -(-end // head) * head) for first, end in ranges]
-        for (first, end), (start, _), values in zip(ranges, spans, self.base.slices(spans), strict=True):
-            yield values[self.order(np.arange(first, end)) - start]
+        orders = [
+            self.order(np.arange(first, end)) - start for (first, end), (start, _) in zip(ranges, spans, strict=True)
+        ]
+        return spans, orders
 
 
 @dataclass(frozen=True)
