@@ -95,6 +95,10 @@ class DeviceError(EdgeLMError):
     """This machine lacks what is needed to run (memory, instructions, provider)."""
 
 
+class RemoteError(EdgeLMError):
+    """A board cannot be reached, or cannot be used, or the connection to it was lost."""
+
+
 class ResultsError(EdgeLMError):
     """The file of results is damaged or cannot be written, or has not what was asked for."""
 

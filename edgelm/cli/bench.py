@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
 from edgelm.cli.loading import packing, warn_of_threads
+from edgelm.cli.on import BoardCommand
 from edgelm.cli.options import (
     adapter_option,
     bundle_argument,
@@ -29,7 +31,9 @@ def counts(value: str) -> list[int]:
         raise click.BadParameter(f"{value!r} is no list of whole numbers such as 128,512") from None
 
 
-@click.command("bench")
+@click.command(
+    "bench", cls=BoardCommand, reads=("bundle", "draft", "adapter"), writes=("plot",), refuses=("power_meter",)
+)
 @bundle_argument
 @click.option(
     "-p",
@@ -76,6 +80,7 @@ def counts(value: str) -> list[int]:
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw what --sustained measured over time."
 )
+@click.option("--report", type=click.Path(path_type=Path), hidden=True, help="Also write the JSON report to a file.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random token ids.")
 @click.option(
     "--sensors/--no-sensors", default=True, help="Read heat, clocks, throttling and power meanwhile.  [default: yes]"
@@ -97,6 +102,7 @@ def command(
     output: str,
     sustained: str | None,
     plot: Path | None,
+    report: Path | None,
     seed: int,
     sensors: bool,
     power_meter: str | None,
@@ -120,6 +126,7 @@ def command(
       edgelm bench bundles/edgelm-home-rpi5-int4
       edgelm bench my-bundle -p 128,512 -n 64 -d 0,1024 -r 3 -o json
       edgelm bench my-bundle --sustained 10m --plot heat.svg
+      edgelm bench my-bundle --on ssh:pi@raspberrypi
       edgelm bench my-bundle --power-meter ./watts-of-the-plug.sh
     """
     from edgelm.bench.energy import Meters
@@ -147,7 +154,7 @@ def command(
             before = done
 
         opened = Bundle.open(bundle)
-        report = benchmark(
+        found = benchmark(
             opened,
             BenchOptions(
                 prompts=n_prompt,
@@ -168,11 +175,13 @@ def command(
             ),
             on_step=step,
         )
-    if plot is not None and report.sustained is not None:
-        write_svg(plot, picture(report.sustained, f"{report.model} {report.quant} on {report.cpu or 'this machine'}"))
-    keep(report.to_dict(), opened.manifest.to_dict(), "here", partial(say, "warning"))
-    click.echo(render(report, output))
-    for note in report.notes:
+    if plot is not None and found.sustained is not None:
+        write_svg(plot, picture(found.sustained, f"{found.model} {found.quant} on {found.cpu or 'this machine'}"))
+    if report is not None:
+        report.write_text(json.dumps(found.to_dict()))
+    keep(found.to_dict(), opened.manifest.to_dict(), "here", partial(say, "warning"))
+    click.echo(render(found, output))
+    for note in found.notes:
         say("note", note)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgelm.cli.bundles import stored_bundle
+from edgelm.cli.on import BoardCommand
 from edgelm.device.doctor import Examination, examine
 from edgelm.device.finding import Finding
 from edgelm.device.save import check_file, save_target
@@ -19,7 +20,7 @@ _SYMBOLS = {"ok": "✓", "warn": "!", "fail": "✗"}
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "→": "->", "·": "-", "°": "", "…": "..."})  # for terminals without UTF-8
 
 
-@click.command("doctor")
+@click.command("doctor", cls=BoardCommand, reads=("bundle",), writes=("save",))
 @click.option("--bundle", type=click.Path(path_type=Path), help="Also judge whether this bundle suits the machine.")
 @click.option(
     "--save", type=click.Path(path_type=Path), metavar="FILE.toml", help="Also write a target file for this machine."
@@ -36,6 +37,7 @@ def command(ctx: click.Context, bundle: Path | None, save: Path | None, overwrit
     Examples:
       edgelm doctor
       edgelm doctor --bundle bundles/demo-rpi5-int4
+      edgelm doctor --on ssh:pi@raspberrypi
       edgelm doctor --save myboard.toml    then: edgelm export MODEL --target ./myboard.toml
     """
     if save is not None:

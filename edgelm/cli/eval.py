@@ -17,6 +17,7 @@ from edgelm.cli.bundles import find_bundle, model_named, stored_bundle
 from edgelm.cli.export import load_export
 from edgelm.cli.interrupts import ends_at_once
 from edgelm.cli.loading import loaded
+from edgelm.cli.on import BoardCommand
 from edgelm.cli.options import bundle_argument, json_option, threads_option
 from edgelm.cli.quality import divergence_lines
 from edgelm.cli.show import Bar, print_lines
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from edgelm.runtime.lm import LM
 
 
-@click.command("eval")
+@click.command("eval", cls=BoardCommand, reads=("bundle", "task", "text", "against"), refuses=("save",))
 @bundle_argument
 @click.option(
     "--task",

@@ -15,6 +15,7 @@ import click
 
 from edgelm.cli.cached import CachedSession
 from edgelm.cli.loading import loaded
+from edgelm.cli.on import BoardCommand
 from edgelm.cli.options import (
     adapter_option,
     bundle_argument,
@@ -29,7 +30,7 @@ from edgelm.cli.options import (
     sampling_options,
     template_options,
 )
-from edgelm.cli.sections import Sectioned, section
+from edgelm.cli.sections import section
 from edgelm.errors import PromptError
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ if TYPE_CHECKING:
 _CACHING = (prompt_cache_option, adapter_option, draft_option)
 
 
-@click.command("run", cls=Sectioned)
+@click.command(
+    "run",
+    cls=BoardCommand,
+    reads=("bundle", "adapter", "draft", "json_schema", "prompt_file"),
+    refuses=("prompt_cache",),
+)
 @bundle_argument
 @click.argument("text", required=False, metavar="[PROMPT]")
 @section(

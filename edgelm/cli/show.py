@@ -18,6 +18,7 @@ from edgelm.files import replacing
 
 _BAR = 24  # characters of a bar
 _EVERY = 0.1  # seconds between two drawings
+_LINES = 5.0  # seconds between two lines of progress
 _LABEL = 13  # columns of a label in `fact`
 
 
@@ -142,6 +143,8 @@ class Bar(Progress):
 
     def __init__(self, *, silent: bool = False) -> None:
         self._on = self.visible = not silent and sys.stderr is not None and sys.stderr.isatty()
+        # A command that runs on a board for one elsewhere tells its progress in lines now and then.
+        self._lines = not silent and not self._on and os.environ.get("EDGELM_PROGRESS") == "lines"
         self._what, self._total, self._done, self._drawn = "", 0, 0, 0.0
 
     def __enter__(self) -> Bar:
@@ -173,6 +176,10 @@ class Bar(Progress):
 
     def _draw(self, detail: str) -> None:
         now = time.monotonic()
+        if self._lines and now - self._drawn >= _LINES:
+            self._drawn = now
+            share = min(1.0, self._done / self._total) if self._total > 0 else 0.0
+            click.echo(f"{self._what}: {share:.0%} {detail}".rstrip(), err=True)
         if not self._on or now - self._drawn < _EVERY:
             return
         self._drawn = now

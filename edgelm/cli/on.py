@@ -1,0 +1,149 @@
+"""``--on``: the same command on a board. Commands of this class have it, and know which of their paths are read there."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgelm.cli.failures import say
+from edgelm.cli.sections import Sectioned
+from edgelm.errors import BundleError, OptionError
+
+_OWN = ("on", "keep", "offline_wheels")
+
+
+def place_options() -> list[click.Option]:
+    """The options of a command that runs on boards."""
+    return [
+        click.Option(["--on"], metavar="PLACE", help="Run on a board: ssh:USER@HOST, adb:SERIAL or emulate:TARGET."),
+        click.Option(["--keep"], is_flag=True, help="With --on: leave the bundle there for the next time."),
+        click.Option(
+            ["--offline-wheels"],
+            type=click.Path(path_type=Path, file_okay=False, exists=True),
+            metavar="FOLDER",
+            help="With --on: take the board's wheels from FOLDER, not from the network.",
+        ),
+    ]
+
+
+class BoardCommand(Sectioned):
+    """A command with --on.
+
+    Args:
+        reads: parameters whose paths it reads; they are sent.
+        writes: parameters whose paths it writes; they come home.
+        refuses: parameters that have no meaning on another machine.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        reads: Sequence[str] = (),
+        writes: Sequence[str] = (),
+        refuses: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.reads, self.writes, self.refuses = reads, writes, refuses
+        self.params += place_options()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments as they were given."""
+        ctx.meta["edgelm.args"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run here, or there."""
+        place, keep, wheels = (ctx.params.pop(name) for name in _OWN)
+        if place is None:
+            if keep or wheels is not None:
+                raise click.UsageError("--keep and --offline-wheels are for --on", ctx)
+            return super().invoke(ctx)
+        for name in self.refuses:
+            if ctx.params.get(name):
+                raise OptionError(f"--{name.replace('_', '-')} does not go with --on")
+        return ctx.exit(self._there(ctx, place, keep, wheels))
+
+    def _there(self, ctx: click.Context, place: str, keep: bool, wheels: Path | None) -> int:
+        from edgelm.cli.show import Bar
+        from edgelm.remote.command import Command, Hooks, run_on
+        from edgelm.remote.place import parse
+
+        parse(place)  # before anything is read
+        args = _without(ctx.meta["edgelm.args"], flags=("--keep",), options=("--on", "--offline-wheels"))
+        if self.name == "run":
+            args += _prompt(ctx.params)
+        inputs = {
+            path: local for name in self.reads for path in _paths(ctx.params.get(name)) if (local := _local(name, path))
+        }
+        outputs = [path for name in self.writes for path in _paths(ctx.params.get(name))]
+        with tempfile.TemporaryDirectory(prefix="edgelm-on-") as folder, Bar() as bar:
+            report = Path(folder) / "report.json"
+            if self.name == "bench":
+                args += ["--report", str(report)]
+                outputs.append(report)
+            command = Command([str(self.name), *args], inputs, outputs, wheels, keep)
+            hooks = Hooks(lambda text: say("note", text), bar.start, bar.advance)
+            code = run_on(place, command, hooks)
+            if code == 0 and self.name == "bench":
+                _keep(report, inputs[Path(ctx.params["bundle"])], place)
+        return code
+
+
+def _keep(report: Path, bundle: Path, place: str) -> None:
+    """What was measured there is kept here."""
+    from edgelm.bundle.reader import Bundle
+    from edgelm.results.store import keep
+
+    facts = json.loads(report.read_text())
+    keep(facts, Bundle.open(bundle, check=False).manifest.to_dict(), place, lambda text: say("warning", text))
+
+
+def _prompt(params: dict[str, Any]) -> list[str]:
+    """The prompt from standard input, which the board does not have."""
+    given = [params.get(name) for name in ("text", "prompt", "prompt_file")]
+    if "-" in given:
+        raise OptionError("a prompt of - does not go with --on", hint="leave it out: standard input is the default")
+    return [] if any(given) else ["--prompt", sys.stdin.read()]
+
+
+def _local(parameter: str, path: Path) -> Path | None:
+    """The path here of what a parameter names; None for a name that the board knows, such as a task's."""
+    if path.exists():
+        return path
+    if parameter not in ("bundle", "draft"):
+        return None
+    from edgelm.cli.bundles import stored_bundle
+
+    if (found := stored_bundle(str(path))) is None:
+        raise BundleError(
+            f"no bundle {path} here to send", hint="export it for the board: edgelm export MODEL --target NAME"
+        )
+    return found
+
+
+def _paths(value: Any) -> list[Path]:
+    """The paths of a parameter, which may be given several times or not at all."""
+    values = value if isinstance(value, tuple | list) else [value]
+    return [
+        path if isinstance(path, Path) else Path(path) for path in values if isinstance(path, Path | str) and str(path)
+    ]
+
+
+def _without(args: Sequence[str], *, flags: Sequence[str], options: Sequence[str]) -> list[str]:
+    """The arguments without some flags, and some options with their values."""
+    found, skip = list[str](), False
+    for arg in args:
+        if skip:
+            skip = False
+        elif arg in options:
+            skip = True
+        elif arg not in flags and not arg.startswith(tuple(f"{option}=" for option in options)):
+            found.append(arg)
+    return found

@@ -1,0 +1,1 @@
+"""A command of edgelm run on a board: over SSH, over adb, or on an emulated one."""

@@ -1,0 +1,106 @@
+"""--on, from the command line to what is left on the board."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgelm.cli.on import _without
+from edgelm.remote.command import _translated
+
+BENCH = ("-p", "8", "-n", "4", "-r", "2")
+
+
+def edgelm(*args: object, **settings: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgelm", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings}, timeout=900)  # type: ignore[arg-type]
+
+
+def test_own_options_stay_here():
+    args = ["b", "--on", "ssh:x", "-p", "8", "--keep", "--offline-wheels=w", "--on=ssh:y", "-n", "4"]
+    own = {"flags": ("--keep",), "options": ("--on", "--offline-wheels")}
+    assert _without(args, **own) == ["b", "-p", "8", "-n", "4"]
+
+
+def test_paths_become_those_of_the_board():
+    paths = {Path("my/bundle"): "/there/1", Path("a.svg"): "/there/a.svg"}
+    args = ["bench", "my/bundle/", "--plot=a.svg", "--plot", "a.svg", "-p", "a.svgx"]
+    found = ["bench", "/there/1", "--plot=/there/a.svg", "--plot", "/there/a.svg", "-p", "a.svgx"]
+    assert _translated(args, paths) == found
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("run", "b", "-p", "x", "--keep"), "--keep and --offline-wheels are for --on"),
+        (("run", "b", "-p", "x", "--on", "nowhere"), "--on 'nowhere' names no board"),
+        (("bench", "b", "--power-meter", "x", "--on", "ssh:board"), "--power-meter does not go with --on"),
+    ],
+)
+def test_what_does_not_go_together(args, said):
+    ended = edgelm(*args)
+    assert ended.returncode in (1, 2)
+    assert said in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_board_by_ssh(sshd, tiny_bundle, tmp_path):
+    """bench, doctor, run and eval; figures come home, and nothing but the environment stays."""
+    kept = tmp_path / "results.sqlite3"
+    ended = edgelm("bench", tiny_bundle.path, *BENCH, "-o", "json", "--on", "ssh:board", EDGELM_RESULTS=str(kept))
+    assert ended.returncode == 0, ended.stderr
+    assert [row["test"] for row in json.loads(ended.stdout)["results"]] == ["pp8", "tg4"]
+    rows = json.loads(edgelm("results", "list", "--json", EDGELM_RESULTS=str(kept)).stdout)["results"]
+    assert {(row["place"], row["bundle"]) for row in rows} == {("ssh:board", tiny_bundle.digest)}
+    assert (
+        edgelm("run", tiny_bundle.path, "-p", "hi", "--raw", "--max-tokens", "2", "--on", "ssh:board").returncode == 0
+    )
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a text that was long enough. " * 40)
+    told = edgelm("eval", tiny_bundle.path, "--text", text, "--json", "--on", "ssh:board", "--keep")
+    assert json.loads(told.stdout) == json.loads(edgelm("eval", tiny_bundle.path, "--text", text, "--json").stdout)
+    assert edgelm("doctor", "--on", "ssh:board").stdout.strip()
+    left = sorted(path.name.partition("-")[0] for path in sshd.base.iterdir())
+    assert left == ["bundles", "edgelm", "site"]
+    assert [path.name for path in (sshd.base / "bundles").iterdir()] == [tiny_bundle.digest]
+    assert sshd.left() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_cut_at_random_moments_the_next_call_finishes(sshd, tiny_bundle):
+    """Whatever moment the connection is cut at, the call ends with one line, and the next one goes on."""
+    assert edgelm("doctor", "--on", "ssh:board").returncode in (0, 1)
+    chance = random.Random(1)
+    command = [sys.executable, "-m", "edgelm", "bench", str(tiny_bundle.path), *BENCH, "--on", "ssh:board"]
+    for _ in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(chance.uniform(0.5, 6.0))
+        for pid in sshd.sessions():
+            os.kill(pid, signal.SIGKILL)
+        _, said = process.communicate(timeout=120)
+        assert "Traceback" not in said
+        if process.returncode:
+            assert [line for line in said.splitlines() if line.startswith("error: ")]
+    ended = edgelm(*command[3:])
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(path.name.partition("-")[0] for path in sshd.base.iterdir()) == ["bundles", "edgelm", "site"]
+    assert list((sshd.base / "bundles").iterdir()) == []
+    assert sshd.left() == []
+
+
+@pytest.mark.board
+@pytest.mark.timeout(1800)
+def test_an_emulated_board(tiny_bundle):
+    ended = edgelm("run", tiny_bundle.path, "-p", "hi", "--raw", "--max-tokens", "2", "--on", "emulate:rpi5")
+    assert ended.returncode == 0, ended.stderr
