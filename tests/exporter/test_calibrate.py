@@ -367,7 +367,7 @@ def test_later_matrices_make_up_for_earlier_ones() -> None:
     same = moments.correction(exact, exact, moments.hessian(exact))
     assert same is not None
     assert (same == 0).all()
-    assert moments.correction(inputs[:16], exact[:16], moments.hessian(inputs[:16])) is None, "too few tokens to tell"
+    assert moments.correction(inputs[:47], exact[:47], moments.hessian(inputs[:47])) is None, "too few tokens to tell"
     zeros = np.zeros((400, 16), np.float32)
     assert moments.correction(zeros, exact, moments.hessian(zeros)) is None
 
@@ -380,7 +380,7 @@ def test_the_exact_model_goes_through_beside(stories: dict[str, Path], tmp_path:
     for corrected in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             if not corrected:
-                patch.setattr(calibrate, "coarse", lambda *_: False)
+                patch.setattr(calibrate, "_MOST", 0.0)
             made = export(
                 stories["model"], "rpi5", "int4", calibrate=stories["first"], output=tmp_path / str(corrected)
             )
@@ -388,4 +388,7 @@ def test_the_exact_model_goes_through_beside(stories: dict[str, Path], tmp_path:
     assert lost[True] < 0.9 * lost[False]
     decoder = families.describe(Checkpoint(stories["model"]).config)
     recipes = [recipe.formats(load_target("rpi4").recipe(quant), decoder.hidden) for quant in ("int4", "int8")]
-    assert [calibrate.coarse(decoder, formats) for formats in recipes] == [True, False]
+    assert [calibrate.corrects(decoder, formats, 4096) for formats in recipes] == [True, False]
+    large = dataclasses.replace(decoder, layers=decoder.layers * 100_000)
+    assert not calibrate.corrects(large, recipes[0], 4096)
+    assert calibrate.seconds(large, 4096) < 1.1 * 100_000 * calibrate.seconds(decoder, 4096)

@@ -21,7 +21,7 @@ from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.calibration.kvscales import KVRanges
 from edgelm.exporter.calibration.layer_runner import Part
-from edgelm.exporter.calibration.moments import correction, hessian
+from edgelm.exporter.calibration.moments import ENOUGH, correction, hessian
 from edgelm.exporter.formats.format import Format, Parts
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
@@ -31,6 +31,7 @@ from edgelm.exporter.progress import Progress
 
 _ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their cost
 _RATE = 5e10  # floating-point operations a second and core, of numpy's products with all around them; measured
+_MOST = 4e13  # operations that a calibration with corrections may take: a model of half a billion weights, not of one
 _ROUNDING = 1.5e-7  # seconds a weight; measured
 _SAMPLE = 128  # inputs on which the error of a product is told
 
@@ -132,7 +133,7 @@ def calibrate(
     head = _head(reader, decoder, formats)
     progress.start("calibrating", sum(_cost(m) for m in decoder.linears) + (0 if head is None else _cost(decoder.head)))
     flows = [_embedded(reader, decoder, formats, chunks, folder)]
-    if coarse(decoder, formats):
+    if corrects(decoder, formats, found.tokens):
         flows.append(_embedded(reader, decoder, Formats(EXACT, EXACT, EXACT), chunks, folder))
     for index, layer in enumerate(decoder.layers):
         parts = layer_runner.parts(decoder, formats, index, reader, context, folder)
@@ -153,9 +154,12 @@ def calibrate(
     return found
 
 
-def coarse(decoder: Decoder, formats: Formats) -> bool:
-    """Whether any matrix has less than 8 bits, and loses enough for those after it to make up for."""
-    return any(formats.of(linear).spec.bits < 8 for linear in decoder.linears)
+def corrects(decoder: Decoder, formats: Formats, tokens: int) -> bool:
+    """Whether later matrices make up for earlier ones: in less than 8 bits, where that is not too much work for a model of
+    this size. What a bundle holds must not depend on the machine, so this does not.
+    """
+    coarse = any(formats.of(linear).spec.bits < 8 for linear in decoder.linears)
+    return coarse and _work(decoder, tokens, corrected=True) <= _MOST
 
 
 def memory(decoder: Decoder, tokens: int) -> int:
@@ -168,14 +172,20 @@ def memory(decoder: Decoder, tokens: int) -> int:
 
 
 def seconds(decoder: Decoder, tokens: int) -> float:
-    """How long calibration takes here, about: products of two models, Hessians and corrections at `_RATE` a core, and
-    rounding.
+    """How long calibration takes here, about: its work at `_RATE` a core, and rounding."""
+    most = _work(decoder, tokens, corrected=True)
+    work = most if most <= _MOST else _work(decoder, tokens, corrected=False)
+    rounding = _ROUNDING * (sum(map(_cost, decoder.linears)) + _cost(decoder.head))
+    return (work / _RATE + rounding) / len(os.sched_getaffinity(0))
+
+
+def _work(decoder: Decoder, tokens: int, *, corrected: bool) -> float:
+    """Floating-point operations of products and Hessians, and with corrections of those of the exact model and of what
+    they come from.
     """
-    inputs = sum(linear.inputs**2 for linear in decoder.linears)
     weights = sum(map(_cost, decoder.linears))
-    return (tokens * (4 * weights + 3 * inputs) / _RATE + _ROUNDING * (weights + _cost(decoder.head))) / len(
-        os.sched_getaffinity(0)
-    )
+    more = sum(2 * m.inputs**2 for m in decoder.linears if tokens >= ENOUGH * m.inputs) + 2 * weights
+    return float(tokens) * (2 * weights + sum(m.inputs**2 for m in decoder.linears) + corrected * more)
 
 
 def worthwhile(reader: WeightReader, decoder: Decoder, formats: Formats) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+ENOUGH = 3  # tokens for each column, to tell what has been lost
 _LOUDER = 4.0  # that a token's inputs are made at most
 _TOKENS = 4096  # whose inputs are weighed at once
-_DAMPING = 0.01  # of the mean diagonal of ``Xᵀ X``
+_DAMPING = 0.5  # of the mean diagonal of ``Xᵀ X``: what is found must hold for other texts, too
 
 
 def hessian(inputs: np.ndarray) -> np.ndarray:
@@ -36,12 +37,11 @@ def correction(inputs: np.ndarray, exact: np.ndarray, hessian: np.ndarray) -> np
     """
     tokens, k = inputs.shape
     mean = float(hessian.diagonal().mean())
-    trust = 1 - k / tokens
-    if trust <= 0 or not mean > 0 or not np.isfinite(mean):
+    if tokens < ENOUGH * k or not mean > 0 or not np.isfinite(mean):
         return None
     lost = _sum(inputs, _shares(inputs), exact)
     damped = hessian + np.float32(_DAMPING * mean) * np.eye(k, dtype=np.float32)
-    found: np.ndarray = np.float32(trust) * np.linalg.solve(damped, lost.T).T
+    found: np.ndarray = np.float32(1 - k / tokens) * np.linalg.solve(damped, lost.T).T
     return found if np.isfinite(found).all() else None
 
 

@@ -47,7 +47,7 @@ from edgelm.target.target import FormatSpec, RecipeSpec
 
 BY_DEFAULT = True  # whether a model is calibrated without being asked
 LONGEST = 600.0  # seconds that this may take
-TOKENS, FEWEST = 20480, 8192  # of calibration text for small models and for large ones
+TOKENS, FEWEST = 10240, 8192  # of calibration text for small models and for large ones
 CHUNK = 512  # tokens that are one text to the calibration
 CARD_CHUNKS = 16  # of a quality card's text at most
 SMALL = 16_000_000  # parameters of a model that is measured without being asked: it takes seconds
