@@ -100,9 +100,14 @@ def run(model: Any, tasks: Path, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["local_choices", "local_text", "local_until"])
-def test_the_figures_are_those_of_transformers(bundle: Bundle, tasks: Path, reference: Any, name: str) -> None:
-    ours, theirs = (run(model, tasks, name) for model in (EdgeLM(str(bundle.path)), reference))
+@pytest.mark.parametrize(
+    ("name", "batch_size"), [("local_choices", 1), ("local_text", 1), ("local_until", 1), ("local_until", 3)]
+)
+def test_the_figures_are_those_of_transformers(
+    bundle: Bundle, tasks: Path, reference: Any, name: str, batch_size: int
+) -> None:
+    mine = EdgeLM(str(bundle.path), batch_size=batch_size)
+    ours, theirs = (run(model, tasks, name) for model in (mine, reference))
     for metric, value in theirs["results"][name].items():
         if isinstance(value, float) and metric.endswith(",none") and "stderr" not in metric:
             assert ours["results"][name][metric] == pytest.approx(value, rel=1e-4), metric
@@ -162,6 +167,8 @@ def test_it_runs_as_a_module(bundle: Bundle, tasks: Path, tmp_path: Path) -> Non
 
 
 def test_wrong_arguments(bundle: Bundle) -> None:
+    with pytest.raises(OptionError, match="batch_size must be from 1 to 64"):
+        EdgeLM(str(bundle.path), batch_size=0)
     with pytest.raises(OptionError, match="max_length must be from 2 to the context of 128, not 129"):
         EdgeLM(str(bundle.path), max_length=129)
     model = EdgeLM(str(bundle.path), max_length=64)

@@ -18,10 +18,7 @@ from typing import Any
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
 from edgelm.evaluate.likelihood import log_likelihoods, prefix_token
 from edgelm.runtime.lm import LM, load
-from edgelm.runtime.loop.generate import Limits, generate_step
 from edgelm.runtime.sample.config import GenerationConfig
-from edgelm.runtime.sample.sampling import make_sampler
-from edgelm.runtime.text.tokenizer import StoppedText
 
 try:
     import lm_eval.models  # noqa: F401  the harness registers its own models only while there is none
@@ -36,6 +33,8 @@ except ImportError as error:
 
 _LOG = logging.getLogger(__name__)
 
+MOST_ROWS = 64  # answers at once
+_GROUP = 16  # answers, for each that is generated at once, after which the harness is told
 MAX_TOKENS = 256  # of an answer where a task names no number: the harness's own default
 
 Request = tuple[Any, list[int], list[int]]
@@ -50,11 +49,11 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]
         path: its folder.
         threads: CPU threads; None for what suits this machine.
         max_length: tokens of context and continuation at most; None for the bundle's context.
-        batch_size, max_batch_size, device: the harness hands them to every model; there is one sequence at a time, on
-            the CPU or whatever the bundle is for.
+        batch_size: answers that are generated at once, each as alone; what is scored is scored one after the other.
+        max_batch_size, device: the harness hands them to every model; it runs on the CPU or whatever the bundle is for.
 
     Raises:
-        OptionError: max_length is out of range.
+        OptionError: max_length or batch_size is out of range.
         BundleError: no bundle there, or it is damaged.
     """
 
@@ -68,7 +67,8 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]
         device: str | None = None,
     ) -> None:
         super().__init__()
-        self.lm: LM = load(str(path), threads=threads)
+        self._together = _rows(batch_size)
+        self.lm: LM = load(str(path), threads=threads, parallel=self._together if self._together > 1 else None)
         if max_length is not None and not 2 <= max_length <= self.lm.context:
             raise OptionError(f"max_length must be from 2 to the context of {self.lm.context:,}, not {max_length}")
         self.max_length = max_length or self.lm.context
@@ -124,11 +124,16 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answers, each up to the first of its stop strings."""
-        texts = []
-        for request in tqdm(requests, desc="Generating", disable=disable_tqdm):
-            context, options = request.args
-            texts.append(self._generate(context, dict(options)))
-            self.cache_hook.add_partial("generate_until", (context, options), texts[-1])
+        texts: list[str] = []
+        size = _GROUP * self._together  # of which some are under way at a time
+        with tqdm(total=len(requests), desc="Generating", disable=disable_tqdm) as bar:
+            for start in range(0, len(requests), size):
+                some = [request.args for request in requests[start : start + size]]
+                found = self.lm.complete_ids([self._asked(context, dict(options)) for context, options in some])
+                for (context, options), completion in zip(some, found, strict=True):
+                    texts.append(completion.text)
+                    self.cache_hook.add_partial("generate_until", (context, options), completion.text)
+                bar.update(len(some))
         return texts
 
     def _loglikelihood_tokens(
@@ -159,7 +164,8 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]
             _LOG.warning("a context of %d tokens is cut by %d at its start", len(context), over)
         return context[max(0, over) :], continuation
 
-    def _generate(self, context: str, options: dict[str, Any]) -> str:
+    def _asked(self, context: str, options: dict[str, Any]) -> tuple[list[int], GenerationConfig]:
+        """The ids of a context, as much of its end as fits, and how to go on."""
         stop = options.pop("until", None) or []
         names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
         given = [value for name in names if (value := options.pop(name, None)) is not None]
@@ -169,29 +175,24 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]
         sampled = bool(options.pop("do_sample", float(options.get("temperature") or 0) > 0))
         ids = self.tok_encode(context)[-(self.max_length - most) :] or [self.prefix_token_id]
         known = ("top_k", "top_p", "min_p", "repetition_penalty", "seed")
-        config = GenerationConfig(
+        return ids, GenerationConfig(
             max_tokens=most,
             temperature=float(options.get("temperature") or 1.0) if sampled else 0.0,
             stop=tuple([stop] if isinstance(stop, str) else stop),
             **{name: options[name] for name in known if name in options},
         )
-        return _complete(self.lm, ids, config, self._eos)
 
 
-def _complete(lm: LM, ids: list[int], config: GenerationConfig, eos: Sequence[int]) -> str:
-    """The text that follows ids, up to the first stop string in it.
-
-    Not `LM.generate`: the harness has told the prompt already, and cut it.
-    """
-    lm.engine.reset()
-    tokens = generate_step(lm.engine, ids, make_sampler(config, len(ids)), Limits(config.max_tokens, eos))
-    written, text = StoppedText(lm.tokenizer, config.stop), ""
-    for token in tokens:
-        text += written.push(token)
-        if written.stopped:
-            tokens.close()
-            return text
-    return text + written.flush()
+def _rows(batch_size: int | str | None) -> int:
+    """How many answers at once; ``auto`` is 4, from where on more cost what they bring."""
+    if batch_size is None:
+        return 1
+    text = str(batch_size)
+    if text.partition(":")[0] == "auto":
+        return 4
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_ROWS:
+        raise OptionError(f"batch_size must be from 1 to {MOST_ROWS}, or auto, not {batch_size!r}")
+    return int(text)
 
 
 def main() -> None:

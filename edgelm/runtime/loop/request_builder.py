@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
     from edgelm.runtime.loop.structured import Grammar, Grammars
     from edgelm.runtime.lora_adapter import AdapterCache, RuntimeAdapter
-    from edgelm.runtime.model import LoadedModel, Sequence
+    from edgelm.runtime.model import LoadedModel
+    from edgelm.runtime.model import Sequence as TextSequence
     from edgelm.runtime.sample.token_healing import Healing
 
 _GRAMMARS = ("json_schema", "regex", "choice")
@@ -67,7 +68,7 @@ class RequestBuilder:
         self._grammars: Grammars | None = None
         self._adapters: AdapterCache | None = None
 
-    def build(self, prompt: Prompt, options: Options, sequence: Sequence) -> Request:
+    def build(self, prompt: Prompt, options: Options, sequence: TextSequence) -> Request:
         """A request to continue a prompt in a sequence.
 
         Raises:
@@ -100,6 +101,13 @@ class RequestBuilder:
             encode_seconds=time.perf_counter() - started,
             adapter=self.adapter(others.get("adapter")),
         )
+
+    def of_ids(self, ids: Sequence[int], config: GenerationConfig, sequence: TextSequence) -> Request:
+        """A request to continue ids that the caller made, computed anew whatever is cached."""
+        cancelled = threading.Event()
+        interrupt = make_interrupt(time.perf_counter(), None, None, cancelled.is_set)
+        limits = Limits(config.max_tokens, self.eos, interrupt)
+        return Request(sequence, list(ids), config, limits, reuse_cache=False, encode_seconds=0.0, cancelled=cancelled)
 
     def adapter(self, path: str | PathLike[str] | None) -> RuntimeAdapter | None:
         """The adapter in a file, checked to be this bundle's; one that was used before is not read again. None for None.

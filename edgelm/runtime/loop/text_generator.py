@@ -12,6 +12,7 @@ from edgelm.runtime.loop.request import Options, Request
 from edgelm.runtime.loop.request_builder import RequestBuilder
 from edgelm.runtime.loop.results import Chunk, Completion
 from edgelm.runtime.loop.scheduler import Scheduler
+from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.text.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -89,6 +90,20 @@ class TextGenerator:
     async def agenerate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
         """`generate` to ``await``, one completion; cancelling the task ends the generation."""
         return Completion.join([chunk async for chunk in self.astream(prompt, **options)])
+
+    def complete_ids(self, texts: Sequence[tuple[Sequence[int], GenerationConfig]]) -> list[Completion]:
+        """Whole texts that follow ids which the caller made, as many at once as there may be, in their order.
+
+        Args:
+            texts: ids and options of each; nothing is added to the ids, and nothing that is cached is used.
+
+        Raises:
+            PromptError: ids are none, or more than the context.
+            EdgeLMError: another generation is under way on this LM, or it is closed.
+        """
+        sequence = self._opened()
+        self._scheduler.expect_open()
+        return self._scheduler.complete([partial(self._requests.of_ids, *text, sequence) for text in texts])
 
     def _complete(self, texts: Sequence[tuple[Prompt, Any]], *, of_one_prompt: bool = False) -> list[Completion]:
         """Whole texts of prompts with their options, as many at once as there may be."""
