@@ -141,9 +141,15 @@ def aside(path: Path, purpose: str = PARTIAL) -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """A hidden folder in TMPDIR, gone when the context is left; those of killed processes of this user go first."""
-    parent = Path(tempfile.gettempdir())
-    sweep_matching(parent, re.escape(SCRATCH) + _RANDOM)
-    with temporary_folder(parent, SCRATCH) as folder:
+    with swept_folder(Path(tempfile.gettempdir()), SCRATCH) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def swept_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A `temporary_folder`; those that killed processes of this user left in `parent` under this prefix go first."""
+    sweep_matching(parent, re.escape(prefix) + _RANDOM)
+    with temporary_folder(parent, prefix) as folder:
         yield folder
 
 

@@ -192,9 +192,14 @@ def shown(value: Any) -> str:
     """A value in an error: short, in one line, whatever it is."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > COUNT[1]:
-        text = f"a number of {value.bit_length()} bits"  # which may have more digits than Python prints
+        return f"a number of {value.bit_length()} bits"  # which may have more digits than Python prints
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except Exception:  # such a number inside of it, or an object whose own repr fails
+        name = type(value).__name__
+        return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    text = text if text.isprintable() else ascii(text)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgelm.emulate.sandbox import Sandbox
+from edgelm.emulate.sandbox import MAKING, Sandbox
 from edgelm.errors import DeviceError, near
+from edgelm.files import swept_folder
 from edgelm.machine.host import EMULATED
 from edgelm.target.target import Target
 
@@ -117,18 +117,20 @@ class Board:
         folder = self.sandbox.folder.parent / f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
         if folder.is_dir():
             return folder
-        made = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-        for name, path in links.items():
-            (made / name).symlink_to(path)
-        for name, text in files.items():
-            (made / name).parent.mkdir(parents=True, exist_ok=True)
-            (made / name).write_text(text)
-        made.chmod(0o755)
-        try:
-            made.rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
+        with swept_folder(folder.parent, MAKING) as place:
+            made = place / kind
+            made.mkdir()
+            for name, path in links.items():
+                (made / name).symlink_to(path)
+            for name, text in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_text(text)
+            made.chmod(0o755)
+            try:
+                made.rename(folder)
+            except OSError:  # another process was faster
+                if not folder.is_dir():
+                    raise
         return folder
 
 

@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,9 @@ from typing import Any
 
 from edgelm.emulate import debian
 from edgelm.errors import DependencyError, DeviceError
+from edgelm.files import swept_folder
 
+MAKING = ".making-"  # how a folder is called until it is whole
 _LAYOUT = 1  # raise it when what stands in the folder changes
 _RECORD = "sandbox.json"
 _GLIBC = (17, 24, 26, 27, 28)  # manylinux_2_N: pip takes no older tag by itself
@@ -143,9 +144,8 @@ def _key(pins: list[str]) -> str:
 
 
 def _make(folder: Path, pins: list[str], mirror: str | None, say: Callable[[str], None]) -> None:
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as name:
-        made = Sandbox(Path(name) / "sandbox")
-        work = Path(name) / "work"
+    with swept_folder(folder.parent, MAKING) as place:
+        made, work = Sandbox(place / "sandbox"), place / "work"
         made.root.mkdir(parents=True)
         work.mkdir()
         say(f"downloading QEMU and {debian.PYTHON} for aarch64 from Debian {debian.SUITE} (90 MB)")

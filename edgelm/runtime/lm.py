@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Unpack
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import OptionError, PromptError, names_keywords
 from edgelm.files import path_argument
 from edgelm.runtime.loop.request import Options
@@ -312,7 +313,7 @@ def _expect_parallel(parallel: int | None, max_queue: int | None, draft: object)
     """OptionError where requests cannot run so."""
     for name, value, least in (("parallel", parallel, 1), ("max_queue", max_queue, 0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise OptionError(f"{name} must be an integer, {least} or more, not {value!r}")
+            raise OptionError(f"{name} must be an integer, {least} or more, not {shown(value)}")
     if parallel is None and max_queue is not None:
         raise OptionError("max_queue goes with parallel: without it none may wait")
     if parallel is not None and draft is not None:

@@ -138,7 +138,7 @@ def test_several_completions_compute_the_prompt_once() -> None:
     ]
     assert [c.timings.cached_tokens for c in several] == [0, 11, 11]
     assert len(lm.generate("x", n=1)) == 1
-    for bad in (0, -1, True, 1.5):
+    for bad in (0, -1, True, 1.5, 1025, 10**30, 10**5000):  # Python prints no number of 5,000 digits
         with pytest.raises(OptionError, match="n must be an integer, 1 or more"):
             lm.generate("x", n=bad)  # type: ignore[call-overload]
 

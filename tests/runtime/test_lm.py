@@ -59,7 +59,8 @@ def make_lm(
     draft: Any = None,
 ) -> LM:
     bundle: Any = SimpleNamespace(
-        manifest=manifest(special_tokens={"bos": bos, "eos": list(eos), "pad": None}, recipe=EXACT)
+        expect_generator=lambda: None,
+        manifest=manifest(special_tokens={"bos": bos, "eos": list(eos), "pad": None}, recipe=EXACT),
     )
     return LM(
         engine or FakeEngine(),  # type: ignore[arg-type]

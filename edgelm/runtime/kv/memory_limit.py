@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgelm.bundle.json_table import shown
 from edgelm.bundle.manifest import Manifest
 from edgelm.errors import DeviceError, OptionError
 from edgelm.runtime.kv.windows import windows_bytes
@@ -86,7 +87,7 @@ def _fit(what: str, needs: _Needs, max_memory_mb: float) -> Room:
         or not isinstance(max_memory_mb, int | float)
         or not 0 < max_memory_mb < math.inf
     ):
-        raise OptionError(f"max_memory_mb must be a number above 0, not {max_memory_mb!r}")
+        raise OptionError(f"max_memory_mb must be a number above 0, not {shown(max_memory_mb)}")
     room = int(max_memory_mb * 1e6) - needs.fixed
     fits, least = bisect_right(range(1, needs.context + 1), room, key=needs.taken), min(needs.context, SHORTEST)
     if fits < least:

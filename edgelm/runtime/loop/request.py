@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import OptionError, unexpected_keyword
 from edgelm.runtime.loop.generate import FinishReason, Interrupt, Limits
 from edgelm.runtime.sample.config import GenerationConfig, SamplingOptions
@@ -128,7 +129,7 @@ def make_interrupt(
     if deadline is not None and (
         isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0
     ):
-        raise OptionError(f"deadline must be a number of seconds above 0, not {deadline!r}")
+        raise OptionError(f"deadline must be a number of seconds above 0, not {shown(deadline)}")
     if cancel is not None and not hasattr(cancel, "is_set"):
         raise OptionError(f"cancel must be a threading.Event or have is_set(), not {type(cancel).__name__}")
 
@@ -169,12 +170,12 @@ def rendering(options: Mapping[str, Any]) -> Rendering:
         or not isinstance(tools, Sequence)
         or not all(isinstance(tool, Mapping) for tool in tools)
     ):
-        raise OptionError(f"tools must be a list of JSON schemas, not {tools!r}")
+        raise OptionError(f"tools must be a list of JSON schemas, not {shown(tools)}")
     if template is not None and not isinstance(template, str):
-        raise OptionError(f"template must be the name of a chat template, not {template!r}")
+        raise OptionError(f"template must be the name of a chat template, not {shown(template)}")
     variables = options.get("template_args", {})
     if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
-        raise OptionError(f"template_args must be a dict of names and values, not {variables!r}")
+        raise OptionError(f"template_args must be a dict of names and values, not {shown(variables)}")
     if taken := sorted({"messages", "tools", "documents", "add_generation_prompt"} & variables.keys()):
         raise OptionError(f"template_args cannot set {taken[0]!r}: it is given to every template")
     return Rendering(bool(options.get("parse_special", False)), tools, template, variables)
@@ -203,7 +204,7 @@ def speculates(speculate: str, config: GenerationConfig, *, exact: bool) -> bool
         OptionError: `speculate` is none of these.
     """
     if speculate not in ("auto", "on", "off"):
-        raise OptionError(f"speculate must be 'auto', 'on' or 'off', not {speculate!r}")
+        raise OptionError(f"speculate must be 'auto', 'on' or 'off', not {shown(speculate)}")
     if speculate == "off" or config.max_tokens <= 2:
         return False
     return speculate == "on" or (exact if config.temperature == 0 else config.seed is None)

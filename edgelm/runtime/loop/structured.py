@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
 from edgelm.runtime.loop.generate import Drafter
 from edgelm.runtime.sample.sampling import Floats
@@ -279,7 +280,7 @@ def _alternatives(choice: object) -> str:
     """A grammar in Lark's syntax, whose strings are JSON's."""
     strings = isinstance(choice, Sequence) and not isinstance(choice, str | bytes)
     if not strings or not choice or not all(isinstance(text, str) and text for text in choice):  # type: ignore[attr-defined]
-        raise OptionError(f"choice must be one or more strings, none of them empty, not {choice!r}")
+        raise OptionError(f"choice must be one or more strings, none of them empty, not {shown(choice)}")
     return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in choice)  # type: ignore[attr-defined]
 
 

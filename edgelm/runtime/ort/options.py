@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import OptionError
 from edgelm.runtime.ort.packing import OnBytes
 from edgelm.runtime.ort.weightcache import WeightCache
@@ -44,7 +45,7 @@ class LoadOptions:
             if number is None:
                 continue
             if not isinstance(number, int) or isinstance(number, bool):
-                raise OptionError(f"{name} must be a whole number, not {number!r}")
+                raise OptionError(f"{name} must be a whole number, not {shown(number)}")
             if not 1 <= number <= _MOST_THREADS:
                 raise OptionError(f"{name} must be at least 1, and at most {_MOST_THREADS}, not {number}")
 

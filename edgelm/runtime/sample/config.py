@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import BundleError, OptionError
 from edgelm.runtime.sample.rules import Rules
 
@@ -139,7 +140,7 @@ def settled(config: Mapping[str, Any], vocab: int | None = None) -> tuple[dict[s
     found = {key: value for key, value in config.items() if value is not None}
     sample, remarks = found.get("do_sample"), []
     if not isinstance(sample, bool | None):
-        raise _unsound(f"do_sample must be true or false, not {sample!r}")
+        raise _unsound(f"do_sample must be true or false, not {shown(sample)}")
     if sample and _is_number(found.get("top_k")) and found["top_k"] <= 0:
         found["top_k"] = 0
     if sample and _is_number(found.get("top_p")) and found["top_p"] == 0:
@@ -175,7 +176,7 @@ def _unsound(what: str) -> BundleError:
 
 def _integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
-        raise OptionError(f"{name} must be an integer, {least} or more, not {value!r}")
+        raise OptionError(f"{name} must be an integer, {least} or more, not {shown(value)}")
     return int(value)
 
 
@@ -185,17 +186,17 @@ def _number(name: str, value: Any, wanted: str, holds: Callable[[float], bool]) 
         with contextlib.suppress(OverflowError):  # an int beyond all floats
             number = float(value)
     if not math.isfinite(number) or not holds(number):
-        raise OptionError(f"{name} must be a number {wanted}, not {value!r}")
+        raise OptionError(f"{name} must be a number {wanted}, not {shown(value)}")
     return number
 
 
 def _biases(value: Any) -> tuple[tuple[int, float], ...]:
     pairs = list(value.items()) if isinstance(value, Mapping) else value
     if not isinstance(pairs, Sequence) or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
-        raise OptionError(f"logit_bias must be a dict of token ids and numbers, not {value!r}")
+        raise OptionError(f"logit_bias must be a dict of token ids and numbers, not {shown(value)}")
     checked = {}
     for token, bias in pairs:
-        name = f"logit_bias of token {token!r}"
+        name = f"logit_bias of token {shown(token)}"
         ban = isinstance(bias, float | np.floating) and bias == -math.inf
         checked[_integer("a token id in logit_bias", token, 0)] = (
             -math.inf if ban else _number(name, bias, "or -inf", lambda x: True)
@@ -207,5 +208,5 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
     strings = (value,) if isinstance(value, str) else value
     sound = isinstance(strings, Sequence) and not isinstance(strings, bytes | bytearray)
     if not sound or not all(isinstance(s, str) and s for s in strings):
-        raise OptionError(f"{name} must be one or more strings, none of them empty, not {value!r}")
+        raise OptionError(f"{name} must be one or more strings, none of them empty, not {shown(value)}")
     return tuple(strings)

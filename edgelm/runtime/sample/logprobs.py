@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import OptionError
 from edgelm.runtime.sample.sampling import Floats, Sampler, top_k
 from edgelm.runtime.text.tokenizer import Tokenizer
@@ -54,11 +55,11 @@ def wanted(logprobs: object, top_logprobs: object) -> int | None:
         OptionError: not a bool, or not a number from 0 to `MOST`.
     """
     if logprobs is not None and not isinstance(logprobs, bool):
-        raise OptionError(f"logprobs must be True or False, not {logprobs!r}")
+        raise OptionError(f"logprobs must be True or False, not {shown(logprobs)}")
     if top_logprobs is None:
         return 0 if logprobs else None
     if isinstance(top_logprobs, bool) or not isinstance(top_logprobs, int) or not 0 <= top_logprobs <= MOST:
-        raise OptionError(f"top_logprobs must be an integer from 0 to {MOST}, not {top_logprobs!r}")
+        raise OptionError(f"top_logprobs must be an integer from 0 to {MOST}, not {shown(top_logprobs)}")
     return None if logprobs is False else top_logprobs
 
 

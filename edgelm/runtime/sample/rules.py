@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import OptionError
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -125,7 +126,7 @@ def _ids(config: Mapping[str, Any], key: str, vocab: int | None = None) -> tuple
     value = config.get(key)
     values = value if isinstance(value, list) else [] if value is None else [value]
     if not all(_is_id(i) for i in values):
-        raise OptionError(f"{key} must be token ids, not {value!r}")
+        raise OptionError(f"{key} must be token ids, not {shown(value)}")
     _expect_known(key, values, vocab)
     return tuple(dict.fromkeys(values))
 
@@ -145,7 +146,7 @@ def _words(config: Mapping[str, Any], key: str, vocab: int | None) -> list[tuple
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(w, list) and w and all(map(_is_id, w)) for w in value):
-        raise OptionError(f"{key} must be a list of lists of token ids, not {value!r}")
+        raise OptionError(f"{key} must be a list of lists of token ids, not {shown(value)}")
     for words in value:
         _expect_known(key, words, vocab)
     return [tuple(words) for words in value]
@@ -165,7 +166,7 @@ def _sequence_biases(config: Mapping[str, Any], vocab: int | None) -> Words:
         for pair in pairs
     )
     if not sound:
-        raise OptionError(f"sequence_bias must be a list of pairs of token ids and a number, not {value!r}")
+        raise OptionError(f"sequence_bias must be a list of pairs of token ids and a number, not {shown(value)}")
     words = _words({"sequence_bias": [pair[0] for pair in pairs]}, "sequence_bias", vocab)
     return tuple(zip(words, (float(pair[1]) for pair in pairs), strict=True))
 
@@ -175,5 +176,5 @@ def _count(config: Mapping[str, Any], key: str) -> int:
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise OptionError(f"{key} must be a whole number, 0 or more, not {value!r}")
+        raise OptionError(f"{key} must be a whole number, 0 or more, not {shown(value)}")
     return value
