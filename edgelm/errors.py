@@ -103,6 +103,13 @@ class ResultsError(EdgeLMError):
     """The file of results is damaged or cannot be written, or has not what was asked for."""
 
 
+def suggest(*words: object) -> str:
+    """A command line of edgelm's to suggest: words with blanks or signs of the shell are quoted, ``…`` is left to be seen."""
+    import shlex  # here: errors are imported by everything, and suggestions are made by few
+
+    return " ".join(["edgelm", *(str(w) if str(w) == '"…"' else shlex.quote(str(w)) for w in words)])
+
+
 def near(name: str, known: Iterable[str], *, listing: str = "known") -> str:
     """A hint for a mistyped `name`: the near ones of `known`, or all of them where none is near."""
     known = sorted(known)

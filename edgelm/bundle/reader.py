@@ -36,7 +36,7 @@ from edgelm.bundle.manifest import MANIFEST as MANIFEST
 from edgelm.bundle.manifest import MODEL as MODEL
 from edgelm.bundle.manifest import TOKENIZER as TOKENIZER
 from edgelm.bundle.manifest import FileEntry, Manifest
-from edgelm.errors import BundleError, TaskError
+from edgelm.errors import BundleError, TaskError, suggest
 from edgelm.files import open_regular, path_argument, read_text, recover
 
 DATA = "model.onnx.data"
@@ -238,14 +238,17 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if folder.suffix.lower() == ".gguf":
         raise BundleError(
-            f"{folder} is a GGUF file, not a bundle", hint=f"make one of it with: edgelm export {folder} --target rpi5"
+            f"{folder} is a GGUF file, not a bundle",
+            hint=f"make one of it with: {suggest('export', folder, '--target', 'auto')}",
         )
     if not folder.is_dir() and not recover(folder):
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise BundleError(f"bundle {folder} {what}", hint="make one with: edgelm export --target rpi5")
+        raise BundleError(f"bundle {folder} {what}", hint="make one with: edgelm export --target auto")
     if not path.exists():
         raise BundleError(
             f"{folder} is not a bundle: it has no {MANIFEST}",
-            hint=f"make a bundle from a checkpoint with: edgelm export {folder} --target rpi5",
+            hint=f"make a bundle of this checkpoint with: {suggest('export', folder, '--target', 'auto')}"
+            if (folder / "config.json").exists()
+            else "give a bundle's own folder; edgelm list shows those that are here",
         )
     return Manifest.read(path)

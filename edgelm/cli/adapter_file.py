@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from edgelm.cli.show import Bar, fact, print_lines, size
+from edgelm.errors import suggest
 
 if TYPE_CHECKING:
     from edgelm.runtime.lora_adapter import RuntimeAdapter
@@ -38,7 +39,7 @@ def export_file(load: Callable[[], Callable[..., Path]]) -> None:
     if given["as_json"]:
         click.echo(json.dumps(adapter_facts(path), indent=2, ensure_ascii=False))
         return
-    print_lines([*adapter_lines(path), "", f'next: edgelm run {given["base"]} --adapter {path} -p "…"'])
+    print_lines([*adapter_lines(path), "", "next: " + suggest("run", given["base"], "--adapter", path, '"…"')])
 
 
 def adapter_facts(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgelm.bundle.reader import MANIFEST
 from edgelm.cli.failures import say
-from edgelm.errors import BundleError, DependencyError, EdgeLMError, near
+from edgelm.errors import BundleError, DependencyError, EdgeLMError, ExportError, near, suggest
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
@@ -51,7 +51,11 @@ def find_bundle(name: str | os.PathLike[str], *, make: bool = True, quiet: bool 
     if not make:
         what = f"bundle {given} does not exist" if "/" in model else f"{model} was not exported for this machine yet"
         raise BundleError(what, hint=f"to fetch and export the model: edgelm pull {model}")
-    return pull(model, Order(target=board), quiet=quiet).path
+    try:
+        return pull(model, Order(target=board), quiet=quiet).path
+    except ExportError as error:  # its hint names options of an export
+        hint = "" if error.hint is None else f"{error.hint}; "
+        raise ExportError(str(error), hint=f"{hint}such options are those of: {suggest('pull', model)}") from None
 
 
 def stored_bundle(name: str) -> Path | None:
@@ -73,6 +77,7 @@ class Order:
     context: int | None = None
     calibrate: str | None = None
     overwrite: bool = False
+    force: bool = False
 
 
 def pull(model: str, order: Order, *, quiet: bool = False) -> Bundle:
@@ -103,6 +108,7 @@ def pull(model: str, order: Order, *, quiet: bool = False) -> Bundle:
     say("note", f"exporting {model} for this machine ({order.target.name}, {quant}), once, into {output}")
     output.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"context": order.context, "calibrate": order.calibrate, "overwrite": order.overwrite}
+    options["force"] = order.force
     with Bar(silent=quiet) as bar:
         return export(model, order.target, quant, output=output, progress=bar, **options)
 

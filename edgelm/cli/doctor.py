@@ -12,10 +12,12 @@ import click
 
 from edgelm.cli.bundles import stored_bundle
 from edgelm.cli.on import BoardCommand
+from edgelm.cli.show import width, wrap
 from edgelm.device.doctor import Examination, examine
 from edgelm.device.finding import Finding
 from edgelm.device.save import check_file, save_target
 
+_WHAT = 12  # columns of what a finding is about
 _SYMBOLS = {"ok": "✓", "warn": "!", "fail": "✗"}
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "→": "->", "·": "-", "°": "", "…": "..."})  # for terminals without UTF-8
 
@@ -38,11 +40,19 @@ def command(ctx: click.Context, bundle: Path | None, save: Path | None, overwrit
       edgelm doctor
       edgelm doctor --bundle bundles/demo-rpi5-int4
       edgelm doctor --on ssh:pi@raspberrypi
-      edgelm doctor --save myboard.toml    then: edgelm export MODEL --target ./myboard.toml
+      edgelm doctor --save myboard.toml    for: --target ./myboard.toml
     """
     if save is not None:
         check_file(save, overwrite=overwrite)  # before anything is measured
-    examined = examine(bundle=None if bundle is None else stored_bundle(str(bundle)) or bundle)
+    shown: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        """As it comes: measuring takes seconds."""
+        shown.append(finding)
+        if not as_json:
+            click.echo(_printable(_lines(finding)))
+
+    examined = examine(bundle=None if bundle is None else stored_bundle(str(bundle)) or bundle, tell=tell)
     findings = examined.findings
     if save is not None:
         save_target(examined, save, overwrite=overwrite)
@@ -50,7 +60,7 @@ def command(ctx: click.Context, bundle: Path | None, save: Path | None, overwrit
     if as_json:
         click.echo(json.dumps(_facts(examined, failed, save), indent=2))
     else:
-        click.echo(_printable(_report(findings)))
+        click.echo(f"\n{_summary(findings)}")
         if save is not None:
             click.echo(f"saved: {save}")
     ctx.exit(1 if failed else 0)
@@ -61,14 +71,14 @@ def _facts(examined: Examination, failed: bool, save: Path | None) -> dict[str, 
     return {"ok": not failed, "findings": [f.to_dict() for f in examined.findings], **saved}
 
 
-def _report(findings: Sequence[Finding]) -> str:
-    width = max(len(finding.what) for finding in findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{_SYMBOLS[finding.level]} {finding.what:<{width}}  {finding.detail}")
-        if finding.todo:
-            lines.append(f"  {'':<{width}}  → {finding.todo}")
-    return "\n".join([*lines, "", _summary(findings)])
+def _lines(finding: Finding) -> str:
+    """A finding, within the terminal: what it is about, how it stands, what to do."""
+    columns = width() or 200
+    indent = " " * (_WHAT + 4)
+    lines = wrap(finding.detail, columns, f"{_SYMBOLS[finding.level]} {finding.what:<{_WHAT}}  ", indent)
+    if finding.todo:
+        lines += wrap(finding.todo, columns, f"{indent}→ ", f"{indent}  ")
+    return "\n".join(lines)
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -28,9 +28,9 @@ def command(
 
     \b
     Examples:
-      edgelm emulate --target rpi4 -- run bundles/edgelm-home-rpi4-int8 -p "Turn on the lamp"
+      edgelm emulate --target rpi4 -- run bundles/my-rpi4-int8 "Hello"
       edgelm emulate --target rpi-zero2w -- doctor
-      edgelm emulate --core neoverse-v1 -- run bundles/edgelm-home-rpi5-int4 -p "Turn on the lamp"
+      edgelm emulate --core neoverse-v1 -- bench bundles/my-rpi5-int4
     """
     chosen = load_target(target) if target else None
     if args and not (target or core):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--prefill", type=click.Choice(["same", "int8"]), help="The prefill graph of a MODEL.  [default: the recipe's]"
 )
 @click.option(
-    "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: the target's]"
+    "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer for a MODEL.  [default: the target's]"
 )
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
 @file_option

@@ -79,9 +79,9 @@ def command(
     Examples:
       edgelm eval bundles/edgelm-home-rpi5-int4 --task home
       edgelm eval my-bundle --task mine.jsonl --limit 100 --show-errors 5
-      edgelm eval my-bundle --task crows_pairs_anonymized.csv --against path/to/checkpoint
+      edgelm eval my-bundle --task crows_pairs.csv --against path/to/model
       edgelm eval my-bundle --text wiki.test.raw --chunks 20 --json
-      edgelm eval my-bundle --against path/to/checkpoint --text wiki.test.raw --save
+      edgelm eval my-bundle --against path/to/model --text wiki.test.raw --save
       edgelm eval my-bundle --against my-fp32-bundle
     """
     if task is None and text is None and against is None:

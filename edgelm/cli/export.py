@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from edgelm.cli.options import file_option, json_option
 from edgelm.cli.quality import quality_summary
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
 from edgelm.cli.vocabulary import vocabulary_lines
-from edgelm.errors import DependencyError
+from edgelm.errors import DependencyError, suggest
 from edgelm.target.target import Target, load_target, target_names
 
 AUTO = "auto"  # as in edgelm.exporter.mixed.recipes
@@ -62,7 +61,9 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "gguf")  # w
     metavar="BUNDLE",
     help="With --adapter-only: a bundle of the adapter's model, exported with --lora-ready.",
 )
-@click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
+@click.option(
+    "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]"
+)
 @click.option(
     "-o",
     "--output",
@@ -142,16 +143,17 @@ def command(
     Examples:
       edgelm export --target rpi5
       edgelm export path/to/checkpoint --target rpi4 --quant int8 -o my-bundle
-      edgelm export Qwen/Qwen2.5-0.5B-Instruct --target ./myboard.toml --context 4096
+      edgelm export smollm2-135m --target auto
+      edgelm export owner/name --target ./myboard.toml --context 4096
       edgelm export model-Q4_K_M.gguf --target rpi5
       edgelm export path/to/checkpoint --adapter path/to/lora --target rpi5
       edgelm export path/to/checkpoint --target rpi5 --calibrate my-text.txt
-      edgelm export path/to/checkpoint --target rpi5 --language de,fr --card builtin
-      edgelm export path/to/checkpoint --target rpi5 --trim-vocab prompts-and-answers.jsonl
+      edgelm export path/to/checkpoint --target rpi5 --language de,fr
+      edgelm export path/to/checkpoint --target rpi5 --trim-vocab texts.jsonl
       edgelm export path/to/checkpoint --target rpi5 --lora-ready -o base
       edgelm export path/to/lora --adapter-only --base base -o lora.safetensors
       edgelm export path/to/checkpoint --target rpi5 --quant auto --max-size 350MB
-      edgelm export path/to/checkpoint --target rpi5 --recipe my-bundle/manifest.json
+      edgelm export path/to/checkpoint --target rpi5 --recipe my-bundle
       edgelm export path/to/checkpoint --target rpi5 --context 8192 --kv int8
       edgelm export path/to/checkpoint --target x86-64 --prefill int8
       edgelm export Qwen/Qwen3-Embedding-0.6B --target rpi5 --task embedding
@@ -254,7 +256,7 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
         yield fact("adapter", f"{adapter.id}, rank {adapter.rank}")
     if bundle.lora is not None:
         yield fact(
-            "adapters", "make one with: edgelm export ADAPTER --adapter-only --base " + shlex.quote(str(bundle.path))
+            "adapters", "make one with: " + suggest("export", "ADAPTER", "--adapter-only", "--base", bundle.path)
         )
     yield fact("target", f"{manifest.target}, {manifest.quant}")
     yield from embedding_lines(manifest)
@@ -267,9 +269,10 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
         yield fact("quality", quality_summary(card))
     yield fact("context", f"{bundle.context:,} tokens")
     yield fact("memory", f"{size(needed)} with the context full, {size(usable)} usable on {target.name}")
-    path = shlex.quote(str(bundle.path))
     yield ""
     if manifest.embedding is not None:
-        yield f'next: edgelm embed {path} "a text"'
-        return
-    yield f"next: edgelm chat {path}" if bundle.chat_template else f'next: edgelm run {path} -p "Once upon a time"'
+        yield "next: " + suggest("embed", bundle.path, "a text")
+    elif bundle.chat_template:
+        yield "next: " + suggest("chat", bundle.path)
+    else:
+        yield "next: " + suggest("run", bundle.path, "Once upon a time")

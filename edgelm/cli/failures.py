@@ -94,7 +94,10 @@ def _explain(error: BaseException) -> tuple[str, str | None]:
     if isinstance(error, EdgeLMError):
         return str(error), error.hint
     if isinstance(error, MemoryError):
-        return "not enough memory", "a smaller model, fewer bits (--quant) or a shorter --context need less"
+        return (
+            "not enough memory",
+            "a smaller model, or one exported with fewer bits or for a shorter context, needs less",
+        )
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return where + (error.strerror or str(error)), None

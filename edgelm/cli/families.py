@@ -7,6 +7,8 @@ import textwrap
 
 import click
 
+from edgelm.cli.show import width as terminal
+
 _WIDTH = 100
 
 
@@ -30,8 +32,9 @@ def command(as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     width = max(len(name) for family in families for name in family.model_types)
+    columns = min(terminal() or _WIDTH, _WIDTH)
     for family in families:
-        about = textwrap.wrap(family.about, _WIDTH - width - 2)
+        about = textwrap.wrap(family.about, columns - width - 2)
         names = [*family.model_types, *[""] * (len(about) - len(family.model_types))]
         about += [""] * (len(names) - len(about))
         for name, line in zip(names, about, strict=True):

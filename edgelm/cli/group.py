@@ -99,10 +99,10 @@ def edgelm() -> None:
 
     \b
     Examples:
-      edgelm run smollm2-135m "Why is the sky blue?"   a small model, on this machine
-      edgelm export --target rpi5                      the one that comes with edgelm
-      edgelm export path/to/checkpoint --target rpi5   one of your own
-      edgelm help export                               all options of a command
+      edgelm run smollm2-135m "Why is the sky blue?"  a small model, here
+      edgelm export --target rpi5                     the one that comes along
+      edgelm export path/to/checkpoint --target rpi5  one of your own
+      edgelm help export                              all options of a command
     """
 
 

@@ -45,7 +45,9 @@ _OF_MODEL = ("target", "context", "kv", "prefill", "file")  # options that ask f
     metavar="NAME|FILE",
     help="For which to tell what a checkpoint needs.",
 )
-@click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
+@click.option(
+    "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]"
+)
 @click.option("--kv", type=click.Choice(["float", "int8"]), help="KV cache of a MODEL.  [default: the recipe's]")
 @click.option(
     "--prefill", type=click.Choice(["same", "int8"]), help="The prefill graph of a MODEL.  [default: the recipe's]"

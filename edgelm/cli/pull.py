@@ -11,7 +11,7 @@ import click
 from edgelm.cli.bundles import Order, model_named, pull
 from edgelm.cli.options import json_option, model_completion, quant_completion, target_completion
 from edgelm.cli.show import print_lines, size
-from edgelm.errors import OptionError, near
+from edgelm.errors import OptionError, near, suggest
 from edgelm.target.target import load_target
 
 
@@ -26,7 +26,9 @@ from edgelm.target.target import load_target
     help="The board; auto: this machine's.",
 )
 @click.option("--quant", metavar="NAME", shell_complete=quant_completion, help="Recipe.  [default: the target's]")
-@click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
+@click.option(
+    "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]"
+)
 @click.option(
     "--calibrate", metavar="TEXT|builtin|auto|none", help="As of edgelm export; none is the quick way.  [default: auto]"
 )
@@ -37,6 +39,7 @@ from edgelm.target.target import load_target
     metavar="DIR",
     help="Look for the model in this folder before the hub: owner/name/, name/ or NAME*.gguf.",
 )
+@click.option("--force", is_flag=True, help="Export even where memory or disk seem too small.")
 @click.option("--overwrite", is_flag=True, help="Make it anew where it is there already.")
 @json_option
 def command(
@@ -46,6 +49,7 @@ def command(
     context: int | None,
     calibrate: str | None,
     mirror: Path | None,
+    force: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -80,11 +84,14 @@ def command(
             f"{path.name} is there with a context of {Bundle.open(path).context:,}", hint="--overwrite makes it anew"
         )
     bundle = (
-        Bundle.open(path) if there else pull(model, Order(board, quant, context, calibrate, overwrite), quiet=as_json)
+        Bundle.open(path)
+        if there
+        else pull(model, Order(board, quant, context, calibrate, overwrite, force), quiet=as_json)
     )
     if as_json:
         facts = {"name": path.name, "path": str(path), "bytes": bundle.size, "there": there}
         click.echo(json.dumps(facts | {"manifest": bundle.manifest.to_dict()}, indent=2, ensure_ascii=False))
         return
     verb = "is there already" if there else "is ready"
-    print_lines([f"{path.name} {verb}: {size(bundle.size)} in {path}", "", f'next: edgelm run {path.name} "Hello"'])
+    following = suggest("run", path.name, '"…"')
+    print_lines([f"{path.name} {verb}: {size(bundle.size)} in {path}", "", f"next: {following}"])

@@ -57,10 +57,10 @@ def command(ctx: click.Context, calibrate: str | None, board: str | None, emulat
     Examples:
       edgelm results
       edgelm results list --model smollm --test tg128
-      edgelm results compare                     the last run against the one before
+      edgelm results compare                   the last run and the one before
       edgelm results plot speeds.svg --test tg128
       edgelm results export all.csv
-      edgelm results --calibrate rpi5 -o mypi.toml    then: edgelm estimate MODEL --target ./mypi.toml
+      edgelm results --calibrate rpi5 -o mypi.toml    for: --target ./mypi.toml
     """
     if ctx.invoked_subcommand is not None:
         if calibrate is not None:
@@ -158,7 +158,7 @@ def export(file: Path, model: str | None, board: str | None, test: str | None) -
     \b
     Examples:
       edgelm results export all.csv
-      edgelm results export pi5.parquet --board "Raspberry Pi 5"    needs edgelm[parquet]
+      edgelm results export pi5.parquet --board "Raspberry Pi 5"
     """
     from edgelm.results import tables
 
@@ -175,7 +175,7 @@ def add(file: Path, bundle: Path | None, place: str) -> None:
 
     \b
     Example:
-      edgelm results add report.json --bundle my-bundle --place "the Pi in the hall"
+      edgelm results add report.json --bundle my-bundle --place "in the hall"
     """
     from edgelm.bundle.reader import Bundle
     from edgelm.files import read_text
@@ -191,7 +191,7 @@ def add(file: Path, bundle: Path | None, place: str) -> None:
         opened = Bundle.open(bundle)
         if opened.digest != report.get("bundle_sha256"):
             raise ResultsError(
-                f"{bundle} is not the bundle that {file} is of", hint="edgelm verify tells whether it is whole"
+                f"{bundle} is not the bundle that {file} is of", hint="edgelm verify BUNDLE tells whether it is whole"
             )
         manifest = opened.manifest.to_dict()
     click.echo(f"run {_store().add(report, manifest, place)}")

@@ -277,7 +277,7 @@ def _stdin() -> str:
     """The prompt on standard input, without the newline that ends it."""
     if sys.stdin is None or sys.stdin.isatty():
         raise PromptError(
-            "no prompt", hint='give one: edgelm run BUNDLE "…", or on standard input; to talk: edgelm chat'
+            "no prompt", hint='give one: edgelm run BUNDLE "…", or on standard input; to talk: edgelm chat BUNDLE'
         )
     text = _read_stdin()
     if not text:

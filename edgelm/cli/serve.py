@@ -131,10 +131,10 @@ def command(**given: Any) -> None:
 
     \b
     Examples:
-      edgelm serve bundles/edgelm-home-rpi5-int4
-      edgelm serve small-bundle large-bundle --alias small --alias large --idle-unload 600
+      edgelm serve smollm2-135m
+      edgelm serve one-bundle another --alias small --alias large
       edgelm serve my-bundle --host 0.0.0.0 --api-key-file keys.txt
-      edgelm serve my-bundle --install-unit | sudo tee /etc/systemd/system/edgelm.service
+      edgelm serve my-bundle --install-unit > edgelm.service
     """
     given["bundles"] = tuple(map(find_bundle, given["bundles"]))
     install = given.pop("install_unit")

@@ -52,6 +52,15 @@ def width() -> int | None:
     return None
 
 
+def wrap(text: str, columns: int, first: str = "", indent: str = "") -> list[str]:
+    """Lines of at most `columns` columns, but for words that are longer; `first` begins them, `indent` those that follow."""
+    import textwrap  # it takes milliseconds
+
+    return textwrap.wrap(
+        text, columns, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def table(
     rows: Sequence[Sequence[str]],
     *,

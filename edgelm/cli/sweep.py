@@ -38,7 +38,9 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
 @click.option("--chunks", type=int, default=16, show_default=True, metavar="N", help="Chunks of the text, at most.")
 @click.option("--task", metavar="FILE|home", help="Also a task, as `edgelm eval` takes it; its first figure is shown.")
 @click.option("--limit", type=int, metavar="N", help="Only N items of the task, evenly spread over the file.")
-@click.option("--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]")
+@click.option(
+    "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]"
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Keep the bundles, and the figures, here."
 )
@@ -77,7 +79,7 @@ def command(
     Examples:
       edgelm sweep --target rpi5
       edgelm sweep path/to/checkpoint --target rpi5 --plot sweep.svg -o sweep/
-      edgelm sweep path/to/checkpoint --target rpi4 --recipe int8 --recipe int8-smooth --text wiki.test.raw
+      edgelm sweep path/to/checkpoint --target rpi4 --recipe int8 --text wiki.raw
     """
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 
 import click
 
+from edgelm.cli.show import size, table, width, wrap
 from edgelm.target.target import ROLES, RecipeSpec, Target, load_all, load_target
 
 _WIDTH = 100
@@ -36,8 +36,8 @@ def command(name: str | None, as_json: bool) -> None:
 
 
 def _table(targets: Sequence[Target]) -> str:
-    head = ("target", "core", "cores", "RAM GB", "GB/s", "default", "threads", "context")
-    rows = [
+    rows = [("target", "core", "cores", "RAM GiB", "GB/s", "default", "threads", "context")]
+    rows += [
         (
             target.name,
             target.cpu.core,
@@ -50,14 +50,8 @@ def _table(targets: Sequence[Target]) -> str:
         )
         for target in targets
     ]
-    left = {0, 1, 5}  # names; numbers stand to the right
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True)) for row in (head, *rows))
-    ]
     note = "GB/s: at which decode reads weights. More about one: edgelm targets NAME"
-    return "\n".join([*(line.rstrip() for line in lines), "", note])
+    return "\n".join([*table(rows, left=(0, 1, 5), drop=(2, 6)), "", note])
 
 
 def _details(target: Target) -> str:
@@ -66,7 +60,7 @@ def _details(target: Target) -> str:
     rows = [
         ("cpu", f"{cpu.cores} x {cpu.core} ({cpu.arch}): {' '.join(cpu.features)}"),
         ("threads", f"{cpu.threads} in decode{large}, {cpu.prefill_threads} in prefill"),
-        ("memory", f"{memory.ram_mb} MB, {memory.usable_mb} MB of it for a model"),
+        ("memory", f"{size(memory.ram_mb << 20)}, {size(memory.usable_mb << 20)} of it for a model"),
         ("bandwidth", f"{memory.bandwidth_gbs:g} GB/s in decode. {memory.source}"),
         ("runtime", f"{runtime.provider}, {runtime.activations} activations, context of {runtime.context} tokens"),
     ]
@@ -91,4 +85,4 @@ def _recipe(recipe: RecipeSpec) -> list[str]:
 
 
 def _row(label: str, text: str) -> str:
-    return textwrap.fill(f"  {label:<13}{text}", _WIDTH, subsequent_indent=" " * 15, break_on_hyphens=False)
+    return "\n".join(wrap(text, min(width() or _WIDTH, _WIDTH), f"  {label:<13}", " " * 15))

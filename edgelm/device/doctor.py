@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -50,30 +50,43 @@ def diagnose(root: Path = ROOT, *, bundle: Path | None = None, measure: bool = T
     return list(examine(root, bundle=bundle, measure=measure).findings)
 
 
-def examine(root: Path = ROOT, *, bundle: Path | None = None, measure: bool = True) -> Examination:
+def examine(
+    root: Path = ROOT,
+    *,
+    bundle: Path | None = None,
+    measure: bool = True,
+    tell: Callable[[Finding], None] = lambda finding: None,
+) -> Examination:
     """Everything worth knowing about this machine, and about running `bundle` on it.
 
     `measure` reads memory for about two seconds to find its bandwidth. `root` is for examining another machine's files.
+    `tell` is called with each finding once it is known.
     """
+    found: list[Finding] = []
+
+    def add(findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            found.append(finding)
+            tell(finding)
+
+    android = is_android(root)
+    add(software_findings(android=android))
+    add(package_findings())
+    add([Finding("ok", "telemetry", "off: edgelm sets ORT_DISABLE_TELEMETRY=1 before it loads onnxruntime")])
     cpu, memory = read_cpu(root), read_memory(root)
-    target = best_target(cpu, memory, android=is_android(root))
+    target = best_target(cpu, memory, android=android)
+    add(cpu_findings(cpu, target))
+    add(clock_findings(root))
+    add(heat_findings(root))
+    add(memory_findings(memory))
     threads = recommended_threads(target.cpu.threads if target else None, cpu)
     bandwidth = read_bandwidth(threads, memory.usable) if measure else None
-    findings = [
-        *software_findings(android=is_android(root)),
-        *package_findings(),
-        Finding("ok", "telemetry", "off: edgelm sets ORT_DISABLE_TELEMETRY=1 before it loads onnxruntime"),
-        *cpu_findings(cpu, target),
-        *clock_findings(root),
-        *heat_findings(root),
-        *memory_findings(memory),
-        *(bandwidth_findings(bandwidth, threads, target, emulated=cpu.emulated) if measure else []),
-        *target_findings(cpu, target),
-        *jetson_findings(root, target),
-        *disk_findings(bundle or Path.cwd()),
-    ]
-    findings += _open_bundle(bundle, cpu, memory) if bundle else []
-    return Examination(cpu, memory, target, None if cpu.emulated else bandwidth, tuple(findings))
+    add(bandwidth_findings(bandwidth, threads, target, emulated=cpu.emulated) if measure else [])
+    add(target_findings(cpu, target))
+    add(jetson_findings(root, target))
+    add(disk_findings(bundle or Path.cwd()))
+    add(_open_bundle(bundle, cpu, memory) if bundle else [])
+    return Examination(cpu, memory, target, None if cpu.emulated else bandwidth, tuple(found))
 
 
 def software_findings(*, android: bool = False) -> list[Finding]:

@@ -23,5 +23,5 @@ class Finding:
 
 
 def gigabytes(size: int) -> str:
-    """A size for people, in binary units: ``7.8 GB``, ``412 MB``."""
-    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
+    """A size for people, in decimal units as everywhere: ``8.3 GB``, ``412 MB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -91,7 +91,7 @@ def target_text(examined: Examination, stem: str) -> str:
     }
     lines = [
         f"name = {toml_value(_name(stem))}",
-        f"description = {toml_value(f'{cpu.model or base.cpu.core}, {len(cpu.cores)} cores, {ram} MB; made by edgelm doctor')}",
+        f"description = {toml_value(f'{cpu.model or base.cpu.core}, {len(cpu.cores)} cores, {ram} MiB; made by edgelm doctor')}",
         f"default = {toml_value(base.default)}",
     ]
     for name, table in tables.items():

@@ -158,7 +158,7 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarr
     losses: np.ndarray = np.log(sums) - (picked - peaks)[:, 0]
     if not np.isfinite(losses).all():
         raise EdgeLMError(
-            "the model's logits hold NaN or infinite values", hint="check the bundle with `edgelm verify`"
+            "the model's logits hold NaN or infinite values", hint="check the bundle with `edgelm verify BUNDLE`"
         )
     return losses
 

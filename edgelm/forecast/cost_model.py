@@ -222,7 +222,7 @@ def forecast(
             step = decode.step(work, 1, depth)
             speeds.append(_speed(depth, 1 / step.seconds, step, rates.range("decode")))
         else:
-            notes.append(f"no room for {depth:,} tokens in a context of {context:,}: give --context for more")
+            notes.append(f"no room for {depth:,} tokens in a context of {context:,}: export with a longer one")
     load = work.file_bytes / 1e6 / rates.storage_mbs + work.file_bytes / 1e6 / rates.pack_mbs
     return Forecast(
         threads=decode.threads,

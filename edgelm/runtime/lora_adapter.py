@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from edgelm.bundle.reader import Bundle, lora_inputs
-from edgelm.errors import AdapterError
+from edgelm.errors import AdapterError, suggest
 from edgelm.files import open_regular, path_argument
 
 FORMAT = 1  # raised when an older edgelm could misread a file
@@ -85,7 +85,7 @@ class RuntimeAdapter:
         if self.facts.get("base") != table["base"]:
             raise AdapterError(
                 f"adapter {self.path} was made for another base than {bundle.path}",
-                hint=f"edgelm export ADAPTER --adapter-only --base {bundle.path}",
+                hint=suggest("export", "ADAPTER", "--adapter-only", "--base", bundle.path),
             )
         for entry in table["places"]:
             self._expect_place(entry, table["activations"])
@@ -158,7 +158,7 @@ def _map(path: Path) -> mmap.mmap:
     except IsADirectoryError:
         raise AdapterError(
             f"adapter {path} is a folder",
-            hint=f"make a file of it: edgelm export {path} --adapter-only --base BUNDLE",
+            hint="make a file of it: " + suggest("export", path, "--adapter-only", "--base", "BUNDLE"),
         ) from None
     except OSError as error:
         raise AdapterError(f"adapter {path} cannot be read: {error.strerror}") from None

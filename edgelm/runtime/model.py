@@ -393,7 +393,7 @@ def failures(total: int, position: int) -> Iterator[None]:
     except Exception as error:  # onnxruntime's exceptions have no public base class
         raise DeviceError(
             f"onnxruntime failed at token {position}: {str(error).strip().splitlines()[0]}",
-            hint="see: edgelm verify, edgelm doctor",
+            hint="see: edgelm verify BUNDLE, edgelm doctor",
         ) from None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgelm import demo
 from edgelm.bundle.manifest import Manifest
+from edgelm.errors import suggest
 from edgelm.machine.host import CpuInfo, MemoryInfo, read_memory
 from edgelm.target.match import best_target
 from edgelm.target.operators import OPERATORS
@@ -46,5 +48,7 @@ def exact_int8(cpu: CpuInfo) -> bool:
 
 def export_line(manifest: Manifest, cpu: CpuInfo, memory: MemoryInfo | None, quant: str) -> str:
     """The command that exports a bundle's model for this machine."""
-    best = best_target(cpu, memory or read_memory())
-    return f"edgelm export {manifest.model.id} --target {best.name if best else 'TARGET'} --quant {quant}"
+    best, id = best_target(cpu, memory or read_memory()), manifest.model.id
+    known = "/" in id or id == demo.NAME
+    line = suggest("export", id if known else "MODEL", "--target", best.name if best else "TARGET", "--quant", quant)
+    return line if known else f"{line}  (MODEL: the folder or file that {id} was exported from)"

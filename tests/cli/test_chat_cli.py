@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
@@ -15,7 +16,7 @@ import pytest
 
 import edgelm as library
 from edgelm.bundle.reader import Bundle
-from edgelm.cli.chat import Conversation
+from edgelm.cli.conversation import Conversation
 from edgelm.errors import PromptError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.loop.results import Chunk, Timings
@@ -77,14 +78,14 @@ def test_each_line_of_a_pipe_is_answered_and_nothing_else_is_printed(chat, tiny_
 
 
 def test_commands(chat):
-    ended = chat(b"/help\n/stats\nhi\n/stats\n/nonsense\n/exit\nnever asked\n")
+    ended = chat(b"/help\n/stats\nhi\n/stats\n/zzz\n/exit\nnever asked\n")
     assert ended.code == 0
     assert ended.out == chat(b"hi\n").out
     lines = ended.err.splitlines()
-    assert lines[0].startswith("/reset ")
+    assert lines[0].startswith("/clear ")
     assert "nothing was said yet; 0 of 128 tokens of context used" in lines
     assert any(re.match(r"prompt \d+ tokens at .*; \d+ of 128 tokens of context used", line) for line in lines)
-    assert lines[-1] == "note: no command /nonsense; /help lists them"
+    assert lines[-1] == "note: no command /zzz; /help lists them"
 
 
 def test_reset_forgets(chat):
@@ -97,6 +98,62 @@ def test_the_system_message(chat):
     assert brief != chat(b"hi\n").out
     assert chat(b"/system be brief\nhi\n").out == brief
     assert chat(b"/system\nhi\n", "--system", "be brief").out == chat(b"hi\n").out
+
+
+def test_what_was_done_is_acknowledged(chat):
+    ended = chat(b"/system be brief\n/system\n/clear\n/set temp 0.25\n/set temperature\n/sav x\n")
+    assert ended.err.splitlines() == [
+        "note: the system message is now: be brief; the conversation is forgotten",
+        "note: no system message; the conversation is forgotten",
+        "note: the conversation is forgotten",
+        "note: temperature is 0.25",
+        "note: temperature is the model's own",
+        "note: no command /sav; did you mean /save?",
+    ]
+
+
+def test_options_are_set_and_checked(chat):
+    shown = chat(b"/set\n/set max-tokens=3\n/set\n").err
+    assert "max_tokens          6" in shown
+    assert "max_tokens          3" in shown
+    assert chat(b"/set max_tokens 3\nhi\n").out != chat(b"hi\n").out
+    ended = chat(b"/set top_p 3\nhi\n")
+    assert (ended.code, ended.err.startswith("error: top_p must be a number above 0")) == (1, True)
+    assert chat(b"/set tempo 1\n").err.startswith("error: no option tempo\nhint: did you mean temperature")
+
+
+def test_another_answer(chat):
+    ended = chat(b"hi\n/regen\n")
+    first = chat(b"hi\n").out
+    again = ended.out.removeprefix(first)
+    assert ended.out.startswith(first)
+    assert again == chat(b"hi\n", "--seed", "2").out
+    assert chat(b"/regen\n").err == "error: nothing was asked yet\n"
+
+
+def test_a_conversation_is_saved_and_goes_on(chat, tmp_path):
+    file = tmp_path / "a talk.json"
+    ended = chat(f"/system be brief\nhi\n/save '{file}'\nho\n".encode())
+    assert f"note: 2 messages saved to {file}\n" in ended.err
+    saved = json.loads(file.read_text())
+    assert [m["role"] for m in saved["messages"]] == ["system", "user", "assistant"]
+    begun = chat(b"/system be brief\nhi\n").out
+    assert begun + chat(f"/load '{file}'\nho\n".encode()).out == ended.out
+    assert begun + chat(b"ho\n", "--load", str(file)).out == ended.out
+    (tmp_path / "none.json").write_text("[1]")
+    for text in ("none.json", "missing.json"):
+        ended = chat(f"/load {tmp_path / text}\n".encode())
+        assert (ended.code, ended.err.startswith("error: ")) == (1, True)
+    assert chat(b"/save\n").err == "error: /save needs a file\nhint: /save chat.json\n"
+
+
+def test_variables_and_tools_reach_the_template(chat, tmp_path):
+    tools = tmp_path / "tools.json"
+    tools.write_text("{}")
+    assert chat(b"hi\n", "--tools", str(tools)).err.startswith(f"error: {tools} is no list of JSON objects\n")
+    ended = chat(b"hi\n", "--template-arg", "messages=1")
+    assert ended.err.startswith("error: template_args cannot set 'messages'")
+    assert chat(b"hi\n", "--template-arg", "enable_thinking").code == 2
 
 
 def test_a_message_longer_than_the_context_ends_a_pipe_with_an_error(chat):
@@ -123,7 +180,7 @@ def test_a_model_without_a_template(edgelm, tiny_checkpoint, tmp_path):
     assert ended.code == 1
     assert ended.err == (
         "error: this model has no chat template, so it cannot chat\n"
-        f'hint: use: edgelm run {bundle.path} -p "…"\n'
+        f'hint: use: edgelm run {bundle.path} "…"\n'
     )  # fmt: skip
     ended = edgelm("run", bundle.path, "-p", "x", "--system", "y")
     assert ended.err.startswith("error: this model has no chat template, so it takes no --system\n")
@@ -203,10 +260,10 @@ class Terminal:
         return code
 
 
-@pytest.mark.parametrize("leave", ["\x03", "\x04"], ids=["ctrl-c", "ctrl-d"])
+@pytest.mark.parametrize("leave", ["\x03\x03", "\x04"], ids=["ctrl-c twice", "ctrl-d"])
 def test_on_a_terminal_ctrl_c_ends_an_answer_and_then_the_chat(tiny_bundle, leave):
     chat = Terminal("-c", SLOW, "chat", str(tiny_bundle.path), "--temperature", "2", "--seed", "5")
-    chat.wait_for("/help for help, /exit to leave\r\n")
+    chat.wait_for("/help for help, /bye to leave\r\n")
     chat.wait_for("> ")
     chat.type("hi\n")
     chat.wait_for("hi\r\n.+")  # the answer has begun; whole it takes 3 seconds
@@ -216,7 +273,11 @@ def test_on_a_terminal_ctrl_c_ends_an_answer_and_then_the_chat(tiny_bundle, leav
     chat.wait_for(r"prompt \d+ tokens.*, \d+ tokens")
     chat.wait_for("> ")
     time.sleep(0.3)  # readline writes its prompt a little before it listens
-    chat.type(leave)
+    chat.type(leave[0])
+    if len(leave) > 1:
+        chat.wait_for(r"Ctrl-D or /bye to leave\)\r\n> ")
+        time.sleep(0.3)
+        chat.type(leave[1])
     chat.wait_for("\n")
     assert chat.end() == 0
     assert "Traceback" not in chat.text
@@ -228,5 +289,9 @@ def test_on_a_terminal_an_error_does_not_end_the_chat(tiny_bundle):
     chat.type("x" * 300 + "\n")
     chat.wait_for("error: the prompt has .* tokens")
     chat.wait_for("> ")
-    chat.type("/exit\n")
+    chat.type('"""one\n')
+    chat.wait_for(r"\. ")
+    chat.type('two"""\n')
+    chat.wait_for("> ")
+    chat.type("/bye\n")
     assert chat.end() == 0

@@ -29,7 +29,9 @@ def findings(monkeypatch: pytest.MonkeyPatch):
     def find(*these: Finding) -> dict[str, Path | None]:
         asked: dict[str, Path | None] = {}
         here = Examination(read_cpu(), read_memory(), None, None, these)
-        monkeypatch.setattr(doctor, "examine", lambda bundle: asked.update(bundle=bundle) or here)
+        monkeypatch.setattr(
+            doctor, "examine", lambda bundle, tell: asked.update(bundle=bundle) or ([tell(f) for f in these] and here)
+        )
         return asked
 
     return find
@@ -40,9 +42,9 @@ def test_a_report_says_what_stands_how_and_what_to_do(findings):
     result = run()
     assert result.exit_code == 0
     assert result.output == (
-        "✓ python       3.12\n"
-        "! temperature  84 °C: the clock goes down\n"
-        "               → add a fan\n"
+        "✓ python        3.12\n"
+        "! temperature   84 °C: the clock goes down\n"
+        "                → add a fan\n"
         "\n"
         "ready, 1 to look at\n"
     )
@@ -52,7 +54,7 @@ def test_a_failure_gives_exit_code_1(findings):
     findings(FINE, HOT, BROKEN)
     result = run()
     assert result.exit_code == 1
-    assert "✗ numpy        not installed" in result.output
+    assert "✗ numpy         not installed" in result.output
     assert result.output.endswith("1 to mend before models can run here, 1 to look at\n")
 
 
@@ -74,7 +76,7 @@ def test_a_terminal_without_utf_8(findings):
     result = run(charset="ascii")
     assert result.exit_code == 1
     assert result.output.isascii()
-    assert "! temperature  84 C" in result.output
+    assert "! temperature   84 C" in result.output
 
 
 def test_the_bundle_is_passed_on(findings):

@@ -48,7 +48,7 @@ def test_an_export_ends_with_a_summary_and_the_next_command(edgelm, checkpoint, 
 
 def test_the_next_command_for_a_model_that_does_not_chat(edgelm, tiny_checkpoint, tmp_path):
     ended = edgelm("export", tiny_checkpoint(chat_template=None), "--target", "x86-64", "-o", tmp_path / "b")
-    assert ended.out.endswith(f'\nnext: edgelm run {tmp_path / "b"} -p "Once upon a time"\n')
+    assert ended.out.endswith(f"\nnext: edgelm run {tmp_path / 'b'} 'Once upon a time'\n")
 
 
 def test_json(edgelm, checkpoint, tmp_path):

@@ -60,7 +60,7 @@ def test_a_command_that_takes_bundles_says_what_to_do(edgelm, file, command):
     ended = edgelm(command[0], file, *command[1:])
     assert ended.code == 1
     assert f"error: {file} is a GGUF file, not a bundle" in ended.err
-    assert f"hint: make one of it with: edgelm export {file} --target rpi5" in ended.err
+    assert f"hint: make one of it with: edgelm export {file} --target auto" in ended.err
 
 
 @pytest.mark.parametrize("command", ["export", "inspect", "estimate"])

@@ -16,7 +16,7 @@ import pytest
 from edgelm.cli.group import edgelm
 
 HELP = Path(__file__).parent / "help"
-WIDTH = 88  # columns, whatever the terminal has
+WIDTH = 80  # columns, whatever the terminal has
 
 
 def _helps(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
@@ -42,6 +42,11 @@ def test_the_help_is_what_is_committed(name: str) -> None:
         path.write_text(HELPS[name], encoding="utf-8")
     assert path.is_file(), f"{path.name} is missing: EDGELM_UPDATE_HELP=1 writes it"
     assert HELPS[name] == path.read_text(encoding="utf-8"), "as meant? EDGELM_UPDATE_HELP=1 writes the file anew"
+
+
+@pytest.mark.parametrize("name", HELPS)
+def test_the_help_fits_a_terminal(name: str) -> None:
+    assert [line for line in HELPS[name].splitlines() if len(line) > WIDTH] == []
 
 
 def test_no_file_is_left_of_a_command_that_is_gone() -> None:

@@ -166,7 +166,7 @@ def test_pull_with_options(edgelm, mirror: Path) -> None:
     ended = edgelm("pull", "smollm2-135m", "--target", "rpi4", "--context", "64")
     assert ended.code == 0
     assert ended.out.startswith("smollm2-135m-rpi4-int8 is ready: ")
-    assert ended.out.endswith('\nnext: edgelm run smollm2-135m-rpi4-int8 "Hello"\n')
+    assert ended.out.endswith('\nnext: edgelm run smollm2-135m-rpi4-int8 "…"\n')
     again = edgelm("pull", "smollm2-135m", "--target", "rpi4")
     assert again.out.startswith("smollm2-135m-rpi4-int8 is there already: ")
     other = edgelm("pull", "smollm2-135m", "--target", "rpi4", "--context", "32")

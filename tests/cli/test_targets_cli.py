@@ -18,9 +18,9 @@ def run(*args: str) -> str:
 
 def test_the_table():
     head, *rows = run().split("\n\n")[0].splitlines()
-    assert head.split() == ["target", "core", "cores", "RAM", "GB", "GB/s", "default", "threads", "context"]
+    assert head.split() == ["target", "core", "cores", "RAM", "GiB", "GB/s", "default", "threads", "context"]
     assert [row.split()[0] for row in rows] == target_names()
-    assert "rpi5                cortex-a76        4       8  11.3  int4           3     2048" in rows
+    assert "rpi5                cortex-a76        4        8  11.3  int4           3     2048" in rows
     assert len({row.index("int") for row in rows}) == 1, "columns are aligned"
 
 

@@ -34,7 +34,7 @@ def test_a_healthy_pi_5(machine):
     assert found["cpu"].detail == "4 x cortex-a76 2.4 GHz"
     assert found["instructions"].detail == "dotprod fp16 (without i8mm sve sve2 bf16)"
     assert found["threads"].detail == "3"
-    assert found["memory"].detail == "7.2 GB free of 7.9 GB"
+    assert found["memory"].detail == "7.8 GB free of 8.5 GB"
     assert found["target"].detail == "rpi5: edgelm export MODEL --target rpi5"
 
 
@@ -53,7 +53,7 @@ def test_big_little_in_a_container(machine):
     found = examine(machine("rk3588", limits))
     assert found["cpu"].detail == "4 x cortex-a76 2.4 GHz, 4 x cortex-a55 1.8 GHz (LITTLE)"
     assert found["threads"].detail == "2 · quota of 2 CPUs"
-    assert found["memory"].detail == "2.0 GB free of 15.5 GB · limit of this container: 2.0 GB"
+    assert found["memory"].detail == "2.1 GB free of 16.7 GB · limit of this container: 2.1 GB"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_big_little_in_a_container(machine):
             "throttling",
             "earlier since boot: under-volt",
         ),
-        ({"proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 100000 kB\n"}, "memory", "98 MB free of 7.6 GB"),
+        ({"proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 100000 kB\n"}, "memory", "102 MB free of 8.2 GB"),
         (
             {"proc/meminfo": "MemTotal: 1000 kB\nMemAvailable: 900 kB\nSwapTotal: 2000 kB\nSwapFree: 0 kB\n"},
             "swap",
@@ -185,7 +185,7 @@ def test_a_bundle_made_for_this_board(machine):
     found = judge(machine("rpi5"), made_for("rpi5", total_bytes=500 * MB))
     assert {finding.level for finding in found.values()} == {"ok"}
     assert found["recipe"].detail == "GatherBlockQuantized, MatMulNBits suit this core"
-    assert found["fits"].detail == "needs 500 MB"
+    assert found["fits"].detail == "needs 524 MB"
 
 
 def test_int4_on_a_core_without_dotprod(machine):

@@ -23,7 +23,7 @@ wheels.require()  # a core that the wheel was not made for is named, not met wit
 import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector  # noqa: E402
 
-from edgelm.errors import BundleError, DeviceError  # noqa: E402
+from edgelm.errors import BundleError, DeviceError, suggest  # noqa: E402
 from edgelm.machine.heap import give_back  # noqa: E402
 from edgelm.machine.host import read_cpu  # noqa: E402
 from edgelm.runtime.ort.pages import make  # noqa: E402
@@ -96,7 +96,8 @@ def open_session(
     except Exception as error:  # its exceptions have no public base class
         line = str(error).strip().splitlines()[0]
         raise BundleError(
-            f"{model} cannot be loaded by onnxruntime {version()}: {line}", hint="see: edgelm verify, edgelm doctor"
+            f"{model} cannot be loaded by onnxruntime {version()}: {line}",
+            hint=f"see: {suggest('verify', Path(model).parent)}, edgelm doctor",
         ) from None
 
 

@@ -88,7 +88,7 @@ def _expect_finite(peak: float) -> None:
     what = "NaN" if math.isnan(peak) else "no token that may be chosen" if peak < 0 else "infinite values"
     raise EdgeLMError(
         f"the model's logits hold {what}",
-        hint="check the bundle with `edgelm verify`; a repetition_penalty near 0 also does it",
+        hint="check the bundle with `edgelm verify BUNDLE`; a repetition_penalty near 0 also does it",
     )
 
 
