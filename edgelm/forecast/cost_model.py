@@ -357,7 +357,10 @@ def from_manifest(manifest: Manifest) -> Workload:
                 for w in (graph.windows or {}).values()
             ),
         ),
-        nodes=_LAYER_NODES * graph.layers + _OTHER_NODES + _PLACE_NODES * (graph.lora_places or 0),
+        nodes=_LAYER_NODES * graph.layers
+        + _OTHER_NODES
+        + _PLACE_NODES * (graph.lora_places or 0)
+        + _EVEN_NODES * ((body_spec.op == _ONE_SCALE) * graph.layers + (head_spec.op == _ONE_SCALE)),
         activation_bytes=int(_WIDTH * itemsize * body / graph.hidden),
         file_bytes=memory.weights_bytes + memory.table_bytes,
         prefill=() if recipe.prefill is None else (Matrices(recipe.prefill.spec, body, memory.prefill_bytes),),
@@ -380,6 +383,10 @@ def kv_bytes(recipe: Recipe, activations: int) -> int:
 
 
 _LAYER_NODES, _OTHER_NODES = 10, 11  # of a native graph without extras
+_ONE_SCALE, _EVEN_NODES = (
+    "DynamicQuantizeMatMul",
+    5,
+)  # a layer and the head have one product with tokens brought to one range
 _PLACE_NODES = 3  # of a matrix beside which an adapter has a place
 _UNPACKED = 0.8  # of the rate of packed int8 matrices, what unpacked ones reach; measured on x86-64, 0.76 to 0.87
 _EVENED = 1.1  # of what is read and written between products; fitted to the gain of a 0.5B shape's prompt, 1.6
