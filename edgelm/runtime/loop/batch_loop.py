@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from edgelm.runtime.model import Sequence as TextSequence
 
 WORTH = 16  # tokens that are copied or waited for, at least; fewer are read as fast
-BESIDE = 1.5  # passes of the others that a piece of a prompt may take between two of them
-_SMALLEST, _FIRST = 4, 16  # tokens of a piece beside others: the fewest, and of the first one
+BESIDE = 1.8  # passes of the others that a piece of a prompt may take between two of them
+_SMALLEST, _FIRST = 2, 16  # tokens of a piece beside others: the fewest, and of the first one
 _LOOK = 0.05  # seconds between looks at who has left the queue
 
 
