@@ -176,7 +176,7 @@ def run(materials: Path, hub: Hub, tmp_path: Path) -> Callable[[Block], None]:
             text=True,
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            timeout=240,
+            timeout=900,
             check=False,
         )
         assert not done.returncode, f"{block.where}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
@@ -188,12 +188,11 @@ def runnable(page: Path) -> list[Block]:
     return [block for block in blocks(page) if block.language in ("sh", "python") and not block.skip]
 
 
-def _page(page: Path) -> object:
-    fast = page.name in ("README.md", "get-started.md")
-    return pytest.param(page, id=str(page.relative_to(ROOT)), marks=() if fast else pytest.mark.slow)
-
-
-@pytest.mark.parametrize("page", [_page(page) for page in PAGES if runnable(page)])
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if runnable(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_a_page_runs(page: Path, run: Callable[[Block], None]) -> None:
     pytest.importorskip("huggingface_hub")
     for block in runnable(page):
