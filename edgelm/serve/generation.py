@@ -20,6 +20,7 @@ from edgelm.serve.marked import MarkedText
 from edgelm.serve.metrics import Metrics
 from edgelm.serve.pool import Pool, Served
 from edgelm.serve.scored import scored_chunks
+from edgelm.serve.tool_messages import fitted
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,21 @@ class Generations:
 
         def make() -> AsyncGenerator[Chunk, None]:
             if job.score is None:
-                chunks = lm.astream(job.prompt, **options)
+                chunks = lm.astream(_for_template(lm, job.prompt), **options)
                 self._note(lm, job)
                 return chunks
             return scored_chunks(lm, job.prompt, job.score, options)
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, make)
+
+
+def _for_template(lm: LM, prompt: Any) -> Prompt:
+    """Messages, with calls of tools as the model's template takes them; other prompts as they are."""
+    messages = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], dict)
+    if not messages or lm.template is None:
+        given: Prompt = prompt
+        return given
+    return fitted(lm.template.named(None, tools=True), prompt)
 
 
 class _Reading:

@@ -99,6 +99,7 @@ class Scripted:
         self.tokenizer, self.text, self.pause, self.size = tokenizer, text, pause, size
         self.asked: list[tuple[Any, dict[str, Any]]] = []
         self.steps = self.running = 0
+        self.template = None
         self.closed = self.cancelled = False
 
     def astream(self, prompt: Any, **options: Any) -> AsyncGenerator[Chunk, None]:
