@@ -26,7 +26,7 @@ from edgelm.bundle.json_table import (
     plain,
     read_data,
 )
-from edgelm.bundle.origins import Calibration, KVCalibration, Mixed, Model, Vocabulary
+from edgelm.bundle.origins import Calibration, CompiledPromptFacts, KVCalibration, Mixed, Model, Vocabulary
 from edgelm.bundle.seal import expect_whole
 from edgelm.errors import BundleError
 from edgelm.version import __version__
@@ -246,6 +246,7 @@ class Manifest:
     mixed: Mixed | None = field(default=None, metadata=LEFT_OUT)
     vocabulary: Vocabulary | None = field(default=None, metadata=LEFT_OUT)
     embedding: Embedding | None = field(default=None, metadata=LEFT_OUT)
+    compiled_prompt: CompiledPromptFacts | None = field(default=None, metadata=LEFT_OUT)
     extra: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     sha256: str | None = field(default=None, metadata=LEFT_OUT)
@@ -288,6 +289,9 @@ class Manifest:
             mixed=Mixed.read(table.table("mixed")) if table.has("mixed") else None,
             vocabulary=Vocabulary.read(table.table("vocabulary")) if table.has("vocabulary") else None,
             embedding=Embedding.read(table.table("embedding")) if table.has("embedding") else None,
+            compiled_prompt=CompiledPromptFacts.read(table.table("compiled_prompt"))
+            if table.has("compiled_prompt")
+            else None,
             extra=table.others(names(cls)),
             files=_files(table),
             sha256=table.text("sha256") if table.has("sha256") else None,

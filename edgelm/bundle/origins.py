@@ -190,6 +190,20 @@ class Mixed:
 
 
 @dataclass(frozen=True)
+class CompiledPromptFacts:
+    """The beginning of prompts that was read while the bundle was made: so many `tokens`, of the file `text`."""
+
+    tokens: int
+    text: Text
+    extra: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+
+    @classmethod
+    def read(cls, table: JsonTable) -> CompiledPromptFacts:
+        """From JSON."""
+        return cls(table.integer("tokens", *SIZE), Text.read(table.table("text")), table.others(names(cls)))
+
+
+@dataclass(frozen=True)
 class TokensPerWord:
     """Of the domain's text, with the whole vocabulary and with the trimmed one."""
 

@@ -47,6 +47,8 @@ TEMPLATES = "chat_templates.json"
 GENERATION = "generation_config.json"
 QUALITY = "quality.json"
 LORA = "lora.json"
+PROMPT = "prompt.cache"  # the beginning of prompts, read already (edgelm.runtime.kv.compiled_prompt)
+GRAPH_FILES = frozenset({MODEL, DATA, PREFILL, PREFILL_DATA})
 HIDDEN = "last_hidden_state"  # the graph's output, in place of logits, in a bundle that embeds texts
 
 # Files up to this size are hashed whenever a bundle is opened; larger ones only by size, until `verify`.
@@ -114,6 +116,12 @@ class Bundle:
         hashes = {name: entry.sha256 for name, entry in self.files.items()}
         if self.manifest.sha256 is not None:
             hashes[MANIFEST] = self.manifest.sha256
+        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def graph_digest(self) -> str:
+        """SHA-256 over the hashes of the graphs and their weights alone, in hex: what they compute is tied to it."""
+        hashes = {name: entry.sha256 for name, entry in self.files.items() if name in GRAPH_FILES}
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -13,7 +13,7 @@ import click
 
 from edgelm.bundle.embedding import POOLINGS
 from edgelm.bundle.manifest import Manifest
-from edgelm.bundle.reader import Bundle
+from edgelm.bundle.reader import PROMPT, Bundle
 from edgelm.cli.adapter_file import export_file
 from edgelm.cli.mixed import mixed_body, mixed_lines
 from edgelm.cli.options import file_option, json_option
@@ -120,6 +120,12 @@ _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "gguf")  # w
     show_default=True,
     help="embedding: a bundle that turns texts into vectors, pooled as the checkpoint says.",
 )
+@click.option(
+    "--compile-prompt",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="A system prompt (text, or JSON with tools) that is read now: prompts that begin so start behind it.",
+)
 @click.option("--max-size", metavar="SIZE", help="What the bundle may take, such as 350MB; more fails.")
 @click.option("--max-kld", type=float, metavar="X", help="What it may lose (mean KL divergence); more fails.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
@@ -157,6 +163,7 @@ def command(
       edgelm export path/to/checkpoint --target rpi5 --context 8192 --kv int8
       edgelm export path/to/checkpoint --target x86-64 --prefill int8
       edgelm export Qwen/Qwen3-Embedding-0.6B --target rpi5 --task embedding
+      edgelm export path/to/checkpoint --target rpi5 --compile-prompt rules.txt
     """
     if adapter_only:
         export_file(load_export_adapter)
@@ -227,6 +234,16 @@ def embedding_lines(manifest: Manifest) -> Iterator[str]:
         yield fact("prompts", ", ".join(facts.prompts))
 
 
+def prompt_lines(bundle: Bundle) -> Iterator[str]:
+    """What prompts may begin with for nothing."""
+    if (facts := bundle.manifest.compiled_prompt) is not None:
+        taken = size(bundle.files[PROMPT].bytes)
+        yield fact(
+            "prompt",
+            f"{facts.text.name} is compiled: prompts begin with its {facts.tokens:,} tokens for nothing ({taken})",
+        )
+
+
 def recipe_lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """(role, its format in words) of a manifest's recipe, and on what the scales of an int8 KV cache were found."""
     recipe, kv_calibration = manifest.recipe, manifest.kv_calibration
@@ -268,6 +285,7 @@ def _summary(bundle: Bundle, target: Target, seconds: float) -> Iterator[str]:
     if card := bundle.quality:
         yield fact("quality", quality_summary(card))
     yield fact("context", f"{bundle.context:,} tokens")
+    yield from prompt_lines(bundle)
     yield fact("memory", f"{size(needed)} with the context full, {size(usable)} usable on {target.name}")
     yield ""
     if manifest.embedding is not None:

@@ -16,7 +16,7 @@ from edgelm.bundle.manifest import Memory, SpecialTokens
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.cli.adapter_file import adapter_facts, adapter_lines
 from edgelm.cli.bundles import find_bundle, model_named, stored_bundle
-from edgelm.cli.export import embedding_lines, load_export, recipe_lines
+from edgelm.cli.export import embedding_lines, load_export, prompt_lines, recipe_lines
 from edgelm.cli.mixed import mixed_lines
 from edgelm.cli.options import file_option, is_gguf_name, json_option
 from edgelm.cli.quality import calibration_line, card_lines
@@ -139,6 +139,7 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
         yield fact(f"  {role}", text)
     yield from mixed_lines(manifest)
     yield fact("context", f"{bundle.context:,} tokens")
+    yield from prompt_lines(bundle)
     yield from _memory_lines(manifest.memory)
     yield fact(
         "template", "chat template" if bundle.chat_template else "none: the model continues text, it does not chat"

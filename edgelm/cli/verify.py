@@ -8,11 +8,11 @@ from functools import partial
 
 import click
 
-from edgelm.bundle.reader import Bundle
+from edgelm.bundle.reader import PROMPT, Bundle
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.options import bundle_argument, json_option
 from edgelm.cli.show import Bar, print_lines, size, table
-from edgelm.errors import BundleError
+from edgelm.errors import BundleError, PromptCacheError
 
 
 @click.command("verify")
@@ -54,4 +54,11 @@ def _check(bundle: Bundle) -> dict[str, str | None]:
         for name, entry in sorted(bundle.files.items()):
             one = replace(bundle, manifest=replace(bundle.manifest, files={name: entry}))
             problems[name] = next(iter(one.verify(on_bytes=partial(bar.advance, detail=name))), None)
+    if PROMPT in problems and not any(problems.values()):
+        from edgelm.runtime.kv.compiled_prompt import CompiledPrompt
+
+        try:
+            CompiledPrompt(bundle).load()
+        except (BundleError, PromptCacheError) as error:
+            problems[PROMPT] = str(error)
     return problems

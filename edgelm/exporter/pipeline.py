@@ -13,6 +13,7 @@ from edgelm.bundle.reader import LORA, QUALITY, Bundle
 from edgelm.bundle.writer import BundleWriter, writing
 from edgelm.errors import EdgeLMError, names_keywords
 from edgelm.exporter.calibration.quality import Calibration, Card, measuring
+from edgelm.exporter.compiled_prompt import write_prompt
 from edgelm.exporter.lora_adapter import places_file
 from edgelm.exporter.manifest import Origin, manifest, source_hashes
 from edgelm.exporter.mixed import auto
@@ -50,6 +51,7 @@ def export(
     force: bool = False,
     lora_ready: bool = False,
     task: Task = "generate",
+    compile_prompt: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert a checkpoint into a bundle for a target.
@@ -92,6 +94,9 @@ def export(
             the graph a matrix, also where none is used.
         task: ``embedding`` for a bundle whose graph ends with the last hidden states, pooled as the checkpoint's
             modules.json says (`LM.embed`); of native families.
+        compile_prompt: a file with the beginning of prompts, which is read now, so that those who use the bundle need
+            not: a system prompt as text (raw text for a model without a chat template), or a JSON object (``.json``) with
+            ``system``, ``tools`` and ``messages``, or with ``raw``.
         progress: is called with how far it is.
 
     Raises:
@@ -121,6 +126,7 @@ def export(
         force=force,
         lora_ready=lora_ready,
         task=task,
+        compile_prompt=compile_prompt,
     )
     plan = plan_export(options, progress)
     with writing(plan.output, overwrite=overwrite) as writer, contextlib.ExitStack() as stack:
@@ -134,6 +140,8 @@ def export(
         if card_found is not None:
             plan.budget.check_quality(card_found)
             writer.write_json(QUALITY, card_found)
+        if plan.beginning is not None:
+            facts = write_prompt(plan.beginning, facts, writer, progress)
         plan.budget.check_bundle(plan.recipe.quant, sum(entry.stat().st_size for entry in writer.folder.iterdir()))
         return writer.commit(facts, overwrite=overwrite)
 

@@ -23,6 +23,7 @@ from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, 
 from edgelm.machine.host import read_cpu
 from edgelm.runtime.kv.buffers import Layout
 from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
+from edgelm.runtime.kv.compiled_prompt import CompiledPrompt, common
 from edgelm.runtime.kv.concat_cache import ConcatCache
 from edgelm.runtime.kv.memory_limit import Room, fit
 from edgelm.runtime.kv.prefill import PREFILL_CHUNK, prefill_pieces
@@ -33,6 +34,8 @@ from edgelm.runtime.ort.bundle_sessions import Sessions, open_sessions
 from edgelm.runtime.ort.options import DEFAULTS, LoadOptions
 from edgelm.target.fallback import find_fallback
 from edgelm.target.operators import share_scale
+
+_WORTH = 16  # tokens more than are held for which a sequence takes over the compiled beginning
 
 
 class LoadedModel:
@@ -48,6 +51,7 @@ class LoadedModel:
         provider: onnxruntime's provider in use.
         unbatched: why it does not compute the next tokens of several sequences in one pass; None where it does.
         load_seconds: what loading took.
+        compiled: the beginning of prompts that the bundle has read already, or None.
     """
 
     def __init__(self, bundle: Bundle, sessions: Sessions, room: Room | None = None, load_seconds: float = 0.0) -> None:
@@ -61,6 +65,7 @@ class LoadedModel:
         self.load_seconds = load_seconds
         self._sessions: Sessions | None = sessions
         self._path, self._graph = bundle.path, bundle.manifest.graph
+        self.compiled = CompiledPrompt.of(bundle)
         self.unbatched = _why_unbatched(bundle.manifest, sessions)
         self._kv_limit = None if room is None else room.kv_bytes
         self._sequences: WeakSet[Sequence] = WeakSet()
@@ -296,6 +301,22 @@ class Sequence:
     def needs(self, tokens: int) -> int:
         """Bytes it would hold with so many tokens."""
         return self._opened().needs(tokens)
+
+    def resume(self, ids: abc.Sequence[int]) -> None:
+        """Take over the beginning that the bundle has read already, where that is more of `ids` than is held now."""
+        compiled = self.model.compiled
+        if compiled is None or self._adapter is not None or len(compiled.tokens) > self.context:
+            return
+        same = common(compiled.tokens, ids)
+        if not self.rewinds and same < len(compiled.tokens):
+            return  # going back within it means reading again
+        if same < common(self._tokens, ids) + _WORTH:
+            return
+        try:
+            self.model.expect_memory(self._opened(), len(compiled.tokens))
+        except DeviceError:
+            return  # then it is computed, as far as there is room
+        self.restore(compiled.tokens, compiled.load())
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from `position` on; a model with states or windows may read tokens before it again."""

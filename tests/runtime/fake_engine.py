@@ -100,6 +100,9 @@ class FakeSequence:
         for piece, wanted in prefill_pieces(ids, size, self.rewinds):
             yield self.forward(piece, wanted)
 
+    def resume(self, ids: Sequence[int]) -> None:
+        """Nothing was compiled."""
+
     def rewind(self, position: int) -> None:
         if not 0 <= position <= self.position:
             raise OptionError(f"cannot rewind to {position}: the engine holds {self.position} tokens")

@@ -16,6 +16,7 @@ from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import resolve
 from edgelm.exporter.checkpoint.hub_model import Source
 from edgelm.exporter.checkpoint.sentence_transformers import read_embedding
+from edgelm.exporter.compiled_prompt import Beginning, read_beginning
 from edgelm.exporter.lora_adapter import expect_places, open_adapter
 from edgelm.exporter.mixed import auto
 from edgelm.exporter.mixed.budget import Budget
@@ -71,6 +72,7 @@ class ExportPlan:
         taken: what the model takes.
         measure: the text of the quality card, or None for a bundle without one.
         embedding: how texts become vectors, of a bundle for that.
+        beginning: of prompts, to be read while the bundle is made, or None.
     """
 
     options: ExportOptions
@@ -84,6 +86,7 @@ class ExportPlan:
     taken: Footprint
     measure: str | None
     embedding: Embedding | None = None
+    beginning: Beginning | None = None
 
     def spec(self, target: Target) -> RecipeSpec:
         """The recipe that a target has under the plan's name, with the choices made whatever the recipe."""
@@ -107,6 +110,7 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
     """
     recipe, calibrate = _choose_recipe(options, progress)
     _expect_task(options, automatic=recipe.automatic)
+    beginning = None if options.compile_prompt is None else read_beginning(Path(options.compile_prompt))
     output = options.folder(recipe.target, recipe.quant)
     check_output(output, overwrite=options.overwrite)  # before anything is downloaded
     own = BUILTIN if options.language is None else builtin_in(options.language.split(","))
@@ -148,7 +152,9 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
     sizes = replace(model.sizes, target=recipe.target)
     taken = preflight.check(sizes, recipe.quant, model.context, output, force=options.force)
     measure = _text_to_measure_on(quality, budget, route, taken.parameters, spec)
-    return ExportPlan(options, output, model, recipe, checkpoint, cut, quality, budget, taken, measure, embedding)
+    return ExportPlan(
+        options, output, model, recipe, checkpoint, cut, quality, budget, taken, measure, embedding, beginning
+    )
 
 
 def _expect_task(options: ExportOptions, *, automatic: bool) -> None:
@@ -158,6 +164,7 @@ def _expect_task(options: ExportOptions, *, automatic: bool) -> None:
     if options.task == "generate":
         return
     asked = {"--quant auto": automatic, "--max-kld": options.max_kld is not None, "--lora-ready": options.lora_ready}
+    asked["--compile-prompt"] = options.compile_prompt is not None
     asked["--card"] = options.card not in (None, "none", "auto")
     for name, given in asked.items():
         if given:

@@ -44,9 +44,10 @@ class ExportOptions:
     force: bool = False
     lora_ready: bool = False
     task: Task = "generate"
+    compile_prompt: Name | None = None
 
     def __post_init__(self) -> None:
-        for name in ("model", "adapter", "output", "calibrate", "card", "recipe"):
+        for name in ("model", "adapter", "output", "calibrate", "card", "recipe", "compile_prompt"):
             if (value := getattr(self, name)) is not None:
                 path_argument(name, value)
         if not isinstance(self.target, Target):

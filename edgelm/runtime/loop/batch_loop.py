@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from edgelm.errors import EdgeLMError
+from edgelm.runtime.kv.compiled_prompt import common
 from edgelm.runtime.kv.prefill import PREFILL_CHUNK
-from edgelm.runtime.loop.chunks import common
 from edgelm.runtime.loop.results import SchedulerStats
 from edgelm.runtime.loop.running import Running
 from edgelm.runtime.sample.sampling import Floats
@@ -223,6 +223,8 @@ class BatchLoop:
         sequence = self._pick(each) if own is self._own else own
         try:
             sequence.adapt(each.request.adapter)
+            if each.request.reuse_cache:
+                sequence.resume(each.history[:-1])
             same = common(sequence.tokens, each.history[:-1]) if each.request.reuse_cache else 0
             each.begin(sequence, sequence.forget(same))
         except EdgeLMError as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Sequence
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from edgelm.runtime.kv.compiled_prompt import common
 from edgelm.runtime.loop.generate import Drafter, FinishReason, Follow, generate_step
 from edgelm.runtime.loop.request import Request
 from edgelm.runtime.loop.results import Chunk, Stopwatch, Timings
@@ -186,14 +186,10 @@ def reuse(sequence: TextSequence, ids: Sequence[int]) -> int:
     Returns:
         the number of tokens in common.
     """
+    sequence.resume(ids[:-1])
     same = common(sequence.tokens, ids[:-1])
     sequence.rewind(same)
     return same
-
-
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two texts begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _next(steps: Generator[int, None, FinishReason]) -> int | FinishReason:

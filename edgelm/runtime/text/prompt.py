@@ -74,6 +74,11 @@ class PromptEncoder:
         self._tokenizer, self._template = tokenizer, template
         self._context, self._vocab_size = context, vocab_size
 
+    @property
+    def chats(self) -> bool:
+        """Whether the model has a chat template, so that it takes messages."""
+        return self._template is not None
+
     def encode(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> list[int]:
         """The ids of a prompt; see `LM.encode_prompt`."""
         ids = self.ids(prompt, raw=raw, how=how)
