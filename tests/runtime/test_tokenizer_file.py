@@ -168,6 +168,18 @@ def test_real_tokenizers_are_sound(data_dir: Path) -> None:
         tokenizer_file.probe(read_tokenizer(path))
 
 
+@pytest.mark.parametrize("pattern", ["a*a*a*a*b", "(a|a)*b", r"(a ?)*(a ?)*b"])
+def test_expressions_whose_time_grows_faster_than_a_text(pattern: str, tmp_path: Path) -> None:
+    """A prompt of some thousand letters would take minutes; nothing is told of a text that is short."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    path = write(tmp_path / "tokenizer.json", pre_tokenizer=split)
+    assert Tokenizer.open(path).encode("ab")
+    started = time.process_time()
+    with pytest.raises(ValueError, match=r"takes too long for|retry-limit"):
+        tokenizer_file.probe(read_tokenizer(path))
+    assert time.process_time() - started < 30
+
+
 def test_guarded_lets_ctrl_c_through() -> None:
     def stop() -> None:
         with tokenizer_file.guarded():

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ _GROWTH = 256  # times as long as before a text may become
 _LONGEST_PIECE = 64  # characters, or tokens, that are put around or into a text at once
 _ESCAPED = re.compile(rb"\\u00(?:[2-6]|7[0-9a-eA-E])")  # a plain character, which nobody writes so
 _CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"]{8})([^"]*)"')
+_RUNS = (20, 30, 45, 70, 100, 150, 220, 330, 500, 750, 1100, 1600)  # characters
+_SLOW = 0.15  # seconds of processor time for such a run; sound expressions take a hundredth
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
 
@@ -111,6 +114,22 @@ def probe(tokenizer: tokenizers.Tokenizer) -> None:
         for text in ["", *texts, "aA1 !\né中😀" * 50]:
             tokenizer.decode(tokenizer.encode(text).ids)
         tokenizer.decode([0], skip_special_tokens=False)
+        for c in named:
+            _expect_steady(tokenizer, c, "!" + "".join(named))
+
+
+def _expect_steady(tokenizer: tokenizers.Tokenizer, c: str, end: str) -> None:
+    """ValueError where the time for a run of one character grows by far more than its length: a prompt would take minutes.
+
+    A length is tried when a shorter one was quick, so that this takes little itself. At the `end` is what an
+    expression may look for before it begins.
+    """
+    for length in _RUNS:
+        started = time.process_time()
+        for text in (c * length + end, f"{c} " * (length // 2) + end):
+            tokenizer.encode(text)
+        if time.process_time() - started > _SLOW:
+            raise ValueError(f"its pre_tokenizer takes too long for {length:,} times {c!r}")
 
 
 def _flat(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
