@@ -16,6 +16,7 @@ import click
 from edgelm.cli.conversation import Conversation
 from edgelm.cli.failures import say
 from edgelm.cli.run import print_chunk, speed
+from edgelm.cli.suggestions import nearest_command
 from edgelm.errors import OptionError, near
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def obey(conversation: Conversation, line: str) -> None:
     if name in known:
         known[name](rest.strip())
     else:
-        hint = near(name, [*known, *LEAVING])
+        hint = nearest_command(name, [*known, *LEAVING])
         say("note", f"no command {name}; " + (hint if hint.startswith("did you mean") else "/help lists them"))
 
 
