@@ -98,7 +98,7 @@ def _slices(tensor: Readable, generator: np.random.Generator | None) -> list[np.
         part = slice(start, min(len(moved), start + _ROWS))
         moved[part] += generator.uniform(-0.5, 0.5, part.stop - start).astype(np.float32) * _steps(quantised, part)
     if isinstance(tensor, Rotated):
-        moved = moved.reshape(tensor.shape[0], -1)[tensor.order()].reshape(-1)
+        moved = moved.reshape(tensor.shape[0], -1)[tensor.order(np.arange(tensor.shape[0]))].reshape(-1)
     return [moved]
 
 

@@ -44,7 +44,7 @@ class Choices:
 
     kv: str | None = None
     prefill: str | None = None
-    codes: Mapping[str, RoleCodes] = field(default_factory=dict)
+    codes: Mapping[str, RoleCodes] = field(default_factory=dict, hash=False)
 
     def of(self, recipe: RecipeSpec, target: Target) -> RecipeSpec:
         """The recipe with them; raises as `with_kv` and `with_prefill` do."""

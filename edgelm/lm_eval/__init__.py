@@ -27,9 +27,10 @@ try:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
     from tqdm import tqdm
 except ImportError as error:
-    raise DependencyError(
-        f"lm-evaluation-harness cannot be loaded: {error}", hint="pip install 'edgelm[lm-eval]'"
-    ) from None
+    missing = DependencyError(f"lm-evaluation-harness cannot be loaded: {error}", hint="pip install 'edgelm[lm-eval]'")
+    if sys.argv[0] == "-m":  # Python imports this on its way to the module that it is to run, which cannot say it then
+        sys.exit(f"error: {missing}\nhint: {missing.hint}")
+    raise missing from None
 
 _LOG = logging.getLogger(__name__)
 

@@ -3,13 +3,6 @@
 A module of its own, not the one that registers the model: run as ``__main__``, that one would be there twice.
 """
 
-import sys
-
-from edgelm.errors import DependencyError
-
-try:
-    from edgelm.lm_eval import main
-except DependencyError as missing:
-    sys.exit(f"error: {missing}\nhint: {missing.hint}")
+from edgelm.lm_eval import main
 
 main()

@@ -26,7 +26,8 @@ def optimum_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str
         pytest.skip("optimum is not installed")
     place = tmp_path / "site" / "optimum" / "commands" / "register"
     place.mkdir(parents=True)
-    shutil.copy(ROOT / "packaging" / "register_edgelm.py", place)
+    if importlib.util.find_spec("optimum.commands.register.register_edgelm") is None:  # an install has put it there
+        shutil.copy(ROOT / "packaging" / "register_edgelm.py", place)
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(tmp_path / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -65,7 +65,7 @@ def test_a_ceiling_on_memory(edgelm, tiny_bundle):
     [
         (["--logit-bias", "x"], 2, "error: invalid value for '--logit-bias': 'x' is not ID=BIAS"),
         (["--logit-bias", "99999=1"], 1, "error: logit_bias: the model has no token 99999"),
-        (["--n", "0"], 1, "error: n must be an integer, 1 or more, not 0"),
+        (["--n", "0"], 1, "error: n must be an integer, 1 or more and at most 1,024, not 0"),
         (["--logprobs", "-1"], 1, "error: top_logprobs must be an integer from 0 to 100"),
         (["--max-memory", "0"], 1, "error: max_memory_mb must be a number above 0"),
         (["--speculate", "yes"], 2, "error: invalid value for '--speculate'"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import runpy
+import os
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,10 @@ def test_importing_names_what_to_install():
     assert caught.value.hint == "pip install 'edgelm[lm-eval]'"
 
 
-def test_running_does_too():
-    with pytest.raises(SystemExit, match=r"error: lm-evaluation-harness cannot be loaded.*\nhint: pip install"):
-        runpy.run_module("edgelm.lm_eval", run_name="__main__")
+def test_running_does_too(tmp_path: Path) -> None:
+    (tmp_path / "lm_eval.py").touch()  # is found in place of an installed one, and is not it
+    command = [sys.executable, "-m", "edgelm.lm_eval", "--tasks", "x"]
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert re.fullmatch(r"error: lm-evaluation-harness cannot be loaded.*\nhint: pip install.*\n", ended.stderr)
