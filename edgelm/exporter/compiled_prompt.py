@@ -20,7 +20,8 @@ from edgelm.errors import ExportError, OptionError
 from edgelm.exporter.progress import Progress
 from edgelm.files import read_text
 from edgelm.runtime.engine import Engine
-from edgelm.runtime.kv.compiled_prompt import common, tie
+from edgelm.runtime.kv.compiled_prompt import tie
+from edgelm.runtime.kv.prefill import common
 from edgelm.runtime.kv.prompt_cache import write
 from edgelm.runtime.text.prompt import PromptEncoder, Rendering, text_tools
 

@@ -23,10 +23,10 @@ from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, 
 from edgelm.machine.host import read_cpu
 from edgelm.runtime.kv.buffers import Layout
 from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
-from edgelm.runtime.kv.compiled_prompt import CompiledPrompt, common
+from edgelm.runtime.kv.compiled_prompt import CompiledPrompt
 from edgelm.runtime.kv.concat_cache import ConcatCache
 from edgelm.runtime.kv.memory_limit import Room, fit
-from edgelm.runtime.kv.prefill import PREFILL_CHUNK, prefill_pieces
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK, common, prefill_pieces
 from edgelm.runtime.kv.rows import Rows
 from edgelm.runtime.kv.windows import read_windows
 from edgelm.runtime.lora_adapter import RuntimeAdapter

@@ -509,14 +509,17 @@ def bundle_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def engine_of_load(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    engine_module = pytest.importorskip("edgelm.runtime.engine")
+    from edgelm.runtime import engine as engine_module
+    from edgelm.runtime.model import LoadedModel
+
     engine = FakeEngine()
 
     def fake_load(bundle: Any, options: LoadOptions) -> FakeEngine:
         engine.threads = options.threads  # type: ignore[attr-defined]
         return engine
 
-    monkeypatch.setattr(engine_module.Engine, "load", fake_load)
+    monkeypatch.setattr(LoadedModel, "load", fake_load)
+    monkeypatch.setattr(engine_module, "Engine", lambda model: model)
     return engine
 
 
@@ -549,11 +552,11 @@ def test_load_says_what_is_wrong(bundle_folder: Callable[..., Path], engine_of_l
 def test_the_tokenizer_is_loaded_after_the_engine_whose_packing_takes_more(
     bundle_folder: Callable[..., Path], engine_of_load: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgelm.runtime.engine import Engine
+    from edgelm.runtime.model import LoadedModel
 
     order: list[str] = []
-    engine, tokenizer = Engine.load, lm_module.text_tools
-    monkeypatch.setattr(Engine, "load", lambda *given: (order.append("engine"), engine(*given))[1])
+    engine, tokenizer = LoadedModel.load, lm_module.text_tools
+    monkeypatch.setattr(LoadedModel, "load", lambda *given: (order.append("engine"), engine(*given))[1])
     monkeypatch.setattr(lm_module, "text_tools", lambda bundle: (order.append("tokenizer"), tokenizer(bundle))[1])
     load(bundle_folder())
     assert order == ["engine", "tokenizer"]

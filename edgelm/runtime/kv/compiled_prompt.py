@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from edgelm.bundle.reader import PROMPT, Bundle
@@ -48,8 +46,3 @@ class CompiledPrompt:
 def tie(bundle: Bundle) -> str:
     """What a bundle's prompt cache belongs to: the graph and its weights, since the bundle's own digest counts the cache."""
     return f"graph {bundle.graph_digest}"
-
-
-def common(one: Iterable[int], other: Iterable[int]) -> int:
-    """How many ids two texts begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

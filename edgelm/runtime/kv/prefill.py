@@ -1,8 +1,9 @@
-"""How a prompt is cut into the passes that read it."""
+"""How a prompt is cut into the passes that read it, and how much of one need not be read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 PREFILL_CHUNK = 256  # tokens a forward pass takes of a prompt: faster than 512, and half the memory between the layers
 
@@ -17,3 +18,8 @@ def prefill_pieces(ids: Sequence[int], size: int, rewinds: bool) -> list[tuple[S
     pieces = [ids[start : min(start + size, body)] for start in range(0, body, size)]
     pieces += [ids[body:]] if body < len(ids) else []
     return [(piece, int(index == len(pieces))) for index, piece in enumerate(pieces, 1)]
+
+
+def common(one: Iterable[int], other: Iterable[int]) -> int:
+    """How many ids two texts begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

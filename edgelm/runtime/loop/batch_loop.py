@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from edgelm.errors import EdgeLMError
-from edgelm.runtime.kv.compiled_prompt import common
-from edgelm.runtime.kv.prefill import PREFILL_CHUNK
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK, common
 from edgelm.runtime.loop.results import SchedulerStats
 from edgelm.runtime.loop.running import Running
 from edgelm.runtime.sample.sampling import Floats

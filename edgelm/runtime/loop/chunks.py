@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
-from edgelm.runtime.kv.compiled_prompt import common
+from edgelm.runtime.kv.prefill import common
 from edgelm.runtime.loop.generate import Drafter, FinishReason, Follow, generate_step
 from edgelm.runtime.loop.request import Request
 from edgelm.runtime.loop.results import Chunk, Stopwatch, Timings
