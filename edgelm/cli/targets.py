@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from edgelm.cli.show import size, table, width, wrap
-from edgelm.target.target import ROLES, RecipeSpec, Target, load_all, load_target
+from edgelm.target.target import ROLES, RecipeSpec, Target, load_all, load_target, target_toml
 
 _WIDTH = 100
 
@@ -16,7 +16,8 @@ _WIDTH = 100
 @click.command("targets")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(name: str | None, as_json: bool) -> None:
+@click.option("--toml", "as_toml", is_flag=True, help="Print NAME's file, to begin one of your own with.")
+def command(name: str | None, as_json: bool, as_toml: bool) -> None:
     """List the boards a model can be exported for, or show one of them.
 
     NAME is a target's name or your own .toml file.
@@ -26,10 +27,15 @@ def command(name: str | None, as_json: bool) -> None:
       edgelm targets
       edgelm targets rpi5
       edgelm targets ./myboard.toml --json
+      edgelm targets rpi5 --toml > myboard.toml
     """
+    if as_toml and (as_json or name is None):
+        raise click.UsageError("--toml prints the file of one target: edgelm targets NAME --toml")
     if name is None:
         targets = load_all()
         click.echo(json.dumps([t.to_dict() for t in targets], indent=2) if as_json else _table(targets))
+    elif as_toml:
+        click.echo(target_toml(name), nl=False)
     else:
         target = load_target(name)
         click.echo(json.dumps(target.to_dict(), indent=2) if as_json else _details(target))

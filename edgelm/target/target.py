@@ -208,6 +208,13 @@ def load_target(name_or_path: str | os.PathLike[str]) -> Target:
     )
 
 
+def target_toml(name_or_path: str) -> str:
+    """The file that describes a target, for a copy to begin with; raises as `load_target` does."""
+    target = load_target(name_or_path)
+    known = name_or_path in AUTO or name_or_path in target_names()
+    return _read(_targets_dir() / f"{target.name}.toml" if known else Path(name_or_path))
+
+
 def _targets_dir() -> Path:
     """Inside the package once installed from a wheel, beside it in a checkout."""
     package = Path(__file__).parents[1]

@@ -45,3 +45,13 @@ def test_an_unknown_target():
 
 def test_help_has_an_example():
     assert "edgelm targets rpi5" in run("--help")
+
+
+def test_a_file_to_begin_with(edgelm, tmp_path):
+    ended = edgelm("targets", "rpi5", "--toml")
+    assert (ended.code, ended.err) == (0, "")
+    (tmp_path / "mine.toml").write_text(ended.out)
+    mine = edgelm("targets", tmp_path / "mine.toml", "--json")
+    assert json.loads(mine.out)["cpu"] == json.loads(edgelm("targets", "rpi5", "--json").out)["cpu"]
+    assert edgelm("targets", tmp_path / "mine.toml", "--toml").out == ended.out
+    assert edgelm("targets", "--toml").code == 2

@@ -104,6 +104,7 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_gguf(model, folder / "my-model.gguf")
     sentence = "The small robot found a key under the table, and the door opened with a quiet sound. "
     (folder / "my-text.txt").write_text(sentence * 150)
+    (folder / "my-prompt.txt").write_text(sentence * 2)
     (folder / "texts").mkdir()
     (folder / "texts" / "one.txt").write_text(sentence * 20)
     talk = {"messages": [{"role": "user", "content": "turn on the lamp"}], "answer": '{"actions":[]}'}
