@@ -110,33 +110,35 @@ def test_cut_at_random_moments_a_transfer_goes_on(sshd, tmp_path, wanted):
     local, path = tmp_path / "f", sshd.base / "f"
     local.write_bytes(os.urandom(2_000_000 * wanted))
     chance, cuts = random.Random(0), 0
-    for _ in range(4 * wanted):
-        stop = threading.Event()
-        with_cut = cuts < wanted
 
-        def cut(stop: threading.Event = stop) -> None:
-            stop.wait(chance.uniform(0.0, 0.6))
-            for pid in sshd.sessions():
-                os.kill(pid, signal.SIGKILL)
+    def cut() -> None:
+        for pid in sshd.sessions():
+            os.kill(pid, signal.SIGKILL)
 
-        cutter = threading.Thread(target=cut)
-        counted: list[int] = []
+    for attempt in range(4 * wanted):
+        sent: list[int] = []
+        most = chance.uniform(0, local.stat().st_size / wanted)  # of one call, so that there are as many calls
+
+        def count(size: int, sent: list[int] = sent, most: float = most, ends: bool = cuts < wanted) -> None:
+            sent.append(size)  # what was there already is the first
+            if ends and sum(sent[1:]) > most:
+                cut()
+
+        timer = threading.Timer(chance.uniform(0.0, 0.6), cut)  # and at any time, while connecting, too
         try:
-            if with_cut:
-                cutter.start()
+            if attempt % 2 and cuts < wanted:
+                timer.start()
             with open_place("ssh:board") as place:
-                Session.open(place).put({local: str(path)}, counted.append)
+                Session.open(place).put({local: str(path)}, count)
         except RemoteError:
             cuts += 1
             assert not path.exists()
         finally:
-            stop.set()
-            if with_cut:
-                cutter.join()
+            timer.cancel()
         if path.exists():
             break
     assert path.read_bytes() == local.read_bytes()
-    assert cuts >= wanted / 2
+    assert cuts >= wanted
     _wait(lambda: sshd.left() == [])
 
 
