@@ -113,6 +113,7 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("a place")
     shutil.copytree(demo.path(), folder / "model")
     export(folder / "model", "rpi5", "int4", output=folder / "bundle", calibrate="none", lora_ready=True)
+    export(folder / "model", "rpi5", "int4", output=folder / "vectors", calibrate="none", task="embedding")
     lora = folder / "lora"
     lora.mkdir()
     width = json.loads((folder / "model" / "config.json").read_text())
@@ -163,7 +164,7 @@ def _filled(line: str, place: Path) -> list[str]:
         elif filled[-1] == "--adapter":
             filled.append(str(place / "adapter.safetensors"))
         else:
-            filled.append(str(place / "bundle"))
+            filled.append(str(place / ("vectors" if line.startswith("edgelm embed") else "bundle")))
     return filled[1:]
 
 
@@ -196,7 +197,8 @@ def test_it_works_when_it_is_typed(
     if words[0] in required and required[words[0]][0] not in words and "--adapter-only" not in words:
         extra = [*extra, *required[words[0]]]
     if words == ["export", "--adapter-only"] or (
-        len(words) == 1 and words[0] in ("export", "run", "chat", "bench", "verify", "inspect", "estimate", "eval")
+        len(words) == 1
+        and words[0] in ("export", "run", "chat", "bench", "verify", "inspect", "estimate", "eval", "embed")
     ):
         pytest.skip("names a command, and tells no command line")
     ended = edgelm(*words, *extra)
