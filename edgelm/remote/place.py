@@ -37,6 +37,10 @@ class Place(Protocol):
     def base(self) -> str:
         """The folder there for all that is edgelm's."""
 
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        """What stands before a program that the board's Python starts; nothing where it can start one itself."""
+
     def start(self, args: Sequence[str], **pipes: Any) -> subprocess.Popen[bytes]:
         """Start the board's Python with arguments; `pipes` as subprocess takes them."""
 
@@ -94,6 +98,7 @@ class _Ssh:
     host: str
     folder: Path
     base: str = "~/.cache/edgelm/remote"
+    launcher: tuple[str, ...] = ()
 
     def _options(self) -> list[str]:
         settings = {
@@ -175,6 +180,12 @@ class _Emulated:
         """See `Place`."""
         return str(self.board.sandbox.folder.parent / f"home-{self.name.partition(':')[2].replace('/', '_')}")
 
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        """QEMU, and its options: this machine cannot start the board's programs by themselves."""
+        command = self.board.command([])
+        return tuple(command[: command.index(str(self.board.sandbox.python))])
+
     def start(self, args: Sequence[str], **pipes: Any) -> subprocess.Popen[bytes]:
         """See `Place`."""
         kept = self.board.environment()
@@ -195,6 +206,7 @@ class _Adb:
     program: str
     serial: str
     base: str = "/data/local/tmp/edgelm"
+    launcher: tuple[str, ...] = ()
 
     def start(self, args: Sequence[str], **pipes: Any) -> subprocess.Popen[bytes]:
         """See `Place`."""

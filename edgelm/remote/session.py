@@ -107,7 +107,7 @@ class Session:
         Raises:
             RemoteError: the connection was lost.
         """
-        arguments = {"argv": list(argv), "environment": dict(environment), "folder": folder}
+        arguments = {"argv": [*self.place.launcher, *argv], "environment": dict(environment), "folder": folder}
         sys.stdout.flush()
         process = _start(self.place, "run", arguments, stdin=subprocess.PIPE, stdout=None)
         said = list[str]()
