@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from edgelm.runtime.kv.cache import SharedCache
-from edgelm.runtime.model import LoadedModel, Sequence, failures
+from edgelm.runtime.model import LoadedModel, Sequence
+from edgelm.runtime.ort.failures import failures
 
 
 class Batch:

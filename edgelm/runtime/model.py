@@ -17,23 +17,21 @@ from weakref import WeakSet
 
 import numpy as np
 
-from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
 from edgelm.machine.host import read_cpu
-from edgelm.runtime.kv.buffers import Layout
 from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
 from edgelm.runtime.kv.compiled_prompt import CompiledPrompt
 from edgelm.runtime.kv.concat_cache import ConcatCache
 from edgelm.runtime.kv.memory_limit import Room, fit
 from edgelm.runtime.kv.prefill import PREFILL_CHUNK, common, prefill_pieces
-from edgelm.runtime.kv.rows import Rows
+from edgelm.runtime.kv.rows import Rows, why_unbatched
 from edgelm.runtime.kv.windows import read_windows
 from edgelm.runtime.lora_adapter import RuntimeAdapter
 from edgelm.runtime.ort.bundle_sessions import Sessions, open_sessions
+from edgelm.runtime.ort.failures import failures
 from edgelm.runtime.ort.options import DEFAULTS, LoadOptions
 from edgelm.target.fallback import find_fallback
-from edgelm.target.operators import share_scale
 
 _WORTH = 16  # tokens more than are held for which a sequence takes over the compiled beginning
 
@@ -66,7 +64,7 @@ class LoadedModel:
         self._sessions: Sessions | None = sessions
         self._path, self._graph = bundle.path, bundle.manifest.graph
         self.compiled = CompiledPrompt.of(bundle)
-        self.unbatched = _why_unbatched(bundle.manifest, sessions)
+        self.unbatched = why_unbatched(bundle.manifest, sessions.decode)
         self._kv_limit = None if room is None else room.kv_bytes
         self._sequences: WeakSet[Sequence] = WeakSet()
 
@@ -400,30 +398,3 @@ class Sequence:
         if self._cache is None:
             raise EdgeLMError("the engine is closed")
         return self._cache
-
-
-@contextlib.contextmanager
-def failures(total: int, position: int) -> Iterator[None]:
-    """DeviceError where a pass fails that reads tokens from `position` on, `total` with those before."""
-    try:
-        yield
-    except MemoryError:
-        raise DeviceError(f"not enough memory for {total:,} tokens", hint="export with a smaller --context") from None
-    except (KeyboardInterrupt, EdgeLMError):
-        raise
-    except Exception as error:  # onnxruntime's exceptions have no public base class
-        raise DeviceError(
-            f"onnxruntime failed at token {position}: {str(error).strip().splitlines()[0]}",
-            hint="see: edgelm verify BUNDLE, edgelm doctor",
-        ) from None
-
-
-def _why_unbatched(manifest: Manifest, sessions: Sessions) -> str | None:
-    """Why the next tokens of several texts are not computed in one pass; None where they are."""
-    if manifest.graph.cache != "shared":
-        return "its graph returns a longer cache at every step"
-    if share_scale(manifest.recipe.decode_operators):
-        return "its activations are rounded by one scale for a whole pass, so that one text would change another"
-    if not Layout.batches_of(sessions.decode):
-        return "it was exported by an edgelm whose graphs read one text: export it again"
-    return None

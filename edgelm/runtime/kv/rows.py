@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from edgelm.bundle.manifest import Manifest
 from edgelm.runtime.kv.buffers import Buffers, Layout
 from edgelm.runtime.kv.cache import SharedCache
 from edgelm.runtime.kv.windows import Window
 from edgelm.runtime.ort.session import Runner
+from edgelm.target.operators import share_scale
 
 _RUNNERS = 8  # sets of arrays that are fed beside the cache which stay bound
 
@@ -114,3 +116,14 @@ class Rows:
 def _side_by_side(group: Sequence[SharedCache]) -> bool:
     rows = [cache.row for cache in group]
     return max(rows) - min(rows) < len(rows)
+
+
+def why_unbatched(manifest: Manifest, session: Any) -> str | None:
+    """Why a bundle's decode session does not compute the next tokens of several texts in one pass; None where it does."""
+    if manifest.graph.cache != "shared":
+        return "its graph returns a longer cache at every step"
+    if share_scale(manifest.recipe.decode_operators):
+        return "its activations are rounded by one scale for a whole pass, so that one text would change another"
+    if not Layout.batches_of(session):
+        return "it was exported by an edgelm whose graphs read one text: export it again"
+    return None
