@@ -23,6 +23,7 @@ os.environ["EDGELM_WEIGHT_CACHE"] = "off"  # tests leave the user's cache alone;
 _MODELS = tempfile.TemporaryDirectory(prefix="edgelm-models-")
 os.environ["EDGELM_MODELS"] = _MODELS.name  # and the user's bundles by name
 os.environ.pop("EDGELM_MIRROR", None)
+os.environ.pop("COLUMNS", None)  # tables are as wide as a file's, whatever terminal the tests run in
 
 # A shell that starts this run in the background lets it, and all that it starts, ignore Ctrl-C; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
