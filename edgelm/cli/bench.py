@@ -153,7 +153,6 @@ def command(
             bar.advance(done - before, name)
             before = done
 
-        opened = Bundle.open(bundle)
         found = benchmark(
             opened,
             BenchOptions(

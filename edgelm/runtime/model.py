@@ -156,25 +156,25 @@ class LoadedModel:
 
     def kv_room(self, own: abc.Collection[Sequence]) -> int | None:
         """Bytes of the memory allowed that are left for `own` sequences, all that they hold included; None for no limit."""
-        if self._kv_limit is None:
-            return None
-        adapters = {s.adapter.digest: s.adapter.nbytes for s in self._sequences if s.adapter is not None}
-        others = [s._cache.nbytes for s in self._sequences if s._cache is not None and s not in own]
-        return self._kv_limit - sum(others) - sum(adapters.values())
+        others = self._held(s._cache for s in self._sequences if s not in own)
+        return None if self._kv_limit is None else self._kv_limit - others
 
     def expect_memory(self, cache: Cache, total: int) -> None:
         """DeviceError where `total` tokens in `cache`, and what other sequences hold, are more than the memory allowed."""
         if self._kv_limit is None:
             return
-        held = [s._cache for s in self._sequences if s._cache is not None and s._cache is not cache]
-        adapters = {s.adapter.digest: s.adapter.nbytes for s in self._sequences if s.adapter is not None}
-        others = sum(other.nbytes for other in held) + sum(adapters.values())
+        others = self._held(s._cache for s in self._sequences if s._cache is not cache)
         if others + cache.needs(total) > self._kv_limit:
             raise DeviceError(
                 f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions and adapters, need more than "
                 "max_memory_mb allows",
                 hint="close a session, or allow for more memory",
             )
+
+    def _held(self, caches: abc.Iterable[Cache | None]) -> int:
+        """Bytes of some sequences' caches, and of all adapters, each counted once."""
+        adapters = {s.adapter.digest: s.adapter.nbytes for s in self._sequences if s.adapter is not None}
+        return sum(cache.nbytes for cache in caches if cache is not None) + sum(adapters.values())
 
     def _opened(self) -> Sessions:
         if self._sessions is None:

@@ -124,6 +124,7 @@ def test_the_embedded_model_is_exported_once(edgelm, here: Path) -> None:
     (row,) = json.loads(edgelm("list", "--json").out)["bundles"]
     assert (row["name"], row["model"], row["quant"]) == (name, "edgelm-home", "int4")
     assert name in edgelm("list").out
+    assert edgelm("bench", name, "-p", 8, "-n", 4, "-r", 1, "--no-sensors").code == 0
     assert "  exported" not in edgelm("inspect", "edgelm-home").out  # the bundle; the checkpoint's table has a target
     assert "exported for rpi4" in edgelm("inspect", "edgelm-home", "--target", "rpi4").out
     assert json.loads(edgelm("estimate", name, "--json").out)["model"] == "edgelm-home"
