@@ -142,6 +142,16 @@ def test_pieces_are_as_long_as_the_others_can_wait() -> None:
     assert size.tokens == 2, "the end of a prompt tells nothing"
 
 
+def test_passes_that_something_else_held_up_do_not_shorten_pieces() -> None:
+    """Every fourth piece and step takes ten times as long: what most of them take counts."""
+    size = PieceSize()
+    for turn in range(200):
+        slow = 10 if turn % 4 == 0 else 1
+        size.stepped(0.010 * slow)
+        size.read(size.tokens, 0.001 * size.tokens * (10 if turn % 4 == 2 else 1))
+    assert 0.7 * BESIDE * 10 <= size.tokens <= 1.4 * BESIDE * 10
+
+
 def test_equal_beginnings_are_computed_once(tokenizer: Any) -> None:
     loop = Loop(tokenizer, parallel=4)
     shared = ids_of(1, 600)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 WORTH = 16  # tokens that are copied or waited for, at least; fewer are read as fast
 BESIDE = 1.8  # passes of the others that a piece of a prompt may take between two of them
 _SMALLEST, _FIRST = 2, 16  # tokens of a piece beside others: the fewest, and of the first one
+_PACE = 1.25  # most that one measurement changes a piece, either way: so the median counts, whatever else the machine does
 _LOOK = 0.05  # seconds between looks at who has left the queue
 
 
@@ -69,14 +70,15 @@ class PieceSize:
 
     def stepped(self, seconds: float) -> None:
         """A pass of the others took so long."""
-        self._step = seconds if not self._step else self._step + 0.2 * (seconds - self._step)
+        factor = min(max(seconds / self._step, 1 / _PACE), _PACE) if self._step else 1.0
+        self._step = (self._step or seconds) * factor**0.2
 
     def read(self, tokens: int, seconds: float) -> None:
         """A piece took so long."""
         if tokens < self.tokens or not self._step:
             return  # the end of a prompt
         factor = BESIDE * self._step / max(seconds, 1e-9)
-        self._tokens = min(max(self._tokens * min(max(factor, 0.5), 1.25), _SMALLEST), PREFILL_CHUNK)
+        self._tokens = min(max(self._tokens * min(max(factor, 1 / _PACE), _PACE), _SMALLEST), PREFILL_CHUNK)
 
 
 class BatchLoop:
