@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WORTH = 16  # tokens that are copied or waited for, at least; fewer are read as fast
 BESIDE = 1.8  # passes of the others that a piece of a prompt may take between two of them
 _SMALLEST, _FIRST = 2, 16  # tokens of a piece beside others: the fewest, and of the first one
-_PACE = 1.25  # most that one measurement changes a piece, either way: so the median counts, whatever else the machine does
+_PACE = 1.25  # most that one measurement changes a piece, either way: so that the median counts
 _LOOK = 0.05  # seconds between looks at who has left the queue
 
 
