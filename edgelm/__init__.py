@@ -2,7 +2,7 @@
 
     >>> import edgelm
     >>> bundle = edgelm.export("path/to/checkpoint", target="rpi5")     # needs edgelm[export]
-    >>> lm = edgelm.load(bundle.path)
+    >>> lm = edgelm.load(bundle.path)                                   # or by name: edgelm.load("smollm2-135m")
     >>> for chunk in lm.stream("Turn on the lamp"):
     ...     print(chunk.text, end="")
 
@@ -17,10 +17,11 @@ from edgelm.version import __version__
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
+    from edgelm.by_name import load
     from edgelm.errors import EdgeLMError
     from edgelm.exporter.lora_adapter import export_adapter
     from edgelm.exporter.pipeline import export
-    from edgelm.runtime.lm import LM, load
+    from edgelm.runtime.lm import LM
     from edgelm.runtime.sample.config import GenerationConfig
     from edgelm.target.target import Target
 
@@ -44,18 +45,24 @@ _HOMES = {
     "Target": "edgelm.target.target",
     "export": "edgelm.exporter.pipeline",
     "export_adapter": "edgelm.exporter.lora_adapter",
-    "load": "edgelm.runtime.lm",
+    "load": "edgelm.by_name",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        from importlib import import_module
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
+    if name in ("export", "export_adapter"):
+        from edgelm.by_name import needing_extra
+
+        with needing_extra():
+            value = getattr(import_module(_HOMES[name]), name)
+    else:
         value = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

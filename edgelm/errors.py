@@ -25,6 +25,8 @@ class EdgeLMError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint is not None:
+            self.add_note(f"hint: {hint}")  # a traceback shows it, too
 
 
 class EdgeLMWarning(RuntimeWarning):

@@ -89,9 +89,11 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Model | None:
-    """The model of that name, or with that id on the hub; None where there is none. Upper and lower case are the same."""
+    """The model of that name, or with that id on the hub, or its last part; None where there is none. Upper and lower case
+    are the same.
+    """
     wanted = name.lower()
-    return next((model for model in models() if wanted in (model.name, model.id.lower())), None)
+    return next((m for m in models() if wanted in (m.name, m.id.lower(), m.id.lower().rpartition("/")[2])), None)
 
 
 @cache

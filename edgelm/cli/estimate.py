@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelm.bundle.reader import MANIFEST, Bundle
+from edgelm.by_name import load_export
 from edgelm.cli.bundles import model_named, stored_bundle
-from edgelm.cli.export import load_export
 from edgelm.cli.options import file_option, json_option
 from edgelm.cli.show import fact, print_lines, size, table
 from edgelm.errors import OptionError

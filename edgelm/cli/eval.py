@@ -13,13 +13,14 @@ import click
 
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.bundle.writer import save_quality
+from edgelm.by_name import load_export
 from edgelm.cli.bundles import find_bundle, model_named, stored_bundle
-from edgelm.cli.export import load_export
 from edgelm.cli.interrupts import ends_at_once
 from edgelm.cli.loading import loaded
 from edgelm.cli.on import BoardCommand
 from edgelm.cli.options import bundle_argument, json_option, threads_option
 from edgelm.cli.quality import divergence_lines
+from edgelm.cli.sections import section
 from edgelm.cli.show import Bar, print_lines
 from edgelm.cli.tasks import beside_lines, result_lines
 from edgelm.files import scratch
@@ -34,23 +35,36 @@ if TYPE_CHECKING:
 
 @click.command("eval", cls=BoardCommand, reads=("bundle", "task", "text", "against"), refuses=("save",))
 @bundle_argument
-@click.option(
-    "--task",
-    metavar="FILE|home",
-    help="Exact match, multiple choice, minimal pairs (JSONL), CrowS-Pairs, TruthfulQA; home: the embedded model's.",
+@section(
+    "Tasks",
+    click.option(
+        "--task",
+        metavar="FILE|home",
+        help="Exact match, multiple choice, minimal pairs (JSONL), CrowS-Pairs, TruthfulQA; home: the embedded model's.",
+    ),
+    click.option("--limit", type=int, metavar="N", help="Only N items of the task, evenly spread over the file."),
+    click.option(
+        "--seed", type=int, metavar="S", help="Draw the N items at random; also of the bootstrap.  [default: 0]"
+    ),
+    click.option("--show-errors", type=int, default=0, metavar="N", help="Also print N wrong, or changed, answers."),
 )
-@click.option("--limit", type=int, metavar="N", help="Only N items of the task, evenly spread over the file.")
-@click.option("--seed", type=int, metavar="S", help="Draw the N items at random; also of the bootstrap.  [default: 0]")
-@click.option("--show-errors", type=int, default=0, metavar="N", help="Also print N wrong, or changed, answers.")
-@click.option("--text", metavar="FILE|builtin", help="Perplexity of a text file, or of edgelm's own sample.")
-@click.option(
-    "--against",
-    metavar="MODEL|BUNDLE",
-    help="Compare with another bundle, or with a checkpoint in fp32: on the task; on the text by KL divergence.",
+@section(
+    "Texts",
+    click.option("--text", metavar="FILE|builtin", help="Perplexity of a text file, or of edgelm's own sample."),
+    click.option(
+        "--chunk", type=int, metavar="N", help="Tokens in a chunk of the text.  [default: 512, or the context]"
+    ),
+    click.option("--chunks", type=int, metavar="N", help="Only the first N chunks.  [default: all]"),
 )
-@click.option("--save", is_flag=True, help="Keep the comparison in the bundle, as its quality.json.")
-@click.option("--chunk", type=int, metavar="N", help="Tokens in a chunk of the text.  [default: 512, or the context]")
-@click.option("--chunks", type=int, metavar="N", help="Only the first N chunks.  [default: all]")
+@section(
+    "Comparison",
+    click.option(
+        "--against",
+        metavar="MODEL|BUNDLE",
+        help="Compare with another bundle, or with a checkpoint in fp32: on the task; on the text by KL divergence.",
+    ),
+    click.option("--save", is_flag=True, help="Keep the comparison in the bundle, as its quality.json."),
+)
 @json_option
 @threads_option
 def command(

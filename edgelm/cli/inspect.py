@@ -14,9 +14,10 @@ from click.core import ParameterSource
 from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import Memory, SpecialTokens
 from edgelm.bundle.reader import MANIFEST, Bundle
+from edgelm.by_name import load_export
 from edgelm.cli.adapter_file import adapter_facts, adapter_lines
 from edgelm.cli.bundles import find_bundle, model_named, stored_bundle
-from edgelm.cli.export import embedding_lines, load_export, prompt_lines, recipe_lines
+from edgelm.cli.export import embedding_lines, prompt_lines, recipe_lines
 from edgelm.cli.mixed import mixed_lines
 from edgelm.cli.options import file_option, is_gguf_name, json_option
 from edgelm.cli.quality import calibration_line, card_lines

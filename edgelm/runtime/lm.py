@@ -251,23 +251,7 @@ def load(
     parallel: int | None = None,
     max_queue: int | None = None,
 ) -> LM:
-    """Load the bundle in the folder `path`.
-
-    Args:
-        path: the folder.
-        threads: CPU threads; None takes what suits this machine.
-        prefill_threads: for prefill; None takes what suits this machine, or `threads` where that is given.
-        max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures: the context shrinks to what
-            fits, and sessions share it. None for no limit.
-        weight_cache: True caches prepacked weights in the user's folder, where the first load writes them and others map
-            them; False does without; a `WeightCache` is another folder or limit.
-        on_bytes: called with (bytes done, bytes in all) while the cache is being filled.
-        draft: the folder of a smaller bundle with the same tokens, whose drafts this one checks several at a time: the
-            same text, faster, where it drafts well. None for none.
-        parallel: how many generations may run at once, called for from any threads: their next tokens are computed in one
-            pass, and more wait for their turn, first come, first served. Memory is taken as texts grow, within
-            `max_memory_mb`. Nothing is drafted then. None for one at a time, where another one is refused.
-        max_queue: how many may wait before `BusyError` refuses the next; None for any number.
+    """Load the bundle in the folder `path`: `edgelm.load`, which has names besides, and tells the arguments.
 
     Raises:
         BundleError: no bundle there, or it is damaged.

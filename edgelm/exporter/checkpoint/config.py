@@ -28,6 +28,11 @@ def read_json(path: Path) -> dict[str, Any]:
         ):  # a lone surrogate passes json.loads, and stops whatever prints or writes it
             json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
+        if (path.parent / "manifest.json").is_file():
+            raise CheckpointError(
+                f"{path.parent} is a bundle, not a checkpoint",
+                hint="export the model that it was made of; a bundle is run",
+            ) from None
         raise CheckpointError(
             f"{path} is missing", hint="a checkpoint folder needs config.json, *.safetensors and tokenizer.json"
         ) from None

@@ -74,7 +74,7 @@ def name_of(model: str | None, file: str | None = None) -> str:
     path = Path(model).expanduser()
     if path.exists():
         return gguf.stem(path.resolve().name)
-    if (known := catalogue.find(model)) is not None and known.name == model.lower():
+    if (known := catalogue.find(model)) is not None and "/" not in model:
         return known.name
     wanted = meant(model, None, file)
     if wanted.model is None:

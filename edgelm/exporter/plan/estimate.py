@@ -104,7 +104,7 @@ def _named(model: str, hub: HubOptions) -> Model | None:
     if Path(model).expanduser().exists() or hub != HubOptions():
         return None
     found = find(model)
-    return None if found is None or found.embedded or model.lower() != found.name or mirrored(found.id) else found
+    return None if found is None or found.embedded or "/" in model or mirrored(found.id) else found
 
 
 def _config(source: Path) -> tuple[Config, Checkpoint | None]:
