@@ -22,6 +22,7 @@ import click
 
 import edgelm
 from edgelm.cli.group import edgelm as cli
+from edgelm.cli.sections import Sectioned
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, PAGES, SITE = ROOT / "docs", ROOT / "build" / "docs", ROOT / "build" / "site"
@@ -87,14 +88,21 @@ def _command(command: click.Command, parent: click.Context, name: str) -> Iterat
     usage = " ".join(command.collect_usage_pieces(context))
     yield from (f"## edgelm {_path(context)}", "", "```text", f"edgelm {_path(context)} {usage}", "```", "")
     yield from _help(command.help or "")
-    rows = [_row(record) for option in command.get_params(context) if (record := option.get_help_record(context))]
-    if rows:
-        yield from ("| option | |", "|---|---|", *rows, "")
+    for title, records in _sections(command, context):
+        yield from (f"| {title} | |", "|---|---|", *map(_row, records), "")
     if isinstance(command, click.Group):
         for part in command.list_commands(context):
             inner = command.get_command(context, part)
             assert inner is not None
             yield from _command(inner, context, part)
+
+
+def _sections(command: click.Command, context: click.Context) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(Title, records of help) of a command's options, as its help has them."""
+    if isinstance(command, Sectioned):
+        return command.sections(context)
+    found = [record for option in command.get_params(context) if (record := option.get_help_record(context))]
+    return [("Options", found)] if found else []
 
 
 def _path(context: click.Context) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import platform
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -272,13 +273,15 @@ def _report(bundle: Bundle, engine: Engine, results: Sequence[Rates], notes: Seq
     )
 
 
-def render(report: Report, form: str) -> str:
-    """The report as ``md``, ``json``, ``csv`` or ``jsonl``, without the last newline."""
+def render(report: Report, form: str, columns: int | None = None) -> str:
+    """The report as ``md``, ``json``, ``csv`` or ``jsonl``, without the last newline; for a terminal of so many columns,
+    Markdown tells what all rows have in common below its table where that is too wide.
+    """
     if form == "json":
         return json.dumps(report.to_dict(), indent=2)
     if form == "jsonl":
         return "\n".join(json.dumps(row) for row in report.rows())
-    return _csv(report.rows()) if form == "csv" else _markdown(report)
+    return _csv(report.rows()) if form == "csv" else _markdown(report, columns)
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -289,46 +292,68 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def _markdown(report: Report) -> str:
-    model = f"{report.model} {report.quant}"
-    speeds = [["model", "size", "params", "backend", "threads", "test", "t/s", "TTFT s", "GB/s"]]
-    for rates in report.results:
-        ttft, gbs = rates.ttft, report.effective_gbs(rates)
-        speeds.append(
-            [
-                model,
-                f"{report.size_bytes / 1e6:.2f} MB",
-                f"{report.parameters / 1e6:.2f} M",
-                report.provider,
-                str(report.threads),
-                rates.test.name,
-                f"{rates.mean:.2f} ± {rates.stddev:.2f}",
-                "" if ttft is None else f"{ttft:.3f}",
-                "" if gbs is None else f"{gbs:.2f}",
-            ]
-        )
-    peak, anonymous = report.memory.peak, report.memory.anonymous
-    text = _table(speeds, left=(0, 3, 5))
+def _markdown(report: Report, columns: int | None) -> str:
+    text, common = _speeds(report, columns)
     if report.sustained is not None:
         text += ["", *_table(sustained.rows(report.sustained), left=())]
+    text.append("")
+    if common:
+        text.append("- " + ", ".join(f"{name}: {value}" for name, value in common.items()))
+    found = text + [f"- {line}" for line in _remarks(report)]
+    if columns is None:
+        return "\n".join(found)
+    return "\n".join(part for line in found for part in _wrapped(line, columns))
+
+
+def _speeds(report: Report, columns: int | None) -> tuple[list[str], dict[str, str]]:
+    """The table of speeds, and what of all rows is not in it, since it would not fit."""
+    common = {
+        "model": f"{report.model} {report.quant}",
+        "size": f"{report.size_bytes / 1e6:.2f} MB",
+        "params": f"{report.parameters / 1e6:.2f} M",
+        "backend": report.provider,
+        "threads": str(report.threads),
+    }
+    measured = [["test", "t/s", "TTFT s", "GB/s"]]
+    for rates in report.results:
+        ttft, gbs = rates.ttft, report.effective_gbs(rates)
+        speed = f"{rates.mean:.2f} ± {rates.stddev:.2f}"
+        told = ["" if ttft is None else f"{ttft:.3f}", "" if gbs is None else f"{gbs:.2f}"]
+        measured.append([rates.test.name, speed, *told])
+    kept = dict(common)
+    while True:
+        rows = [[*kept, *measured[0]], *([*kept.values(), *row] for row in measured[1:])]
+        text = _table(rows, left=[i for i, name in enumerate(rows[0]) if name in ("model", "backend", "test")])
+        if columns is None or not kept or max(map(len, text)) <= columns:
+            return text, {name: value for name, value in common.items() if name not in kept}
+        del kept[next(name for name in ("params", "backend", "size", "threads", "model") if name in kept)]
+
+
+def _wrapped(line: str, columns: int) -> list[str]:
+    """A remark in as many lines as it takes; rows of a table are as they are."""
+    if not line.startswith("- "):
+        return [line]
+    return textwrap.wrap(line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _remarks(report: Report) -> Iterator[str]:
     mapped = ", prepacked weights mapped from the cache" if report.packed else ""
-    text += ["", f"- load: {report.load_seconds:.2f} s{mapped}"]
+    yield f"load: {report.load_seconds:.2f} s{mapped}"
     if report.prefill_threads not in (None, report.threads):
-        text.append(f"- threads for prefill: {report.prefill_threads}")
+        yield f"threads for prefill: {report.prefill_threads}"
+    peak, anonymous = report.memory.peak, report.memory.anonymous
     if peak is not None:
         rest = "" if anonymous is None else f" ({anonymous / 1e6:.1f} MB anonymous at the end)"
-        text.append(f"- peak memory: {peak / 1e6:.1f} MB{rest}")
+        yield f"peak memory: {peak / 1e6:.1f} MB{rest}"
     if report.sustained is not None:
-        text += [f"- {line}" for line in sustained.remarks(report.sustained)]
+        yield from sustained.remarks(report.sustained)
     elif doubtful := [rates.test.name for rates in report.results if unreliable(rates)]:
-        text.append(
-            f"- unreliable: the repetitions of {', '.join(doubtful)} vary by more than {UNRELIABLE:.0%}: does something else run?"
-        )
+        named = ", ".join(doubtful)
+        yield f"unreliable: the repetitions of {named} vary by more than {UNRELIABLE:.0%}: does something else run?"
     if report.sensors is not None:
-        text += [f"- {line}" for line in lines(report.sensors, report.results)]
-    text.append(f"- cpu: {report.cpu or 'unknown'}")
-    text.append(f"- edgelm {report.edgelm}, onnxruntime {report.onnxruntime}, bundle made for {report.target}")
-    return "\n".join(text)
+        yield from lines(report.sensors, report.results)
+    yield f"cpu: {report.cpu or 'unknown'}"
+    yield f"edgelm {report.edgelm}, onnxruntime {report.onnxruntime}, bundle made for {report.target}"
 
 
 def _table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:

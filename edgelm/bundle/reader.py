@@ -249,6 +249,8 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{folder} is a GGUF file, not a bundle",
             hint=f"make one of it with: {suggest('export', folder, '--target', 'auto')}",
         )
+    if folder.is_file() and (folder.parent / MANIFEST).is_file():
+        raise BundleError(f"{folder} is a file in a bundle", hint=f"give the folder: {folder.parent}")
     if not folder.is_dir() and not recover(folder):
         what = "is not a folder" if folder.exists() else "does not exist"
         raise BundleError(f"bundle {folder} {what}", hint="make one with: edgelm export --target auto")

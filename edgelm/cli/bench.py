@@ -20,7 +20,8 @@ from edgelm.cli.options import (
     threads_option,
     weight_cache_option,
 )
-from edgelm.cli.show import Bar, check_svg, write_svg
+from edgelm.cli.sections import section
+from edgelm.cli.show import Bar, check_svg, width, write_svg
 
 
 def counts(value: str) -> list[int]:
@@ -35,59 +36,74 @@ def counts(value: str) -> list[int]:
     "bench", cls=BoardCommand, reads=("bundle", "draft", "adapter"), writes=("plot",), refuses=("power_meter",)
 )
 @bundle_argument
-@click.option(
-    "-p",
-    "--n-prompt",
-    type=counts,
-    metavar="N[,N…]",
-    help="Tokens of a prompt, 0 for no such test.  [default: 512 or what fits]",
+@section(
+    "What to measure",
+    click.option(
+        "-p",
+        "--n-prompt",
+        type=counts,
+        metavar="N[,N…]",
+        help="Tokens of a prompt, 0 for no such test.  [default: 512 or what fits]",
+    ),
+    click.option(
+        "-n",
+        "--n-gen",
+        type=counts,
+        metavar="N[,N…]",
+        help="Tokens to decode, 0 for no such test.  [default: 128 or what fits]",
+    ),
+    click.option(
+        "-d",
+        "--n-depth",
+        type=counts,
+        metavar="N[,N…]",
+        default="0",
+        show_default=True,
+        help="Tokens in the cache beforehand.",
+    ),
+    click.option(
+        "-r", "--repetitions", type=int, default=5, show_default=True, metavar="N", help="Timed runs of each test."
+    ),
+    click.option(
+        "--sustained", metavar="TIME", help="Compute for TIME (90s, 10m, 1h), and tell speed and heat by the minute."
+    ),
+    draft_option,
+    adapter_option,
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the random token ids."),
 )
-@click.option(
-    "-n",
-    "--n-gen",
-    type=counts,
-    metavar="N[,N…]",
-    help="Tokens to decode, 0 for no such test.  [default: 128 or what fits]",
+@section(
+    "Heat and energy",
+    click.option(
+        "--sensors/--no-sensors",
+        default=True,
+        help="Read heat, clocks, throttling and power meanwhile.  [default: yes]",
+    ),
+    click.option(
+        "--power-meter", metavar="COMMAND", help="A program that prints watts, in place of the machine's own sensor."
+    ),
 )
-@click.option(
-    "-d",
-    "--n-depth",
-    type=counts,
-    metavar="N[,N…]",
-    default="0",
-    show_default=True,
-    help="Tokens in the cache beforehand.",
+@section(
+    "Memory and speed",
+    threads_option,
+    prefill_threads_option,
+    weight_cache_option,
 )
-@click.option(
-    "-r", "--repetitions", type=int, default=5, show_default=True, metavar="N", help="Timed runs of each test."
-)
-@draft_option
-@adapter_option
-@threads_option
-@prefill_threads_option
-@weight_cache_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["md", "json", "csv", "jsonl"]),
-    default="md",
-    show_default=True,
-    help="Form of the report.",
-)
-@click.option(
-    "--sustained", metavar="TIME", help="Compute for TIME (90s, 10m, 1h), and tell speed and heat by the minute."
-)
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw what --sustained measured over time."
+@section(
+    "Output",
+    click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["md", "json", "csv", "jsonl"]),
+        default="md",
+        show_default=True,
+        help="Form of the report.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="The same as -o json."),
+    click.option(
+        "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw what --sustained measured over time."
+    ),
 )
 @click.option("--report", type=click.Path(path_type=Path), hidden=True, help="Also write the JSON report to a file.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random token ids.")
-@click.option(
-    "--sensors/--no-sensors", default=True, help="Read heat, clocks, throttling and power meanwhile.  [default: yes]"
-)
-@click.option(
-    "--power-meter", metavar="COMMAND", help="A program that prints watts, in place of the machine's own sensor."
-)
 def command(
     bundle: str,
     n_prompt: list[int] | None,
@@ -100,6 +116,7 @@ def command(
     prefill_threads: int | None,
     weight_cache: bool,
     output: str,
+    as_json: bool,
     sustained: str | None,
     plot: Path | None,
     report: Path | None,
@@ -179,7 +196,7 @@ def command(
     if report is not None:
         report.write_text(json.dumps(found.to_dict()))
     keep(found.to_dict(), opened.manifest.to_dict(), "here", partial(say, "warning"))
-    click.echo(render(found, output))
+    click.echo(render(found, "json" if as_json else output, width()))
     for note in found.notes:
         say("note", note)
 

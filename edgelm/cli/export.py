@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -14,123 +13,143 @@ import click
 from edgelm.bundle.embedding import POOLINGS
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import PROMPT, Bundle
+from edgelm.by_name import load_export, needing_extra
 from edgelm.cli.adapter_file import export_file
 from edgelm.cli.mixed import mixed_body, mixed_lines
 from edgelm.cli.options import file_option, json_option
 from edgelm.cli.quality import quality_summary
+from edgelm.cli.sections import Sectioned, section
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
 from edgelm.cli.vocabulary import vocabulary_lines
-from edgelm.errors import DependencyError, suggest
+from edgelm.errors import OptionError, suggest
 from edgelm.target.target import Target, load_target, target_names
 
 AUTO = "auto"  # as in edgelm.exporter.mixed.recipes
-_EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "gguf")  # what `edgelm[export]` brings
 
 
-@click.command("export")
+@click.command("export", cls=Sectioned)
 @click.argument("model", required=False)
-@click.option(
-    "--target", metavar="NAME|FILE", help="The board: see `edgelm targets`, or your own .toml file.  [required]"
+@section(
+    "Board and format",
+    click.option(
+        "--target", metavar="NAME|FILE", help="The board: see `edgelm targets`, or your own .toml file.  [required]"
+    ),
+    click.option(
+        "--quant",
+        metavar="NAME",
+        help="int4, int8, fp16, fp32 or the target's own; auto: a format for each matrix, by --max-size and --max-kld.  "
+        "[default: the target's]",
+    ),
+    click.option(
+        "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]"
+    ),
+    click.option(
+        "--recipe",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Replay the recipe of a bundle, or of its manifest.json, instead of --quant.",
+    ),
+    click.option(
+        "--kv",
+        type=click.Choice(["float", "int8"]),
+        help="Type of the KV cache; int8 takes a quarter of the memory.  [default: the recipe's]",
+    ),
+    click.option(
+        "--prefill",
+        type=click.Choice(["same", "int8"]),
+        help="The prefill graph: int8 is faster and takes one more byte per weight on disk; same is decode's.  "
+        "[default: the recipe's]",
+    ),
 )
-@click.option(
-    "--quant",
-    metavar="NAME",
-    help="int4, int8, fp16, fp32 or the target's own; auto: a format for each matrix, by --max-size and --max-kld.  "
-    "[default: the target's]",
+@section(
+    "Size and quality",
+    click.option("--max-size", metavar="SIZE", help="What the bundle may take, such as 350MB; more fails."),
+    click.option("--max-kld", type=float, metavar="X", help="What it may lose (mean KL divergence); more fails."),
+    click.option(
+        "--calibrate",
+        metavar="TEXT|builtin|auto|none",
+        help="Calibrate on a text: GPTQ at 4 bits. auto: edgelm's own, where that takes minutes at most; none: search "
+        "scales without data, the quick way.  [default: auto; with --recipe: as it was made]",
+    ),
+    click.option(
+        "--language",
+        metavar="LANGS",
+        help="Languages that edgelm's own text is to have, such as de,fr.  [default: those of the tokenizer]",
+    ),
+    click.option(
+        "--card",
+        metavar="TEXT|builtin|auto|none",
+        default="auto",
+        show_default=True,
+        help="Measure the bundle against the model in fp32, for its quality.json. auto: small models.",
+    ),
+    click.option(
+        "--trim-vocab",
+        metavar="TEXT|LANGS",
+        multiple=True,
+        help="Keep only the tokens of a text (file, folder) or of languages such as en,de; may be given several times.",
+    ),
 )
-@click.option(
-    "--recipe",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Replay the recipe of a bundle, or of its manifest.json, instead of --quant.",
+@section(
+    "Which model",
+    click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]"),
+    file_option,
+    click.option(
+        "--exporter",
+        type=click.Choice(["auto", "native", "optimum"]),
+        default="auto",
+        show_default=True,
+        help="native: model families edgelm knows; optimum: all others (needs edgelm[optimum]).",
+    ),
+    click.option(
+        "--task",
+        type=click.Choice(["generate", "embedding"]),
+        default="generate",
+        show_default=True,
+        help="embedding: a bundle that turns texts into vectors, pooled as the checkpoint says.",
+    ),
+    click.option(
+        "--compile-prompt",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="A system prompt (text, or JSON with tools) that is read now: prompts that begin so start behind it.",
+    ),
 )
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a model from the hub.  [default: main]")
-@file_option
-@click.option("--adapter", metavar="DIR", help="A LoRA adapter (PEFT) to merge into the weights: a folder or hub id.")
-@click.option(
-    "--lora-ready",
-    is_flag=True,
-    help="Let LoRA adapters be switched at run time; costs three nodes per matrix.",
+@section(
+    "LoRA adapters",
+    click.option(
+        "--adapter", metavar="DIR", help="A LoRA adapter (PEFT) to merge into the weights: a folder or hub id."
+    ),
+    click.option(
+        "--lora-ready",
+        is_flag=True,
+        help="Let LoRA adapters be switched at run time; costs three nodes per matrix.",
+    ),
+    click.option(
+        "--adapter-only",
+        is_flag=True,
+        help="MODEL is a LoRA adapter (PEFT): make a file of it for a bundle that is there.",
+    ),
+    click.option(
+        "--base",
+        type=click.Path(path_type=Path),
+        metavar="BUNDLE",
+        help="With --adapter-only: a bundle of the adapter's model, exported with --lora-ready.",
+    ),
 )
-@click.option(
-    "--adapter-only", is_flag=True, help="MODEL is a LoRA adapter (PEFT): make a file of it for a bundle that is there."
+@section(
+    "Output",
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="The bundle's folder.  [default: bundles/<model>-<target>-<quant>]",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already."),
+    click.option("--force", is_flag=True, help="Export even where memory or disk seem too small."),
+    json_option,
 )
-@click.option(
-    "--base",
-    type=click.Path(path_type=Path),
-    metavar="BUNDLE",
-    help="With --adapter-only: a bundle of the adapter's model, exported with --lora-ready.",
-)
-@click.option(
-    "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]"
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The bundle's folder.  [default: bundles/<model>-<target>-<quant>]",
-)
-@click.option(
-    "--exporter",
-    type=click.Choice(["auto", "native", "optimum"]),
-    default="auto",
-    show_default=True,
-    help="native: model families edgelm knows; optimum: all others (needs edgelm[optimum]).",
-)
-@click.option(
-    "--trim-vocab",
-    metavar="TEXT|LANGS",
-    multiple=True,
-    help="Keep only the tokens of a text (file, folder) or of languages such as en,de; may be given several times.",
-)
-@click.option(
-    "--kv",
-    type=click.Choice(["float", "int8"]),
-    help="Type of the KV cache; int8 takes a quarter of the memory.  [default: the recipe's]",
-)
-@click.option(
-    "--prefill",
-    type=click.Choice(["same", "int8"]),
-    help="The prefill graph: int8 is faster and takes one more byte per weight on disk; same is decode's.  "
-    "[default: the recipe's]",
-)
-@click.option(
-    "--calibrate",
-    metavar="TEXT|builtin|auto|none",
-    help="Calibrate on a text: GPTQ at 4 bits. auto: edgelm's own, where that takes minutes at most; none: search "
-    "scales without data, the quick way.  [default: auto; with --recipe: as it was made]",
-)
-@click.option(
-    "--language",
-    metavar="LANGS",
-    help="Languages that edgelm's own text is to have, such as de,fr.  [default: those of the tokenizer]",
-)
-@click.option(
-    "--card",
-    metavar="TEXT|builtin|auto|none",
-    default="auto",
-    show_default=True,
-    help="Measure the bundle against the model in fp32, for its quality.json. auto: small models.",
-)
-@click.option(
-    "--task",
-    type=click.Choice(["generate", "embedding"]),
-    default="generate",
-    show_default=True,
-    help="embedding: a bundle that turns texts into vectors, pooled as the checkpoint says.",
-)
-@click.option(
-    "--compile-prompt",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="A system prompt (text, or JSON with tools) that is read now: prompts that begin so start behind it.",
-)
-@click.option("--max-size", metavar="SIZE", help="What the bundle may take, such as 350MB; more fails.")
-@click.option("--max-kld", type=float, metavar="X", help="What it may lose (mean KL divergence); more fails.")
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
-@click.option("--force", is_flag=True, help="Export even where memory or disk seem too small.")
-@json_option
 def command(
     model: str | None,
     target: str | None,
@@ -170,6 +189,11 @@ def command(
         return
     if base is not None:
         raise click.UsageError("--base goes with --adapter-only")
+    if target is None and model in (AUTO, *target_names()):
+        raise OptionError(
+            f"{model} is a target, not a model",
+            hint=f"for the model that comes with edgelm: {suggest('export', '--target', model)}",
+        )
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
     board = load_target(target)
@@ -189,34 +213,11 @@ def command(
         print_lines(_summary(bundle, board, seconds))
 
 
-def load_export() -> Callable[..., Bundle]:
-    """The exporter.
-
-    Raises:
-        DependencyError: what it needs besides is not installed.
-    """
-    with _needing_extra():
-        from edgelm.exporter.pipeline import export
-    return export
-
-
 def load_export_adapter() -> Callable[..., Path]:
     """The exporter of adapters; raises as `load_export` does."""
-    with _needing_extra():
+    with needing_extra():
         from edgelm.exporter.lora_adapter import export_adapter
     return export_adapter
-
-
-@contextlib.contextmanager
-def _needing_extra() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
-            raise
-        raise DependencyError(
-            f"exporting needs {error.name}, which is not installed", hint="pip install 'edgelm[export]'"
-        ) from None
 
 
 def memory(bundle: Bundle, target: Target) -> tuple[int, int]:

@@ -101,13 +101,14 @@ def _table(found: Sequence[Model], board: Target, *, auto: bool) -> Iterator[str
         speed = "" if expected is None or not _fits(expected, board) else _speed(expected.decode)
         licence = model.licence + ("*" if model.terms else "")
         rows.append((model.name, parameters(model.parameters), licence, model.smallest or "none", speed, model.about))
-    yield from table(rows, left=(0, 2, 3, 5), keep=(0,))
+    yield from table(rows, left=(0, 2, 3, 5), drop=(1, 3))
     yield ""
     where = f"this machine ({board.name})" if auto else board.name
     yield "board: the smallest that has the memory for it"
     yield f"tok/s: decode expected on {where}; none where it does not fit"
     yield "* its terms must be accepted on the hub first"
-    yield 'try one: edgelm run smollm2-135m "Hello"        more: edgelm models NAME'
+    yield 'try one: edgelm run smollm2-135m "Hello"'
+    yield "more of one: edgelm models NAME"
 
 
 def _details(model: Model, board: Target) -> Iterator[str]:
@@ -123,7 +124,7 @@ def _details(model: Model, board: Target) -> Iterator[str]:
         expected = model.expected(name)
         if expected is not None:
             rows.append(_row(name, expected, board))
-    yield from table(rows, left=(0, 1, 7), indent="  ")
+    yield from table(rows, left=(0, 1, 7), drop=(6, 2), indent="  ")
     yield ""
     yield f'  run it here:          edgelm run {model.name} "Hello"'
     yield f"  export it for one:    edgelm export {model.name} --target {model.smallest or 'rpi5'}"

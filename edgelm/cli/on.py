@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from edgelm.cli.failures import say
-from edgelm.cli.sections import Sectioned
+from edgelm.cli.sections import Sectioned, entitle
 from edgelm.errors import BundleError, OptionError
 
 _OWN = ("on", "keep", "offline_wheels")
@@ -51,7 +51,9 @@ class BoardCommand(Sectioned):
     ) -> None:
         super().__init__(*args, **settings)
         self.reads, self.writes, self.refuses = reads, writes, refuses
-        self.params += place_options()
+        boards = place_options()
+        entitle("On a board", boards)
+        self.params += boards
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the arguments as they were given."""

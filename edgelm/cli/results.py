@@ -46,8 +46,11 @@ def _filters(function: Any) -> Any:
     metavar="FILE.toml",
     help="With --calibrate: write a target file.",
 )
+@json_option
 @click.pass_context
-def command(ctx: click.Context, calibrate: str | None, board: str | None, emulated: bool, output: Path | None) -> None:
+def command(
+    ctx: click.Context, calibrate: str | None, board: str | None, emulated: bool, output: Path | None, as_json: bool
+) -> None:
     """Show and compare what edgelm bench has measured.
 
     Every benchmark is kept in ~/.local/share/edgelm/results.sqlite3, with the hashes, versions and settings that its figures
@@ -73,7 +76,7 @@ def command(ctx: click.Context, calibrate: str | None, board: str | None, emulat
         raise click.UsageError(
             "-o and --emulated are for --calibrate; to write a table: edgelm results export FILE.csv"
         )
-    _list(_filter(None, board, None, 20), as_json=False)
+    _list(_filter(None, board, None, 20), as_json=as_json)
 
 
 @command.command("list")
@@ -112,6 +115,7 @@ def compare(before: str | None, after: str | None, as_json: bool) -> None:
     from edgelm.results.store import Filter
 
     store = _store()
+    before, after = (None if part is None else _run(store, part) for part in (before, after))
     if before is not None and after is not None:
         first, second = (_known(store.rows(Filter(run=run)), run, store) for run in (before, after))
         found = between(first, second)
@@ -147,6 +151,7 @@ def plot(file: Path, model: str | None, board: str | None, test: str | None) -> 
     check_svg(file)
     rows = _some(_store(), _filter(model, board, test, None))
     write_svg(file, trend(rows, board or "what was measured"))
+    click.echo(f"drawn: {len(rows)} measurements in {file}")
 
 
 @command.command("export")
@@ -163,7 +168,9 @@ def export(file: Path, model: str | None, board: str | None, test: str | None) -
     from edgelm.results import tables
 
     tables.check(file)
-    tables.write(file, _some(_store(), _filter(model, board, test, None)))
+    rows = _some(_store(), _filter(model, board, test, None))
+    tables.write(file, rows)
+    click.echo(f"written: {len(rows)} measurements to {file}")
 
 
 @command.command("add")
@@ -217,6 +224,14 @@ def _some(store: Store, which: Filter) -> list[Row]:
     return rows
 
 
+def _run(store: Store, part: str) -> str:
+    """The run whose name begins so; `part` itself where there is none."""
+    found = sorted({row.run for row in store.rows() if row.run.startswith(part)})
+    if len(found) > 1:
+        raise ResultsError(f"{part!r} may be any of {', '.join(found)}", hint="give more of its name")
+    return found[0] if found else part
+
+
 def _known(rows: list[Row], run: str, store: Store) -> list[Row]:
     if not rows:
         raise ResultsError(f"no run {run!r} in {store.path}", hint="see: edgelm results list")
@@ -224,14 +239,18 @@ def _known(rows: list[Row], run: str, store: Store) -> list[Row]:
 
 
 def _list(which: Filter, *, as_json: bool) -> None:
+    from edgelm.results.store import Filter
+
     store = _store()
     rows = store.rows(which)
     if as_json:
         click.echo(json.dumps({"file": str(store.path), "results": [row.to_dict() for row in rows]}, indent=2))
+    elif not rows and store.rows(Filter(limit=1)):
+        click.echo("nothing of that was measured: edgelm results shows what was")
     elif not rows:
         click.echo(f"nothing was measured yet: edgelm bench BUNDLE keeps its results in {store.path}")
     else:
-        print_lines(table([_HEAD, *map(_row, rows)], left=(0, 1, 2, 3, 4, 6, 10)))
+        print_lines(table([_HEAD, *map(_row, rows)], left=(0, 1, 2, 3, 4, 6, 10), drop=(5, 8, 9, 1, 2, 4)))
 
 
 def _row(row: Row) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgelm.bundle.manifest import MANIFEST
 from edgelm.cli.cached import CachedSession
 from edgelm.cli.loading import loaded
 from edgelm.cli.on import BoardCommand
@@ -31,7 +32,7 @@ from edgelm.cli.options import (
     template_options,
 )
 from edgelm.cli.sections import section
-from edgelm.errors import PromptError
+from edgelm.errors import BundleError, PromptError, suggest
 
 if TYPE_CHECKING:
     from edgelm.runtime.lm import LM
@@ -49,7 +50,9 @@ _CACHING = (prompt_cache_option, adapter_option, draft_option)
     refuses=("prompt_cache",),
 )
 @bundle_argument
-@click.argument("text", required=False, metavar="[PROMPT]")
+@click.argument(  # words without quotes are a prompt, too
+    "text", nargs=-1, metavar="[PROMPT]", callback=lambda ctx, option, words: " ".join(words) if words else None
+)
 @section(
     "Prompt",
     click.option("-p", "--prompt", metavar="TEXT", help="The prompt; - takes standard input.  [default: that]"),
@@ -136,6 +139,7 @@ def command(
         raise click.UsageError("--system and --raw exclude each other: a raw prompt has no messages")
     options |= {"stop": stop or None, "raw": raw, "adapter": adapter, **form(json_schema, regex, choice)}
     options |= {"template_args": template_arg, "tools": read_tools(tools)}
+    _expect_order(bundle, text)
     asked = read_prompt(text, prompt, prompt_file)
     given = asked if system is None else [{"role": "system", "content": system}, {"role": "user", "content": asked}]
     loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb, "draft": draft}
@@ -235,6 +239,14 @@ def _collect(chunks: Iterable[Chunk]) -> Completion:
     from edgelm.runtime.loop.results import Completion
 
     return Completion.join(chunks)
+
+
+def _expect_order(bundle: str, text: str | None) -> None:
+    """BundleError where prompt and bundle were given the other way round."""
+    if text is not None and not os.path.lexists(bundle) and (Path(text) / MANIFEST).is_file():
+        raise BundleError(
+            f"bundle {bundle} does not exist", hint=f"the bundle comes first: {suggest('run', text, bundle)}"
+        )
 
 
 def read_prompt(text: str | None, prompt: str | None, files: Sequence[Path]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -28,17 +28,26 @@ def section(title: str, *options: Callable[[Any], Any]) -> Callable[[F], F]:
     return add
 
 
+def entitle(title: str, options: Sequence[click.Option]) -> None:
+    """Puts options that are no decorators under a title."""
+    _TITLES.update({id(option): title for option in options})
+
+
 class Sectioned(click.Command):
     """A command whose options are shown by section; those of none come last."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections, in the order of their first options."""
+    def sections(self, ctx: click.Context) -> list[tuple[str, list[tuple[str, str]]]]:
+        """(Title, records of help) in the order of the sections' first options."""
         found: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and not isinstance(parameter, click.Argument):
                 found.setdefault(_TITLES.get(id(parameter), _REST), []).append(record)
         rest = found.pop(_REST, [])
-        for title, records in [*found.items(), *([(_REST if found else "Options", rest)] if rest else [])]:
+        return [*found.items(), *([(_REST if found else "Options", rest)] if rest else [])]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        for title, records in self.sections(ctx):
             with formatter.section(title):
                 formatter.write_dl(records)

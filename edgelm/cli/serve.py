@@ -6,18 +6,16 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
 from edgelm.cli.options import bundle_completion, prefill_threads_option, threads_option, weight_cache_option
+from edgelm.cli.sections import Sectioned, section
 from edgelm.errors import DependencyError, OptionError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _LISTENING = (
     click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where to listen.  [default: 127.0.0.1]"),
@@ -85,6 +83,7 @@ _MODELS = (
         help="Take names of special tokens in messages as those tokens; without it text is text.",
     ),
 )
+_LOADING = (threads_option, prefill_threads_option, weight_cache_option)
 _BOUNDS = (
     click.option(
         "--timeout",
@@ -110,24 +109,19 @@ _BOUNDS = (
 )
 
 
-def _options(function: F) -> F:
-    for option in reversed((*_LISTENING, *_ACCESS, *_MODELS, *_BOUNDS)):
-        function = option(function)
-    return function
-
-
-@click.command("serve")
+@click.command("serve", cls=Sectioned)
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...", shell_complete=bundle_completion)
-@_options
-@threads_option
-@prefill_threads_option
-@weight_cache_option
+@section("Where to listen", *_LISTENING)
+@section("Who may ask", *_ACCESS)
+@section("Models", *_MODELS)
+@section("Bounds", *_BOUNDS)
+@section("Memory and speed", *_LOADING)
 @click.option("--install-unit", is_flag=True, help="Print a systemd unit that serves so, and end.")
 def command(**given: Any) -> None:
     """Serve bundles to apps that speak OpenAI's, Ollama's or Anthropic's interface, and a chat page to browsers.
 
-    BUNDLE is a folder or a name; a model that has one (edgelm models) is exported for this machine first. Listens on this machine alone unless it is told otherwise. Needs edgelm[serve]; constrained answers need
-    edgelm[structured], too.
+    BUNDLE is a folder or a name; a model that has one (edgelm models) is exported for this machine first. Listens on
+    this machine alone unless it is told otherwise. Needs edgelm[serve]; constrained answers need edgelm[structured], too.
 
     \b
     Examples:

@@ -52,6 +52,7 @@ _OPTIONS = {
     "--json": ("--format",),
     "--raw": ("--no-template", "--no-chat-template"),
     "--template-arg": ("--chat-template-kwargs", "--think", "--reasoning"),
+    "--version": ("-V", "--ver"),
     "--prompt-cache": ("--cache", "--slot-save-path"),
 }
 # What is not an option here, and why.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.cli.export import load_export
+from edgelm.by_name import load_export
 from edgelm.cli.failures import say
 from edgelm.cli.options import json_option, threads_option
+from edgelm.cli.sections import Sectioned, section
 from edgelm.cli.show import Bar, check_svg, print_lines, size, table, write_svg
 from edgelm.errors import EdgeLMError, OptionError
 from edgelm.files import scratch
@@ -26,27 +27,44 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
     from edgelm.sweep.rows import Row
 
 
-@click.command("sweep")
+@click.command("sweep", cls=Sectioned)
 @click.argument("model", required=False)
-@click.option(
-    "--target", metavar="NAME|FILE", help="The board: see `edgelm targets`, or your own .toml file.  [required]"
+@section(
+    "What to export",
+    click.option(
+        "--target", metavar="NAME|FILE", help="The board: see `edgelm targets`, or your own .toml file.  [required]"
+    ),
+    click.option("--recipe", "names", multiple=True, metavar="NAME", help="Only this one; may be given several times."),
+    click.option("--list", "only_list", is_flag=True, help="Print the recipes' names, and do nothing."),
+    click.option(
+        "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]"
+    ),
+    click.option("--calibrate", metavar="TEXT|builtin", help="What to calibrate on.  [default: builtin]"),
 )
-@click.option("--recipe", "names", multiple=True, metavar="NAME", help="Only this one; may be given several times.")
-@click.option("--list", "only_list", is_flag=True, help="Print the recipes' names, and do nothing.")
-@click.option("--text", metavar="FILE|builtin", help="What to measure on.  [default: builtin]")
-@click.option("--calibrate", metavar="TEXT|builtin", help="What to calibrate on.  [default: builtin]")
-@click.option("--chunks", type=int, default=16, show_default=True, metavar="N", help="Chunks of the text, at most.")
-@click.option("--task", metavar="FILE|home", help="Also a task, as `edgelm eval` takes it; its first figure is shown.")
-@click.option("--limit", type=int, metavar="N", help="Only N items of the task, evenly spread over the file.")
-@click.option(
-    "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]"
+@section(
+    "What to measure on",
+    click.option("--text", metavar="FILE|builtin", help="What to measure on.  [default: builtin]"),
+    click.option("--chunks", type=int, default=16, show_default=True, metavar="N", help="Chunks of the text, at most."),
+    click.option(
+        "--task", metavar="FILE|home", help="Also a task, as `edgelm eval` takes it; its first figure is shown."
+    ),
+    click.option("--limit", type=int, metavar="N", help="Only N items of the task, evenly spread over the file."),
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Keep the bundles, and the figures, here."
+@section(
+    "Output",
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Keep the bundles, and the figures, here.",
+    ),
+    click.option(
+        "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw size against KL divergence."
+    ),
+    click.option("--overwrite", is_flag=True, help="Measure anew what an earlier sweep measured."),
+    json_option,
 )
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw size against KL divergence.")
-@click.option("--overwrite", is_flag=True, help="Measure anew what an earlier sweep measured.")
-@json_option
 @threads_option
 def command(
     model: str | None,
@@ -239,7 +257,7 @@ def _lines(facts: Mapping[str, Any], rows: Sequence[Row], items: Sequence[Item] 
     text = facts["text"]["name"]
     yield f"{facts['model']['id']} on {facts['target']}, {rows[0].tokens:,} tokens of {text}"
     yield ""
-    yield from table(cells, left=(0, 1))
+    yield from table(cells, left=(0, 1), drop=(4, 6, len(heads) - 2))
     yield ""
     yield "* no other recipe is both smaller and nearer to the original"
     for name, reason in facts["failed"].items():

@@ -57,7 +57,7 @@ def _table(targets: Sequence[Target]) -> str:
         for target in targets
     ]
     note = "GB/s: at which decode reads weights. More about one: edgelm targets NAME"
-    return "\n".join([*table(rows, left=(0, 1, 5), drop=(2, 6)), "", note])
+    return "\n".join([*table(rows, left=(0, 1, 5), drop=(2, 6, 7)), "", note])
 
 
 def _details(target: Target) -> str:

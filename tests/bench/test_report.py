@@ -53,6 +53,18 @@ def test_markdown_is_aligned():
     ]
 
 
+@pytest.mark.parametrize("columns", [80, 60])
+def test_markdown_fits_a_terminal_and_tells_all_the_same(columns):
+    wide, narrow = render(REPORT, "md"), render(REPORT, "md", columns)
+    assert max(map(len, narrow.splitlines())) <= columns
+    told = " ".join(narrow.split())
+    for fact in ("some-model int4", "300.00 MB", "494.00 M", "CPU", "105.00 ± 7.07", "10.40", "bundle made for rpi5"):
+        assert fact in told
+    assert ("threads" in narrow.splitlines()[0]) == (columns == 80)
+    assert render(REPORT, "md", 120) == wide
+    assert render(REPORT, "csv", columns) == render(REPORT, "csv")
+
+
 def test_effective_bandwidth_is_weights_times_decode_rate():
     assert REPORT.effective_gbs(REPORT.results[1]) == pytest.approx(0.26 * 40)
     assert REPORT.effective_gbs(REPORT.results[0]) is None

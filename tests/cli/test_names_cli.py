@@ -73,6 +73,17 @@ def test_the_table_fits_a_terminal(edgelm) -> None:
     assert any(line.startswith("smollm2-135m ") and "Apache-2.0" in line for line in lines)
 
 
+def test_a_narrow_terminal_leaves_columns_out(edgelm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    for args in (["models", "--target", "rpi5"], ["models", "smollm2-135m"], ["targets"]):
+        lines = [
+            line for line in edgelm(*args).out.splitlines() if ": " not in line and "on the hub" not in line
+        ]  # what is told in words is wrapped by the terminal
+        assert max(map(len, lines)) <= 60, args
+        (row,) = [line for line in lines if line.lstrip().startswith(("smollm2-135m ", "rpi-zero2w "))]
+        assert len(row.split()) >= 5
+
+
 def test_one_model(edgelm) -> None:
     ended = edgelm("models", "llama-3.2-1b", "--target", "rpi4")
     assert ended.code == 0
@@ -124,7 +135,8 @@ def test_the_embedded_model_is_exported_once(edgelm, here: Path) -> None:
     (row,) = json.loads(edgelm("list", "--json").out)["bundles"]
     assert (row["name"], row["model"], row["quant"]) == (name, "edgelm-home", "int4")
     assert name in edgelm("list").out
-    assert edgelm("bench", name, "-p", 8, "-n", 4, "-r", 1, "--no-sensors").code == 0
+    measured = json.loads(edgelm("bench", name, "-p", 8, "-n", 4, "-r", 1, "--no-sensors", "--json").out)
+    assert [row["test"] for row in measured["results"]] == ["pp8", "tg4"]
     assert "  exported" not in edgelm("inspect", "edgelm-home").out  # the bundle; the checkpoint's table has a target
     assert "exported for rpi4" in edgelm("inspect", "edgelm-home", "--target", "rpi4").out
     assert json.loads(edgelm("estimate", name, "--json").out)["model"] == "edgelm-home"
@@ -141,6 +153,7 @@ def test_a_model_of_the_hub(process, hub: Hub, here: Path) -> None:
     assert ended.stderr.startswith("note: exporting smollm2-135m for this machine (")
     assert "model.safetensors" in hub.fetched()
     before = len(hub.requests)
+    assert process("run", "SmolLM2-135M-Instruct", *PROMPT).stdout == ended.stdout
     ended = process("chat", f"{hub.url}/{ID}/tree/main", "--max-tokens", "4")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert len(hub.requests) == before  # its name, its id and the address of its page mean the same

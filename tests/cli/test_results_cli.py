@@ -31,7 +31,15 @@ def test_from_bench_to_tables(edgelm, tiny_bundle, kept, tmp_path):
     both = edgelm("results", "compare", rows[0]["run"], rows[2]["run"])
     assert both.code == 0
     assert both.out.startswith("pp8: ")
-    assert edgelm("results", "plot", tmp_path / "a.svg", "--test", "tg4").code == 0
+    unique = next(n for n in range(1, 9) if rows[2]["run"][:n] != rows[0]["run"][:n])
+    assert edgelm("results", "compare", rows[0]["run"], rows[2]["run"][:unique]).out == both.out
+    assert " may be any of " in edgelm("results", "compare", "").err
+    assert (
+        edgelm("results", "list", "--model", "another").out
+        == "nothing of that was measured: edgelm results shows what was\n"
+    )
+    assert json.loads(edgelm("results", "--json").out)["results"] == rows
+    assert edgelm("results", "plot", tmp_path / "a.svg", "--test", "tg4").out.startswith("drawn: 2 measurements in ")
     assert (tmp_path / "a.svg").read_text().startswith("<svg")
     assert edgelm("results", "export", tmp_path / "a.csv").code == 0
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 5

@@ -135,6 +135,7 @@ def _filled(line: str, place: Path) -> list[str]:
         "BUNDLE": str(place / "bundle"),
         "DIR": str(place / "lora"),
         "FILE": "results.csv",
+        "FOLDER": "mirror",
         "NAME": "rpi5",
         "TARGET": "rpi5",
         "T": "rpi5",
@@ -150,7 +151,13 @@ def _filled(line: str, place: Path) -> list[str]:
             filled.append(real[word])
         elif not expression:
             filled.append(word)
-        elif "target" in expression or "best" in expression or "board" in expression or expression == "name":
+        elif (
+            filled[-1] == "--target"
+            or "target" in expression
+            or "best" in expression
+            or "board" in expression
+            or expression == "name"
+        ):
             filled.append("rpi5")
         elif "quant" in expression:
             filled.append("int8")

@@ -46,6 +46,7 @@ def test_a_command_by_what_others_call_it(edgelm, typed: str, meant: str) -> Non
         (("export", "--ctx-size", "9"), "did you mean --context?"),
         (("export", "--quantization", "int4"), "did you mean --quant?"),
         (("chat", "b", "--n-gpu-layers", "9"), "the target that a bundle was exported for says what runs it"),
+        (("-V",), "did you mean --version?"),
         (("verify", "b", "--zzz"), "see: edgelm verify --help"),
     ],
 )
@@ -54,6 +55,34 @@ def test_an_option_by_what_others_call_it(edgelm, args: tuple[str, ...], hint: s
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("error: no such option ")
     assert ended.err.splitlines()[1].startswith(f"hint: {hint}")
+
+
+def test_what_stands_in_the_wrong_place(edgelm, tiny_bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_bundle.path.parent)
+    name = tiny_bundle.path.name
+    for args, message, hint in (
+        (
+            ("export", "rpi5"),
+            "rpi5 is a target, not a model",
+            "the model that comes with edgelm: edgelm export --target rpi5",
+        ),
+        (("run", "hello", name), "bundle hello does not exist", f"the bundle comes first: edgelm run {name} hello"),
+        (
+            ("run", f"{name}/model.onnx", "-p", "hi"),
+            f"{name}/model.onnx is a file in a bundle",
+            f"give the folder: {name}",
+        ),
+        (("export", name, "--target", "rpi5"), f"{name} is a bundle, not a checkpoint", "export the model"),
+    ):
+        ended = edgelm(*args)
+        assert (ended.code, ended.out) == (1, "")
+        assert ended.err.startswith(f"error: {message}\nhint: ")
+        assert hint in ended.err
+
+
+def test_words_without_quotes_are_one_prompt(edgelm, tiny_bundle) -> None:
+    asked = ("run", tiny_bundle.path, "-n", "4", "--raw")
+    assert edgelm(*asked, "hello", "world") == edgelm(*asked, "hello world")
 
 
 def test_no_name_has_two_meanings() -> None:
