@@ -27,3 +27,18 @@ def stranger() -> Path:
 def schema() -> Path:
     """The JSON Schema of an answer to a command."""
     return _HERE / "schema.json"
+
+
+def speakers() -> Path:
+    """200 sentences in ten ways of speaking, ``split`` naming the way; same form as `heldout`."""
+    return _HERE / "speakers.jsonl"
+
+
+def kinds() -> Path:
+    """Requests of the kinds that go wrong first, ``split`` naming the kind; same form as `heldout`."""
+    return _HERE / "kinds.jsonl"
+
+
+def talk() -> Path:
+    """What people say to a machine that is no request to a home, all to be refused; same form as `heldout`."""
+    return _HERE / "talk.jsonl"

@@ -9,7 +9,7 @@ from demo_data import other, questions, states, templates, templates_home
 from demo_data.conversations import heldout, training
 from demo_data.devices import OTHER_PLACES, held_combo, held_pair
 from demo_data.grammar import gerund, number_words
-from demo_data.schema import SCHEMA
+from demo_data.schema import SCHEMA, matching_cases
 from demo_data.templates import HELD_JOINS
 
 from edgelm import demo
@@ -128,32 +128,6 @@ def test_the_held_out_file_is_what_the_generator_makes():
 
 def test_the_schema_file_is_what_the_generator_makes():
     assert json.loads(demo.schema().read_text()) == SCHEMA
-
-
-def fits(value, rule):
-    """Whether a value fits the few JSON Schema keywords that the schema's values use."""
-    if "anyOf" in rule:
-        return any(fits(value, r) for r in rule["anyOf"])
-    if "const" in rule or "enum" in rule:
-        return value in rule.get("enum", [rule.get("const")])
-    if rule["type"] == "boolean":
-        return isinstance(value, bool)
-    if isinstance(value, bool) or not isinstance(value, int if rule["type"] == "integer" else (int, float)):
-        return False
-    return rule.get("minimum", value) <= value <= rule.get("maximum", value)
-
-
-def matching_cases(action):
-    """The schema's cases that an action fits; exactly one should."""
-    cases = SCHEMA["$defs"]["action"]["oneOf"]
-    rooms = {"room": SCHEMA["$defs"]["room"]}
-    found = []
-    for case in cases:
-        properties = case["properties"] | rooms
-        known = set(action) <= set(properties) and set(case["required"]) <= set(action)
-        if known and all(fits(v, properties[k]) for k, v in action.items()):
-            found.append(case)
-    return found
 
 
 def every_answer(sample):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from .devices import CHANGES, COLORS, DEVICES, DOORS, ROOMS
+
+_WORD = r"[^\s\"\\\x00-\x1f]{1,24}"
+_PLACE = rf"^{_WORD}( {_WORD}){{0,4}}$"  # a place of no list is kept as it was said: a few words
 
 _VALUES: dict[str, dict[str, Any]] = {
     "bool": {"type": "boolean"},
@@ -38,7 +43,46 @@ SCHEMA: dict[str, Any] = {
     "required": ["actions"],
     "additionalProperties": False,
     "$defs": {
-        "room": {"enum": ["all", *ROOMS, *DOORS]},
+        "room": {"type": "string", "pattern": _PLACE, "examples": ["all", *ROOMS, *DOORS]},
         "action": {"type": "object", "oneOf": _cases()},
     },
 }
+
+
+def _fits(value: Any, rule: dict[str, Any]) -> bool:
+    """Whether a value fits the few JSON Schema keywords that the schema's values use."""
+    if "anyOf" in rule:
+        return any(_fits(value, r) for r in rule["anyOf"])
+    if "const" in rule or "enum" in rule:
+        return value in rule.get("enum", [rule.get("const")])
+    if rule["type"] == "string":
+        return isinstance(value, str) and bool(re.search(rule["pattern"], value))
+    if rule["type"] == "boolean":
+        return isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int if rule["type"] == "integer" else (int, float)):
+        return False
+    return bool(rule.get("minimum", value) <= value <= rule.get("maximum", value))
+
+
+def matching_cases(action: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schema's cases that an action fits; exactly one should."""
+    found = []
+    for case in SCHEMA["$defs"]["action"]["oneOf"]:
+        properties = case["properties"] | {"room": SCHEMA["$defs"]["room"]}
+        known = set(action) <= set(properties) and set(case["required"]) <= set(action)
+        if known and all(_fits(v, properties[k]) for k, v in action.items()):
+            found.append(case)
+    return found
+
+
+def actions_of(answer: str) -> list[dict[str, Any]] | None:
+    """The actions of an answer to a command; None where it is not JSON of the schema."""
+    try:
+        parsed = json.loads(answer)
+    except ValueError:
+        return None
+    if not isinstance(parsed, dict) or list(parsed) != ["actions"] or not isinstance(parsed["actions"], list):
+        return None
+    actions = parsed["actions"]
+    whole = all(isinstance(a, dict) and len(matching_cases(a)) == 1 for a in actions)
+    return actions if actions and whole else None
