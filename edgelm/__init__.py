@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgelm.runtime.lm import LM
     from edgelm.runtime.sample.config import GenerationConfig
     from edgelm.target.target import Target
+    from edgelm.tuning.tune import tune
 
 __all__ = [
     "LM",
@@ -35,6 +36,7 @@ __all__ = [
     "export",
     "export_adapter",
     "load",
+    "tune",
 ]
 
 _HOMES = {
@@ -46,6 +48,7 @@ _HOMES = {
     "export": "edgelm.exporter.pipeline",
     "export_adapter": "edgelm.exporter.lora_adapter",
     "load": "edgelm.by_name",
+    "tune": "edgelm.tuning.tune",
 }
 
 

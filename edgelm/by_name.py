@@ -52,6 +52,7 @@ def load(
     draft: str | os.PathLike[str] | None = None,
     parallel: int | None = None,
     max_queue: int | None = None,
+    profile: bool = True,
 ) -> LM:
     """Load a bundle: the folder `path`, or that of a name.
 
@@ -61,8 +62,8 @@ def load(
 
     Args:
         path: the folder, or a name.
-        threads: CPU threads; None takes what suits this machine.
-        prefill_threads: for prefill; None takes what suits this machine, or `threads` where that is given.
+        threads: CPU threads; None takes this machine's profile (`edgelm tune`), or what suits the machine.
+        prefill_threads: for prefill; None takes the same, or `threads` where that is given.
         max_memory_mb: what the process may take, in 10^6 bytes, by the manifest's figures: the context shrinks to what
             fits, and sessions share it. None for no limit.
         weight_cache: True caches prepacked weights in the user's folder, where the first load writes them and others map
@@ -74,6 +75,7 @@ def load(
             pass, and more wait for their turn, first come, first served. Memory is taken as texts grow, within
             `max_memory_mb`. Nothing is drafted then. None for one at a time, where another one is refused.
         max_queue: how many may wait before `BusyError` refuses the next; None for any number.
+        profile: whether this machine's profile is taken for what is not given here, where there is one.
 
     Raises:
         BundleError: no bundle there, or it is damaged.
@@ -83,19 +85,20 @@ def load(
     from edgelm.runtime import lm
 
     return lm.load(
-        _folder("path", path),
+        folder_of("path", path),
         threads=threads,
         prefill_threads=prefill_threads,
         max_memory_mb=max_memory_mb,
         weight_cache=weight_cache,
         on_bytes=on_bytes,
-        draft=None if draft is None else _folder("draft", draft),
+        draft=None if draft is None else folder_of("draft", draft),
         parallel=parallel,
         max_queue=max_queue,
+        profile=profile,
     )
 
 
-def _folder(argument: str, given: str | os.PathLike[str]) -> Path:
+def folder_of(argument: str, given: str | os.PathLike[str]) -> Path:
     """The folder that an argument means; of what is no str, and so no name, the path as it is."""
     path = path_argument(argument, given)
     if not isinstance(given, str):

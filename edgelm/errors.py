@@ -105,6 +105,10 @@ class ResultsError(EdgeLMError):
     """The file of results is damaged or cannot be written, or has not what was asked for."""
 
 
+class ProfileError(EdgeLMError):
+    """A device profile is damaged or of another machine, or cannot be written, or there is none to be had."""
+
+
 def suggest(*words: object) -> str:
     """A command line of edgelm's to suggest: words with blanks or signs of the shell are quoted, ``…`` is left to be seen."""
     import shlex  # here: errors are imported by everything, and suggestions are made by few

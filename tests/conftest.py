@@ -19,6 +19,7 @@ from edgelm.bundle.reader import Bundle
 from edgelm.exporter.calibration import quality
 
 os.environ["EDGELM_RESULTS"] = "off"  # as are results; the tests of these name a file
+os.environ["EDGELM_PROFILES"] = "off"  # so that no profile of the user changes what tests run with
 os.environ["EDGELM_WEIGHT_CACHE"] = "off"  # tests leave the user's cache alone; those of the cache bring their own
 _MODELS = tempfile.TemporaryDirectory(prefix="edgelm-models-")
 os.environ["EDGELM_MODELS"] = _MODELS.name  # and the user's bundles by name

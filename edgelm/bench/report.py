@@ -7,7 +7,7 @@ import io
 import json
 import platform
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
@@ -22,6 +22,7 @@ from edgelm.bench.sustained import UNRELIABLE, Sustained
 from edgelm.bundle.reader import Bundle
 from edgelm.machine.host import read_cpu
 from edgelm.machine.sensors import SensorSummary
+from edgelm.profile.profile import Profile
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.loop.draft import DraftModel, load_both
 from edgelm.runtime.lora_adapter import RuntimeAdapter
@@ -51,6 +52,7 @@ class Report:
         bundle_sha256: its digest; `adapter` the one computed with.
         arch, cores, emulated, python: the machine, and the Python that ran.
         sustained: speed by the minute, where that was asked for; `results` then has every round.
+        profile: the device profile that it ran by, and its `settings`; None for none.
     """
 
     model: str
@@ -78,6 +80,8 @@ class Report:
     cores: int | None = None
     emulated: bool = False
     python: str | None = None
+    profile: str | None = None
+    settings: Mapping[str, Any] | None = None
 
     def effective_gbs(self, rates: Rates) -> float | None:
         """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt, and with drafts."""
@@ -94,7 +98,7 @@ class Report:
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict for each test, what they share included."""
-        nested = ("results", "memory", "notes", "sensors", "sustained")
+        nested = ("results", "memory", "notes", "sensors", "sustained", "settings")
         facts = {
             key: value
             for key, value in asdict(replace(self, sensors=None, sustained=None)).items()
@@ -155,6 +159,7 @@ class BenchOptions:
         meters: which sensors are read meanwhile; None for none.
         sustained: seconds for which a prompt and a generation are repeated, and told by the minute; in place of
             `repetitions`, and without `draft` and `depths`.
+        profile: the device profile whose settings are taken where none are given; None for none.
     """
 
     prompts: Sequence[int] | None = None
@@ -166,6 +171,7 @@ class BenchOptions:
     adapter: str | PathLike[str] | None = None
     meters: Meters | None = None
     sustained: float | None = None
+    profile: Profile | None = None
 
 
 def benchmark(
@@ -189,6 +195,8 @@ def benchmark(
         BundleError, DeviceError: the bundle cannot be loaded or run here.
     """
     tests, notes = plan(bundle.context, options.prompts, options.generations, options.depths)
+    tuned = options.profile
+    loading = loading if tuned is None else replace(loading, settings=tuned.settings)
     adapter = None if options.adapter is None else RuntimeAdapter.open(options.adapter)
     if adapter is not None:
         adapter.expect_for(bundle)
@@ -217,7 +225,8 @@ def benchmark(
             more, told = measure_drafted(engine, small, tokenizer, counts, options.repetitions, on_step=on_step)
             results, notes = results + more, notes + told
         report = _report(bundle, engine, results, notes, log)
-        return replace(report, sustained=over_time, adapter=None if adapter is None else adapter.id)
+        report = replace(report, sustained=over_time, adapter=None if adapter is None else adapter.id)
+        return report if tuned is None else replace(report, profile=tuned.id, settings=tuned.settings.to_dict())
 
 
 def _one_of_each(tests: Sequence[SpeedTest]) -> list[SpeedTest]:
@@ -341,6 +350,8 @@ def _remarks(report: Report) -> Iterator[str]:
     yield f"load: {report.load_seconds:.2f} s{mapped}"
     if report.prefill_threads not in (None, report.threads):
         yield f"threads for prefill: {report.prefill_threads}"
+    if report.profile is not None:
+        yield f"profile: {report.profile} (see: edgelm tune --show)"
     peak, anonymous = report.memory.peak, report.memory.anonymous
     if peak is not None:
         rest = "" if anonymous is None else f" ({anonymous / 1e6:.1f} MB anonymous at the end)"

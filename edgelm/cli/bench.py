@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,11 +19,18 @@ from edgelm.cli.options import (
     bundle_argument,
     draft_option,
     prefill_threads_option,
+    profile_option,
     threads_option,
     weight_cache_option,
 )
 from edgelm.cli.sections import section
 from edgelm.cli.show import Bar, check_svg, width, write_svg
+from edgelm.files import replacing
+
+if TYPE_CHECKING:
+    from edgelm.bench.report import BenchOptions, Report
+    from edgelm.bundle.reader import Bundle
+    from edgelm.runtime.ort.options import LoadOptions
 
 
 def counts(value: str) -> list[int]:
@@ -87,6 +96,7 @@ def counts(value: str) -> list[int]:
     threads_option,
     prefill_threads_option,
     weight_cache_option,
+    profile_option,
 )
 @section(
     "Output",
@@ -115,6 +125,7 @@ def command(
     threads: int | None,
     prefill_threads: int | None,
     weight_cache: bool,
+    profile: bool,
     output: str,
     as_json: bool,
     sustained: str | None,
@@ -147,10 +158,9 @@ def command(
       edgelm bench my-bundle --power-meter ./watts-of-the-plug.sh
     """
     from edgelm.bench.energy import Meters
-    from edgelm.bench.report import BenchOptions, benchmark, render
-    from edgelm.bench.sustained import picture
+    from edgelm.bench.report import BenchOptions
     from edgelm.bundle.reader import Bundle
-    from edgelm.results.store import keep
+    from edgelm.profile.store import profile_for
     from edgelm.runtime.ort.options import LoadOptions
 
     if seed < 0:
@@ -160,6 +170,26 @@ def command(
     seconds = _sustained(sustained, plot, draft, n_depth)
     warn_of_threads(threads, prefill_threads)
     opened, small = Bundle.open(find_bundle(bundle)), None if draft is None else Bundle.open(find_bundle(draft))
+    options = BenchOptions(
+        prompts=n_prompt,
+        generations=n_gen,
+        depths=n_depth,
+        repetitions=repetitions,
+        seed=seed,
+        draft=small,
+        adapter=adapter,
+        meters=Meters(power_meter) if sensors else None,
+        sustained=seconds,
+        profile=profile_for(opened.manifest) if profile else None,
+    )
+    found = _measured(opened, options, LoadOptions(threads, prefill_threads, weight_cache=weight_cache))
+    _told(found, opened, "json" if as_json else output, plot, report)
+
+
+def _measured(bundle: Bundle, options: BenchOptions, loading: LoadOptions) -> Report:
+    """The benchmark, with a line on stderr that tells how far it is."""
+    from edgelm.bench.report import benchmark
+
     with Bar() as bar:
         before = 0
 
@@ -170,33 +200,22 @@ def command(
             bar.advance(done - before, name)
             before = done
 
-        found = benchmark(
-            opened,
-            BenchOptions(
-                prompts=n_prompt,
-                generations=n_gen,
-                depths=n_depth,
-                repetitions=repetitions,
-                seed=seed,
-                draft=small,
-                adapter=adapter,
-                meters=Meters(power_meter) if sensors else None,
-                sustained=seconds,
-            ),
-            LoadOptions(
-                threads=threads,
-                prefill_threads=prefill_threads,
-                weight_cache=weight_cache,
-                on_bytes=packing(bar),
-            ),
-            on_step=step,
-        )
+        return benchmark(bundle, options, replace(loading, on_bytes=packing(bar)), on_step=step)
+
+
+def _told(found: Report, bundle: Bundle, output: str, plot: Path | None, report: Path | None) -> None:
+    """Draw, keep and print what was found."""
+    from edgelm.bench.report import render
+    from edgelm.bench.sustained import picture
+    from edgelm.results.store import keep
+
     if plot is not None and found.sustained is not None:
         write_svg(plot, picture(found.sustained, f"{found.model} {found.quant} on {found.cpu or 'this machine'}"))
     if report is not None:
-        report.write_text(json.dumps(found.to_dict()))
-    keep(found.to_dict(), opened.manifest.to_dict(), "here", partial(say, "warning"))
-    click.echo(render(found, "json" if as_json else output, width()))
+        with replacing(report.absolute(), 0o644) as file:
+            file.write(json.dumps(found.to_dict()).encode())
+    keep(found.to_dict(), bundle.manifest.to_dict(), "here", partial(say, "warning"))
+    click.echo(render(found, output, width()))
     for note in found.notes:
         say("note", note)
 

@@ -63,6 +63,7 @@ def command(
     threads: int | None,
     prefill_threads: int | None,
     weight_cache: bool,
+    profile: bool,
     **options: Any,
 ) -> None:
     """Talk with a model; /help lists what can be typed beside messages.
@@ -78,7 +79,7 @@ def command(
     """
     functions = read_tools(tools)
     loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb, "draft": draft}
-    with loaded(bundle, weight_cache=weight_cache, **loading) as lm:
+    with loaded(bundle, weight_cache=weight_cache, profile=profile, **loading) as lm:
         if lm.template is None:
             raise PromptError(
                 "this model has no chat template, so it cannot chat", hint="use: " + suggest("run", bundle, '"…"')

@@ -182,7 +182,7 @@ class _Measure:
 
     def _load(self, bundle: Bundle) -> AbstractContextManager[LM]:
         # What is compared with is often there for this once: its prepacked weights are not cached.
-        return loaded(bundle.path, threads=self.threads, weight_cache=bundle is self.bundle)
+        return loaded(bundle.path, threads=self.threads, weight_cache=bundle is self.bundle, profile=False)
 
     def _run(self, bundle: Bundle, items: Sequence[Item]) -> TaskResult:
         from edgelm.evaluate.task import run_task

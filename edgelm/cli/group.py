@@ -27,6 +27,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "families": "List the models that are exported natively.",
     "estimate": "Forecast a model's speed and memory on a board.",
     "bench": "Measure a bundle's speed and memory on this machine.",
+    "tune": "Find how a bundle runs best on this machine, and keep it.",
     "results": "Show, compare and draw what bench has measured.",
     "doctor": "Say what this machine is and whether it is ready.",
     "emulate": "Run edgelm on an emulated ARM core, without a board.",
@@ -40,7 +41,7 @@ SECTIONS = {
     "Run models": ("run", "chat", "embed", "serve"),
     "Models and bundles": ("models", "pull", "list", "rm", "export", "inspect", "verify", "families", "cache"),
     "Boards": ("doctor", "targets", "estimate", "emulate"),
-    "Measure": ("bench", "results", "eval", "sweep"),
+    "Measure": ("bench", "tune", "results", "eval", "sweep"),
     "More": (),
 }
 

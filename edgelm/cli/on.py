@@ -87,14 +87,15 @@ class BoardCommand(Sectioned):
         outputs = [path for name in self.writes for path in _paths(ctx.params.get(name))]
         with tempfile.TemporaryDirectory(prefix="edgelm-on-") as folder, Bar() as bar:
             report = Path(folder) / "report.json"
-            if self.name == "bench":
+            if reports := self.name == "bench" or (self.name == "tune" and not _asks(ctx.params)):
                 args += ["--report", str(report)]
                 outputs.append(report)
             command = Command([str(self.name), *args], inputs, outputs, wheels, keep)
             hooks = Hooks(lambda text: say("note", text), bar.start, bar.advance)
             code = run_on(place, command, hooks)
-            if code == 0 and self.name == "bench":
-                _keep(report, inputs[Path(ctx.params["bundle"])], place)
+            if code == 0 and reports:
+                kept = _keep if self.name == "bench" else _keep_profile
+                kept(report, inputs[Path(ctx.params["bundle"])], place)
         return code
 
 
@@ -105,6 +106,22 @@ def _keep(report: Path, bundle: Path, place: str) -> None:
 
     facts = json.loads(report.read_text())
     keep(facts, Bundle.open(bundle, check=False).manifest.to_dict(), place, lambda text: say("warning", text))
+
+
+def _keep_profile(report: Path, bundle: Path, place: str) -> None:
+    """A board's profile stays there, where it is of use; a copy is kept here, too, to be looked at."""
+    from edgelm.bundle.json_table import read_json
+    from edgelm.profile.profile import Profile
+    from edgelm.profile.store import Profiles, default_folder
+
+    if (folder := default_folder()) is not None:
+        path = Profiles(folder).save(Profile.read(read_json(report), report))
+        say("note", f"{place} has its profile for {bundle.name}; a copy is here: {path}")
+
+
+def _asks(params: dict[str, Any]) -> bool:
+    """Whether a command only shows or forgets."""
+    return bool(params.get("show") or params.get("forget"))
 
 
 def _prompt(params: dict[str, Any]) -> list[str]:

@@ -103,6 +103,11 @@ weight_cache_option = click.option(
     default=True,
     help="Cache prepacked weights, and map them.  [default: yes; see: edgelm cache]",
 )
+profile_option = click.option(
+    "--profile/--no-profile",
+    default=True,
+    help="Run as tuned for this machine.  [default: yes, where it was; see: edgelm tune]",
+)
 memory_option = click.option(
     "--max-memory",
     "max_memory_mb",
@@ -129,7 +134,7 @@ draft_option = click.option(
     help="A smaller bundle with the same tokens, for speculative decoding while that pays.",
 )
 
-_LOADING = (memory_option, threads_option, prefill_threads_option, weight_cache_option)
+_LOADING = (memory_option, threads_option, prefill_threads_option, weight_cache_option, profile_option)
 _SAMPLING = (
     click.option(
         "-n", "--max-tokens", type=int, metavar="N", help="Tokens to generate at most.  [default: the model's, or 256]"

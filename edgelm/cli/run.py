@@ -116,6 +116,7 @@ def command(
     threads: int | None,
     prefill_threads: int | None,
     weight_cache: bool,
+    profile: bool,
     **options: Any,
 ) -> None:
     """Generate text from a prompt, printed as it comes.
@@ -144,7 +145,7 @@ def command(
     given = asked if system is None else [{"role": "system", "content": system}, {"role": "user", "content": asked}]
     loading = {"threads": threads, "prefill_threads": prefill_threads, "max_memory_mb": max_memory_mb, "draft": draft}
     started = time.perf_counter()
-    with loaded(bundle, weight_cache=weight_cache, **loading) as lm:
+    with loaded(bundle, weight_cache=weight_cache, profile=profile, **loading) as lm:
         load_seconds = time.perf_counter() - started
         if system is not None and lm.template is None:
             raise PromptError("this model has no chat template, so it takes no --system", hint="leave --system out")

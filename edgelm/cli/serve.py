@@ -13,7 +13,13 @@ import click
 
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
-from edgelm.cli.options import bundle_completion, prefill_threads_option, threads_option, weight_cache_option
+from edgelm.cli.options import (
+    bundle_completion,
+    prefill_threads_option,
+    profile_option,
+    threads_option,
+    weight_cache_option,
+)
 from edgelm.cli.sections import Sectioned, section
 from edgelm.errors import DependencyError, OptionError
 
@@ -83,7 +89,7 @@ _MODELS = (
         help="Take names of special tokens in messages as those tokens; without it text is text.",
     ),
 )
-_LOADING = (threads_option, prefill_threads_option, weight_cache_option)
+_LOADING = (threads_option, prefill_threads_option, weight_cache_option, profile_option)
 _BOUNDS = (
     click.option(
         "--timeout",
@@ -170,6 +176,7 @@ def _settings(given: dict[str, Any]) -> Any:
         hosts=given["allow_host"],
         idle_seconds=given["idle_unload"],
         weight_cache=given["weight_cache"],
+        profile=given["profile"],
         parse_special=given["parse_special"],
         prompt_cache=None if given["no_prompt_cache"] else given["prompt_cache"] or _prompts(),
         temperature=temperature,
@@ -212,7 +219,11 @@ def _unit(given: dict[str, Any]) -> str:
     start = [os.path.abspath(program), "serve"] if program else [sys.executable, "-m", "edgelm", "serve"]
     return unit(
         start,
-        [*words, *flags, *([] if given["weight_cache"] else ["--no-weight-cache"])],
+        [
+            *words,
+            *flags,
+            *(f"--no-{name.replace('_', '-')}" for name in ("weight_cache", "profile") if not given[name]),
+        ],
         given["bundles"],
         key_file=given["api_key_file"],
         socket=given["socket"],

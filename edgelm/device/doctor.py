@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 
-from edgelm.device import sensors
+from edgelm.device import profile_check, sensors
 from edgelm.device.bandwidth import read_bandwidth
 from edgelm.device.bundle_check import bundle_findings
 from edgelm.device.finding import Finding, gigabytes
@@ -85,7 +85,7 @@ def examine(
     add(target_findings(cpu, target))
     add(jetson_findings(root, target))
     add(disk_findings(bundle or Path.cwd()))
-    add(_open_bundle(bundle, cpu, memory) if bundle else [])
+    add(_open_bundle(bundle, cpu, memory) if bundle else profile_check.machine_findings(cpu))
     return Examination(cpu, memory, target, None if cpu.emulated else bandwidth, tuple(found))
 
 
@@ -277,7 +277,8 @@ def _open_bundle(path: Path, cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
         manifest = Bundle.open(path).manifest
     except EdgeLMError as error:
         return [Finding("fail", "bundle", str(error), error.hint)]
-    return bundle_findings(manifest, cpu, memory)
+    installed = next(filter(None, map(_installed, ("onnxruntime", *_ALSO["onnxruntime"]))), None)
+    return [*bundle_findings(manifest, cpu, memory), *profile_check.bundle_findings(manifest, cpu, installed)]
 
 
 def _installed(package: str) -> str | None:

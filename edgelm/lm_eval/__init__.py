@@ -69,7 +69,9 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._together = _rows(batch_size)
-        self.lm: LM = load(str(path), threads=threads, parallel=self._together if self._together > 1 else None)
+        self.lm: LM = load(
+            str(path), threads=threads, parallel=self._together if self._together > 1 else None, profile=False
+        )
         if max_length is not None and not 2 <= max_length <= self.lm.context:
             raise OptionError(f"max_length must be from 2 to the context of {self.lm.context:,}, not {max_length}")
         self.max_length = max_length or self.lm.context

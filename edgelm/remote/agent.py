@@ -6,6 +6,7 @@ standard library alone (3.8 and later). Nothing is left behind by a lost connect
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -115,21 +116,68 @@ def unpack(archives: list[str], folder: str) -> int:
     return tell(done=True)
 
 
-def remove(paths: list[str], stale: str | None = None) -> int:
-    """Remove files and folders, and what an earlier call that was cut off left under `stale`."""
+def remove(paths: list[str]) -> int:
+    """Remove files and folders."""
     for path in paths:
         shutil.rmtree(path, ignore_errors=True)
         if os.path.isfile(path):
             os.unlink(path)
-    if stale and os.path.isdir(stale):
-        for name in os.listdir(stale):
-            path = os.path.join(stale, name)
-            making = name.rpartition(".making-")[2] if ".making-" in name else ""
-            if (name.startswith("run-") and not alive(os.path.join(path, "pid"))) or (
-                making.isdigit() and not os.path.isdir("/proc/" + making)
-            ):
-                shutil.rmtree(path, ignore_errors=True)
     return tell(done=True)
+
+
+def tidy(base: str, keep: list[str], age: float) -> int:
+    """Remove what earlier calls that were cut off have left, and environments and parts that nobody used for `age` seconds.
+
+    `keep` are about to be used; an environment of a program that runs is held by it, whatever its age.
+    """
+    for path in keep:
+        if os.path.isdir(path):
+            os.utime(path)
+    for name in sorted(os.listdir(base)) if os.path.isdir(base) else ():
+        path = os.path.join(base, name)
+        making = name.rpartition(".making-")[2] if ".making-" in name else ""
+        if making.isdigit():
+            if not os.path.isdir("/proc/" + making):
+                shutil.rmtree(path, ignore_errors=True)
+        elif name.startswith("run-"):
+            if not alive(os.path.join(path, "pid")):
+                shutil.rmtree(path, ignore_errors=True)
+        elif path not in keep and name.endswith((".part", ".tar", ".tar.gz")):
+            if old(path, age):
+                os.unlink(path)
+        elif path not in keep and name.startswith(("site-", "edgelm-")):
+            retire(path, age)
+    return tell(done=True)
+
+
+def retire(path: str, age: float) -> None:
+    """Remove an environment, if it is old and no program holds it; half of one is never seen."""
+    try:
+        held = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if old(path, age):
+            leaving = f"{path}.making-{os.getpid()}"
+            os.rename(path, leaving)
+            shutil.rmtree(leaving, ignore_errors=True)
+    except OSError:
+        pass  # in use, or gone
+    finally:
+        os.close(held)
+
+
+def old(path: str, age: float) -> bool:
+    """Whether a file or folder has not changed for so many seconds."""
+    return time.time() - os.stat(path).st_mtime > age
+
+
+def hold(paths: list[str]) -> None:
+    """Keep folders from being retired for as long as this process lives."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def run(argv: list[str], environment: dict[str, str], folder: str) -> int:
@@ -137,6 +185,7 @@ def run(argv: list[str], environment: dict[str, str], folder: str) -> int:
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "pid"), "w") as file:
         file.write(str(os.getpid()))
+    hold(environment.get("PYTHONPATH", "").split(":"))
     child = subprocess.Popen(
         argv,
         env=dict(os.environ, **environment),
@@ -242,7 +291,8 @@ def fail(why: str) -> int:
 
 
 VERBS: dict[str, Callable[..., int]] = {
-    "probe": probe, "have": have, "receive": receive, "send": send, "unpack": unpack, "remove": remove, "run": run,
+    "probe": probe, "have": have, "receive": receive, "send": send, "unpack": unpack, "remove": remove, "tidy": tidy,
+    "run": run,
 }  # fmt: skip
 
 if __name__ == "__main__":

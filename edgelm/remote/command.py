@@ -11,7 +11,7 @@ from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.errors import EdgeLMError, RemoteError
 from edgelm.files import replacing
 from edgelm.remote import environment
-from edgelm.remote.place import open_place
+from edgelm.remote.place import open_place, parse
 from edgelm.remote.session import OnBytes, Session
 
 
@@ -63,7 +63,6 @@ def run_on(name: str, command: Command, hooks: Hooks = Hooks()) -> int:
     with open_place(name) as place:
         session = Session.open(place)
         environment.check(session.facts, name)
-        session.call("remove", paths=[], stale=session.base)
         made = environment.prepare(session, command.wheels, hooks.say, lambda count: None)
         folder = f"{session.base}/run-{uuid.uuid4().hex[:12]}"
         paths = _send(session, command, bundles, folder, hooks)
@@ -71,6 +70,8 @@ def run_on(name: str, command: Command, hooks: Hooks = Hooks()) -> int:
         outputs = {path: f"{folder}/{path.name}" for path in command.outputs}
         args = _translated(command.args, paths | outputs)
         variables = {**made.variables, "XDG_CACHE_HOME": f"{session.base}/cache"}
+        if parse(name)[0] != "ssh":  # a user of the board's has a home, where a profile is for all that runs there
+            variables["EDGELM_PROFILES"] = f"{session.base}/profiles"
         try:
             code = session.run([made.python, "-m", "edgelm", *args], variables, folder)
             for path, there in outputs.items() if code == 0 else ():

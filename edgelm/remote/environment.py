@@ -23,6 +23,7 @@ from edgelm.remote.session import OnBytes, Session
 
 _GLIBC = (17, 24, 26, 27, 28, 31, 34, 35, 39)  # manylinux_2_N: pip takes no older tag by itself
 _ROOM = 600 << 20  # bytes that the environment takes, packed and unpacked
+_UNUSED = 14 * 86_400  # seconds after which an environment of another edgelm, or of other wheels, goes
 _EXTRAS = ("llguidance",)  # taken along where it is installed here: constrained decoding
 
 
@@ -56,6 +57,8 @@ def check(facts: Mapping[str, Any], name: str) -> None:
 def prepare(session: Session, wheels: Path | None, say: Callable[[str], None], on_bytes: OnBytes) -> Environment:
     """Put the environment there, if it is not: the wheels in one folder for their versions, edgelm in one for its content.
 
+    Environments of other versions go once nobody has used them for two weeks: another host may have another edgelm.
+
     Args:
         session: the board, which `check` has let pass.
         wheels: a folder to take wheels from in place of the network; None asks pip.
@@ -73,6 +76,7 @@ def prepare(session: Session, wheels: Path | None, say: Callable[[str], None], o
     with tempfile.TemporaryDirectory(prefix="edgelm-remote-") as folder:
         package = _package(Path(folder))
         site, own = f"{session.base}/site-{key}", f"{session.base}/edgelm-{package.name.partition('.')[0]}"
+        session.call("tidy", base=session.base, keep=[site, own], age=_UNUSED)
         there = session.call("have", paths=[site, own])
         if there[own][0] < 0:
             say(f"sending edgelm to {session.place.name}")

@@ -24,7 +24,7 @@ _MUST_AGREE = {
     "model": "another model",
 }
 _MAY_DIFFER = (
-    "quant", "target", "bundle", "adapter", "edgelm", "onnxruntime", "python", "threads", "prefill_threads", "packed", "place",
+    "quant", "target", "bundle", "adapter", "edgelm", "onnxruntime", "python", "threads", "prefill_threads", "packed", "profile", "place",
 )  # fmt: skip
 _HOT = 0.05  # of the time throttled, from which a figure tells of heat
 # The 97.5 % point of Student's t, by degrees of freedom.
@@ -138,10 +138,10 @@ def _margin(before: Row, after: Row) -> float | None:
     if error == 0:
         return 0.0
     freedom = sum(parts) ** 2 / sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
-    return _student(freedom) * error / before.avg_ts
+    return student(freedom) * error / before.avg_ts
 
 
-def _student(freedom: float) -> float:
-    """The point of the nearest number of degrees of freedom that is not larger."""
+def student(freedom: float) -> float:
+    """The 97.5 % point of Student's t; that of the nearest number of degrees of freedom that is not larger."""
     known = [point for degrees, point in _T.items() if degrees <= freedom]
     return 1.96 if freedom > 60 else known[-1] if known else _T[1]

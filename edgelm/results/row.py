@@ -20,7 +20,7 @@ class Row:
         run: the benchmark it is of; `at` when, in UTC; `place` where: ``here``, or what --on was given.
         board, arch, cores, emulated: the machine.
         model, target, quant, bundle, adapter: the bundle, by its digest.
-        edgelm, onnxruntime, python, provider, threads, prefill_threads, packed: what it ran on.
+        edgelm, onnxruntime, python, provider, threads, prefill_threads, packed, profile: what it ran on.
         test, n_prompt, n_gen, n_depth, repetitions: what was measured.
         avg_ts, stddev_ts, unreliable: tokens a second.
         ttft_seconds, effective_gbs, load_seconds: as in the report.
@@ -48,6 +48,7 @@ class Row:
     threads: int
     prefill_threads: int | None
     packed: bool
+    profile: str | None
     test: str
     n_prompt: int
     n_gen: int

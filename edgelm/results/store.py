@@ -22,7 +22,7 @@ from edgelm.results.row import COLUMNS, Row, from_values, of_report, sql_type
 
 SWITCH = "EDGELM_RESULTS"
 _OFF = ("off", "0", "no", "false")
-_VERSION = 1
+_VERSION = 2
 _PATIENCE = 10.0  # seconds that another process may hold the file
 _SCHEMA = f"""
 CREATE TABLE runs (run TEXT PRIMARY KEY, at TEXT NOT NULL, place TEXT NOT NULL, report TEXT NOT NULL);
@@ -173,6 +173,9 @@ def _migrate(database: sqlite3.Connection, path: Path, *, make: bool) -> None:
             raise ResultsError(f"{path} is another program's database", hint=f"let {SWITCH} name another file")
         for statement in filter(str.strip, _SCHEMA.split(";")):
             database.execute(statement)
+    elif version == 1:  # before there were device profiles
+        database.execute("ALTER TABLE results ADD COLUMN profile TEXT")
+    if version != _VERSION:
         database.execute(f"PRAGMA user_version = {_VERSION}")
 
 

@@ -250,6 +250,7 @@ def load(
     draft: str | PathLike[str] | None = None,
     parallel: int | None = None,
     max_queue: int | None = None,
+    profile: bool = True,
 ) -> LM:
     """Load the bundle in the folder `path`: `edgelm.load`, which has names besides, and tells the arguments.
 
@@ -258,12 +259,14 @@ def load(
         OptionError, DeviceError: it cannot run so, or not here.
     """
     from edgelm.bundle.reader import Bundle
+    from edgelm.profile.store import profile_for
     from edgelm.runtime.engine import Engine
     from edgelm.runtime.model import LoadedModel
     from edgelm.runtime.ort.options import LoadOptions
 
     _expect_parallel(parallel, max_queue, draft)
     bundle = Bundle.open(path)
+    tuned = profile_for(bundle.manifest) if profile else None
     config = GenerationConfig.from_hf(bundle.generation_config)
     options = LoadOptions(
         threads=threads,
@@ -272,6 +275,7 @@ def load(
         weight_cache=weight_cache,
         on_bytes=on_bytes,
         disable_spinning=draft is not None,  # the two alternate on the same cores
+        settings=None if tuned is None else tuned.settings,
     )
     small: DraftModel | None = None
     if draft is None:

@@ -24,7 +24,7 @@ from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
 from edgelm.runtime.kv.compiled_prompt import CompiledPrompt
 from edgelm.runtime.kv.concat_cache import ConcatCache
 from edgelm.runtime.kv.memory_limit import Room, fit
-from edgelm.runtime.kv.prefill import PREFILL_CHUNK, common, prefill_pieces
+from edgelm.runtime.kv.prefill import common, pass_size, prefill_pieces
 from edgelm.runtime.kv.rows import Rows, why_unbatched
 from edgelm.runtime.kv.windows import read_windows
 from edgelm.runtime.lora_adapter import RuntimeAdapter
@@ -44,7 +44,7 @@ class LoadedModel:
         vocab_size: how many tokens it knows.
         width: how many logits a token has, or the size of its hidden state in a bundle that embeds texts.
         threads: with which it decodes.
-        prefill_threads: with which it computes prompts.
+        prefill_threads: with which it computes prompts, at most `prefill_chunk` tokens in a pass.
         packed: the cache's folder whose prepacked weights it has mapped (`edgelm.runtime.ort.weightcache`), or None.
         provider: onnxruntime's provider in use.
         unbatched: why it does not compute the next tokens of several sequences in one pass; None where it does.
@@ -60,7 +60,10 @@ class LoadedModel:
         self.threads, self.prefill_threads = sessions.threads, sessions.prefill_threads
         self.packed = sessions.packed
         self.provider = str(sessions.decode.get_providers()[0])
-        self.load_seconds = load_seconds
+        self.load_seconds, self.prefill_chunk = (
+            load_seconds,
+            pass_size(sessions.prefill_chunk, limited=room is not None),
+        )
         self._sessions: Sessions | None = sessions
         self._path, self._graph = bundle.path, bundle.manifest.graph
         self.compiled = CompiledPrompt.of(bundle)
@@ -262,7 +265,7 @@ class Sequence:
         return logits
 
     def prefill(self, ids: abc.Sequence[int], num_logits: Literal[0, 1] = 1) -> np.ndarray:
-        """Append the tokens of a prompt, in passes of `PREFILL_CHUNK`.
+        """Append the tokens of a prompt, in passes of the model's `prefill_chunk`.
 
         Args:
             ids: token ids [n].
@@ -275,21 +278,21 @@ class Sequence:
             PromptError, DeviceError: as `forward`; the passes before are done.
         """
         logits = self._no_logits()
-        for piece, wanted in prefill_pieces(ids, PREFILL_CHUNK, self.rewinds):
+        for piece, wanted in prefill_pieces(ids, self.model.prefill_chunk, self.rewinds):
             logits = self.forward(piece, min(wanted, num_logits))
         return logits
 
-    def prefill_passes(self, ids: abc.Sequence[int], size: int = PREFILL_CHUNK) -> Iterator[np.ndarray]:
+    def prefill_passes(self, ids: abc.Sequence[int], size: int | None = None) -> Iterator[np.ndarray]:
         """`prefill` one pass at a time, for a caller who has something to do in between, or may stop.
 
         Args:
             ids: token ids [n].
-            size: tokens of a pass, at most.
+            size: tokens of a pass, at most; None for the model's `prefill_chunk`.
 
         Yields:
             the logits of each pass: float32 [1, vocab_size] after the last one, [0, vocab_size] after others.
         """
-        for piece, wanted in prefill_pieces(ids, size, self.rewinds):
+        for piece, wanted in prefill_pieces(ids, size or self.model.prefill_chunk, self.rewinds):
             yield self.forward(piece, wanted)
 
     def took(self, token: int) -> None:
@@ -325,7 +328,9 @@ class Sequence:
         reached = self._opened().truncate(position)
         again = self._tokens[reached:position]
         del self._tokens[reached:]
-        for piece, _ in prefill_pieces(again, PREFILL_CHUNK, rewinds=True):  # so that what comes begins at `position`
+        for piece, _ in prefill_pieces(
+            again, self.model.prefill_chunk, rewinds=True
+        ):  # so that what comes begins at `position`
             self.forward(piece, 0)
 
     def forget(self, position: int) -> int:

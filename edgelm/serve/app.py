@@ -140,6 +140,7 @@ def _load(settings: Settings, path: Path, max_memory_mb: float | None) -> LM:
         prefill_threads=settings.prefill_threads,
         max_memory_mb=max_memory_mb,
         weight_cache=settings.weight_cache,
+        profile=settings.profile,
         parallel=settings.parallel,
         max_queue=settings.limits.queue,
     )

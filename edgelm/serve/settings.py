@@ -59,6 +59,7 @@ class Settings:
         idle_seconds: after which a model nobody asks for is unloaded; None for never.
         threads, prefill_threads: of a model; None for what suits this machine.
         weight_cache: whether prepacked weights are cached.
+        profile: whether a model runs as it was tuned for this machine.
         parse_special: whether names of special tokens in messages are those tokens, and not text.
         prompt_cache: the folder where beginnings of prompts survive a restart; None for none.
         temperature: gives the machine's temperature in °C, or None.
@@ -80,6 +81,7 @@ class Settings:
     threads: int | None = None
     prefill_threads: int | None = None
     weight_cache: bool = True
+    profile: bool = True
     parse_special: bool = False
     prompt_cache: Path | None = None
     temperature: Callable[[], float | None] = lambda: None

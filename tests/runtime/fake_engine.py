@@ -27,7 +27,7 @@ class FakeModel:
         vocab_size: int = VOCAB,
         logits: Callable[[Sequence[int]], np.ndarray] | None = None,
     ) -> None:
-        self.context, self.vocab_size = context, vocab_size
+        self.context, self.vocab_size, self.prefill_chunk = context, vocab_size, PREFILL_CHUNK
         self.passes: list[int] = []  # ids per forward pass, of all sequences
         self.closed = 0
         self.before_forward: Callable[[], None] = lambda: None
@@ -92,12 +92,12 @@ class FakeSequence:
 
     def prefill(self, ids: Sequence[int], num_logits: int = 1) -> np.ndarray:
         logits = np.empty((0, self.vocab_size), np.float32)
-        for piece, wanted in prefill_pieces(ids, PREFILL_CHUNK, self.rewinds):
+        for piece, wanted in prefill_pieces(ids, self.model.prefill_chunk, self.rewinds):
             logits = self.forward(piece, min(wanted, num_logits))
         return logits
 
-    def prefill_passes(self, ids: Sequence[int], size: int = PREFILL_CHUNK) -> Iterator[np.ndarray]:
-        for piece, wanted in prefill_pieces(ids, size, self.rewinds):
+    def prefill_passes(self, ids: Sequence[int], size: int | None = None) -> Iterator[np.ndarray]:
+        for piece, wanted in prefill_pieces(ids, size or self.model.prefill_chunk, self.rewinds):
             yield self.forward(piece, wanted)
 
     def resume(self, ids: Sequence[int]) -> None:

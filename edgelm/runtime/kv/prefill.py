@@ -8,6 +8,11 @@ from itertools import takewhile
 PREFILL_CHUNK = 256  # tokens a forward pass takes of a prompt: faster than 512, and half the memory between the layers
 
 
+def pass_size(wanted: int | None, *, limited: bool) -> int:
+    """Tokens of a pass: a profile's, but where memory is limited not more than its figures count."""
+    return PREFILL_CHUNK if wanted is None else min(wanted, PREFILL_CHUNK) if limited else wanted
+
+
 def prefill_pieces(ids: Sequence[int], size: int, rewinds: bool) -> list[tuple[Sequence[int], int]]:
     """The passes that read `ids`, none longer than `size`, and how many logits each needs: one behind the last id.
 

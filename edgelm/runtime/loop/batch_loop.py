@@ -311,7 +311,7 @@ class BatchLoop:
         each = min(reading, key=lambda r: r.last_read)
         each.last_read = self._rounds
         alone = all(other.patient for other in decoding)
-        piece, wanted = each.piece(PREFILL_CHUNK if alone else self._size.tokens)
+        piece, wanted = each.piece(self._own.model.prefill_chunk if alone else self._size.tokens)
         started = time.perf_counter()
         try:
             logits = each.sequence.forward(piece, wanted)  # type: ignore[union-attr]

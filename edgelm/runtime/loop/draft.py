@@ -66,7 +66,7 @@ def load_both(bundle: Bundle, draft: Bundle, options: LoadOptions) -> tuple[Engi
                 f"{bundle.path} cannot take back a wrong draft without reading again, so that drafts do not pay",
                 hint="leave the draft out",
             )
-        small = LoadedModel.load(draft, replace(options, threads=engine.threads), rooms[1])
+        small = LoadedModel.load(draft, replace(options, threads=engine.threads, settings=None), rooms[1])
     except BaseException:
         engine.close()
         raise

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from edgelm.errors import PromptError
-from edgelm.runtime.kv.prefill import PREFILL_CHUNK
 from edgelm.runtime.sample.sampling import Floats, Sampler
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def generate_step(
     limits: Limits,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    prefill_chunk: int = PREFILL_CHUNK,
+    prefill_chunk: int | None = None,
     drafter: Drafter | None = None,
     follow: Follow = lambda token: ((token,), False),
 ) -> Generator[int, None, FinishReason]:
@@ -71,7 +70,7 @@ def generate_step(
         sampler: from `make_sampler`; sees the prompt and every token since.
         limits: when the text ends.
         progress: called with (tokens in the cache, tokens of the prompt) after every pass of the prefill.
-        prefill_chunk: tokens of the prompt per pass.
+        prefill_chunk: tokens of the prompt per pass; None for what suits the engine.
         drafter: drafts tokens, which are then checked in one pass; None for one token per pass.
         follow: called with every token sampled.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edgelm.bundle.json_table import shown
 from edgelm.errors import OptionError
+from edgelm.profile.settings import Settings
 from edgelm.runtime.ort.packing import OnBytes
 from edgelm.runtime.ort.weightcache import WeightCache
 
@@ -27,6 +28,7 @@ class LoadOptions:
         on_bytes: called with (bytes done, bytes in all) while weights are packed for the cache.
         disable_spinning: whether the threads of a session sleep between its runs: those of another model, which runs in
             turn on the same cores, must not be kept waiting.
+        settings: of this machine's profile, for what is not given here; None for the target's figures.
 
     Raises:
         OptionError: a number of threads below 1.
@@ -38,6 +40,7 @@ class LoadOptions:
     weight_cache: WeightCache | bool = True
     on_bytes: OnBytes | None = None
     disable_spinning: bool = False
+    settings: Settings | None = None
 
     def __post_init__(self) -> None:
         for name in ("threads", "prefill_threads"):

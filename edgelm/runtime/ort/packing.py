@@ -24,6 +24,7 @@ from typing import Any
 from edgelm.files import open_regular
 from edgelm.runtime.ort.onnxfile import Graph, Node, Tensor
 from edgelm.runtime.ort.session import open_optimized, save_optimized, save_packed
+from edgelm.runtime.ort.workers import Workers
 
 GRAPH, PACKED = "graph.onnx", "packed.bin"
 _ROOT = Path(os.sep)
@@ -93,7 +94,7 @@ def pack(model: Path, folder: Path, final: Path, on_bytes: OnBytes | None = None
     return Packed(len(blobs), out.end, out.crc32)
 
 
-def open_packed(graph: bytes, threads: int, **entries: str) -> Any:
+def open_packed(graph: bytes, threads: int | Workers, **entries: str) -> Any:
     """A session of a graph that `pack` wrote; `entries` are settings of onnxruntime.
 
     Raises:

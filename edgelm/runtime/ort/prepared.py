@@ -18,6 +18,7 @@ from edgelm.runtime.ort.options import DEFAULTS, LoadOptions
 from edgelm.runtime.ort.packing import GRAPH, PACKED, OnBytes, moved, open_packed, pack
 from edgelm.runtime.ort.session import NO_SPINNING, version
 from edgelm.runtime.ort.weightcache import Entry, WeightCache, describe, entry_key, expected_size, worth
+from edgelm.runtime.ort.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Prepared:
 
 
 def open_prepared(
-    bundle: Bundle, cache: WeightCache, cpu: CpuInfo, threads: Sequence[int], options: LoadOptions = DEFAULTS
+    bundle: Bundle, cache: WeightCache, cpu: CpuInfo, workers: Sequence[Workers], options: LoadOptions = DEFAULTS
 ) -> Prepared | None:
-    """A session for each number of threads, all on the same mapped weights.
+    """A session for each set of threads, all on the same mapped weights.
 
     An entry that onnxruntime refuses is made anew once.
 
@@ -39,7 +40,7 @@ def open_prepared(
         bundle: the bundle.
         cache: where prepacked weights are kept.
         cpu: this machine's.
-        threads: of each session: the first, and perhaps a second one for prefill.
+        workers: of each session: the first, and perhaps a second one for prefill.
         options: how the bundle is loaded.
 
     Returns:
@@ -52,14 +53,14 @@ def open_prepared(
     if entry is not None:
         if not entry.useful:
             return None
-        found = _open(entry, bundle, threads, options.disable_spinning)
+        found = _open(entry, bundle, workers, options.disable_spinning)
         if found is not None:
             return found
         entry.remove()
     entry = _make(bundle, cache, key, cpu, options.on_bytes)
     if entry is None or not entry.useful:
         return None
-    found = _open(entry, bundle, threads, options.disable_spinning)
+    found = _open(entry, bundle, workers, options.disable_spinning)
     if found is None:  # so it would be the next time
         entry.remove()
         _give_up(bundle, cache, key, cpu)
@@ -92,7 +93,7 @@ def _give_up(bundle: Bundle, cache: WeightCache, key: str, cpu: CpuInfo) -> None
             cache.commit(made, key, describe(bundle, version(), cpu), {})
 
 
-def _open(entry: Entry, bundle: Bundle, threads: Sequence[int], disable_spinning: bool) -> Prepared | None:
+def _open(entry: Entry, bundle: Bundle, workers: Sequence[Workers], disable_spinning: bool) -> Prepared | None:
     try:
         graph = read_bytes(entry.folder / GRAPH)
         graph = moved(graph, Path(entry.facts["path"]), bundle.path)
@@ -101,7 +102,7 @@ def _open(entry: Entry, bundle: Bundle, threads: Sequence[int], disable_spinning
             NO_SPINNING if disable_spinning else {},
             NO_SPINNING,
         ]  # the second is for prefill
-        sessions = [open_packed(graph, count, **own) for count, own in zip(threads, entries, strict=False)]
+        sessions = [open_packed(graph, each, **own) for each, own in zip(workers, entries, strict=False)]
     except Exception:  # onnxruntime's exceptions have no public base class; any is a reason to do without
         return None
     give_back()  # what packing took to compare

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,9 +25,11 @@ import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi.onnxruntime_pybind11_state import OrtDevice, OrtValueVector  # noqa: E402
 
 from edgelm.errors import BundleError, DeviceError, suggest  # noqa: E402
+from edgelm.machine.affinity import on_cpus  # noqa: E402
 from edgelm.machine.heap import give_back  # noqa: E402
 from edgelm.machine.host import read_cpu  # noqa: E402
 from edgelm.runtime.ort.pages import make  # noqa: E402
+from edgelm.runtime.ort.workers import Workers  # noqa: E402
 from edgelm.target.fallback import exact_int8  # noqa: E402
 
 ort.set_default_logger_severity(4)  # what goes wrong arrives as an exception, told once
@@ -35,6 +38,8 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Threads of a session do not wait actively once its run is done: those of another one want the cores.
 NO_SPINNING = {"session.force_spinning_stop": "1"}
 _CPU = OrtDevice(OrtDevice.cpu(), OrtDevice.default_memory(), 0)
+# Where the thread that calls a session must run, too, as the session's own threads do.
+_CPUS: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()
 
 
 def version() -> str:
@@ -51,7 +56,7 @@ def providers(wanted: str) -> list[str]:
 
 
 def open_or_fall_back(
-    model: Path, threads: int, wanted: str, *, disable_spinning: bool = False
+    model: Path, threads: int | Workers, wanted: str, *, disable_spinning: bool = False
 ) -> tuple[Any, str | None]:
     """A session on the provider `wanted`, or on the CPU where that is missing or fails; and the reason for the CPU.
 
@@ -78,7 +83,7 @@ def open_or_fall_back(
 
 
 def open_session(
-    model: Path, threads: int, wanted: list[str], *, disable_spinning: bool = False, **entries: str
+    model: Path, threads: int | Workers, wanted: list[str], *, disable_spinning: bool = False, **entries: str
 ) -> Any:
     """An InferenceSession on `threads` threads; `entries` are further settings of onnxruntime.
 
@@ -90,7 +95,8 @@ def open_session(
         DeviceError: there is not enough memory.
     """
     try:
-        return _session(str(model), _options(threads, **(NO_SPINNING if disable_spinning else {}), **entries), wanted)
+        options = _options(threads, **(NO_SPINNING if disable_spinning else {}), **entries)
+        return _session(str(model), options, wanted, cpus=Workers.of(threads).cpus)
     except MemoryError:
         raise DeviceError(f"not enough memory to load {model}", hint="see: edgelm doctor") from None
     except Exception as error:  # its exceptions have no public base class
@@ -101,7 +107,7 @@ def open_session(
         ) from None
 
 
-def open_mapped(model: Path, threads: int, *, disable_spinning: bool = False) -> Any:
+def open_mapped(model: Path, threads: int | Workers, *, disable_spinning: bool = False) -> Any:
     """A session on the CPU whose kernels read the weights as the file has them, mapped: nothing is packed or copied.
 
     Raises:
@@ -146,7 +152,7 @@ def save_packed(model: bytes, folder: Path, path: Path, data: str) -> Any:
     return _session(model, options, [_PROVIDERS["cpu"]], lasting=False)
 
 
-def open_optimized(model: bytes, folder: Path, threads: int, **entries: str) -> Any:
+def open_optimized(model: bytes, folder: Path, threads: int | Workers, **entries: str) -> Any:
     """A session on the CPU of a graph that `save_optimized` wrote, as it is.
 
     Args:
@@ -160,16 +166,16 @@ def open_optimized(model: bytes, folder: Path, threads: int, **entries: str) -> 
     """
     options = _options(threads, **{"session.model_external_initializers_file_folder_path": str(folder)}, **entries)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # that was done
-    return _session(model, options, [_PROVIDERS["cpu"]])
+    return _session(model, options, [_PROVIDERS["cpu"]], cpus=Workers.of(threads).cpus)
 
 
-def _options(threads: int, **entries: str) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+def _options(threads: int | Workers, **entries: str) -> Any:
+    options, workers = ort.SessionOptions(), Workers.of(threads)
+    options.intra_op_num_threads = workers.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.enable_mem_pattern = False  # plans memory for one shape; prompts have many
-    for name, value in {**_exact(), **entries}.items():
+    for name, value in {**_exact(), **workers.entries, **entries}.items():
         options.add_session_config_entry(name, value)
     return options
 
@@ -182,9 +188,22 @@ def _exact() -> dict[str, str]:
     return {} if exact_int8(read_cpu()) else {"session.x64quantprecision": "1"}
 
 
-def _session(model: str | bytes, options: Any, wanted: list[str], *, lasting: bool = True) -> Any:
-    # Its own fallback prints to stdout and hides the reason.
-    return make(lambda: ort.InferenceSession(model, options, providers=wanted, enable_fallback=False), watched=lasting)
+def _session(
+    model: str | bytes,
+    options: Any,
+    wanted: list[str],
+    *,
+    lasting: bool = True,
+    cpus: tuple[int, ...] | None = None,
+) -> Any:
+    with on_cpus(cpus):  # threads stay where they were started
+        # Its own fallback prints to stdout and hides the reason.
+        session = make(
+            lambda: ort.InferenceSession(model, options, providers=wanted, enable_fallback=False), watched=lasting
+        )
+    if cpus is not None:
+        _CPUS[session] = cpus
+    return session
 
 
 class Values:
@@ -220,6 +239,7 @@ class Runner:
 
     def __init__(self, session: Any, outputs: list[str]) -> None:
         self._run = session._sess.run_with_ortvaluevector
+        self._cpus = _CPUS.get(session)
         self._options = ort.RunOptions()
         self._outputs = outputs
         self._devices = [_CPU] * len(outputs)
@@ -242,7 +262,8 @@ class Runner:
         """
         options = PROMPT if prompt else self._options
         given = feeds.joined(self._more)
-        self._run(options, [*names, *self._more_names], given, self._outputs, fetches.vector, self._devices)
+        with on_cpus(self._cpus):
+            self._run(options, [*names, *self._more_names], given, self._outputs, fetches.vector, self._devices)
         if prompt:
             give_back()
 
@@ -257,7 +278,8 @@ class Runner:
             fetches.push_back(value)
         options = PROMPT if prompt else self._options
         given = feeds.joined(self._more)
-        self._run(options, [*names, *self._more_names], given, self._outputs, fetches, self._devices)
+        with on_cpus(self._cpus):
+            self._run(options, [*names, *self._more_names], given, self._outputs, fetches, self._devices)
         if prompt:
             give_back()
         result: np.ndarray = fetches[0].numpy()
