@@ -112,6 +112,15 @@ class Metrics:
         ):
             values = [(label, 0 if found is None else getattr(found, name)) for label, found in stats.items()]
             yield from _metric(f"edgelm_{name}", "gauge", what, values)
+        for name, what in (  # what was computed, for whoever left as well
+            ("cancelled", "Texts whose client left, or that were cut off."),
+            ("decode_passes", "Passes that computed the next token of each text under way."),
+            ("decode_tokens", "Tokens computed by those."),
+            ("prefill_tokens", "Tokens of prompts that were read."),
+            ("prefix_tokens_reused", "Tokens of prompts that another text had at its start."),
+        ):
+            values = [(label, 0 if found is None else getattr(found, name)) for label, found in stats.items()]
+            yield from _metric(f"edgelm_model_{name}_total", "counter", what, values)
 
 
 def resident_bytes(path: Path = Path("/proc/self/statm")) -> int | None:
