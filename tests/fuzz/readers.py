@@ -70,6 +70,24 @@ SCHEMA = {
     "additionalProperties": False,
     "$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 99}},
 }
+PROFILE: dict[str, Any] = {
+    "version": 1,
+    "goal": "speed",
+    "machine": "0123456789ab",
+    "shape": "ba9876543210",
+    "board": "A board",
+    "model": "org/model",
+    "quant": "int4",
+    "bundle": "ab" * 32,
+    "edgelm": "0.1.0",
+    "onnxruntime": "1.32.0",
+    "at": "2026-01-01T00:00:00+00:00",
+    "settings": {"threads": 2, "prefill_threads": 4, "cpus": [0, 1], "spinning": False, "prefill_chunk": 256},
+    "before": {"threads": 4, "prefill_threads": 4, "cpus": None, "prefill_cpus": None, "spinning": True},
+    "gains": {"decode": {"rate": 12.5, "before": 10.0, "ratio": 1.25, "low": 1.2, "high": 1.3, "joules": None}},
+    "seconds": 12.5,
+    "tried": 7,
+}
 RECIPE: dict[str, Any] = {
     "quant": "auto",
     "recipe": {
@@ -320,6 +338,16 @@ def _target(folder: Path) -> bytes:
     return (Path(__file__).parents[2] / "targets" / "rpi5.toml").read_bytes()
 
 
+def _read_profile(path: Path) -> None:
+    from edgelm.bundle.json_table import read_json
+    from edgelm.errors import ProfileError
+    from edgelm.profile.profile import Profile
+
+    profile = Profile.read(read_json(path, error=ProfileError), path)
+    json.dumps(profile.to_dict(), allow_nan=False)
+    str(profile.settings)
+
+
 def _read_recipe(path: Path) -> None:
     from edgelm.exporter.mixed.replay import read_replay
 
@@ -414,6 +442,7 @@ READERS = {
     "template": Reader("chat_template.jinja", _template, _read_template),
     "schema": Reader("schema.json", _dumped(SCHEMA), _read_schema, json=True),
     "target": Reader("board.toml", _target, _read_target),
+    "device profile": Reader("profile.json", _dumped(PROFILE), _read_profile, json=True),
     "recipe": Reader("recipe.json", _dumped(RECIPE), _read_recipe, json=True),
     "task": Reader("task.jsonl", _task, _read_task),
     "texts": Reader("texts.jsonl", _texts, _read_texts),

@@ -80,6 +80,27 @@ def test_a_board_by_ssh(sshd, tiny_bundle, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_board_is_tuned_by_ssh(sshd, tiny_bundle, tmp_path):
+    """The profile stays on the board, where bench takes it; a copy comes home."""
+    home = {"EDGELM_PROFILES": str(tmp_path / "profiles")}
+    told = edgelm("tune", tiny_bundle.path, "--time", "5s", "--json", "--on", "ssh:board", "--keep", **home)
+    assert told.returncode == 0, told.stderr
+    profile = json.loads(told.stdout)["profile"]
+    (there,) = (sshd.home / ".config/edgelm/profiles").iterdir()
+    (here,) = (tmp_path / "profiles").iterdir()
+    assert json.loads(there.read_text()) == json.loads(here.read_text()) == profile
+    assert f"a copy is here: {here}" in told.stderr
+    ended = edgelm("bench", tiny_bundle.path, *BENCH, "-o", "json", "--on", "ssh:board", "--keep")
+    assert json.loads(ended.stdout)["profile"] == profile["id"]
+    shown = edgelm("tune", tiny_bundle.path, "--show", "--json", "--on", "ssh:board", "--keep")
+    assert [each["id"] for each in json.loads(shown.stdout)] == [profile["id"]]
+    assert edgelm("tune", tiny_bundle.path, "--forget", "--on", "ssh:board").returncode == 0
+    assert not there.exists()
+    assert not list(sshd.base.glob("run-*"))
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_cut_at_random_moments_the_next_call_finishes(sshd, tiny_bundle):
     """Whatever moment the connection is cut at, the call ends with one line, and the next one goes on."""

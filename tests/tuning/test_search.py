@@ -14,6 +14,7 @@ from edgelm.errors import DeviceError
 from edgelm.machine.host import Core, CpuInfo, MemoryInfo
 from edgelm.profile.profile import Goal
 from edgelm.profile.settings import Settings
+from edgelm.target.target import load_target
 from edgelm.tuning import candidates
 from edgelm.tuning.candidates import Place
 from edgelm.tuning.rig import Phase, Reading
@@ -195,3 +196,16 @@ def test_long_passes_only_where_there_is_memory_for_them() -> None:
     assert candidates.chunks(bundle, replace(none, available=total), 512) == [64, 128, 256]
     assert candidates.chunks(bundle, none, 128) == [64, 128, 256]
     assert candidates.chunks(bundle, none, 20) == [256]
+
+
+def test_without_a_profile_threads_are_those_of_the_bundle() -> None:
+    """As rpi5 has them for a model of 1 billion parameters, and what is loaded runs with the same."""
+    bundle = manifest(threads={"decode": 2, "prefill": 4})
+    assert candidates.default_settings(bundle, PI5) == Settings(2, 4, prefill_chunk=256)
+    assert candidates.default_settings(bundle, machine((4, 1), allowed={0})) == Settings(1, 1, prefill_chunk=256)
+    assert candidates.default_settings(manifest(threads={}), PI5) == Settings(4, 4, prefill_chunk=256)
+
+
+@pytest.mark.parametrize(("size", "threads"), [(350, 3), (599, 3), (700, 2), (1500, 2)])
+def test_a_pi_5_decodes_large_models_with_fewer_threads(size: int, threads: int) -> None:
+    assert load_target("rpi5").cpu.decode_threads(size * 1_000_000) == threads

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from edgelm.profile.store import Profiles, profile_for
 from edgelm.tuning import candidates
 from edgelm.tuning.advice import advice
 from edgelm.tuning.rig import Rig
+from edgelm.tuning.search import Hooks
 
 FROZEN = Path(__file__).parents[1] / "frozen" / "format1"
 
@@ -99,11 +101,19 @@ def test_energy_by_a_meter_of_the_users(quick: Path, monkeypatch: pytest.MonkeyP
         sampler.Sampler.__init__, "__kwdefaults__", sampler.Sampler.__init__.__kwdefaults__ | {"interval": 0.01}
     )
     monkeypatch.setitem(search.BUDGETS, "energy", replace(search.BUDGETS["energy"], turn=0.05))
-    program = tmp_path / "meter.py"
+    program, busy = tmp_path / "meter.py", tmp_path / "busy"
     program.write_text(
-        "import itertools, time\nfor n in itertools.count():\n    print(1.0 if n < 10 else 5.0, flush=True)\n    time.sleep(0.01)\n"
+        "import os, sys, time\nwhile True:\n"
+        "    print(5.0 if os.path.exists(sys.argv[1]) else 1.0, flush=True)\n    time.sleep(0.01)\n"
     )
-    found = edgelm.tune(FROZEN, "energy", power_meter=shlex.join([sys.executable, str(program)]))
+
+    def start(stage: str, turns: int) -> None:
+        if not busy.exists():
+            busy.touch()
+            time.sleep(0.5)  # until it is read
+
+    meter = shlex.join([sys.executable, str(program), str(busy)])
+    found = edgelm.tune(FROZEN, "energy", power_meter=meter, hooks=Hooks(start))
     gain = found.profile.gains["decode"]
     assert gain.joules is not None
     assert gain.joules == pytest.approx(4.0 / gain.rate, rel=0.5)  # 5 W, of which about 1 W is that of idling
