@@ -101,6 +101,14 @@ class RemoteError(EdgeLMError):
     """A board cannot be reached, or cannot be used, or the connection to it was lost."""
 
 
+class FleetError(EdgeLMError):
+    """The plan of a fleet is wrong, or jobs of it are still to be done."""
+
+
+class ClusterError(EdgeLMError):
+    """A cluster cannot be reached, or its workers cannot do what they are asked for."""
+
+
 class ResultsError(EdgeLMError):
     """The file of results is damaged or cannot be written, or has not what was asked for."""
 

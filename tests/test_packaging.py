@@ -15,7 +15,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BASE = {"onnxruntime", "numpy", "tokenizers", "click", "jinja2"}
-HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "optimum", "huggingface_hub", "safetensors"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "optimum",
+    "huggingface_hub",
+    "safetensors",
+    "pyinfra",
+    "gevent",
+    "distributed",
+    "dask",
+]
 
 
 def test_the_base_install_is_five_packages() -> None:

@@ -16,7 +16,7 @@ from edgelm.errors import suggest
 if TYPE_CHECKING:
     from edgelm.runtime.lora_adapter import RuntimeAdapter
 
-_TAKEN = ("model", "adapter_only", "base", "output", "overwrite", "as_json")
+_TAKEN = ("model", "more", "adapter_only", "base", "output", "overwrite", "as_json")
 
 
 def export_file(load: Callable[[], Callable[..., Path]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,16 @@ from edgelm.cli.loading import loaded
 from edgelm.cli.on import BoardCommand
 from edgelm.cli.options import bundle_argument, json_option, threads_option
 from edgelm.cli.quality import divergence_lines
+from edgelm.cli.scheduler import executor, scheduler_option
 from edgelm.cli.sections import section
 from edgelm.cli.show import Bar, print_lines
 from edgelm.cli.tasks import beside_lines, result_lines
+from edgelm.exporter.progress import Progress
 from edgelm.files import scratch
 
 if TYPE_CHECKING:
+    from edgelm.cluster.executor import Executor
+    from edgelm.evaluate.divergence import Divergence
     from edgelm.evaluate.items import Item
     from edgelm.evaluate.outcome import TaskResult
     from edgelm.evaluate.passages import Passages
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from edgelm.runtime.lm import LM
 
 
-@click.command("eval", cls=BoardCommand, reads=("bundle", "task", "text", "against"), refuses=("save",))
+@click.command("eval", cls=BoardCommand, reads=("bundle", "task", "text", "against"), refuses=("save", "scheduler"))
 @bundle_argument
 @section(
     "Tasks",
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     ),
     click.option("--save", is_flag=True, help="Keep the comparison in the bundle, as its quality.json."),
 )
+@scheduler_option
 @json_option
 @threads_option
 def command(
@@ -78,6 +83,7 @@ def command(
     save: bool,
     chunk: int | None,
     chunks: int | None,
+    scheduler: str | None,
     as_json: bool,
     threads: int | None,
 ) -> None:
@@ -97,6 +103,7 @@ def command(
       edgelm eval my-bundle --text wiki.test.raw --chunks 20 --json
       edgelm eval my-bundle --against path/to/model --text wiki.test.raw --save
       edgelm eval my-bundle --against my-fp32-bundle
+      edgelm eval my-bundle --task mine.jsonl --scheduler tcp://host:8786
     """
     if task is None and text is None and against is None:
         raise click.UsageError("nothing to measure: give --task, --text or --against")
@@ -111,8 +118,9 @@ def command(
     facts: dict[str, Any] = {"bundle": str(bundle)}
     parts: list[list[str]] = []
     opened = Bundle.open(find_bundle(bundle, quiet=as_json))
-    with Bar(silent=as_json) as bar, _base(against, opened, bar) as base, ends_at_once():
-        measure = _Measure(opened, base, threads, bar)
+    with Bar(silent=as_json) as bar, _base(against, opened, bar) as base, ExitStack() as stack, ends_at_once():
+        does, progress = stack.enter_context(executor(scheduler, bar, silent=as_json))
+        measure = (_Measure if does.local else _Spread)(opened, base, threads, progress, does)
         if items is not None:
             told, lines = measure.task(items, seed or 0, max(0, show_errors))
             facts["task"] = {"name": task, **told}
@@ -140,7 +148,8 @@ class _Measure:
     bundle: Bundle
     base: Bundle | None
     threads: int | None
-    bar: Bar
+    bar: Progress
+    does: Executor
 
     def task(self, items: Sequence[Item], seed: int, show: int) -> tuple[dict[str, Any], list[str]]:
         """A task: for JSON, and in words, with `show` wrong or changed answers."""
@@ -167,18 +176,21 @@ class _Measure:
 
     def divergence(self, passages: Passages, chunk: int | None, chunks: int | None, *, save: bool) -> dict[str, Any]:
         """The bundle's quality card, measured now; kept in the bundle where it is to be saved."""
-        from edgelm.evaluate.card import compare, quality_card
+        from edgelm.evaluate.card import quality_card
 
         assert self.base is not None  # the card is of two
-        on_chunk = _step(self.bar, "text")
-        found = compare(
-            self.base, self.bundle, passages, chunk=chunk, chunks=chunks, threads=self.threads, on_chunk=on_chunk
-        )
+        found = self._compare(self.base, passages, chunk, chunks)
         before = self.bundle.quality or {}
         card = quality_card(self.bundle.manifest, _identity(self.base), passages, found, before.get("matrices"))
         if save:
             save_quality(self.bundle, card)
         return card
+
+    def _compare(self, base: Bundle, passages: Passages, chunk: int | None, chunks: int | None) -> Divergence:
+        from edgelm.evaluate.card import compare
+
+        options: dict[str, Any] = {"chunk": chunk, "chunks": chunks, "threads": self.threads}
+        return compare(base, self.bundle, passages, **options, on_chunk=_step(self.bar, "text"))
 
     def _load(self, bundle: Bundle) -> AbstractContextManager[LM]:
         # What is compared with is often there for this once: its prepacked weights are not cached.
@@ -189,6 +201,27 @@ class _Measure:
 
         with self._load(bundle) as lm:
             return run_task(lm, items, on_example=_step(self.bar, f"task, {bundle.manifest.quant}"))
+
+
+@dataclass(frozen=True)
+class _Spread(_Measure):
+    """The same on a cluster, in shares."""
+
+    def perplexity(self, passages: Passages, chunk: int | None, chunks: int | None) -> Perplexity:
+        """Of a text."""
+        from edgelm.cluster.evaluating import Text, text_perplexity
+
+        return text_perplexity(self.does, self.bundle, Text(passages, chunk, chunks), self.threads, self.bar)
+
+    def _compare(self, base: Bundle, passages: Passages, chunk: int | None, chunks: int | None) -> Divergence:
+        from edgelm.cluster.evaluating import Text, text_divergence
+
+        return text_divergence(self.does, base, self.bundle, Text(passages, chunk, chunks), self.threads, self.bar)
+
+    def _run(self, bundle: Bundle, items: Sequence[Item]) -> TaskResult:
+        from edgelm.cluster.evaluating import answer_task
+
+        return answer_task(self.does, bundle, items, self.threads, self.bar)
 
 
 def _identity(bundle: Bundle) -> dict[str, str]:
@@ -226,7 +259,7 @@ def task_file(task: str) -> Path:
     return demo.heldout()
 
 
-def _step(bar: Bar, what: str) -> Any:
+def _step(bar: Progress, what: str) -> Any:
     def step(done: int, total: int) -> None:
         if done == 0:
             bar.start(what, total)

@@ -15,9 +15,11 @@ from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import PROMPT, Bundle
 from edgelm.by_name import load_export, needing_extra
 from edgelm.cli.adapter_file import export_file
+from edgelm.cli.exports import export_many
 from edgelm.cli.mixed import mixed_body, mixed_lines
 from edgelm.cli.options import file_option, json_option
 from edgelm.cli.quality import quality_summary
+from edgelm.cli.scheduler import scheduler_option
 from edgelm.cli.sections import Sectioned, section
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
 from edgelm.cli.vocabulary import vocabulary_lines
@@ -29,6 +31,7 @@ AUTO = "auto"  # as in edgelm.exporter.mixed.recipes
 
 @click.command("export", cls=Sectioned)
 @click.argument("model", required=False)
+@click.argument("more", nargs=-1, metavar="...")
 @section(
     "Board and format",
     click.option(
@@ -148,21 +151,25 @@ AUTO = "auto"  # as in edgelm.exporter.mixed.recipes
     ),
     click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already."),
     click.option("--force", is_flag=True, help="Export even where memory or disk seem too small."),
+    scheduler_option,
     json_option,
 )
 def command(
     model: str | None,
+    more: tuple[str, ...],
     target: str | None,
     quant: str | None,
     as_json: bool,
     adapter_only: bool,
     base: Path | None,
+    scheduler: str | None,
     **options: Any,
 ) -> None:
     """Convert a checkpoint into a bundle for a target.
 
     MODEL is a folder, a GGUF file, a Hugging Face hub id, or nothing for the small model that comes with edgelm. Of
-    a model on the hub that has GGUF files, name one by its type, as in owner/name:Q4_K_M, or with --file.
+    a model on the hub that has GGUF files, name one by its type, as in owner/name:Q4_K_M, or with --file. Of several
+    models each becomes a bundle in the folder of -o, which is bundles by default.
 
     \b
     Examples:
@@ -183,7 +190,10 @@ def command(
       edgelm export path/to/checkpoint --target x86-64 --prefill int8
       edgelm export Qwen/Qwen3-Embedding-0.6B --target rpi5 --task embedding
       edgelm export path/to/checkpoint --target rpi5 --compile-prompt rules.txt
+      edgelm export model-a model-b --target rpi5 --scheduler tcp://host:8786
     """
+    if adapter_only and more:
+        raise click.UsageError("--adapter-only takes one adapter")
     if adapter_only:
         export_file(load_export_adapter)
         return
@@ -200,6 +210,11 @@ def command(
     if quant != AUTO:
         board.recipe(quant)  # a typing error is told before the libraries are loaded
     export = load_export()
+    if model is not None and (more or scheduler is not None):
+        export_many((model, *more), board, quant, options, scheduler=scheduler, as_json=as_json)
+        return
+    if scheduler is not None:
+        raise click.UsageError("--scheduler is for models that are named")
     started = time.perf_counter()
     with Bar(silent=as_json) as bar:
         bundle = export(model, board, quant, progress=bar, **options)

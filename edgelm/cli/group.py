@@ -29,6 +29,7 @@ COMMANDS = {  # name -> what it does; the module has the same name and holds `co
     "bench": "Measure a bundle's speed and memory on this machine.",
     "tune": "Find how a bundle runs best on this machine, and keep it.",
     "results": "Show, compare and draw what bench has measured.",
+    "fleet": "Measure bundles on many boards, by a plan.",
     "doctor": "Say what this machine is and whether it is ready.",
     "emulate": "Run edgelm on an emulated ARM core, without a board.",
     "eval": "Measure how good a bundle is: tasks, perplexity.",
@@ -41,7 +42,7 @@ SECTIONS = {
     "Run models": ("run", "chat", "embed", "serve"),
     "Models and bundles": ("models", "pull", "list", "rm", "export", "inspect", "verify", "families", "cache"),
     "Boards": ("doctor", "targets", "estimate", "emulate"),
-    "Measure": ("bench", "tune", "results", "eval", "sweep"),
+    "Measure": ("bench", "tune", "results", "fleet", "eval", "sweep"),
     "More": (),
 }
 

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 import click
 
 _OWN = ("model", "output")  # as optimum-cli's other exports have them: -m MODEL OUTPUT
-_LEFT_OUT = ("adapter_only", "base", "version", "help")  # an adapter's file is no export of a model
+_LEFT_OUT = ("adapter_only", "base", "scheduler", "version", "help")  # an adapter's file is no export of a model
 _ABOUT = """\
 Examples:
   optimum-cli export edgelm -m HuggingFaceTB/SmolLM2-135M-Instruct --target rpi5 smollm2-rpi5

@@ -13,13 +13,16 @@ import click
 from edgelm.by_name import load_export
 from edgelm.cli.failures import say
 from edgelm.cli.options import json_option, threads_option
+from edgelm.cli.scheduler import executor, scheduler_option
 from edgelm.cli.sections import Sectioned, section
 from edgelm.cli.show import Bar, check_svg, print_lines, size, table, write_svg
 from edgelm.errors import EdgeLMError, OptionError
+from edgelm.exporter.progress import Progress
 from edgelm.files import scratch
 from edgelm.target.target import Target, load_target, target_names
 
 if TYPE_CHECKING:  # they are there only with edgelm[export]
+    from edgelm.cluster.executor import Executor
     from edgelm.evaluate.items import Item
     from edgelm.sweep.candidates import Candidate
     from edgelm.sweep.measure import Sweep
@@ -63,6 +66,7 @@ if TYPE_CHECKING:  # they are there only with edgelm[export]
         "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw size against KL divergence."
     ),
     click.option("--overwrite", is_flag=True, help="Measure anew what an earlier sweep measured."),
+    scheduler_option,
     json_option,
 )
 @threads_option
@@ -80,6 +84,7 @@ def command(
     output: Path | None,
     plot: Path | None,
     overwrite: bool,
+    scheduler: str | None,
     as_json: bool,
     threads: int | None,
 ) -> None:
@@ -98,6 +103,7 @@ def command(
       edgelm sweep --target rpi5
       edgelm sweep path/to/checkpoint --target rpi5 --plot sweep.svg -o sweep/
       edgelm sweep path/to/checkpoint --target rpi4 --recipe int8 --text wiki.raw
+      edgelm sweep my/model --target rpi5 --scheduler tcp://host:8786
     """
     if target is None:
         raise click.UsageError(f"--target is missing: one of {', '.join(target_names())}, or a .toml file")
@@ -114,7 +120,8 @@ def command(
         options = {"chunks": chunks, "context": context, "output": output, "threads": threads}
         sweep = _sweep(model, board, chosen(found, names), measured, calibration, task, limit, **options)
         record = sweep.record(bar, overwrite=overwrite)
-        failed = _run(sweep, record, bar, bar.say)
+        with executor(scheduler, bar, silent=as_json) as (does, progress):
+            failed = _run(sweep, record, progress, does)
         rows = [record.rows[c.name] for c in sweep.candidates if c.name in record.rows and c.name not in failed]
         facts = _facts(sweep, record, rows, failed)
     if plot is not None:
@@ -188,13 +195,14 @@ def _sweep(
     return Sweep(model, board, tried, passages, calibrate=calibrate, items=items, task=facts, **options)
 
 
-def _run(sweep: Sweep, record: Record, bar: Bar, tell: Any) -> Mapping[str, EdgeLMError]:
+def _run(sweep: Sweep, record: Record, bar: Progress, does: Executor) -> Mapping[str, EdgeLMError]:
     """Measure what is left, telling of every row; Ctrl-C says what is kept."""
+    tell = bar.say
     names = [candidate.name for candidate in sweep.candidates]
     if before := sum(sweep.done(candidate, record) for candidate in sweep.candidates):
         tell(f"{before} of {len(names)} recipes were measured by an earlier sweep")
     try:
-        return sweep.run(record, bar, lambda row: tell(f"{row.name}: {size(row.bytes)}, KLD {row.kld:.4g}"))
+        return sweep.run(record, bar, lambda row: tell(f"{row.name}: {size(row.bytes)}, KLD {row.kld:.4g}"), does)
     except KeyboardInterrupt:
         bar.finish()
         kept = sum(name in record.rows for name in names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError
-from edgelm.evaluate.divergence import Divergence, divergence
+from edgelm.evaluate.divergence import Divergence, Positions, positions_of, shared_context, summarised
 from edgelm.evaluate.passages import Passages, starting_token
-from edgelm.evaluate.perplexity import OnChunk
-from edgelm.evaluate.vocab_subset import KeptScores, ids_in
+from edgelm.evaluate.perplexity import ALL, OnChunk, Share, chunked
+from edgelm.evaluate.vocab_subset import KeptScores, ids_in, outside
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort.session import version
 from edgelm.runtime.text.chat import ChatTemplate
@@ -45,6 +45,38 @@ def compare(
     Raises:
         EdgeLMError: the vocabularies differ, the text is too short, or a bundle cannot be run.
     """
+    pieces = compare_chunks(base, bundle, passages, chunk=chunk, chunks=chunks, threads=threads, on_chunk=on_chunk)
+    return gathered([pieces])
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What two bundles make of some chunks of a text.
+
+    Attributes:
+        positions: in the text's order.
+        chunks, size: of the whole text, how many there are to compare, of how many ids.
+        outside: see `KeptScores.sums`; None where both have the same tokens.
+    """
+
+    positions: tuple[Positions, ...]
+    chunks: int
+    size: int
+    outside: tuple[tuple[float, int], ...] | None = None
+
+
+def compare_chunks(
+    base: Bundle,
+    bundle: Bundle,
+    passages: Passages,
+    *,
+    chunk: int | None = None,
+    chunks: int | None = None,
+    threads: int | None = None,
+    share: Share = ALL,
+    on_chunk: OnChunk = lambda done, total: None,
+) -> Pieces:
+    """A share of what `compare` does; raises as it does."""
     tokenizer, template = text_tools(bundle)
     ids = passages.encode(tokenizer, template)
     kept = _kept(base, bundle, passages, tokenizer, template, ids)
@@ -53,8 +85,18 @@ def compare(
     with closing(Engine.load(base, **options)) as first, closing(Engine.load(bundle, **options)) as second:
         bos = starting_token(tokenizer)
         original = first if kept is None else KeptScores(first, kept)
-        found = divergence(original, second, ids, bos=bos, chunk=chunk, chunks=chunks, on_chunk=on_chunk)
-        return replace(found, outside=original.outside) if isinstance(original, KeptScores) else found
+        tokens, size, count = chunked(shared_context(original, second), ids, chunk, chunks)
+        which = share.of(count)
+        found = positions_of(original, second, tokens, size, which, bos=bos, on_chunk=on_chunk)
+        sums = tuple(original.sums) if isinstance(original, KeptScores) else None
+        return Pieces(tuple(found), count, size, sums)
+
+
+def gathered(pieces: Sequence[Pieces]) -> Divergence:
+    """The outcome of all chunks, from shares in the text's order."""
+    found = summarised([one for piece in pieces for one in piece.positions], pieces[0].chunks, pieces[0].size)
+    sums = [one for piece in pieces if piece.outside is not None for one in piece.outside]
+    return replace(found, outside=outside(sums)) if pieces[0].outside is not None else found
 
 
 def _kept(

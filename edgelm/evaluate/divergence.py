@@ -110,26 +110,28 @@ def divergence(
         OptionError: `chunk` or `chunks` is out of range.
         EdgeLMError: the vocabularies differ in size, the text is shorter than a chunk, or logits are not finite.
     """
+    tokens, size, count = chunked(shared_context(base, quantised), ids, chunk, chunks)
+    pieces = positions_of(base, quantised, tokens, size, range(count), bos=bos, on_chunk=on_chunk)
+    return summarised(pieces, count, size)
+
+
+def shared_context(base: Scores, quantised: Scores) -> int:
+    """The shorter context of two models, in tokens.
+
+    Raises:
+        EdgeLMError: the vocabularies differ in size.
+    """
     if base.vocab_size != quantised.vocab_size:
         raise EdgeLMError(
             f"the models have vocabularies of {base.vocab_size:,} and {quantised.vocab_size:,} tokens: "
             "they cannot be compared token by token",
             hint="compare a bundle with the model it was made from",
         )
-    tokens, size, count = chunked(min(base.context, quantised.context), ids, chunk, chunks)
-    pieces: list[_Positions] = []
-    for index in range(count):
-        on_chunk(index, count)
-        part = tokens[index * size : (index + 1) * size]
-        both = zip(scored(base, part, bos), scored(quantised, part, bos), strict=True)
-        pieces += [_positions(original, rounded, targets) for (original, targets), (rounded, _) in both]
-    base.reset()
-    quantised.reset()
-    return _summary(pieces, count, size)
+    return min(base.context, quantised.context)
 
 
 @dataclass(frozen=True)
-class _Positions:
+class Positions:
     """What is kept of some positions, each [n]."""
 
     base_losses: np.ndarray
@@ -138,12 +140,41 @@ class _Positions:
     same_top: np.ndarray
 
 
-def _positions(base: np.ndarray, quantised: np.ndarray, targets: np.ndarray) -> _Positions:
+def positions_of(
+    base: Scores,
+    quantised: Scores,
+    tokens: np.ndarray,
+    size: int,
+    which: range,
+    *,
+    bos: int | None = None,
+    on_chunk: OnChunk = lambda done, total: None,
+) -> list[Positions]:
+    """Compare two models on some chunks; no chunk depends on another one.
+
+    Args:
+        base, quantised: engines; both are left empty.
+        tokens, size: as `chunked` gives them.
+        which: the chunks, by their number.
+        bos, on_chunk: see `perplexity`.
+    """
+    pieces: list[Positions] = []
+    for done, index in enumerate(which):
+        on_chunk(done, len(which))
+        part = tokens[index * size : (index + 1) * size]
+        both = zip(scored(base, part, bos), scored(quantised, part, bos), strict=True)
+        pieces += [_positions(original, rounded, targets) for (original, targets), (rounded, _) in both]
+    base.reset()
+    quantised.reset()
+    return pieces
+
+
+def _positions(base: np.ndarray, quantised: np.ndarray, targets: np.ndarray) -> Positions:
     losses = [negative_log_likelihood(logits, targets) for logits in (base, quantised)]
     step = max(1, _VALUES // base.shape[1])
     starts = range(0, len(base), step)
     kld = np.concatenate([kl_divergence(base[i : i + step], quantised[i : i + step]) for i in starts])
-    return _Positions(losses[0], losses[1], kld, base.argmax(axis=1) == quantised.argmax(axis=1))
+    return Positions(losses[0], losses[1], kld, base.argmax(axis=1) == quantised.argmax(axis=1))
 
 
 def kl_divergence(base: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -161,7 +192,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def _summary(pieces: Sequence[_Positions], chunks: int, size: int) -> Divergence:
+def summarised(pieces: Sequence[Positions], chunks: int, size: int) -> Divergence:
+    """The outcome of all positions, in their order, of so many chunks of so many ids."""
     base_losses, losses, kld = (
         np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("base_losses", "losses", "kld")
     )

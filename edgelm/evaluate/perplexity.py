@@ -61,6 +61,21 @@ class Perplexity:
         return f"{self.value:.4f} ± {self.error:.4f}"
 
 
+@dataclass(frozen=True)
+class Share:
+    """One of several equal shares of what there is to do, in order; all of it by default."""
+
+    number: int = 0
+    shares: int = 1
+
+    def of(self, count: int) -> range:
+        """The places of this share among `count`."""
+        return range(count * self.number // self.shares, count * (self.number + 1) // self.shares)
+
+
+ALL = Share()
+
+
 def perplexity(
     engine: Scores,
     ids: Sequence[int] | np.ndarray,
@@ -85,13 +100,33 @@ def perplexity(
         EdgeLMError: the text is shorter than a chunk.
     """
     tokens, size, count = chunked(engine.context, ids, chunk, chunks)
-    losses = []
-    for index in range(count):
-        on_chunk(index, count)
+    return summary(losses_of(engine, tokens, size, range(count), bos=bos, on_chunk=on_chunk), count, size)
+
+
+def losses_of(
+    engine: Scores,
+    tokens: np.ndarray,
+    size: int,
+    which: range,
+    *,
+    bos: int | None = None,
+    on_chunk: OnChunk = lambda done, total: None,
+) -> np.ndarray:
+    """Negative log-likelihood of every scored token of some chunks, float64 [n]; no chunk depends on another one.
+
+    Args:
+        engine: is left empty.
+        tokens, size: as `chunked` gives them.
+        which: the chunks, by their number.
+        bos, on_chunk: see `perplexity`.
+    """
+    losses = [np.zeros(0)]
+    for done, index in enumerate(which):
+        on_chunk(done, len(which))
         pieces = scored(engine, tokens[index * size : (index + 1) * size], bos)
         losses += [negative_log_likelihood(logits, targets) for logits, targets in pieces]
     engine.reset()
-    return summary(np.concatenate(losses), count, size)
+    return np.concatenate(losses)
 
 
 def chunked(

@@ -6,6 +6,7 @@ others is shared out in proportion, which is what leaving their logits out does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,7 @@ class KeptScores:
     def __init__(self, engine: Scores, ids: np.ndarray) -> None:
         self.context, self.vocab_size = engine.context, len(ids)
         self._engine, self._ids = engine, ids
-        self._outside, self._rows = 0.0, 0
+        self.sums: list[tuple[float, int]] = []  # of every pass: the probability left out, summed over its positions
 
     def forward(self, ids: Sequence[int] | np.ndarray, num_logits: int = 1) -> np.ndarray:
         """Append tokens and compute the kept tokens' logits, float32 [num_logits, vocab_size]."""
@@ -34,8 +35,7 @@ class KeptScores:
         shifted = np.exp(whole - whole.max(axis=1, keepdims=True))
         kept: np.ndarray = whole[:, self._ids]
         shares = shifted[:, self._ids].sum(axis=1, dtype=np.float64) / shifted.sum(axis=1, dtype=np.float64)
-        self._outside += float((1 - shares).sum())
-        self._rows += len(whole)
+        self.sums.append((float((1 - shares).sum()), len(whole)))
         return kept
 
     def reset(self) -> None:
@@ -45,7 +45,13 @@ class KeptScores:
     @property
     def outside(self) -> float:
         """Mean probability of the tokens that are left out, over all positions so far."""
-        return max(0.0, self._outside / self._rows) if self._rows else 0.0
+        return outside(self.sums)
+
+
+def outside(sums: Sequence[tuple[float, int]]) -> float:
+    """The mean of (sum over positions, positions), which does not depend on their order."""
+    rows = sum(count for _, count in sums)
+    return max(0.0, math.fsum(total for total, _ in sums) / rows) if rows else 0.0
 
 
 def ids_in(small: Tokenizer, full: Tokenizer, vocab: int) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""How a board is reached: ``ssh:USER@HOST``, ``adb:SERIAL``, ``emulate:TARGET``; each starts a program there."""
+"""How a board is reached: ``ssh:USER@HOST``, ``adb:SERIAL``, ``emulate:TARGET``; each starts a program there.
+
+``emulate:TARGET#NAME`` is one of several emulated boards of a kind, with a home of its own.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ def open_place(name: str) -> Iterator[Place]:
     """
     kind, rest = parse(name)
     if kind == "emulate":
-        yield _Emulated(name, Board.of(prepare(), load_target(rest)))
+        yield _Emulated(name, Board.of(prepare(), load_target(rest.partition("#")[0])))
         return
     program = shutil.which(kind)
     if program is None:

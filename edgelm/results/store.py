@@ -135,6 +135,12 @@ class Store:
         report: dict[str, Any] = json.loads(found[0][0])
         return report
 
+    def tagged(self, table: str, key: str) -> dict[str, str]:
+        """The runs whose report has a table with this key, by the key's value; the newest of each."""
+        place = f"$.{table}.{key}"
+        query = "SELECT json_extract(report, ?), run FROM runs WHERE json_extract(report, ?) IS NOT NULL ORDER BY rowid"
+        return {str(value): run for value, run in self._read(query, [place, place])}
+
     def manifests(self) -> dict[str, dict[str, Any]]:
         """The manifests of the bundles measured, by their digest."""
         return {digest: json.loads(text) for digest, text in self._read("SELECT bundle, manifest FROM bundles", [])}

@@ -1,6 +1,8 @@
 """A sweep: every recipe exported, compared with the model in fp32, and released.
 
-At any time there are two bundles on disk, the one in fp32 and the one that is measured, unless they are to be kept.
+Each recipe is a task of its own (`Step`), done here in turn or on a cluster. On a machine that does them there are two
+bundles on disk at any time, the one in fp32 and the one that is measured, unless they are to be kept; for each process that
+does them beside others one more.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.bundle.reader import MANIFEST, Bundle, sha256
+from edgelm.cluster.executor import LOCAL, Executor
+from edgelm.cluster.shared import alone, release, shared_folder
 from edgelm.errors import BundleError, EdgeLMError, ExportError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.divergence import Divergence
@@ -102,13 +106,16 @@ class Sweep:
             return False
         return self.output is None or (self.output / candidate.name / MANIFEST).is_file()
 
-    def run(self, record: Record, progress: Progress, on_row: OnRow = lambda row: None) -> dict[str, EdgeLMError]:
+    def run(
+        self, record: Record, progress: Progress, on_row: OnRow = lambda row: None, executor: Executor = LOCAL
+    ) -> dict[str, EdgeLMError]:
         """Measure the candidates that are not in the record, and add them to it.
 
         Args:
             record: see `record`; it is written after every candidate.
             progress: is called with how far each is.
             on_row: is called with every row that is added.
+            executor: measures them.
 
         Returns:
             why candidates could not be measured, by name.
@@ -120,35 +127,52 @@ class Sweep:
         failed: dict[str, EdgeLMError] = {}
         if not left:
             return failed
-        base, *others = self.candidates
         if self.output is not None:
             record.keep()  # so that one which is interrupted before its first row is known as a sweep
-        with self._folder() as folder, _forgotten_where_empty(record, self.output):
-            original = self._base(base, folder, progress)
-            for candidate in self.candidates:
-                if candidate not in left:
-                    continue
-                named = _Named(progress, f"{candidate.name} ({self.candidates.index(candidate) + 1}/{len(others) + 1})")
-                try:
-                    with self._made(candidate, original, folder, named) as bundle:
-                        row = self._row(candidate, original, bundle, named)
-                except EdgeLMError as error:
-                    if candidate is base:
-                        raise
-                    failed[candidate.name] = error
-                    continue
-                record.add(row)
-                on_row(row)
+            executor.check_folder(self.output)
+        key = kept_file(record.settings).stem
+        with self._folder(executor) as folder, _forgotten_where_empty(record, self.output):
+            steps = [Step(self, candidate, folder, key) for candidate in left]
+            try:
+                for place, found in executor.run(measured, steps, progress):
+                    if isinstance(found, EdgeLMError):
+                        if left[place].name == BASE:
+                            raise found
+                        failed[left[place].name] = found
+                        continue
+                    record.add(found)
+                    on_row(found)
+            finally:
+                if not executor.local:
+                    executor.everywhere(release, key)
         return failed
 
     @contextmanager
-    def _folder(self) -> Iterator[Path]:
-        """Where bundles are made."""
-        if self.output is not None:
+    def _folder(self, executor: Executor) -> Iterator[Path | None]:
+        """Where bundles are made; None where processes are to agree on a folder of their machine."""
+        if self.output is not None or not executor.local:
             yield self.output
             return
         with scratch() as folder:
             yield folder
+
+    def measure(self, candidate: Candidate, folder: Path, progress: Progress) -> Row:
+        """Export a recipe and measure it.
+
+        Args:
+            candidate: the recipe.
+            folder: where bundles are made, that of the model in fp32 too, if it is not there.
+            progress: is called with how far it is.
+
+        Raises:
+            EdgeLMError: it cannot be made or measured.
+        """
+        number, count = self.candidates.index(candidate) + 1, len(self.candidates)
+        named = _Named(progress, f"{candidate.name} ({number}/{count})")
+        with alone(folder, BASE):  # one process makes it, where several share the folder
+            original = self._base(self.candidates[0], folder, progress)
+        with self._made(candidate, original, folder, named) as bundle:
+            return self._row(candidate, original, bundle, named)
 
     def _base(self, candidate: Candidate, folder: Path, progress: Progress) -> Bundle:
         """The model in fp32, as an interrupted sweep left it or made now."""
@@ -215,6 +239,49 @@ class Sweep:
         config = GenerationConfig.from_hf(bundle.generation_config)
         with LM(self._engine(bundle), tokenizer, bundle, template, config) as lm:
             return run_task(lm, self.items, on_example=_told(progress, "task")).accuracy
+
+
+@dataclass(frozen=True)
+class Step:
+    """A recipe of a sweep as a task.
+
+    Attributes:
+        sweep: of which it is.
+        candidate: the recipe.
+        folder: where bundles are made; None where processes that share a machine share one by the `key`.
+    """
+
+    sweep: Sweep
+    candidate: Candidate
+    folder: Path | None
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The recipe's."""
+        return self.candidate.name
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The checkpoint and the text to calibrate on, where they are files."""
+        calibrate = self.sweep.calibrate if self.candidate.calibrated else None
+        paths = [name for name in (self.sweep.model, calibrate) if name is not None]
+        return tuple(name for name in paths if Path(name).expanduser().exists())
+
+    def moved(self, paths: Mapping[str, str]) -> Step:
+        """With the checkpoint and the text elsewhere."""
+        model, calibrate = self.sweep.model, self.sweep.calibrate
+        sweep = replace(
+            self.sweep,
+            model=None if model is None else paths.get(model, model),
+            calibrate=paths.get(calibrate, calibrate),
+        )
+        return replace(self, sweep=sweep)
+
+
+def measured(step: Step, progress: Progress) -> Row:
+    """Do a step; raises as `Sweep.measure`."""
+    return step.sweep.measure(step.candidate, step.folder or shared_folder(step.key), progress)
 
 
 class _Named(Progress):

@@ -1,30 +1,35 @@
-"""The values of a target file, checked as they are read: a wrong one is named with its file, line and key."""
+"""The values of a TOML file, of a target or a plan, checked as they are read: a wrong one is named with file, line and key."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgelm.errors import TargetError, near
+from edgelm.errors import EdgeLMError, TargetError, near
 from edgelm.target.toml_lines import KeyPath, nearest_line
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a target file; its getters check a value and name file, line and dotted key when it is wrong."""
+    """One table of a file; its getters check a value and name file, line and dotted key when it is wrong.
+
+    `what` the file is of, and the `error` that is raised, are a target's unless told otherwise.
+    """
 
     file: Path
     lines: Mapping[KeyPath, int]
     path: KeyPath
     data: Mapping[str, Any]
     hint: str
+    what: str = "a target"
+    error: type[EdgeLMError] = TargetError
 
     def fail(self, key: str, problem: str, hint: str | None = None) -> NoReturn:
-        """Raise TargetError about `key`."""
+        """Raise the file's error about `key`."""
         path = (*self.path, key)
-        raise TargetError(
+        raise self.error(
             f"{self.file}:{nearest_line(self.lines, path)}: {'.'.join(path)} {problem}",
             hint=hint or self.hint,
         )
@@ -33,12 +38,12 @@ class Table:
         """Refuses keys which are not `known`: a typing error would otherwise be a value silently ignored."""
         for key in self.data:
             if key not in known:
-                self.fail(key, "is not a key of a target", near(key, known, listing="keys here"))
+                self.fail(key, f"is not a key of {self.what}", near(key, known, listing="keys here"))
 
     def table(self, key: str) -> Table:
         """A table inside this one."""
         value = self._get(key, dict, "a table")
-        return Table(self.file, self.lines, (*self.path, key), value, self.hint)
+        return replace(self, path=(*self.path, key), data=value)
 
     def string(self, key: str, choices: Collection[str] = ()) -> str:
         """A string that says something, one of `choices` where there are any."""

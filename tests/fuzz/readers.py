@@ -348,6 +348,20 @@ def _read_profile(path: Path) -> None:
     str(profile.settings)
 
 
+def _read_plan(path: Path) -> None:
+    from edgelm.fleet.plan import read_plan
+
+    read_plan(path)
+
+
+def _plan(folder: Path) -> bytes:
+    bundle = Path(__file__).parents[1] / "frozen" / "format1"
+    return (
+        f'retries = 1\nbundles = ["{bundle}"]\nruns = 2\n[settings.quick]\nn_prompt = [8, 16]\nsustained = "1m"\n'
+        '[groups.pi]\nuse = ["quick"]\nkeep = true\n[boards."the hall"]\nplace = "ssh:pi@hall"\ngroups = ["pi"]\n'
+    ).encode()
+
+
 def _read_recipe(path: Path) -> None:
     from edgelm.exporter.mixed.replay import read_replay
 
@@ -443,6 +457,7 @@ READERS = {
     "schema": Reader("schema.json", _dumped(SCHEMA), _read_schema, json=True),
     "target": Reader("board.toml", _target, _read_target),
     "device profile": Reader("profile.json", _dumped(PROFILE), _read_profile, json=True),
+    "plan": Reader("boards.toml", _plan, _read_plan),
     "recipe": Reader("recipe.json", _dumped(RECIPE), _read_recipe, json=True),
     "task": Reader("task.jsonl", _task, _read_task),
     "texts": Reader("texts.jsonl", _texts, _read_texts),

@@ -1,0 +1,1 @@
+"""Many boards, bundles and settings measured by one plan: side by side, resumed, told as a page."""
