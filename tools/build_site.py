@@ -27,6 +27,8 @@ from edgelm.cli.sections import Sectioned
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, PAGES, SITE = ROOT / "docs", ROOT / "build" / "docs", ROOT / "build" / "site"
 _WIDTH = 88
+_LINE = 84  # characters of code that a page shows without scrolling
+_SHELL = re.compile(r"(?<=^```sh\n).*?(?=^```$)", re.M | re.S)
 
 
 @click.command(help=__doc__)
@@ -55,11 +57,24 @@ def write_pages(folder: Path) -> None:
     """Everything that zensical is given: docs/ as it is, and what is made from the program."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(SOURCE, folder)
+    for page in folder.rglob("*.md"):
+        page.write_text(_SHELL.sub(_commented_above, page.read_text()))
     reference = folder / "reference"
     reference.mkdir(exist_ok=True)
     (reference / "commands.md").write_text(commands_page())
     (reference / "python-api.md").write_text(python_page())
     (folder / "llms.txt").write_text(llms_text(folder))
+
+
+def _commented_above(block: re.Match[str]) -> str:
+    """A block of shell; where remarks do not fit behind the commands they stand above them."""
+    lines = block[0].splitlines()
+    if max(map(len, lines), default=0) <= _LINE:
+        return block[0]
+    parts = [re.fullmatch(r"(\S.*?)  +(# .*)|(.*)", line) for line in lines]
+    return "".join(
+        f"{part[2]}\n{part[1]}\n" if part and part[2] else f"{line}\n" for part, line in zip(parts, lines, strict=True)
+    )
 
 
 # Commands
@@ -149,7 +164,7 @@ def python_page() -> str:
 
 
 def _public() -> Iterator[tuple[str, Any]]:
-    for name in edgelm.__all__:
+    for name in sorted(edgelm.__all__, key=lambda name: (name[0].isupper(), name)):  # functions first
         if name != "__version__":
             yield f"edgelm.{name}", getattr(edgelm, name)
     from edgelm.runtime.loop.chunks import Chunk

@@ -13,8 +13,8 @@ _WORST = 5  # matrices that are listed
 
 def quality_summary(card: Mapping[str, Any]) -> str:
     """A card in a line."""
-    same, kld, ratio = card["same_top"]["value"], card["kld"]["mean"], card["perplexity"]["ratio"]
-    return f"KLD {kld:.4f}, top-1 agreement {same:.1%}, perplexity {_percent(ratio)} (text: {card['text']['name']})"
+    same, kld = card["same_top"]["value"], card["kld"]["mean"]
+    return f"top-1 agreement {same:.1%} with the original, KLD {kld:.4f} (text: {card['text']['name']})"
 
 
 def divergence_lines(found: Mapping[str, Any], base: str) -> Iterator[str]:
@@ -68,7 +68,3 @@ def _worst_lines(matrices: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield from table(
         [(f"largest of {len(matrices)} errors ({by}s)", "format", "share"), *rows], left=(0, 1), indent="    "
     )
-
-
-def _percent(ratio: float) -> str:
-    return f"{ratio - 1:+.1%}"

@@ -99,15 +99,21 @@ def trend(rows: Sequence[Row], title: str) -> str:
     """Speeds over time as an SVG: a panel a test, a curve a model, quantisation and board."""
     panels = []
     times = [datetime.datetime.fromisoformat(row.at) for row in rows]
-    start = min(times)
+    start, (unit, seconds) = min(times), _unit(max(times) - min(times))
     for test in dict.fromkeys(row.test for row in rows):
         curves = dict[str, list[tuple[float, float | None]]]()
         for row, time in zip(rows, times, strict=True):
             if row.test == test:
                 name = f"{row.model.rpartition('/')[2]} {row.quant}"
-                curves.setdefault(name, []).append(((time - start).total_seconds() / 86400, row.avg_ts))
+                curves.setdefault(name, []).append(((time - start).total_seconds() / seconds, row.avg_ts))
         panels.append(Panel(f"{test}, tokens a second", [Curve(n, points) for n, points in curves.items()], zero=True))
-    return chart(title, f"days since {start:%Y-%m-%d}", panels)
+    return chart(title, f"{unit} since {start:%Y-%m-%d %H:%M} UTC", panels)
+
+
+def _unit(span: datetime.timedelta) -> tuple[str, float]:
+    """What time is counted in over so long, and its seconds."""
+    units = {"days": 86400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
+    return next((unit for unit in units.items() if span.total_seconds() >= 2 * unit[1]), ("seconds", 1.0))
 
 
 def _parquet() -> tuple[Any, Any]:

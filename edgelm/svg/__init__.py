@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 FONT = 14
@@ -20,12 +20,13 @@ _COLOURS = {
 }
 
 
-def document(width: float, height: float, label: str, body: Iterable[str]) -> str:
-    """A whole picture; `label` is what a screen reader says."""
+def document(
+    width: float, height: float, label: str, body: Iterable[str], colours: Mapping[str, tuple[str, str]] | None = None
+) -> str:
+    """A whole picture; `label` is what a screen reader says, `colours` are classes besides the usual ones: light, dark."""
+    known = _COLOURS | dict(colours or {})
     light, dark = (
-        "".join(
-            f".{name}{{fill:{pair[i]}}}.{name}-line{{stroke:{pair[i]};fill:none}}" for name, pair in _COLOURS.items()
-        )
+        "".join(f".{name}{{fill:{pair[i]}}}.{name}-line{{stroke:{pair[i]};fill:none}}" for name, pair in known.items())
         for i in (0, 1)
     )
     light += f".words{{paint-order:stroke;stroke:{_COLOURS['paper'][0]};stroke-width:3px;stroke-linejoin:round}}"

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from edgelm.bench.chart import ticks
+from edgelm.bench.chart import Curve, Panel, chart, ticks
 from edgelm.bench.report import BenchOptions, benchmark, render
 from edgelm.bench.speed import Rates, SpeedTest
 from edgelm.bench.sustained import (
@@ -89,9 +89,17 @@ def test_heat_and_power_stand_beside():
     assert [m.mhz for m in minutes] == pytest.approx([2370, 2310, 2250, 2190])
     assert [m.throttled for m in minutes] == [0.0] * 4
     root = ET.fromstring(picture(Sustained(0, 8, minutes, None, None, False), "a <board> & more"))
-    lines = [element for element in root if element.tag.endswith("polyline")]
+    lines = [element for element in root if element.get("class", "").startswith("curve") and element.get("points")]
     assert len(lines) == 4  # decode, heat, clock, power; no prefill
     assert "a <board> & more" in [element.text for element in root]
+    assert "prefers-color-scheme:dark" in (root[0].text or "")
+
+
+def test_names_of_curves_are_inside_the_picture():
+    name = "some-model-of-the-hub int4"
+    root = ET.fromstring(chart("a", "minutes", [Panel("b", [Curve(name, [(0.0, 1.0), (1.0, 2.0)])])]))
+    (label,) = [element for element in root if element.text == name]
+    assert float(label.get("x", "")) + 6.5 * len(name) < float(root.get("width", ""))
 
 
 @pytest.mark.parametrize(

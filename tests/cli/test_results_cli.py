@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -41,6 +42,7 @@ def test_from_bench_to_tables(edgelm, tiny_bundle, kept, tmp_path):
     assert json.loads(edgelm("results", "--json").out)["results"] == rows
     assert edgelm("results", "plot", tmp_path / "a.svg", "--test", "tg4").out.startswith("drawn: 2 measurements in ")
     assert (tmp_path / "a.svg").read_text().startswith("<svg")
+    assert re.search("(seconds|minutes) since 20", (tmp_path / "a.svg").read_text())
     assert edgelm("results", "export", tmp_path / "a.csv").code == 0
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 5
 

@@ -81,6 +81,15 @@ def test_programs_find_every_page(pages: Path) -> None:
     assert len(lines) == len(_navigation())
 
 
+def test_remarks_that_do_not_fit_stand_above_their_commands(pages: Path) -> None:
+    lines = (pages / "how-to" / "choose-a-recipe.md").read_text().splitlines()
+    at = lines.index("edgelm export my-model --target rpi5")
+    assert lines[at - 1] == "# the target's default"
+    for page in pages.rglob("how-to/*.md"):
+        for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.M | re.S):
+            assert not any(len(line) > 84 and "  # " in line for line in block.splitlines()), page.name
+
+
 def test_the_readme_is_a_page() -> None:
     text = (ROOT / "README.md").read_text()
     assert text.count("\n") <= 150
