@@ -7,7 +7,6 @@ imported until a name is no path.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from edgelm.target.target import Target
 
 _EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "gguf")  # what `edgelm[export]` brings
-_LOG = logging.getLogger("edgelm")
 
 
 @names_keywords
@@ -103,7 +101,13 @@ def folder_of(argument: str, given: str | os.PathLike[str]) -> Path:
     path = path_argument(argument, given)
     if not isinstance(given, str):
         return path
-    return find_bundle(given, note=_LOG.warning)
+    return find_bundle(given, note=_warn)
+
+
+def _warn(text: str) -> None:
+    import logging  # it takes milliseconds, which a command does not need
+
+    logging.getLogger("edgelm").warning(text)
 
 
 def find_bundle(
@@ -179,7 +183,7 @@ def pull(model: str, order: Order, *, note: Callable[[str], None], progress: Pro
     Raises:
         EdgeLMError: it cannot be fetched or exported.
     """
-    from edgelm.catalogue.store import Store
+    from edgelm.catalogue.store import Store, stem
 
     quant = order.quant or order.target.default
     order.target.recipe(quant)
@@ -187,9 +191,12 @@ def pull(model: str, order: Order, *, note: Callable[[str], None], progress: Pro
     try:
         export = load_export()
     except DependencyError as error:
+        near_by = sorted(path.parent for path in Path("bundles").glob(f"{stem(model)}-*/{MANIFEST}"))
+        other = (
+            f"give the folder of a bundle: {near_by[0]}" if near_by else "give the folder of a bundle made elsewhere"
+        )
         raise DependencyError(
-            f"{model} is not here yet, and {str(error)[:1].lower()}{str(error)[1:]}",
-            hint=f"{error.hint}; or export it on another machine, and give the bundle's folder",
+            f"{model} is not here yet, and {str(error)[:1].lower()}{str(error)[1:]}", hint=f"{other}; or {error.hint}"
         ) from None
     note(f"exporting {model} for this machine ({order.target.name}, {quant}), once, into {output}")
     output.parent.mkdir(parents=True, exist_ok=True)

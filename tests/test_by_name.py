@@ -106,14 +106,21 @@ def test_a_folder_of_a_models_name_is_that_folder(tiny_bundle: Bundle, here: Pat
         assert lm.bundle.digest == tiny_bundle.digest
 
 
-def test_without_the_exporter_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_exporter_the_extra_is_named(
+    tiny_bundle: Bundle, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in sys.modules if name.startswith(("edgelm.exporter", "safetensors", "ml_dtypes"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     monkeypatch.delitem(vars(edgelm), "export", raising=False)
     with pytest.raises(DependencyError, match="smollm2-135m is not here yet, and exporting needs ml_dtypes") as raised:
         edgelm.load("smollm2-135m")
-    assert str(raised.value.hint).startswith("pip install 'edgelm[export]'")
+    assert raised.value.hint == "give the folder of a bundle made elsewhere; or pip install 'edgelm[export]'"
+    (here / "bundles").mkdir()
+    (here / "bundles" / "smollm2-135m-rpi5-int4").symlink_to(tiny_bundle.path)
+    with pytest.raises(DependencyError) as raised:
+        edgelm.load("smollm2-135m")
+    assert str(raised.value.hint).startswith("give the folder of a bundle: bundles/smollm2-135m-rpi5-int4; or ")
     with pytest.raises(DependencyError, match="exporting needs ml_dtypes, which is not installed"):
         _ = edgelm.export
 
