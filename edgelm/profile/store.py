@@ -89,23 +89,37 @@ class Profiles:
                 raise ProfileError(f"{path} wants CPUs that this process may not use", hint=HINT)
         return profile
 
+    def make(self) -> None:
+        """Make the folder, so that what is measured for minutes can be written in the end.
+
+        Raises:
+            ProfileError: it cannot be made, or not be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error.strerror) from None
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise self._unwritable("it is not yours to write")
+
     def save(self, profile: Profile) -> Path:
         """Write a profile, in place of an earlier one of that machine and shape.
 
         Raises:
             ProfileError: it cannot be written.
         """
+        self.make()
         path = self.path(profile.machine, profile.shape)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path, 0o644) as file:
                 file.write((json.dumps(profile.to_dict(), indent=2) + "\n").encode())
         except OSError as error:
-            raise ProfileError(
-                f"the profile cannot be written to {self.folder}: {error.strerror or error}",
-                hint=f"let {SWITCH} name a folder that can be written",
-            ) from None
+            raise self._unwritable(error.strerror) from None
         return path
+
+    def _unwritable(self, why: str | None) -> ProfileError:
+        hint = f"let {SWITCH} name a folder that can be written"
+        return ProfileError(f"profiles cannot be written to {self.folder}: {why or 'it fails'}", hint=hint)
 
     def forget(self, manifest: Manifest, cpu: CpuInfo) -> Path | None:
         """Remove the profile of a bundle on a machine, a damaged one, too; its path, or None where there was none.

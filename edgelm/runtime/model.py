@@ -58,12 +58,9 @@ class LoadedModel:
         self.vocab_size = graph.vocab
         self.width = graph.vocab if bundle.manifest.embedding is None else graph.hidden
         self.threads, self.prefill_threads = sessions.threads, sessions.prefill_threads
-        self.packed = sessions.packed
+        self.packed, self.load_seconds = sessions.packed, load_seconds
         self.provider = str(sessions.decode.get_providers()[0])
-        self.load_seconds, self.prefill_chunk = (
-            load_seconds,
-            pass_size(sessions.prefill_chunk, limited=room is not None),
-        )
+        self.prefill_chunk = pass_size(sessions.prefill_chunk, limited=room is not None)
         self._sessions: Sessions | None = sessions
         self._path, self._graph = bundle.path, bundle.manifest.graph
         self.compiled = CompiledPrompt.of(bundle)
@@ -328,9 +325,7 @@ class Sequence:
         reached = self._opened().truncate(position)
         again = self._tokens[reached:position]
         del self._tokens[reached:]
-        for piece, _ in prefill_pieces(
-            again, self.model.prefill_chunk, rewinds=True
-        ):  # so that what comes begins at `position`
+        for piece, _ in prefill_pieces(again, self.model.prefill_chunk, rewinds=True):  # what comes begins there
             self.forward(piece, 0)
 
     def forget(self, position: int) -> int:

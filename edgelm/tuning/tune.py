@@ -97,7 +97,8 @@ def tune(
     budget = _budget(goal, seconds)
     bundle = Bundle.open(folder_of("path", path))
     bundle.expect_generator()
-    profiles = Profiles.default() if save else None
+    if (profiles := Profiles.default() if save else None) is not None:
+        profiles.make()
     cpu, started = read_cpu(), time.perf_counter()
     default = candidates.default_settings(bundle.manifest, cpu)
     with reading(Meters(power_meter, idle_seconds=5.0 if goal == "energy" else 0.0)) as log:

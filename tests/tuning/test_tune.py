@@ -80,6 +80,15 @@ def test_no_profiles_are_kept_is_told_before_anything_is_measured(monkeypatch: p
         edgelm.tune(FROZEN)
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGELM_PROFILES", str(tmp_path / "file" / "below"))
+    with pytest.raises(ProfileError, match="profiles cannot be written to"):
+        edgelm.tune(FROZEN)
+
+
 def test_energy_wants_a_sensor(quick: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from edgelm.tuning import tune as module
 
@@ -87,7 +96,7 @@ def test_energy_wants_a_sensor(quick: Path, monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(module, "Meters", lambda command, idle_seconds: meters(command, 0.0, tmp_path))
     with pytest.raises(DeviceError, match="needs a power sensor"):
         edgelm.tune(FROZEN, "energy")
-    assert not quick.exists()
+    assert list(quick.iterdir()) == []
 
 
 def test_energy_by_a_meter_of_the_users(quick: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
