@@ -6,9 +6,11 @@ import datetime
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -101,7 +103,7 @@ def _measured(
         if error.name is None or error.name.partition(".")[0] not in ("pyinfra", "gevent"):
             raise
         raise DependencyError("edgelm fleet needs pyinfra", hint="pip install 'edgelm[fleet]'") from None
-    with _held(missing), live.showing(lambda room, now: board_lines(progress.all(), room, now)):
+    with _held(missing), _ended_as_by_ctrl_c(), live.showing(lambda room, now: board_lines(progress.all(), room, now)):
         try:
             run(Crew(plan, progress, _Keeper(store, plan)), kept_meanwhile(missing))
         except KeyboardInterrupt:
@@ -109,6 +111,21 @@ def _measured(
             say("note", f"{count} of {len(jobs)} jobs are done; the same command goes on from there")
             raise
     return progress
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """A service that is stopped, or a terminal that is closed, ends the block as Ctrl-C does."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Keeper:

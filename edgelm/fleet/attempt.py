@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -18,6 +19,7 @@ from edgelm.errors import FleetError
 from edgelm.fleet.jobs import Job
 from edgelm.results.store import SWITCH
 
+_libc = ctypes.CDLL(None)  # before a process is forked, which must not load anything
 _GRACE = 8.0  # seconds in which a process that is to end may tidy up the board
 Says = Callable[[str], None]
 
@@ -30,8 +32,8 @@ class Processes:
     ended: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, job: Job) -> subprocess.Popen[bytes]:
-        """Start a job.
+    def start(self, args: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start edgelm with arguments.
 
         Raises:
             FleetError: no more are to be started.
@@ -42,12 +44,13 @@ class Processes:
             if self.ended:
                 raise FleetError("interrupted")
             process = subprocess.Popen(
-                [sys.executable, "-m", "edgelm", *job.args()],
+                [sys.executable, "-m", "edgelm", *args],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C comes from here, once
+                preexec_fn=_end_with_parent,
             )
             self.running.add(process)
         return process
@@ -70,6 +73,15 @@ class Processes:
                 _waited(process, 2)
 
 
+def _end_with_parent() -> None:
+    """In a new process: Ctrl-C ends it, also where a shell let this one ignore it, and the kernel sends it if this one dies.
+
+    The signal comes with the end of the thread that starts the process, which waits for it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _libc.prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+
+
 def attempt(job: Job, timeout: float, processes: Processes, says: Says) -> Mapping[str, Any]:
     """Run a job once.
 
@@ -85,7 +97,15 @@ def attempt(job: Job, timeout: float, processes: Processes, says: Says) -> Mappi
     Raises:
         FleetError: it failed, took too long, or was ended; in its own words.
     """
-    process = processes.start(job)
+    until = time.monotonic() + timeout
+    for args in job.steps():
+        out = _run(args, until - time.monotonic(), timeout, processes, says)
+    return _report(out)
+
+
+def _run(args: Sequence[str], left: float, timeout: float, processes: Processes, says: Says) -> bytes:
+    """Run a command, of whose time `left` seconds are left; what it printed."""
+    process = processes.start(args)
     said = list[str]()
     reader = threading.Thread(target=_read, args=(process.stderr, said, says), daemon=True)
     out = list[bytes]()
@@ -93,7 +113,7 @@ def attempt(job: Job, timeout: float, processes: Processes, says: Says) -> Mappi
     reader.start()
     collector.start()
     try:
-        if not _waited(process, timeout):
+        if not _waited(process, left):
             _signal(process, signal.SIGINT)
             if not _waited(process, _GRACE):
                 _signal(process, signal.SIGKILL)
@@ -105,7 +125,7 @@ def attempt(job: Job, timeout: float, processes: Processes, says: Says) -> Mappi
         collector.join(2)
     if process.returncode:
         raise _failure(process.returncode, said)
-    return _report(b"".join(out))
+    return b"".join(out)
 
 
 def _report(data: bytes) -> Mapping[str, Any]:

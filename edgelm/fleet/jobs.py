@@ -48,13 +48,17 @@ class Job:
         facts = [self.plan, self.place, self.digest, self.settings.facts(), self.run, __version__]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def args(self) -> list[str]:
-        """The command line, without the program."""
-        found = ["bench", str(self.bundle), *self.settings.args(), "--output", "json"]
-        if self.place != HERE:
-            found += ["--on", self.place, *(["--keep"] if self.keep else [])]
-            found += ["--offline-wheels", str(self.wheels)] if self.wheels is not None else []
-        return found
+    def steps(self) -> list[list[str]]:
+        """Command lines, without the program; the last one prints the report."""
+        tune = self.settings.tune_args()
+        first = [] if tune is None else [["tune", str(self.bundle), *tune, "--json", *self._where(keep=True)]]
+        return [*first, ["bench", str(self.bundle), *self.settings.args(), "--output", "json", *self._where(self.keep)]]
+
+    def _where(self, keep: bool) -> list[str]:
+        if self.place == HERE:
+            return []
+        wheels = ["--offline-wheels", str(self.wheels)] if self.wheels is not None else []
+        return ["--on", self.place, *(["--keep"] if keep else []), *wheels]
 
     def facts(self) -> dict[str, Any]:
         """What is kept with the result."""

@@ -19,7 +19,7 @@ _STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#16202b;--soft:#52606d;--grid:#e1e6ec;--bad:#b3261e;--good:#1f7a3d}
 @media(prefers-color-scheme:dark){:root{--paper:#12181f;--ink:#e8eef4;--soft:#9fb0c0;--grid:#2b3643;--bad:#ff8a80;--good:#7bd197}}
 *{box-sizing:border-box}
-body{margin:0 auto;padding:24px 20px 48px;max-width:960px;background:var(--paper);color:var(--ink);
+body{margin:0 auto;padding:24px 20px 48px;max-width:1000px;background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI","Noto Sans","DejaVu Sans",sans-serif}
 h1{font-size:1.6rem;line-height:1.25;margin:0 0 4px}h2{font-size:1.2rem;margin:40px 0 8px}p{margin:4px 0 12px}
 .soft{color:var(--soft)}.bad{color:var(--bad)}.good{color:var(--good)}
@@ -32,6 +32,7 @@ tr:last-child td{border-bottom:0}th{color:var(--soft);font-weight:600}td.n,th.n{
 """.replace("\n", "")
 _NARROW, _LABEL = 350, 18  # a phone's width in pixels, and the characters of a board's name that it has room for
 _COLUMNS = 4  # of a chart on a screen
+_NUMBERS = ("threads", "t/s", "±", "J/token", "°C")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,11 @@ def _head(outcome: Outcome) -> Iterator[str]:
         yield f'<p class="bad">{left} of {len(outcome.jobs)} jobs are not done. The same command goes on from there.</p>'
     else:
         yield '<p class="good">All jobs are done.</p>'
+    rows = [row for one in outcome.found for row in one.rows]
+    if any(row.emulated for row in rows):
+        yield '<p class="soft">Speeds of emulated boards are those of the emulator here, not of such a board.</p>'
+    if count := sum(row.unreliable for row in rows):
+        yield f'<p class="soft">{_count(count, "figure")} marked unreliable: the repetitions differ widely.</p>'
 
 
 def _failures(outcome: Outcome) -> Iterator[str]:
@@ -182,37 +188,34 @@ def _spread(panel: Panel) -> str:
 
 
 def _table(found: Sequence[Found]) -> Iterator[str]:
-    """Every test, with what its figure depends on."""
+    """Every test, with what its figure depends on; what no board tells has no column."""
     if not found:
         return
-    heads = ("board", "machine", "bundle", "settings", "threads", "test", "t/s", "±", "J/token", "°C", "run", "")
-    right = (4, 6, 7, 8, 9)
+    table = [_cells(one.job, row) for one in found for row in one.rows]
+    names = [name for name in table[0] if any(cells[name] not in ("", "–") for cells in table)]
     yield "<h2>All figures</h2>"
-    lines = ["".join(f"<th{_kind(i, right)}>{escape(name)}</th>" for i, name in enumerate(heads))]
-    for one in found:
-        for row in one.rows:
-            cells = _cells(one.job, row)
-            lines.append("".join(f"<td{_kind(i, right)}>{escape(cell)}</td>" for i, cell in enumerate(cells)))
+    lines = ["".join(f"<th{_kind(name)}>{escape(name)}</th>" for name in names)]
+    lines += ["".join(f"<td{_kind(name)}>{escape(cells[name])}</td>" for name in names) for cells in table]
     yield f'<div class="scroll"><table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
 
 
-def _cells(job: Job, row: Row) -> tuple[str, ...]:
+def _cells(job: Job, row: Row) -> dict[str, str]:
     marks = [*(["emulated"] if row.emulated else []), *(["unreliable"] if row.unreliable else [])]
     marks += [f"throttled {row.throttled_share:.0%}"] if (row.throttled_share or 0) > 0.005 else []
-    return (
-        job.board,
-        row.board or "unknown",
-        job.bundle.name,
-        job.settings.name,
-        str(row.threads),
-        row.test,
-        f"{row.avg_ts:.2f}",
-        f"{row.stddev_ts:.2f}",
-        "–" if row.joules_per_token is None else f"{row.joules_per_token:.3g}",
-        "–" if row.celsius_end is None else f"{row.celsius_end:.0f}",
-        row.run,
-        ", ".join(marks),
-    )
+    return {
+        "board": job.board,
+        "machine": row.board or "unknown",
+        "bundle": job.bundle.name,
+        "settings": job.settings.name,
+        "threads": str(row.threads),
+        "test": row.test,
+        "t/s": f"{row.avg_ts:.2f}",
+        "±": f"{row.stddev_ts:.2f}",
+        "J/token": "–" if row.joules_per_token is None else f"{row.joules_per_token:.3g}",
+        "°C": "–" if row.celsius_end is None else f"{row.celsius_end:.0f}",
+        "mark": ", ".join(marks),
+        "run": row.run,
+    }
 
 
 def _foot(outcome: Outcome) -> Iterator[str]:
@@ -225,8 +228,8 @@ def _short(name: str, length: int) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _kind(index: int, right: Sequence[int]) -> str:
-    return ' class="n"' if index in right else ""
+def _kind(name: str) -> str:
+    return ' class="n"' if name in _NUMBERS else ""
 
 
 def _count(number: int, what: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,20 @@ HERE = "here"  # the place that is this machine
 _LONGEST = 1 << 20  # bytes of a plan
 _TOP = ("name", "parallel", "retries", "retry_delay", "give_up", "timeout", "boards", "groups", "settings")
 _OWN = ("bundles", "use", "runs", "keep", "wheels")  # of the plan, a group or a board
-_BENCH = ("n_prompt", "n_gen", "n_depth", "repetitions", "threads", "prefill_threads", "sustained", "seed", "sensors")
+_BENCH = (
+    "n_prompt",
+    "n_gen",
+    "n_depth",
+    "repetitions",
+    "threads",
+    "prefill_threads",
+    "sustained",
+    "seed",
+    "sensors",
+    "profile",
+)
+_TUNE = ("tune", "tune_time")
+_GOALS = ("speed", "energy", "sustained")
 _HINT = "docs/how-to/fleet.md has an example"
 
 Find = Callable[[str], Path | None]
@@ -39,6 +52,9 @@ class Settings:
         name: of the settings in the plan.
         n_prompt, n_gen, n_depth, repetitions, threads, prefill_threads, sustained, seed: its options.
         sensors: whether heat and power are read.
+        profile: whether the board's device profile is taken, if it has one.
+        tune: what the board is tuned for before it is measured, by `edgelm tune`; None for nothing.
+        tune_time: about how long that may take.
     """
 
     name: str
@@ -51,20 +67,29 @@ class Settings:
     sustained: str | None = None
     seed: int | None = None
     sensors: bool = True
+    profile: bool = True
+    tune: str | None = None
+    tune_time: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        """What a figure depends on; the name is none of it."""
-        return {name: value for name, value in asdict(self).items() if name != "name"}
+        """What a figure depends on, and is not as it is by default; the name is none of it."""
+        return {f.name: value for f in fields(self)[1:] if (value := getattr(self, f.name)) != f.default}
 
     def args(self) -> list[str]:
         """Options of the command line."""
-        found = [] if self.sensors else ["--no-sensors"]
-        for name in _BENCH[:-1]:
+        found = [f"--no-{name}" for name in _BENCH[-2:] if not getattr(self, name)]
+        for name in _BENCH[:-2]:
             value = getattr(self, name)
             if value is not None:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 found += [f"--{name.replace('_', '-')}", text]
         return found
+
+    def tune_args(self) -> list[str] | None:
+        """Options of `edgelm tune`; None where the board is not tuned."""
+        if self.tune is None:
+            return None
+        return ["--for", self.tune, *(["--time", self.tune_time] if self.tune_time is not None else [])]
 
 
 @dataclass(frozen=True)
@@ -244,16 +269,18 @@ def _chosen(table: Table | None, defined: Mapping[str, Settings]) -> tuple[Setti
 
 
 def _settings(table: Table, name: str) -> Settings:
-    table.only(_BENCH)
+    table.only((*_BENCH, *_TUNE))
     values: dict[str, Any] = {key: _counts(table, key) for key in _BENCH[:3] if key in table.data}
     values |= {key: table.integer(key, 1, 10_000) for key in _BENCH[3:6] if key in table.data}
-    if "sustained" in table.data:
-        _time(table, "sustained")
-        values["sustained"] = table.string("sustained")
+    for key in ("sustained", "tune_time"):
+        if key in table.data:
+            _time(table, key)
+            values[key] = table.string(key)
+    if "tune" in table.data:
+        values["tune"] = table.string("tune", _GOALS)
     if "seed" in table.data:
         values["seed"] = table.integer("seed", 0, 2**31)
-    if "sensors" in table.data:
-        values["sensors"] = table.flag("sensors")
+    values |= {key: table.flag(key) for key in ("sensors", "profile") if key in table.data}
     return Settings(name, **values)
 
 

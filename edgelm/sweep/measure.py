@@ -17,7 +17,7 @@ from typing import Any
 from edgelm.bundle.reader import MANIFEST, Bundle, sha256
 from edgelm.cluster.executor import LOCAL, Executor
 from edgelm.cluster.shared import alone, release, shared_folder
-from edgelm.errors import BundleError, EdgeLMError, ExportError
+from edgelm.errors import BundleError, ClusterError, EdgeLMError, ExportError
 from edgelm.evaluate.card import compare
 from edgelm.evaluate.divergence import Divergence
 from edgelm.evaluate.items import Item
@@ -144,7 +144,8 @@ class Sweep:
                     on_row(found)
             finally:
                 if not executor.local:
-                    executor.everywhere(release, key)
+                    with suppress(ClusterError):  # which may be gone; the folder goes with the next sweep there
+                        executor.everywhere(release, key)
         return failed
 
     @contextmanager

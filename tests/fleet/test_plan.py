@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgelm.errors import FleetError
+from edgelm.fleet.jobs import jobs_of
 from edgelm.fleet.plan import read_plan
 
 BUNDLE = Path(__file__).parents[1] / "frozen" / "format1"
@@ -29,6 +30,9 @@ sensors = false
 
 [settings.two-threads]
 threads = 2
+profile = false
+tune = "speed"
+tune_time = "90s"
 
 [groups.pi]
 use = ["two-threads"]
@@ -57,6 +61,10 @@ def test_a_board_over_its_groups_over_the_plan(write_plan):
     assert [s.name for s in kitchen.settings] == ["two-threads"]
     assert (kitchen.runs, kitchen.keep, hall.runs, hall.keep) == (1, True, 2, False)
     assert [s.name for s in desk.settings] == ["quick", "two-threads"]
+    tune, bench = next(job for job in jobs_of(plan) if job.board == "kitchen").steps()
+    where, bundle = ["--on", "ssh:pi@kitchen", "--keep"], str(BUNDLE)
+    assert tune == ["tune", bundle, "--for", "speed", "--time", "90s", "--json", *where]
+    assert bench == ["bench", bundle, "--no-profile", "--threads", "2", "--output", "json", *where]
     assert hall.settings[0].args() == ["--no-sensors", "--n-prompt", "64", "--n-gen", "16,32", "--repetitions", "3"]
     assert desk.bundles[0].manifest.model.id == "tiny-llama"
 
@@ -91,6 +99,10 @@ def test_names_stand_for_bundles_that_are_kept(write_plan):
         (
             'bundles = ["BUNDLE"]\n[boards.a]\nplace = "ssh:x"\n[boards.b]\nplace = "ssh:x"',
             ":5: boards.b.place is that of a, too",
+        ),
+        (
+            'bundles = ["BUNDLE"]\n[settings.s]\ntune = "fast"\n[boards.a]\nplace = "here"',
+            ":3: settings.s.tune must be 'speed', 'energy' or 'sustained'",
         ),
         ('retries = -1\nbundles = ["BUNDLE"]\n[boards.a]\nplace = "here"', ":1: retries must be from 0"),
         ('bundles = ["BUNDLE"]\nwheels = "no"\n[boards.a]\nplace = "here"', ":2: wheels is no folder"),
