@@ -263,6 +263,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path):
         ("bits = 32 }", "bits = 32, block = 32 }", 28, "recipe.int4.kv.block does not go with none: leave it out"),
         ("bits = 4, block = 32", "bits = 4, block = 32, zero_points = 1", 25, "recipe.int4.body.zero_points must be true or false, not 1"),
         ("bits = 32 }", "bits = 32, zero_points = true }", 28, "recipe.int4.kv.zero_points do not go with none: leave them out"),
+        ("bits = 32 }", "bits = 32, half_scales = true }", 28, "recipe.int4.kv.half_scales does not go with none: leave it out"),
         ("kv = {", "cache = {", 28, "recipe.int4.cache is not a key of a target"),
         ("[recipe.int4]", "[recipe.fp32]", 24, "recipe.fp32 is built in and cannot be changed"),
         ("[recipe.int4]", "[recipe.'../x']", 24, "recipe.../x is no name for a recipe"),

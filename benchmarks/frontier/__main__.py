@@ -8,6 +8,9 @@ default 8 chunks of 512 tokens, of which the second halves are scored (docs/note
 fp32 here, so that the weights and its rounding of activations are all that differs. Sizes are of whole files: a bundle, and a
 GGUF file with its vocabulary.
 
+Of another architecture `--gguf FILE` is what llama.cpp quantises: a file of the very weights that the checkpoint has, even if
+they are quantised there (`python tools/dither.py FILE FOLDER --plain` makes the checkpoint of such a file).
+
 A recipe is a name that `edgelm export --quant` takes, with options of `edgelm export` behind it where these are wanted:
 `--recipe int4`, `--recipe 'int4 --calibrate none'`, `--recipe 'auto --max-size 105MB'`.
 
@@ -50,6 +53,7 @@ RECIPES = ("int4 --calibrate none", "int4", "int8", "auto --max-size 92MB", "aut
     show_default=True,
     help="llama.cpp's file types; imatrix behind one.",
 )
+@click.option("--gguf", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="What llama.cpp quantises.")
 @click.option("--llama-python", help="A Python with llama-cpp-python and gguf; without it edgelm is measured alone.")
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path))
@@ -61,13 +65,14 @@ def main(
     target: str,
     recipes: tuple[str, ...],
     types: tuple[str, ...],
+    gguf: Path | None,
     llama_python: str | None,
     output: Path,
     picture: Path | None,
     report: Path | None,
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    original = Original.of(checkpoint, text, chunks, output)
+    original = Original.of(checkpoint, text, chunks, output, gguf)
     cases = [Case("llama.cpp", kind, tuple(kind.split()[1:])) for kind in types if llama_python is not None]
     cases += [Case("edgelm", recipe, tuple(shlex.split(recipe)[1:])) for recipe in recipes]
     rows = []

@@ -27,6 +27,7 @@ def _quiet(level: int, text: bytes, data: object) -> None:
 def quantize(source: str, output: str, kind: str, importance: str | None = None) -> None:
     options = llama.llama_model_quantize_default_params()
     options.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    options.allow_requantize = True  # a source that is quantised already is the original here, by its values
     if importance is not None:
         arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in np.load(importance).items()}
         entries = (llama.llama_model_imatrix_data * (len(arrays) + 1))()  # the last has no name

@@ -69,14 +69,16 @@ class Original:
         checkpoint: its folder.
         ids: int64 [chunks, CHUNK], each chunk's first id the one that texts begin with.
         logits: a file of float32 [chunks, scored, vocabulary].
+        gguf: the same model as a file that llama.cpp quantises; None where one is written of the checkpoint.
     """
 
     checkpoint: Path
     ids: np.ndarray
     logits: Path
+    gguf: Path | None = None
 
     @classmethod
-    def of(cls, checkpoint: Path, text: Path, chunks: int, folder: Path) -> Original:
+    def of(cls, checkpoint: Path, text: Path, chunks: int, folder: Path, gguf: Path | None = None) -> Original:
         """Export the checkpoint in fp32 and read the text with it, where that was not done before."""
         bundle = _export(checkpoint, ("fp32",), "x86-64", folder / "fp32")
         tokenizer, template = text_tools(bundle)
@@ -88,7 +90,17 @@ class Original:
         logits = folder / "fp32.npy"
         if not logits.exists():
             _read(bundle, pieces, logits)
-        return cls(checkpoint, pieces, logits)
+        return cls(checkpoint, pieces, logits, gguf)
+
+    def full(self, folder: Path) -> Path:
+        """The file that llama.cpp quantises."""
+        if self.gguf is not None:
+            return self.gguf.absolute()
+        output = folder / "f32.gguf"
+        if not output.exists():
+            writer = [sys.executable, "-m", "benchmarks.peers.gguf_file"]
+            _run([*writer, str(self.checkpoint), str(output), "f32", "vocabulary"])
+        return output
 
     def importance(self, folder: Path) -> Path:
         """The file of llama.cpp's importance matrix, made where it is not there."""
@@ -110,13 +122,9 @@ def measure(case: Case, original: Original, target: str, llama_python: str | Non
     else:
         assert llama_python is not None
         worker = [llama_python, "-m", "benchmarks.frontier.llama"]
-        full = folder / "f32.gguf"
-        if not full.exists():
-            writer = [sys.executable, "-m", "benchmarks.peers.gguf_file"]
-            _run([*writer, str(original.checkpoint), str(full), "f32", "vocabulary"])
         if not there:
             extra = [str(original.importance(folder))] if "imatrix" in case.options else []
-            _run([*worker, "quantize", str(full), str(place), case.name.split()[0], *extra])
+            _run([*worker, "quantize", str(original.full(folder)), str(place), case.name.split()[0], *extra])
         seconds, taken = time.perf_counter() - started, place.stat().st_size
         ids = folder / "ids.npy"
         np.save(ids, original.ids)

@@ -16,6 +16,8 @@ class FormatSpec:
     `block` is None where the operator has none (one scale per row, or no scale at all). `rounding` is ``nearest`` where
     the scales of 4-bit blocks are not searched: for comparison, since it gives worse weights of the same size and speed.
     `zero_points` is True where every block has a code of its own for zero, and None where that is the middle one.
+    `half_scales` is True where the scales of blocks are stored as float16 although activations are wider: they are made as
+    wide when a model is loaded, and None where they have the type of the activations.
     """
 
     op: str
@@ -23,6 +25,7 @@ class FormatSpec:
     block: int | None = field(default=None, metadata=LEFT_OUT)
     rounding: str | None = field(default=None, metadata=LEFT_OUT)
     zero_points: bool | None = field(default=None, metadata=LEFT_OUT)
+    half_scales: bool | None = field(default=None, metadata=LEFT_OUT)
 
     @property
     def kernel(self) -> str:
@@ -32,24 +35,29 @@ class FormatSpec:
     @property
     def stored_bits(self) -> float:
         """Bits that a weight takes, its share of a float scale and of a zero point included."""
-        return self.bits + ((32 + (self.bits if self.zero_points else 0)) / self.block if self.block else 0)
+        scale = 16 if self.half_scales else 32
+        return self.bits + ((scale + (self.bits if self.zero_points else 0)) / self.block if self.block else 0)
 
     def nbytes(self, n: int, k: int, scale: int = 4) -> int:
         """Bytes of a stored matrix [n, k]: of floats, or of codes and a scale of `scale` bytes for each block, the row being
-        the block where the operator has none; zero points, where there are any, are packed as codes are.
+        the block where the operator has none; zero points, where there are any, are packed as codes are. Half scales take
+        two bytes whatever `scale` is.
         """
         if self.bits >= 16:
             return n * k * self.bits // 8
         block = self.block or k
         blocks = -(-k // block)
         zeros = -(-blocks * self.bits // 8) if self.zero_points else 0
-        return n * (blocks * (block * self.bits // 8 + scale) + zeros)
+        return n * (blocks * (block * self.bits // 8 + (2 if self.half_scales else scale)) + zeros)
 
     def __str__(self) -> str:
-        return self.kernel + (" with zero points" if self.zero_points else "")
+        more = [text for text, has in (("zero points", self.zero_points), ("16-bit scales", self.half_scales)) if has]
+        return self.kernel + (f" with {' and '.join(more)}" if more else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"op": …, "bits": …}``, with ``"block"``, ``"rounding"`` and ``"zero_points"`` where there are any."""
+        """``{"op": …, "bits": …}``, with ``"block"``, ``"rounding"``, ``"zero_points"`` and ``"half_scales"`` where there
+        are any.
+        """
         found: dict[str, Any] = plain(self)
         return found
 
@@ -77,7 +85,7 @@ class StoredFormat:
             table.integer("bits", *BITS),
             table.integer("block", *SIZE) if table.has("block") else None,
             table.text("rounding") if table.has("rounding") else None,
-            True if table.has("zero_points") and table.flag("zero_points") else None,
+            *(True if table.has(name) and table.flag(name) else None for name in ("zero_points", "half_scales")),
         )
         shared = table.text("shared_with") if table.has("shared_with") else None
         shape: tuple[int, int] | None = None

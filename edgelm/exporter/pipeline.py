@@ -185,6 +185,7 @@ class _Work:
             plan.budget,
             lambda target, mixed: self.write(target, mixed, measure),
             card=measure is not None,
+            calibrates=quality.calibrate is not None,
             choices=plan.model.sizes.choices,
         )
 

@@ -333,7 +333,7 @@ def _recipe(table: Table, runtime: Runtime) -> RecipeSpec:
 
 
 def _format(role: str, table: Table) -> FormatSpec:
-    table.only(("op", "bits", "block", "zero_points"))
+    table.only(("op", "bits", "block", "zero_points", "half_scales"))
     known = operators_of(role)
     op = table.string("op", choices=known)
     bits = table.choice("bits", known[op].bits, f" for {op}")
@@ -341,7 +341,10 @@ def _format(role: str, table: Table) -> FormatSpec:
     if zero_points and not known[op].zero_points:
         table.fail("zero_points", f"do not go with {op}: leave them out")
     if known[op].blocks:
-        return FormatSpec(op, bits, table.choice("block", known[op].blocks, f" for {op}"), zero_points=zero_points)
-    if "block" in table.data:
-        table.fail("block", f"does not go with {op}: leave it out")
+        half = True if "half_scales" in table.data and table.flag("half_scales") else None
+        block = table.choice("block", known[op].blocks, f" for {op}")
+        return FormatSpec(op, bits, block, zero_points=zero_points, half_scales=half)
+    for key in ("block", "half_scales"):
+        if key in table.data:
+            table.fail(key, f"does not go with {op}: leave it out")
     return FormatSpec(op, bits)

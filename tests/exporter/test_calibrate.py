@@ -318,7 +318,6 @@ def test_a_model_is_calibrated_without_being_asked(
 ) -> None:
     monkeypatch.setattr(quality, "BY_DEFAULT", True)
     monkeypatch.setattr(quality, "TOKENS", 1024)
-    monkeypatch.setattr(quality, "FEWEST", 1024)
 
     def make(quant: str, **options: Any) -> tuple[Bundle, list[str]]:
         said = Said()
@@ -343,9 +342,8 @@ def test_a_model_is_calibrated_without_being_asked(
     assert any("not calibrated, since that takes about" in line for line in lines)
 
 
-def test_large_models_read_less_of_the_text(tiny_checkpoint: Callable[..., Path]) -> None:
+def test_more_text_takes_longer(tiny_checkpoint: Callable[..., Path]) -> None:
     small = families.describe(Checkpoint(tiny_checkpoint()).config)
-    assert quality.text_tokens(small) == quality.TOKENS > quality.text_tokens(small, 8)
     assert calibrate.seconds(small, 4096) < calibrate.seconds(small, 8192) < 60
     assert calibrate.memory(small, 4096) < calibrate.memory(small, 8192)
 
@@ -370,6 +368,33 @@ def test_later_matrices_make_up_for_earlier_ones() -> None:
     assert moments.correction(inputs[:47], exact[:47], moments.hessian(inputs[:47])) is None, "too few tokens to tell"
     zeros = np.zeros((400, 16), np.float32)
     assert moments.correction(zeros, exact, moments.hessian(zeros)) is None
+
+
+def test_the_exact_model_reads_half_of_the_text_where_that_is_enough(
+    stories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is every other chunk, and calibration loses hardly more; a small model's text is read whole."""
+    decoder = families.describe(Checkpoint(stories["model"]).config)
+    assert calibrate._compared(decoder, 8192) == 1.0
+    monkeypatch.setattr(calibrate, "_LITTLE", 0.0)
+    widest = max(linear.inputs for linear in decoder.linears)
+    assert calibrate._compared(decoder, 8192) == 0.5
+    assert calibrate._compared(decoder, moments.ENOUGH * widest) == 1.0, "half would be too few for the widest matrix"
+    assert calibrate._compared(decoder, 4 * widest) == 0.75
+    read: list[int] = []
+    correction = calibrate.correction
+
+    def counted(inputs: np.ndarray, exact: np.ndarray, hessian: np.ndarray) -> np.ndarray | None:
+        read.append(len(exact))
+        assert len(inputs) == len(exact)
+        return correction(inputs, exact, hessian)
+
+    monkeypatch.setattr(calibrate, "correction", counted)
+    made = export(stories["model"], "rpi5", "int4", calibrate=stories["first"], output=tmp_path / "b")
+    facts = made.manifest.calibration
+    assert facts is not None
+    assert len(read) == len(decoder.linears)
+    assert set(read) == {-(-facts.tokens // 512 // 2) * 512}
 
 
 def test_the_exact_model_goes_through_beside(stories: dict[str, Path], tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ FORMATS: list[Format] = [
     Blocked(4, 32),
     Blocked(4, 32, zero_points=True),
     Blocked(8, 64, zero_points=True),
+    Blocked(4, 32, zero_points=True, half_scales=True),
+    Blocked(8, 64, half_scales=True),
     Blocked(4, 128),
     Blocked(8, 32),
     Blocked(8, 64),
@@ -53,6 +55,8 @@ def in_blocks(spec: FormatSpec, weight: np.ndarray) -> np.ndarray:
         zero = zeros.astype(np.float32)[:, :, None]
     else:
         (codes, scales), zero = quantize(weight, spec.bits, spec.block), np.full((1, 1, 1), half, np.float32)
+    if spec.half_scales:
+        scales = scales.astype(np.float16).astype(np.float32)
     steps = codes.astype(np.float32).reshape(len(weight), -1, spec.block) - zero
     return (steps * scales[:, :, None]).reshape(len(weight), -1)[:, : weight.shape[1]]
 
@@ -220,6 +224,24 @@ def test_bits_a_weight_in_memory(format: Format, target: str, bits: float) -> No
     board = load_target(target)
     itemsize = 2 if board.runtime.activations == "fp16" else 4
     assert format.resident_bytes(64, 256, board, itemsize) == 64 * 256 * bits / 8
+
+
+def test_half_scales_take_half_the_bytes_and_no_digit_that_counts(tmp_path: Path) -> None:
+    """The file is smaller by two bytes a block; values beyond float16 saturate."""
+    weight = np.random.default_rng(0).standard_normal((64, 256), np.float32)
+    sizes = {}
+    for format in (Blocked(4, 32, zero_points=True), Blocked(4, 32, zero_points=True, half_scales=True)):
+        with DataFile(tmp_path / str(format.half_scales)) as data:
+            format.pack(Builder(data), "m", 64, 256, [weight])
+            sizes[format.half_scales] = data.size
+        assert format.nbytes(64, 256) == 64 * 256 * format.spec.stored_bits / 8
+    assert sizes[False] - sizes[True] == 2 * 64 * 256 // 32
+    exact, half = (replace(Blocked(8, 64), half_scales=has).rounded(weight) for has in (False, True))
+    assert 0 < np.abs(half - exact).max() <= np.abs(weight).max() / 2048
+    assert np.isfinite(replace(Blocked(4, 32), half_scales=True).rounded(weight * np.float32(1e7))).all()
+    specs = [Blocked(4, 32, half_scales=True).spec, Blocked(4, 32, zero_points=True, half_scales=True).spec]
+    assert [str(spec).partition(" with ")[2] for spec in specs] == ["16-bit scales", "zero points and 16-bit scales"]
+    assert [spec.kernel for spec in specs] == ["MatMulNBits 4-bit block 32"] * 2
 
 
 def test_codes_of_a_checkpoint_go_into_blocks_alone() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgelm.bundle.reader import Bundle
@@ -17,9 +19,11 @@ from edgelm.exporter import families, native
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.mixed import auto, recipes, sensitivity
 from edgelm.exporter.mixed.replay import read_replay
+from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
 from edgelm.exporter.recipe import GraphPlan
+from edgelm.exporter.tokenizer.text_files import read_text
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.runtime.engine import Engine
 from edgelm.target.target import FormatSpec, Target, load_all, load_target
@@ -63,8 +67,28 @@ def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_no_format_on_offer_falls_back_on_its_core(target: Target) -> None:
     work = WORK["cores"][target.cpu.core]
     specs = [format.spec for format in recipes.formats_of(target, floats=True)]
-    assert all(work[str(spec)]["decode"] <= 2 * work["MatMul 32-bit"]["decode"] for spec in specs if str(spec) in work)
+    told = [name for spec in specs if (name := str(replace(spec, half_scales=None))) in work]
+    assert all(work[name]["decode"] <= 2 * work["MatMul 32-bit"]["decode"] for name in told)
     assert {4, 8} <= {spec.bits for spec in specs} or not target.has_dotprod
+
+
+def test_what_gptq_will_leave_counts_where_the_bundle_is_calibrated(data_dir: Path, tmp_path: Path) -> None:
+    """4 bits lose less then, of each matrix another share; the head, which is measured as it is, loses the same."""
+    source, board = Checkpoint(data_dir / "stories260K"), load_target("x86-64")
+    decoder = families.describe(source.config)
+    offer = recipes.choices(decoder, board)
+    text = (data_dir / "tinystories" / "tinystories_sample_2MiB.txt").read_text(encoding="utf-8", errors="ignore")
+    ids = np.array(read_text(source.path, source.config).tokenizer.encode(text[:12_000]).ids, np.int64)
+    chunks = list(ids[: len(ids) // 256 * 256].reshape(-1, 256)[:8])
+    found = {
+        rounds: sensitivity.measure(WeightReader(source), decoder, offer, chunks, tmp_path, Progress(), rounds=rounds)
+        for rounds in (False, True)
+    }
+    smallest = [[losses[m.name][0] for m in decoder.linears] for losses in (found[True], found[False])]
+    assert sum(smallest[0]) < 0.8 * sum(smallest[1])
+    shares = np.divide(*smallest)
+    assert shares.max() > 1.5 * shares.min()
+    assert found[True]["lm_head"] == found[False]["lm_head"]
 
 
 def test_between_two_recipes_it_is_better_than_either_way_of_sharing_them(data_dir: Path, tmp_path: Path) -> None:
@@ -125,9 +149,9 @@ def test_what_a_bundle_takes_is_known_before_it_is_written(made: Bundle, checkpo
 
 
 def test_a_budget_is_kept_to_the_byte(made: Bundle, checkpoint: Path, tmp_path: Path) -> None:
-    again = export(checkpoint, "rpi5", "auto", max_size=made.size, output=tmp_path / "b")
+    again = export(checkpoint, "rpi5", "auto", max_size=made.size, calibrate="builtin", output=tmp_path / "b")
     assert again.size == made.size
-    less = export(checkpoint, "rpi5", "auto", max_size=made.size - 1, output=tmp_path / "c")
+    less = export(checkpoint, "rpi5", "auto", max_size=made.size - 1, calibrate="builtin", output=tmp_path / "c")
     assert less.size < made.size
 
 
@@ -268,6 +292,11 @@ GOOD: dict[str, Any] = {
         ({"recipe": {**GOOD, "body": {"op": "MatMulNBits", "bits": 4, "block": 33}}}, r"body\.block must be one of 16"),
         ({"recipe": {**GOOD, "body": {"op": "MatMul", "bits": 32, "block": 4}}}, r"body\.block must be one of none"),
         ({"recipe": {**GOOD, "matrices": {"a": {**GOOD["body"], "shape": [1]}}}}, r"matrices\.a\.shape must be two"),
+        (
+            {"recipe": {**GOOD, "head": {**GOOD["head"], "half_scales": 1}}},
+            r"head\.half_scales must be true or false for",
+        ),
+        ({"recipe": {**GOOD, "kv": {**GOOD["kv"], "half_scales": True}}}, r"kv\.half_scales must be false for none"),
         ({"recipe": GOOD, "quant": "../x"}, "quant is no name for a recipe"),
     ],
 )

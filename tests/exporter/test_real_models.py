@@ -12,6 +12,8 @@ import pytest
 from parity import load_model, reference
 from tokenizers import Tokenizer
 
+from edgelm.evaluate.card import compare
+from edgelm.evaluate.passages import load_passages
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.tokenizer.text_files import read_text
@@ -121,3 +123,24 @@ def test_smollm2_has_its_tokenizer(real_model: Callable[[str], Path], data_dir: 
     assert [found.tokenizer.encode(line).ids for line in lines] == [expected.encode(line).ids for line in lines]
     assert (found.special.bos, found.special.eos, found.special.pad) == (1, (2, 0), 2)
     assert found.template is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_smollm2_loses_no_more_than_is_promised(
+    real_model: Callable[[str], Path], dither: Callable[..., Path], data_dir: Path, tmp_path: Path
+) -> None:
+    """On a base that favours no format, calibrated on edgelm's own text: docs/notes/quality.md has the same on more chunks."""
+    base = dither(real_model("smollm2-135m"), tmp_path / "base", 0)
+    text = load_passages(data_dir / "wikitext-2" / "test.txt", "evaluation")
+    exact = export(base, "x86-64", "fp32", output=tmp_path / "fp32", card="none")
+
+    def lost(quant: str, size: str, most: float) -> float:
+        made = export(base, "x86-64", quant, output=tmp_path / quant, card="none", max_size=size)
+        kld = compare(exact, made, text, chunks=4).mean
+        assert kld < most, (quant, kld)
+        return kld
+
+    int4 = lost("int4", "98.4MB", 0.1)
+    assert lost("int8", "146MB", 0.006) < int4 / 10
+    assert lost("auto", "105MB", 0.06) < 0.75 * int4

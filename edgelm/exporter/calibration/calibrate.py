@@ -8,6 +8,7 @@ What is held is one layer, the hidden states of the calibration text, and one He
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from edgelm.exporter.calibration.kvscales import KVRanges
 from edgelm.exporter.calibration.layer_runner import Part
 from edgelm.exporter.calibration.moments import ENOUGH, correction, hessian
 from edgelm.exporter.formats.format import Format, Parts
+from edgelm.exporter.formats.parallel import ordered_map
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
@@ -32,8 +34,10 @@ from edgelm.exporter.progress import Progress
 _ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their cost
 _RATE = 5e10  # floating-point operations a second and core, of numpy's products with all around them; measured
 _MOST = 4e13  # operations that a calibration with corrections may take: a model of half a billion weights, not of one
+_LITTLE = 1e12  # operations, of which half are not worth saving
 _ROUNDING = 1.5e-7  # seconds a weight; measured
 _SAMPLE = 128  # inputs on which the error of a product is told
+_SLICES = 2  # of rows that are rounded side by side: as many on every machine, since a slice's products may differ by its size
 
 
 @dataclass(frozen=True)
@@ -128,13 +132,15 @@ def calibrate(
         progress: is called with every matrix.
     """
     found = Calibrated(sum(map(len, chunks)))
-    context = max(map(len, chunks))
+    context, compared = max(map(len, chunks)), math.ceil(len(chunks) * _compared(decoder, found.tokens))
+    if compared < len(chunks):  # half of them and more: those are from all over the text
+        chunks = [*chunks[::2], *chunks[1::2]]
     work = _Work(found, folder)
     head = _head(reader, decoder, formats)
     progress.start("calibrating", sum(_cost(m) for m in decoder.linears) + (0 if head is None else _cost(decoder.head)))
     flows = [_embedded(reader, decoder, formats, chunks, folder)]
     if corrects(decoder, formats, found.tokens):
-        flows.append(_embedded(reader, decoder, Formats(EXACT, EXACT, EXACT), chunks, folder))
+        flows.append(_embedded(reader, decoder, Formats(EXACT, EXACT, EXACT), chunks[:compared], folder))
     for index, layer in enumerate(decoder.layers):
         parts = layer_runner.parts(decoder, formats, index, reader, context, folder)
         for linear, *inputs in _together(flows, layer, parts):
@@ -154,12 +160,22 @@ def calibrate(
     return found
 
 
+def _compared(decoder: Decoder, tokens: int) -> float:
+    """The share of a text that the exact model reads, too: half serves as well, or as much more as is enough for all matrices
+    that the whole is enough for.
+    """
+    if _work(decoder, tokens, 1.0) <= _LITTLE:
+        return 1.0
+    enough = (ENOUGH * m.inputs for m in decoder.linears if tokens >= ENOUGH * m.inputs)
+    return max(0.5, max(enough, default=0) / tokens)
+
+
 def corrects(decoder: Decoder, formats: Formats, tokens: int) -> bool:
     """Whether later matrices make up for earlier ones: in less than 8 bits, where that is not too much work for a model of
     this size. What a bundle holds must not depend on the machine, so this does not.
     """
     coarse = any(formats.of(linear).spec.bits < 8 for linear in decoder.linears)
-    return coarse and _work(decoder, tokens, corrected=True) <= _MOST
+    return coarse and _work(decoder, tokens, 1.0) <= _MOST
 
 
 def memory(decoder: Decoder, tokens: int) -> int:
@@ -173,19 +189,19 @@ def memory(decoder: Decoder, tokens: int) -> int:
 
 def seconds(decoder: Decoder, tokens: int) -> float:
     """How long calibration takes here, about: its work at `_RATE` a core, and rounding."""
-    most = _work(decoder, tokens, corrected=True)
-    work = most if most <= _MOST else _work(decoder, tokens, corrected=False)
+    corrected = _work(decoder, tokens, 1.0) <= _MOST
+    work = _work(decoder, tokens, _compared(decoder, tokens) if corrected else 0.0)
     rounding = _ROUNDING * (sum(map(_cost, decoder.linears)) + _cost(decoder.head))
     return (work / _RATE + rounding) / len(os.sched_getaffinity(0))
 
 
-def _work(decoder: Decoder, tokens: int, *, corrected: bool) -> float:
-    """Floating-point operations of products and Hessians, and with corrections of those of the exact model and of what
-    they come from.
+def _work(decoder: Decoder, tokens: int, compared: float) -> float:
+    """Floating-point operations of products and Hessians, and for the share of the tokens that the exact model reads of its
+    products, and of what corrections come from.
     """
     weights = sum(map(_cost, decoder.linears))
     more = sum(2 * m.inputs**2 for m in decoder.linears if tokens >= ENOUGH * m.inputs) + 2 * weights
-    return float(tokens) * (2 * weights + sum(m.inputs**2 for m in decoder.linears) + corrected * more)
+    return float(tokens) * (2 * weights + sum(m.inputs**2 for m in decoder.linears) + compared * more)
 
 
 def worthwhile(reader: WeightReader, decoder: Decoder, formats: Formats) -> bool:
@@ -241,21 +257,24 @@ class _Work:
         *,
         keep: bool = True,
     ) -> np.ndarray:
-        """Round a matrix on its inputs [tokens, k], so that it gives what it gave on the `exact` ones where these are
-        known; its rounded values [n, k], where they are to be kept.
+        """Round a matrix on its inputs [tokens, k], so that it gives what it gave on the `exact` ones of the first tokens
+        where these are known; its rounded values [n, k], where they are to be kept.
         """
-        found = hessian(inputs)
+        compared = len(inputs) if exact is None else len(exact)
+        found = hessian(inputs[:compared])
+        more = None if exact is None else correction(inputs[:compared], exact, found)
+        if compared < len(inputs):
+            found += hessian(inputs[compared:])
         by_data = format.rounder(found)
-        more = None if exact is None or by_data is None else correction(inputs, exact, found)
         sample = inputs[:: max(1, len(inputs) // _SAMPLE)]
         n, k = linear.outputs, linear.inputs
         waiting = _Waiting(self.folder / str(len(self.found.matrices)), n)
         values = np.empty((n, k) if keep else (0, k), np.float32)
         sums, start = np.zeros(4), 0
         for piece in _batches(rows):
-            if more is not None:
+            if more is not None and by_data is not None:
                 piece = piece + piece @ more
-            parts = (by_data or format.quantize)(piece)
+            parts = _joined(ordered_map(by_data or format.quantize, np.array_split(piece, min(_SLICES, len(piece)))))
             waiting.add(parts)
             rounded = format.values(parts, k)
             off = rounded - piece
@@ -268,6 +287,12 @@ class _Work:
             format, waiting.files, "search" if by_data is None else "gptq", float(shares[0]), float(shares[1])
         )
         return values
+
+
+def _joined(slices: Iterable[Parts]) -> Parts:
+    """Rows in one, of slices that follow each other."""
+    found = list(slices)
+    return {name: np.concatenate([parts[name] for parts in found]) for name in found[0]}
 
 
 def squares(values: np.ndarray) -> float:

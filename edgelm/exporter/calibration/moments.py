@@ -7,6 +7,7 @@ import numpy as np
 ENOUGH = 3  # tokens for each column, to tell what has been lost
 _LOUDER = 4.0  # that a token's inputs are made at most
 _TOKENS = 4096  # whose inputs are weighed at once
+_BLOCK = 128  # columns that are solved for at once
 _DAMPING = 0.5  # of the mean diagonal of ``Xᵀ X``: what is found must hold for other texts, too
 
 
@@ -41,8 +42,28 @@ def correction(inputs: np.ndarray, exact: np.ndarray, hessian: np.ndarray) -> np
         return None
     lost = _sum(inputs, _shares(inputs), exact)
     damped = hessian + np.float32(_DAMPING * mean) * np.eye(k, dtype=np.float32)
-    found: np.ndarray = np.float32(1 - k / tokens) * np.linalg.solve(damped, lost.T).T
+    try:
+        found: np.ndarray = np.float32(1 - k / tokens) * _solved(damped, lost.T).T
+    except np.linalg.LinAlgError:
+        return None
     return found if np.isfinite(found).all() else None
+
+
+def _solved(positive: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """X of ``A X = B``, A [k, k] being symmetric and positive definite, by ``A = L Lᵀ``, block by block: numpy's own solver
+    takes three times as long.
+
+    Raises:
+        numpy.linalg.LinAlgError: A is not positive definite.
+    """
+    lower, found = np.linalg.cholesky(positive), given.copy()
+    blocks = [slice(start, min(start + _BLOCK, len(found))) for start in range(0, len(found), _BLOCK)]
+    inverses = [np.linalg.inv(lower[block, block]) for block in blocks]
+    for block, inverse in zip(blocks, inverses, strict=True):
+        found[block] = inverse @ (found[block] - lower[block, : block.start] @ found[: block.start])
+    for block, inverse in zip(reversed(blocks), reversed(inverses), strict=True):
+        found[block] = inverse.T @ (found[block] - lower[block.stop :, block].T @ found[block.stop :])
+    return found
 
 
 def _shares(inputs: np.ndarray) -> np.ndarray:

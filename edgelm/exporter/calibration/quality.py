@@ -47,7 +47,7 @@ from edgelm.target.target import FormatSpec, RecipeSpec
 
 BY_DEFAULT = True  # whether a model is calibrated without being asked
 LONGEST = 600.0  # seconds that this may take
-TOKENS, FEWEST = 10240, 8192  # of calibration text for small models and for large ones
+TOKENS = 8192  # of calibration text at most: a quarter more brings nothing that shows
 CHUNK = 512  # tokens that are one text to the calibration
 CARD_CHUNKS = 16  # of a quality card's text at most
 SMALL = 16_000_000  # parameters of a model that is measured without being asked: it takes seconds
@@ -110,16 +110,16 @@ class QualityOptions:
         if chosen == AUTO:
             chosen = None
             if plan is not None and (mixed or _gains(plan, WeightReader(checkpoint))):
-                chosen = self._affordable(plan.decoder, 4 if mixed else _fewest_bits(plan), tokenizer, progress)
+                chosen = self._affordable(plan.decoder, tokenizer, progress)
         if chosen is None and plan is not None and _coarse(plan.spec.body):
             progress.say(
                 f"blocks of {plan.spec.body.block} lose twice as much without calibration: --quant int4 has finer ones"
             )
         return replace(self, calibrate=chosen)
 
-    def _affordable(self, decoder: Decoder, bits: int, tokenizer: Tokenizer, progress: Progress) -> str | None:
+    def _affordable(self, decoder: Decoder, tokenizer: Tokenizer, progress: Progress) -> str | None:
         """The text that suits a model, or None, which is told, where there is not the time or memory."""
-        if (reason := CalibrationCost.of(decoder, bits).too_much) is not None:
+        if (reason := CalibrationCost.of(decoder).too_much) is not None:
             progress.say(f"not calibrated, since that takes {reason}: --calibrate builtin does it all the same")
             return None
         if self.own != BUILTIN:
@@ -134,24 +134,11 @@ class QualityOptions:
         return None if exact or parameters > SMALL else self.own
 
 
-def text_tokens(decoder: Decoder, bits: int = 4) -> int:
-    """Tokens of calibration text at most: the fewer the larger a model is, and few where no matrix has less than 8 bits."""
-    if bits >= 8:
-        return FEWEST
-    share = min(1.0, (200e6 / max(1, decoder.parameters)) ** 0.5)
-    return max(FEWEST, int(TOKENS * share) // CHUNK * CHUNK)
-
-
 def _gains(plan: GraphPlan, reader: WeightReader) -> bool:
     """Whether a recipe gains from calibration."""
     return calibrate.worthwhile(reader, plan.decoder, plan.formats) or (
         smooth.worthwhile(reader, plan.decoder, plan.formats) and not plan.lora_ready
     )
-
-
-def _fewest_bits(plan: GraphPlan) -> int:
-    """Of a body matrix."""
-    return min(plan.formats.of(linear).spec.bits for linear in plan.decoder.linears)
 
 
 def _coarse(spec: FormatSpec) -> bool:
@@ -172,10 +159,9 @@ class CalibrationCost:
     memory: int
 
     @classmethod
-    def of(cls, decoder: Decoder, bits: int) -> CalibrationCost:
-        """Of a model whose matrices have as few bits, on as much text as it is given."""
-        tokens = text_tokens(decoder, bits)
-        return cls(calibrate.seconds(decoder, tokens), calibrate.memory(decoder, tokens))
+    def of(cls, decoder: Decoder) -> CalibrationCost:
+        """Of a model, on as much text as it is given."""
+        return cls(calibrate.seconds(decoder, TOKENS), calibrate.memory(decoder, TOKENS))
 
     @property
     def too_much(self) -> str | None:
@@ -191,7 +177,7 @@ class CalibrationCost:
 def calibration_cost(plan: GraphPlan, checkpoint: Checkpoint) -> CalibrationCost | None:
     """What the calibration of an export takes; None where it gains nothing, and for what is quantised already."""
     gains = checkpoint.scheme is None and _gains(plan, WeightReader(checkpoint))
-    return CalibrationCost.of(plan.decoder, _fewest_bits(plan)) if gains else None
+    return CalibrationCost.of(plan.decoder) if gains else None
 
 
 @dataclass(frozen=True)
@@ -256,8 +242,7 @@ def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) ->
         yield calibrate.Prepared(reader)
         return
     passages = load_passages(calibration.wanted, "calibration")
-    most = text_tokens(decoder, _fewest_bits(plan))
-    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), most)
+    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), TOKENS)
     on, tokens = Text(passages.name, passages.sha256), sum(map(len, chunks))
     _tell_memory("calibration", calibrate.memory(decoder, tokens), progress)
     with calibration.folder("calibrating") as folder:

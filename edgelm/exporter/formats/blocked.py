@@ -26,6 +26,7 @@ _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level; without it 8-bit weights a
 # measured. ARM with dot products: KleidiAI keeps 16 (4.5 bits at 32). Without them nothing is packed: a float scale.
 _BLOCK_BITS = {"x86_64": 96, "aarch64": 16}
 _UNPACKED_BLOCK_BITS = 32
+_HALF_MOST = np.finfo(np.float16).max
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,29 @@ class Blocked(Format):
     Attributes:
         zero_points: whether a block has a code of its own for zero, so that a range that is not even about zero is used
             to its ends.
+        half_scales: whether the file has scales as float16 although activations are float32. They are widened when the
+            model is loaded, before kernels pack them: that costs nothing but the file's bytes are fewer.
     """
 
     bits: int
     block: int
     rounding: str | None = None  # nearest: scales are not searched
     zero_points: bool = False
+    half_scales: bool = False
 
     @classmethod
     def of(cls, spec: FormatSpec) -> Self | None:
         """A matrix to multiply or to look up."""
         blocked = spec.op in ("MatMulNBits", "GatherBlockQuantized")
-        return cls(spec.bits, spec.block or 32, spec.rounding, bool(spec.zero_points)) if blocked else None
+        if not blocked:
+            return None
+        return cls(spec.bits, spec.block or 32, spec.rounding, bool(spec.zero_points), bool(spec.half_scales))
 
     @property
     def spec(self) -> FormatSpec:
         """The format as a recipe writes it."""
-        return FormatSpec("MatMulNBits", self.bits, self.block, self.rounding, self.zero_points or None)
+        flags = self.zero_points or None, self.half_scales or None
+        return FormatSpec("MatMulNBits", self.bits, self.block, self.rounding, *flags)
 
     def fit(self, k: int) -> Self:
         """A block that divides `k`, so that rows can be looked up too; failing that, one that wastes little."""
@@ -73,11 +80,14 @@ class Blocked(Format):
 
     def packing_bytes(self, n: int, k: int) -> int:
         """Scales and zero points."""
-        return n * (4 * self._blocks(k) + self._zeros_width(k))
+        return n * ((2 if self.half_scales else 4) * self._blocks(k) + self._zeros_width(k))
 
     def suits(self, target: Target) -> bool:
-        """With zero points at 4 bits where the target's own recipes have them, without elsewhere."""
-        return not self.falls_back(target) and self.zero_points == (self.bits == 4 and target.zero_points)
+        """With zero points at 4 bits where the target's own recipes have them, without elsewhere; with half scales where
+        activations are wider.
+        """
+        wanted = self.bits == 4 and target.zero_points, target.runtime.activations == "fp32"
+        return not self.falls_back(target) and (self.zero_points, self.half_scales) == wanted
 
     @property
     def calibrates(self) -> bool:
@@ -90,7 +100,7 @@ class Blocked(Format):
         return self.bits == 8
 
     def quantize(self, rows: np.ndarray) -> Parts:
-        """Codes as the file holds them, uint8 [m, bytes], scales float32 [m, blocks], zero points as codes are held."""
+        """Codes as the file holds them, uint8 [m, bytes], scales [m, blocks], zero points as codes are held."""
         if self.zero_points:
             return self._parts(*search_zero_points(rows, self.bits, self.block))
         # At 8 bits the search finds next to nothing.
@@ -109,17 +119,16 @@ class Blocked(Format):
         packed, scales = parts["qweight"], parts["scales"]
         zeros = self._unpacked(parts["zeros"])[:, : scales.shape[1], None] if self.zero_points else self._zero
         steps = self._unpacked(packed).reshape(*scales.shape, self.block).astype(np.float32) - np.float32(zeros)
-        rows: np.ndarray = (steps * scales[:, :, None]).reshape(len(scales), -1)[:, :k]
+        rows: np.ndarray = (steps * scales.astype(np.float32)[:, :, None]).reshape(len(scales), -1)[:, :k]
         return rows
 
-    def product(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Activations have 8 bits and a scale a block of a token."""
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """In 8 bits, with a scale a block of a token."""
         padded = np.pad(x, ((0, 0), (0, -x.shape[1] % self.block)))
         blocks = padded.reshape(len(x), -1, self.block)
         scales = np.maximum(np.abs(blocks).max(axis=2, keepdims=True) / 127, np.finfo(np.float32).tiny)
-        rounded = (np.rint(blocks / scales) * scales).reshape(padded.shape)[:, : x.shape[1]]
-        product: np.ndarray = rounded @ self.rounded(weight).T
-        return product
+        rounded: np.ndarray = (np.rint(blocks / scales) * scales).reshape(padded.shape)[:, : x.shape[1]]
+        return rounded
 
     def adopting(self, scheme: Scheme, k: int) -> Blocked | None:
         """In the bits and blocks of the checkpoint, where the operator knows such blocks."""
@@ -153,7 +162,7 @@ class Blocked(Format):
         Zero points are given only where the format or a checkpoint has its own: they stand in the way of the fastest
         ARM kernels.
         """
-        inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), m.value(b, "scales")]
+        inputs: list[ir.Value | None] = [x, m.value(b, "qweight"), self._scales(b, m)]
         inputs += [m.value(b, "zeros") if "zeros" in m.parts else None, None, bias]  # no g_idx
         while inputs[-1] is None:
             inputs.pop()
@@ -182,7 +191,7 @@ class Blocked(Format):
         codes = m.value(b, "qweight", m.n, m.k * self.bits // 8, suffix=".rows")
         return b.op(
             "GatherBlockQuantized",
-            [codes, ids, m.value(b, "scales"), zeros],
+            [codes, ids, self._scales(b, m), zeros],
             name,
             domain=MICROSOFT,
             bits=self.bits,
@@ -190,6 +199,11 @@ class Blocked(Format):
             gather_axis=0,
             quantize_axis=1,
         )
+
+    def _scales(self, b: Builder, m: Matrix) -> ir.Value:
+        """In the type of the activations; what widens them is folded away when the graph is loaded."""
+        scales = m.value(b, "scales")
+        return b.widened(scales) if self.half_scales else scales
 
     @property
     def _zero(self) -> int:
@@ -209,14 +223,17 @@ class Blocked(Format):
         """The shape and type of each part of a whole matrix."""
         blocks = self._blocks(k)
         zeros = {"zeros": ((n, self._zeros_width(k)), np.uint8)} if self.zero_points else {}
-        return {"qweight": ((n, blocks, self._width), np.uint8), "scales": ((n, blocks), b.float), **zeros}
+        scale = np.float16 if self.half_scales else b.float
+        return {"qweight": ((n, blocks, self._width), np.uint8), "scales": ((n, blocks), scale), **zeros}
 
     def _zeros_width(self, k: int) -> int:
         """Bytes of a row's zero points, 0 without any."""
         return -(-self._blocks(k) * self.bits // 8) if self.zero_points else 0
 
     def _parts(self, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """From codes, one a byte."""
+        """From codes, one a byte. A half scale is off by a part in 2,048 at most: by no code's sixteenth."""
+        if self.half_scales:
+            scales = np.clip(scales, -_HALF_MOST, _HALF_MOST).astype(np.float16)
         parts = {"qweight": self._packed(codes), "scales": scales}
         return parts if zeros is None else {**parts, "zeros": self._packed(zeros)}
 

@@ -144,9 +144,13 @@ class Format(Protocol):
         """Activations x [s, k] as the operator rounds them to 8 bits, where a token's are scaled before."""
         return x
 
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """Activations x [s, k] about as the operator rounds them before it multiplies."""
+        return x
+
     def product(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """``x Wᵀ`` [s, n] about as the operator computes it, from x [s, k] and W [n, k]."""
-        product: np.ndarray = x @ self.rounded(weight).T
+        product: np.ndarray = self.read(x) @ self.rounded(weight).T
         return product
 
     # How it is written

@@ -107,17 +107,17 @@ class PerChannel(_PerRow):
         """With `by_token` each token as a share of its largest value."""
         return x / _sizes(x) if self.by_token else x
 
-    def product(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """``x Wᵀ`` with x in 8 bits, with one scale and zero point for all of it."""
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """In 8 bits, with one scale and zero point for all of it."""
         if self.by_token:
-            scaled: np.ndarray = replace(self, by_token=False).product(self.even(x), weight) * _sizes(x)
+            scaled: np.ndarray = replace(self, by_token=False).read(self.even(x)) * _sizes(x)
             return scaled
         low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
         step = (high - low) / 255 or 1.0
         zero = np.rint(-low / step)
         codes = np.clip(np.rint(x / step) + zero, 0, 255) - zero
-        product: np.ndarray = (codes * step).astype(np.float32) @ self.rounded(weight).T
-        return product
+        rounded: np.ndarray = (codes * step).astype(np.float32)
+        return rounded
 
     def pack_parts(self, b: Builder, name: str, n: int, k: int, pieces: Iterable[Parts]) -> Matrix:
         """Into the transposed whole, which is held in memory at a byte a weight."""

@@ -25,14 +25,13 @@ PREFILL: Format = PerChannel(by_token=True)
 """What an int8 prefill graph stores its matrices in."""
 
 TRIED: tuple[Format, ...] = (
-    Blocked(4, 128),
-    Blocked(4, 64),
-    Blocked(4, 32),
-    Blocked(4, 128, zero_points=True),
-    Blocked(4, 64, zero_points=True),
-    Blocked(4, 32, zero_points=True),
-    Blocked(8, 128),
-    Blocked(8, 32),
+    *(
+        Blocked(4, block, zero_points=zeros, half_scales=half)
+        for half in (False, True)
+        for zeros in (False, True)
+        for block in (128, 64, 32)
+    ),
+    *(Blocked(8, block, half_scales=half) for half in (False, True) for block in (128, 32)),
     PerChannel(),
     Dense(16),
     EXACT,

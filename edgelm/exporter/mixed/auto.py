@@ -80,6 +80,7 @@ def export(
     write: Callable[[Target, Mixed], Written],
     *,
     card: bool,
+    calibrates: bool,
     choices: Choices = AS_IT_IS,
 ) -> Written:
     """Write the bundle whose recipe serves the budget best.
@@ -91,12 +92,13 @@ def export(
         budget: see `recipes.search`. Floats are on offer only where KLD is limited: by size alone they would fill it up.
         write: writes the target's recipe `AUTO`, with how it was chosen, for the manifest.
         card: whether the bundle gets a quality card.
+        calibrates: whether its matrices will be rounded on that text, too.
         choices: made whatever the recipe.
 
     Raises:
         ExportError: no recipe keeps the budget.
     """
-    measured = _measure(plan, checkpoint, calibration, budget)
+    measured = _measure(plan, checkpoint, calibration, budget, rounds=calibrates)
     target, candidates, folder = plan.target, measured.candidates, calibration.writer.folder
     rest = (_CARD + _CARD_MATRIX * (2 + len(plan.decoder.linears)) if card else 0) + _size(folder)
 
@@ -127,7 +129,9 @@ class _Measured:
     tokens: int
 
 
-def _measure(plan: GraphPlan, checkpoint: Checkpoint, calibration: Calibration, budget: Budget) -> _Measured:
+def _measure(
+    plan: GraphPlan, checkpoint: Checkpoint, calibration: Calibration, budget: Budget, *, rounds: bool
+) -> _Measured:
     assert calibration.wanted is not None
     decoder, target = plan.decoder, plan.target
     offer = recipes.choices(decoder, target, floats=budget.kld is not None)
@@ -137,7 +141,7 @@ def _measure(plan: GraphPlan, checkpoint: Checkpoint, calibration: Calibration, 
     _expect_room(sensitivity.disk(decoder, tokens), calibration.writer)
     with calibration.folder("trying") as folder:
         losses = sensitivity.measure(
-            WeightReader(checkpoint), decoder, offer, chunks, Path(folder), calibration.progress
+            WeightReader(checkpoint), decoder, offer, chunks, Path(folder), calibration.progress, rounds=rounds
         )
     return _Measured(Candidates(decoder, target, offer, losses), Text(passages.name, passages.sha256), tokens)
 

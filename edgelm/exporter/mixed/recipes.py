@@ -134,8 +134,13 @@ class Candidates:
         chosen = recipe.formats(recipe.named(spec, self.decoder), self.decoder.hidden)
         own = [*(chosen.of(linear) for linear in self.decoder.linears), chosen.head]
         own += [chosen.embedding] if self.choices.embedding else []
-        pairs = list(zip(self._formats, own, strict=True))
-        return [options.index(format) for options, format in pairs] if all(f in o for o, f in pairs) else None
+        pairs = [([_kind(o) for o in options], _kind(f)) for options, f in zip(self._formats, own, strict=True)]
+        return [kinds.index(kind) for kinds, kind in pairs] if all(kind in kinds for kinds, kind in pairs) else None
+
+
+def _kind(format: Format) -> FormatSpec:
+    """What a matrix loses by, whose scales may be stored in fewer bytes."""
+    return replace(format.spec, half_scales=None)
 
 
 def of_matrices(

@@ -184,10 +184,13 @@ class _Part:
             part.fail("bits", f"must be one of {', '.join(map(str, all_bits))} for {op}, not {bits!r}")
         if isinstance(block, bool) or block not in (blocks or (None,)):
             part.fail("block", f"must be one of {', '.join(map(str, blocks)) or 'none'} for {op}, not {block!r}")
-        zero_points = part.data.get("zero_points", False)
-        if not isinstance(zero_points, bool) or (zero_points and not known[op].zero_points):
-            part.fail("zero_points", f"must be {'true or ' if known[op].zero_points else ''}false for {op}")
-        return FormatSpec(op, int(bits), None if block is None else int(block), zero_points=zero_points or None)
+        flags = {"zero_points": known[op].zero_points, "half_scales": bool(blocks)}
+        for name, may_be in flags.items():
+            value = part.data.get(name, False)
+            if not isinstance(value, bool) or (value and not may_be):
+                part.fail(name, f"must be {'true or ' if may_be else ''}false for {op}")
+        set_flags = {name: part.data.get(name) or None for name in flags}
+        return FormatSpec(op, int(bits), None if block is None else int(block), **set_flags)
 
     def shape(self) -> tuple[int, int]:
         """[n, k]."""

@@ -8,7 +8,9 @@ second-order expansion behind Optimal Brain Surgeon, Hassibi & Stork, 1993), so 
     of every matrix     the error that it leaves in the hidden states after its layer, in the format of fewest bytes
     of every format     the error of the matrix' product, with activations rounded as the format's operator does
 
-and a loss is the first, in the proportion of the others. Errors are counted in shares of what a token has, as the norms
+and a loss is the first, in the proportion of the others. Where the bundle will be calibrated, matrices are rounded by GPTQ for
+the first two, on another part of the text than the one that is measured on. It lessens what searched scales leave by another
+share in each matrix (of SmolLM2-135M to a third in query, key and value, to two thirds in gate and up). Errors are counted in shares of what a token has, as the norms
 behind see them. All variants go through a layer together while it is loaded, and wait in a file between two layers:
 every matrix is read once, and one layer is held. How near that comes to taking each variant to the end itself, and the
 sum to the whole: `benchmarks/quality.py sensitivity`, docs/notes/quality.md.
@@ -25,6 +27,7 @@ import numpy as np
 from edgelm.evaluate.divergence import kl_divergence
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
+from edgelm.exporter.calibration.moments import hessian
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
@@ -33,11 +36,13 @@ from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 
 _SMALL = 16_000_000  # parameters of a model for which more text costs little
-_CHUNK = 512  # tokens that are one text
-_TOKENS, _FEW_TOKENS = 2048, 1024  # of text, for a small model and for others
+_CHUNK = 256  # tokens that are one text
+_TOKENS, _FEW_TOKENS = 2048, 768  # of text that is measured on, for a small model and for others
+_EVERY = 7  # of the text's chunks one is measured on; matrices are rounded by the others
 _LOGITS = 1 << 23  # at most, of a chunk
 _VALUES = 1 << 20  # logits compared at once
 _SAMPLE = 256  # inputs on which formats are told apart
+_ROWS = 192  # of a matrix that are looked at for that
 
 Losses = dict[str, list[float]]
 """Name of a matrix → KL divergence in nats of each of its formats, in their order."""
@@ -64,13 +69,13 @@ class Choices:
 
 
 def disk(decoder: Decoder, tokens: int) -> int:
-    """Bytes that the variants take in a file while they wait."""
-    return 4 * (1 + len(decoder.layers)) * tokens * decoder.hidden
+    """Bytes that the variants take in a file while they wait, of a text of so many tokens."""
+    return 4 * (1 + len(decoder.layers)) * -(-tokens // _EVERY) * decoder.hidden
 
 
 def text_size(decoder: Decoder, context: int) -> tuple[int, int]:
     """(Tokens of a chunk, tokens of all chunks at most) of the text to measure on."""
-    return min(_CHUNK, context), _TOKENS if decoder.parameters <= _SMALL else _FEW_TOKENS
+    return min(_CHUNK, context), _EVERY * (_TOKENS if decoder.parameters <= _SMALL else _FEW_TOKENS)
 
 
 def measure(
@@ -80,6 +85,8 @@ def measure(
     chunks: Sequence[np.ndarray],
     folder: Path,
     progress: Progress,
+    *,
+    rounds: bool = False,
 ) -> Losses:
     """The losses of every body matrix, of ``lm_head`` and of the embedding where it has a table of its own.
 
@@ -90,8 +97,9 @@ def measure(
         chunks: ids of the text, int64 [S] each, of one length.
         folder: for the hidden states of all variants meanwhile.
         progress: is called with every run of a layer.
+        rounds: whether the matrices of the bundle will be rounded by GPTQ.
     """
-    work = _Work(reader, decoder, choices, chunks, folder, progress)
+    work = _Work(reader, decoder, choices, _sorted(chunks, rounds=rounds), folder, progress)
     progress.start("measuring matrices", work.total)
     base = work.embed()
     for index in range(len(decoder.layers)):
@@ -99,6 +107,25 @@ def measure(
     losses = work.end(base)
     progress.finish()
     return losses
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What is read.
+
+    Attributes:
+        measured: chunks that losses are measured on.
+        others: chunks that GPTQ rounds by; the same ones where there are too few; empty where nothing will be rounded so.
+    """
+
+    measured: Sequence[np.ndarray]
+    others: Sequence[np.ndarray]
+
+
+def _sorted(chunks: Sequence[np.ndarray], *, rounds: bool) -> _Text:
+    measured = chunks[::_EVERY]
+    others = [chunk for number, chunk in enumerate(chunks) if number % _EVERY]
+    return _Text(measured, (others or measured) if rounds else [])
 
 
 @dataclass
@@ -131,16 +158,16 @@ class _Work:
         reader: WeightReader,
         decoder: Decoder,
         choices: Choices,
-        chunks: Sequence[np.ndarray],
+        text: _Text,
         folder: Path,
         progress: Progress,
     ) -> None:
         self.reader, self.decoder, self.choices = reader, decoder, choices
-        self.chunks, self.folder, self.progress = chunks, folder, progress
-        self.length = len(chunks[0])
+        self.chunks, self.others, self.folder, self.progress = text.measured, text.others, folder, progress
+        self.length = len(self.chunks[0])
         self.exact = Formats(EXACT, EXACT, EXACT)
         self.variants: list[_Variant] = []
-        shape = (1 + len(decoder.layers), len(chunks), self.length, decoder.hidden)
+        shape = (1 + len(decoder.layers), len(self.chunks), self.length, decoder.hidden)
         self.waiting = np.lib.format.open_memmap(folder / "variants.npy", "w+", np.float32, shape)
 
     @property
@@ -151,21 +178,22 @@ class _Work:
         return layers + waiting + len(self.decoder.linears) + layers + 1 + len(self.choices.head)
 
     def embed(self) -> list[np.ndarray]:
-        """The hidden states before the first layer [S, hidden] of every chunk."""
+        """The hidden states before the first layer [S, hidden] of every chunk: those measured on, then the others."""
 
-        def run(table: Format) -> list[np.ndarray]:
+        def run(table: Format, more: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
             formats = replace(self.exact, head=table, embedding=table)
             embed = layer_runner.embedding(self.decoder, formats, self.reader, self.folder)
-            return [embed(ids[None], {}) for ids in self.chunks]
+            return [embed(ids[None], {}) for ids in (*self.chunks, *more)]
 
-        exact, variant = run(EXACT), self._variant()
+        with_others, variant = run(EXACT, self.others), self._variant()
+        exact = with_others[: len(self.chunks)]
         errors = variant.errors.setdefault(self.decoder.embedding.name, [])
         for table in self.choices.tables:
             found = exact if table.exact else run(table)
             errors.append(_error(exact, found))
             if len(errors) == 1:
                 self.waiting[variant.place], variant.whole = found, errors[0]
-        return exact
+        return with_others
 
     def layer(self, index: int, base: list[np.ndarray]) -> list[np.ndarray]:
         """Take all through a layer, and add its variant; the hidden states of the model as it is."""
@@ -174,10 +202,11 @@ class _Work:
             (self.decoder, self.exact, index, self.reader, self.length, self.folder),
         )
         matrices = {linear.name: self.reader.matrix(linear) for linear in layer.linears}
-        smallest = {name: self.choices.body[name][0].rounded(matrix) for name, matrix in matrices.items()}
-        flow, products = Flow(self.decoder, list(base)), {}
+        smallest, products, flow = dict[str, np.ndarray](), dict[str, list[float]](), Flow(self.decoder, list(base))
         for linear, inputs in flow.through(layer, layer_runner.parts(*given)):
-            products[linear.name] = self._product_errors(linear, inputs, matrices[linear.name], smallest[linear.name])
+            name, matrix = linear.name, matrices[linear.name]
+            smallest[name] = self._rounded(linear, inputs, matrix)
+            products[name] = self._product_errors(linear, inputs, matrix, smallest[name])
             flow.multiply(linear, matrices[linear.name])
         run, after = layer_runner.whole(*given), flow.hidden
         self.progress.advance(1, layer.name)
@@ -186,7 +215,7 @@ class _Work:
                 self.waiting[variant.place, number] = run(self.waiting[variant.place, number][None], matrices)
             self.progress.advance(1, layer.name)
         variant = self._variant()
-        for number, x in enumerate(base):
+        for number, x in enumerate(base[: len(self.chunks)]):
             self.waiting[variant.place, number] = run(x[None], smallest)
         variant.whole = _error(after[:1], self.waiting[variant.place, :1])
         for linear in layer.linears:
@@ -201,21 +230,41 @@ class _Work:
         self.variants.append(_Variant(len(self.variants)))
         return self.variants[-1]
 
+    def _rounded(self, linear: Linear, inputs: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """The matrix in its format of fewest bytes, by the other inputs where there are any."""
+        format, others = self.choices.body[linear.name][0], inputs[self.length * len(self.chunks) :]
+        by_data = format.rounder(hessian(others)) if len(others) else None
+        return format.values((by_data or format.quantize)(weight), linear.inputs)
+
     def _product_errors(
         self, linear: Linear, inputs: np.ndarray, weight: np.ndarray, smallest: np.ndarray
     ) -> list[float]:
-        """The error of a product in each format, as a multiple of that which the weights of the smallest alone cause."""
-        sample = inputs[:: max(1, len(inputs) // _SAMPLE)]
-        exact, size = sample @ weight.T, np.maximum(np.square(sample).mean(axis=1), np.finfo(np.float32).tiny)
-        least = float((np.square(sample @ smallest.T - exact).sum(axis=1) / size).sum())
-        errors = []
-        for format in self.choices.body[linear.name]:
-            off = np.zeros_like(exact) if format.exact else format.product(sample, weight) - exact
-            errors.append(float((np.square(off).sum(axis=1) / size).sum()) / least if least > 0 else 0.0)
+        """The error of a product in each format, as a multiple of that which the weights of the smallest alone cause.
+
+        Rows do not depend on each other: some of them tell, and some of the inputs. What GPTQ leaves of the error of the
+        smallest format it leaves of that of the others.
+        """
+        step = max(1, len(weight) // _ROWS)
+        rows, measured = weight[::step], inputs[: self.length * len(self.chunks)]
+        sample = measured[:: max(1, len(measured) // _SAMPLE)]
+        exact, size = sample @ rows.T, np.maximum(np.square(sample).mean(axis=1), np.finfo(np.float32).tiny)
+
+        def error(x: np.ndarray, values: np.ndarray) -> float:
+            return float((np.square(x @ values.T - exact).sum(axis=1) / size).sum())
+
+        least, errors, left = error(sample, smallest[::step]), list[float](), 1.0
+        for number, format in enumerate(self.choices.body[linear.name]):
+            values = format.rounded(rows)
+            by_weights = error(sample, values)
+            if number == 0 and by_weights > 0:
+                left = least / by_weights
+            by_inputs = max(error(format.read(sample), values) - by_weights, 0.0)
+            errors.append((by_inputs + left * by_weights) / least if least > 0 else 0.0)
         return errors
 
     def end(self, base: list[np.ndarray]) -> Losses:
         """All through the head, and what was lost."""
+        base = base[: len(self.chunks)]
         positions = max(1, min(self.length // 2, _LOGITS // self.decoder.vocab))
         last = layer_runner.final(self.decoder, self.exact, self.reader, self.folder)
 

@@ -35,6 +35,7 @@ class Builder:
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
+        self._widened: dict[str, ir.Value] = {}
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str], default: np.ndarray | None = None) -> ir.Value:
         """A graph input; with a `default` it may be left out at run time."""
@@ -95,6 +96,16 @@ class Builder:
             )
             self._initializers[name] = value
         return self._initializers[name]
+
+    def widened(self, value: ir.Value) -> ir.Value:
+        """An initializer in the type of the activations, by one node for all who ask."""
+        assert value.name is not None
+        if value.dtype == _dtype(self.float.name):
+            return value
+        if value.name not in self._widened:
+            to = int(_dtype(self.float.name))
+            self._widened[value.name] = self.op("Cast", [value], f"{value.name}/widened", to=to)
+        return self._widened[value.name]
 
     def integers(self, values: Sequence[int] | int) -> ir.Value:
         """A small int64 constant, shared by all who need the same."""
