@@ -26,6 +26,7 @@ from edgelm.tuning.rig import Phase, Reading
 STAGES = ("threads", "spinning", "passes", "against before")
 _FINALISTS = 3
 _FEWEST = 3  # rounds of a last comparison
+_MORE = 3  # times as many where these do not tell
 
 
 class Measures(Protocol):
@@ -233,23 +234,23 @@ class Search:
             self.gains[phase] = _gain(last, last, Ratio(1.0, 1.0, 1.0))
             return before
         seconds, skip = (hot, _HOT_SKIP) if hot else (self.budget.turn, 0.0)
-        rounds = self._rounds(len(options) * max(seconds, self._took))
-        rules = Rules(rounds=rounds, least=rounds)
+        most = self.budget.final * (1 if hot else _MORE)
+        rounds = self._rounds(most, len(options) * max(seconds, self._took))
+        rules = Rules(rounds=rounds, least=min(self.budget.final, rounds))
         standings = self._race(phase, STAGES[3], options, rules, seconds, skip=skip)
         of = {each.candidate: each for each in standings}
         tried = {each.settings: each for each in self.tried[-len(options) :]}
         chosen = _preferred(standings, before) if hot else chosen
         ratio = of[chosen].against(of[before])
-        if chosen == before or ratio.middle <= 1 or (ratio.low < 1 and ratio.middle < 1 + EQUAL):
+        if chosen == before or ratio.low <= 1:
             self.gains[phase] = _gain(tried[before], tried[before], Ratio(1.0, 1.0, 1.0))
             return before
         self.gains[phase] = _gain(tried[chosen], tried[before], ratio)
         return chosen
 
-    def _rounds(self, each: float) -> int:
+    def _rounds(self, most: int, each: float) -> int:
         """Of a last comparison whose rounds take `each` seconds, in a third of the time that is left; a few at least."""
-        fit = int((self._until - self.clock()) / 3 / each)
-        return max(min(_FEWEST, self.budget.final), min(self.budget.final, fit))
+        return max(min(_FEWEST, most), min(most, int((self._until - self.clock()) / 3 / each)))
 
     def _race(
         self,

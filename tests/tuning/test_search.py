@@ -209,3 +209,16 @@ def test_without_a_profile_threads_are_those_of_the_bundle() -> None:
 @pytest.mark.parametrize(("size", "threads"), [(350, 3), (599, 3), (700, 2), (1500, 2)])
 def test_a_pi_5_decodes_large_models_with_fewer_threads(size: int, threads: int) -> None:
     assert load_target("rpi5").cpu.decode_threads(size * 1_000_000) == threads
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_not_surely_better_is_not_taken(seed: int) -> None:
+    """Turns that vary by a third: what is taken all the same is better beyond that."""
+    best, running = search(MadeUp(lambda phase, s: 100.0 + s.threads, noise=0.3, seed=seed))
+    for phase, changed in (
+        ("decode", (best.threads, best.spinning) != (4, True)),
+        ("prefill", (best.prefill_threads, best.prefill_chunk) != (4, 256)),
+    ):
+        gain = running.gains[phase]
+        assert gain.low is not None
+        assert (gain.low > 1) == changed
