@@ -52,7 +52,9 @@ test-real: $(VENV)/.dev
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo 'error: edgelm needs Python 3.11 or newer' >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'error: this Python cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@# A pip that Python has puts itself there in a second; venv alone takes six to unpack its own.
+	@{ $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(VENV) install --quiet --no-compile --retries 1 pip; } \
+		>/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); echo 'error: this Python cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
 
 $(VENV)/.export: pyproject.toml | $(BIN)/python
 	@echo 'installing edgelm[export] into $(VENV): half a minute, or what the network takes'
