@@ -210,7 +210,8 @@ def _holding(spec: FormatSpec, codes: CodeType | None, *, half: bool) -> FormatS
     if codes is None or not blocks or spec.bits != codes.bits or (half and not codes.half):
         return spec
     kept = codes.block >= _LEAST_BLOCK or codes.block == spec.block
-    return FormatSpec(spec.op, codes.bits, codes.block) if kept else spec
+    wide = codes.half and not half  # such scales are float16 in the file: they stay that
+    return FormatSpec(spec.op, codes.bits, codes.block, half_scales=wide or None) if kept else spec
 
 
 def keeping_codes(choices: Choices, checkpoint: Checkpoint, decoder: Decoder | None) -> Choices:

@@ -63,11 +63,22 @@ def test_what_no_operator_holds(kind: str) -> None:
     assert code_type(kind) is None
 
 
+def plain(value: ir.Value | None) -> np.ndarray:
+    """A constant, or what is widened when the graph is loaded: the scales of a GGUF file are 16-bit floats."""
+    assert value is not None
+    node = value.producer()
+    constant = value if node is None else node.inputs[0]
+    assert constant is not None
+    assert constant.const_value is not None
+    assert node is None or (node.op_type == "Cast" and constant.dtype == ir.DataType.FLOAT16)
+    return constant.const_value.numpy()
+
+
 def stored(bundle: Bundle, module: str) -> np.ndarray:
     """A matrix of a bundle as its operator reads it: (code - zero) * scale."""
     model = ir.load(bundle.path / MODEL)
     node = next(n for n in model.graph if n.op_type == "MatMulNBits" and n.name.startswith(module))
-    codes, scales = (node.inputs[i].const_value.numpy() for i in (1, 2))  # type: ignore[union-attr]
+    codes, scales = (plain(node.inputs[i]) for i in (1, 2))
     assert len(node.inputs) < 4 or node.inputs[3] is None  # no zero points
     if node.attributes["bits"].as_int() == 4:
         codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], -1)
