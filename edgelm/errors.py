@@ -142,6 +142,18 @@ def unexpected_keyword(name: str, known: Iterable[str], *, function: str | None 
     )
 
 
+def expect_type(name: str, value: object, kinds: type | tuple[type, ...], expected: str) -> None:
+    """TypeError that names an argument where it is of none of the `kinds`: of what is `expected`, and what it is."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {expected}, not {type(value).__name__}")
+
+
+def expect_flags(**values: object) -> None:
+    """TypeError for the first argument that is neither True nor False: anything else would count as one of them unseen."""
+    for name, value in values.items():
+        expect_type(name, value, bool, "True or False")
+
+
 def names_keywords(function: F) -> F:
     """Makes a function name the near keyword where it is called with one that it does not take."""
     code = function.__code__

@@ -45,6 +45,16 @@ def path_argument(name: str, value: object) -> Path:
     return Path(given)
 
 
+def expect_name(path: str | os.PathLike[str]) -> None:
+    """OSError for what can be the name of no file: with a NUL, or with half of a surrogate pair."""
+    try:
+        impossible = b"\0" in os.fsencode(path)
+    except UnicodeEncodeError:
+        impossible = True
+    if impossible:
+        raise OSError(errno.EINVAL, "that is no possible file name")
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, opened for reading; links are followed.
 
@@ -54,11 +64,10 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, is no regular file, or has no possible name.
     """
+    expect_name(path)
     try:
         # Without O_NONBLOCK a FIFO that takes the file's place right now would be waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError:  # a NUL or a lone surrogate in the name
-        raise OSError(errno.EINVAL, "that is no possible file name") from None
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise OSError(errno.ENXIO, "it is a socket, not a regular file", str(path)) from None
@@ -181,6 +190,7 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written.
     """
+    expect_name(path)
     sweep(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.{PARTIAL}-", suffix=path.suffix, dir=path.parent)
     try:
@@ -288,6 +298,7 @@ def _remove(path: Path, found: os.stat_result) -> None:
 
 def _make_folder(parent: Path, prefix: str) -> tuple[Path, int]:
     """A new folder, and the descriptor that holds it."""
+    expect_name(parent / prefix)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:

@@ -57,3 +57,72 @@ def test_numbers_of_threads(name: str, value: Any) -> None:
 def test_a_limit_of_memory(value: Any) -> None:
     with pytest.raises(EdgeLMError, match="max_memory_mb must be a number above 0"):
         edgelm.load(FROZEN, max_memory_mb=value)
+
+
+FLAGS = ["raw", "parse_special", "reuse_cache", "echo", "token_healing"]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["x", 1, b"1", [True], math.nan])
+def test_flags_of_a_generation_are_true_or_false(lm: LM, name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be True or False, not "):
+        lm.generate("hi", max_tokens=1, **{name: value})
+
+
+def test_other_arguments_of_a_model_are_named(lm: LM) -> None:
+    odd: Any = object()
+    with lm.session() as session:
+        for name, call in {
+            "raw": lambda: lm.encode_prompt("hi", raw=odd),
+            "how": lambda: lm.count_prompt("hi", how=odd),
+            "prompts": lambda: lm.batch(odd),
+            "texts": lambda: lm.complete_ids(odd),
+            "tokens": lambda: session.save("x.cache", tokens=odd),
+        }.items():
+            with pytest.raises(TypeError, match=f"^{name} must be "):
+                call()
+        with pytest.raises(OptionError, match=r"^top must be an integer"):
+            session.score("hi", top=odd)
+        with pytest.raises(OptionError, match=r"^cancel must be a threading\.Event"):
+            session.score("hi", cancel=odd)
+
+
+@pytest.mark.parametrize("name", ["\0", "a\0b", "\ud800"])
+def test_names_that_no_file_has(lm: LM, name: str) -> None:
+    with lm.session() as session:
+        for call in (session.save, session.load, lm.open_adapter, edgelm.load):
+            with pytest.raises(EdgeLMError):
+                call(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weight_cache", "x"),
+        ("on_bytes", 5),
+        ("parallel", 10**400),
+        ("parallel", "2"),
+        ("max_memory_mb", 10**400),
+        ("draft", b"x"),
+    ],
+)
+def test_other_arguments_of_a_load(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, OptionError), match=f"^{name} must be "):
+        edgelm.load(FROZEN, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((flag, value) for flag in ("overwrite", "force", "lora_ready") for value in ("x", 1, None)),
+        *((name, 5) for name in ("quant", "revision", "file", "exporter", "kv", "prefill", "language", "task")),
+        *(("context", value) for value in ("128", 1.5, True, [])),
+        *(("max_size", value) for value in (1.5, [], b"1MB")),
+        *(("trim_vocab", value) for value in (5, [5], object())),
+        ("progress", print),
+        ("max_kld", "0.1"),
+    ],
+)
+def test_other_arguments_of_an_export(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be "):
+        edgelm.export(**{"target": "x86-64", "quant": "fp32", name: value})

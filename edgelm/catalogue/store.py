@@ -16,10 +16,11 @@ from pathlib import Path
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.catalogue.models import find
 from edgelm.errors import DeviceError, EdgeLMError, ExportError
-from edgelm.files import temporary_folder
+from edgelm.files import swept_folder
 
 FOLDER = "EDGELM_MODELS"
 MIRROR = "EDGELM_MIRROR"
+_REMOVED = ".removed-"  # never a name by which an export puts back what it took away
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Store:
         return self.folder / f"{stem(name)}-{target}-{quant}"
 
     def remove(self, name: str) -> int:
-        """Remove a bundle, at once: it steps aside first.
+        """Remove a bundle, at once: it steps aside first; what a killed process left of others goes as well.
 
         Returns:
             how many bytes it took.
@@ -89,8 +90,8 @@ class Store:
         """
         folder = self.folder / name
         try:
-            size = sum(entry.stat().st_size for entry in folder.iterdir())
-            with temporary_folder(self.folder, f".{name}.old-") as aside:
+            size = sum(entry.lstat().st_size for entry in folder.iterdir())
+            with swept_folder(self.folder, _REMOVED) as aside:
                 folder.rename(aside / name)
         except OSError as error:
             raise ExportError(f"{folder} cannot be removed: {error.strerror}") from None

@@ -184,15 +184,10 @@ def add(file: Path, bundle: Path | None, place: str) -> None:
     Example:
       edgelm results add report.json --bundle my-bundle --place "in the hall"
     """
+    from edgelm.bundle.json_table import read_json
     from edgelm.bundle.reader import Bundle
-    from edgelm.files import read_text
 
-    try:
-        report = json.loads(read_text(file, 64 << 20))
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no JSON'}") from None
-    if not isinstance(report, dict):
-        raise ResultsError(f"{file} is no report of edgelm bench", hint="edgelm bench BUNDLE -o json")
+    report = read_json(file, error=ResultsError, hint="give the report of: edgelm bench BUNDLE -o json")
     manifest = None
     if bundle is not None:
         opened = Bundle.open(bundle)

@@ -11,7 +11,7 @@ from edgelm.bundle.manifest import Graph, Manifest
 from edgelm.bundle.origins import Mixed
 from edgelm.bundle.reader import LORA, QUALITY, Bundle
 from edgelm.bundle.writer import BundleWriter, writing
-from edgelm.errors import EdgeLMError, names_keywords
+from edgelm.errors import EdgeLMError, expect_type, names_keywords
 from edgelm.exporter.calibration.quality import Calibration, Card, measuring
 from edgelm.exporter.compiled_prompt import write_prompt
 from edgelm.exporter.lora_adapter import places_file
@@ -102,7 +102,8 @@ def export(
     Raises:
         EdgeLMError: of the kind that fits, with what is wrong and what to do; nothing half-written is left.
     """
-    progress = progress or Progress()
+    progress = Progress() if progress is None else progress
+    expect_type("progress", progress, Progress, "a Progress")
     options = ExportOptions(
         model=model,
         target=target,

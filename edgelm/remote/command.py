@@ -104,7 +104,7 @@ def _send(
             files[local] = there
         paths[path] = there
     total = sum(file.stat().st_size for file in files)
-    missing = session.call("have", paths=list(files.values())) if files else {}
+    missing = session.have(files.values()) if files else {}
     lacking = sum(file.stat().st_size for file, there in files.items() if missing[there][0] < 0)
     if lacking + (64 << 20) > session.facts["free"]:
         raise RemoteError(

@@ -77,7 +77,7 @@ def prepare(session: Session, wheels: Path | None, say: Callable[[str], None], o
         package = _package(Path(folder))
         site, own = f"{session.base}/site-{key}", f"{session.base}/edgelm-{package.name.partition('.')[0]}"
         session.call("tidy", base=session.base, keep=[site, own], age=_UNUSED)
-        there = session.call("have", paths=[site, own])
+        there = session.have([site, own])
         if there[own][0] < 0:
             say(f"sending edgelm to {session.place.name}")
             session.put({package: f"{session.base}/{package.name}"}, on_bytes)

@@ -7,12 +7,13 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from edgelm.bundle.json_table import COUNT, JsonTable
 from edgelm.errors import RemoteError
 from edgelm.remote.place import Place
 
@@ -39,9 +40,16 @@ class Session:
         """Ask the board what it is.
 
         Raises:
-            RemoteError: it cannot be reached, or has no Python.
+            RemoteError: it cannot be reached, has no Python, or says what makes no sense.
         """
-        return cls(place, _call(place, "probe", {"base": place.base}))
+        table = _table(place, _call(place, "probe", {"base": place.base}))
+        for key in ("arch", "libc", "libc_version", "base", "executable"):
+            table.text(key)
+        if len(table.integers("python", 0, 999)) != 2:
+            table.wrong("python", "two whole numbers")
+        table.flag("wide")
+        table.integer("free", *COUNT)
+        return cls(place, table.data)
 
     @property
     def base(self) -> str:
@@ -56,6 +64,18 @@ class Session:
         """
         return _call(self.place, verb, arguments)
 
+    def have(self, paths: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Bytes of each file there that is whole, and of the part of one that is not; -1 for none.
+
+        Raises:
+            RemoteError: the connection was lost, or the answer makes no sense.
+        """
+        table = _table(self.place, self.call("have", paths=list(paths)))
+        found = {path: table.integers(path, -1, COUNT[1]) for path in paths}
+        if odd := next((path for path, sizes in found.items() if len(sizes) != 2), None):
+            table.wrong(odd, "two whole numbers")
+        return {path: (whole, part) for path, (whole, part) in found.items()}
+
     def put(
         self,
         files: Mapping[Path, str],
@@ -69,7 +89,7 @@ class Session:
             on_bytes: is called with the bytes that were sent, or were there.
             hashes: SHA-256 of files where it is known already.
         """
-        there = self.call("have", paths=list(files.values())) if files else {}
+        there = self.have(files.values()) if files else {}
         for local, path in files.items():
             length = local.stat().st_size
             whole, part = there[path]
@@ -134,6 +154,11 @@ class Session:
         return process.returncode
 
 
+def _table(place: Place, answer: Mapping[str, Any]) -> JsonTable:
+    """An answer of the board, whose values are checked as they are read."""
+    return JsonTable(f"the answer of {place.name}", answer, error=RemoteError, hint="is its Python sound?")
+
+
 def _relay(source: IO[bytes] | None, said: list[str]) -> None:
     """Show a program's messages as they come."""
     assert source is not None
@@ -170,7 +195,7 @@ def _call(
         raise _failure(place, process.returncode, err.decode(errors="replace"))
     try:
         answer = json.loads(out.decode().strip().splitlines()[-1])
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         raise RemoteError(
             f"{place.name} answers with what is not understood", hint="does its shell print a greeting?"
         ) from None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import datetime
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import ResultsError
+
+_NO_REPORT, _HINT = "this is no report of edgelm bench", "edgelm bench BUNDLE -o json"
+_LARGEST = 1e18
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,13 @@ def sql_type(column: str) -> str:
 
 
 def from_values(values: Mapping[str, Any]) -> Row:
-    """A row of the file; SQLite has no booleans."""
-    found: dict[str, Any] = {n: bool(values[n]) if _plain(_TYPES[n]) is bool else values[n] for n in COLUMNS}
-    return Row(**found)
+    """A row of the file; SQLite has no booleans, and holds whatever it is given.
+
+    Raises:
+        ResultsError: a value is not of its kind.
+    """
+    found = {n: bool(v) if _plain(_TYPES[n]) is bool and v in (0, 1) else v for n, v in values.items()}
+    return _checked(found, "this row is damaged", None)
 
 
 def of_report(report: Mapping[str, Any], run: str, at: str, place: str) -> list[Row]:
@@ -98,11 +106,11 @@ def of_report(report: Mapping[str, Any], run: str, at: str, place: str) -> list[
     Raises:
         ResultsError: it is none.
     """
-    sensors, memory = report.get("sensors") or {}, report.get("memory") or {}
+    sensors, memory = _table(report, "sensors"), _table(report, "memory")
     heat = _table(sensors, "temperature_celsius")
     results = report.get("results")
-    if not isinstance(results, list) or not results:
-        raise ResultsError("this is no report of edgelm bench: it has no results", hint="edgelm bench BUNDLE -o json")
+    if not isinstance(results, list) or not results or not all(isinstance(test, dict) for test in results):
+        raise ResultsError(f"{_NO_REPORT}: it has no results", hint=_HINT)
     shared = {
         **{name: report.get(name) for name in COLUMNS},
         "run": run,
@@ -120,25 +128,37 @@ def of_report(report: Mapping[str, Any], run: str, at: str, place: str) -> list[
         "peak_memory_bytes": memory.get("peak"),
         "anonymous_memory_bytes": memory.get("anonymous"),
     }
-    return [_checked(shared | {k: v for k, v in test.items() if k in COLUMNS}) for test in results]
+    tests = ({k: v for k, v in test.items() if k in COLUMNS} for test in results)
+    return [_checked(shared | test, _NO_REPORT, _HINT) for test in tests]
 
 
-def _checked(values: dict[str, Any]) -> Row:
-    """A row whose values are of their kinds."""
+def _checked(values: dict[str, Any], problem: str, hint: str | None) -> Row:
+    """A row whose values are of their kinds, and such as can be reckoned with and stored."""
     for name in COLUMNS:
         value, kind = values.get(name), _plain(_TYPES[name])
         if value is None and _optional(name):
             continue
         if name == "unreliable" and value is None:
             values[name] = False
-        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            values[name] = float(value)
-        elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            shown = json.dumps(value)[:40]
-            raise ResultsError(
-                f"this is no report of edgelm bench: {name} is {shown}", hint="edgelm bench BUNDLE -o json"
-            )
+        elif kind in (int, float) and isinstance(value, (int, kind)) and _is_figure(value):
+            values[name] = kind(value)
+        elif type(value) is not kind or kind in (int, float) or (kind is str and not _is_text(name, value)):
+            raise ResultsError(f"{problem}: {name} is {shown(value)}", hint=hint)
     return Row(**values)
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether it is a number that can be squared, and stored as 64 bits."""
+    return not isinstance(value, bool) and abs(value) <= _LARGEST  # nan is not
+
+
+def _is_text(name: str, value: Any) -> bool:
+    """Whether it can be stored and shown; `at` is a time that has a zone."""
+    try:
+        value.encode()
+        return "\0" not in value and (name != "at" or datetime.datetime.fromisoformat(value).tzinfo is not None)
+    except ValueError:
+        return False
 
 
 def _optional(name: str) -> bool:

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle.json_table import parse_json
 from edgelm.errors import ResultsError
 from edgelm.results.row import COLUMNS, Row, from_values, of_report, sql_type
 
 SWITCH = "EDGELM_RESULTS"
 _OFF = ("off", "0", "no", "false")
+_MOVE = f"move it away, or let {SWITCH} name another file"
 _VERSION = 2
 _PATIENCE = 10.0  # seconds that another process may hold the file
 _SCHEMA = f"""
@@ -121,7 +123,10 @@ class Store:
         names = ", ".join(f'"{name}"' for name in COLUMNS)
         query = f"SELECT {names} FROM results {where} ORDER BY id DESC LIMIT ?"
         found = self._read(query, [*values, -1 if which.limit is None else which.limit])
-        return [from_values(dict(zip(COLUMNS, row, strict=True))) for row in reversed(found)]
+        try:
+            return [from_values(dict(zip(COLUMNS, row, strict=True))) for row in reversed(found)]
+        except ResultsError as error:
+            raise ResultsError(f"{self.path} cannot be used: {error}", hint=_MOVE) from None
 
     def report(self, run: str) -> dict[str, Any]:
         """The whole report of a run.
@@ -132,8 +137,7 @@ class Store:
         found = self._read("SELECT report FROM runs WHERE run = ?", [run])
         if not found:
             raise ResultsError(f"no run {run!r} in {self.path}", hint="see: edgelm results list")
-        report: dict[str, Any] = json.loads(found[0][0])
-        return report
+        return self._object(found[0][0])
 
     def tagged(self, table: str, key: str) -> dict[str, str]:
         """The runs whose report has a table with this key, by the key's value; the newest of each."""
@@ -143,7 +147,12 @@ class Store:
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """The manifests of the bundles measured, by their digest."""
-        return {digest: json.loads(text) for digest, text in self._read("SELECT bundle, manifest FROM bundles", [])}
+        return {digest: self._object(text) for digest, text in self._read("SELECT bundle, manifest FROM bundles", [])}
+
+    def _object(self, text: Any) -> dict[str, Any]:
+        """A JSON object that the file holds."""
+        data = text if isinstance(text, bytes) else str(text).encode()
+        return parse_json(data, self.path, error=ResultsError, hint=_MOVE)
 
     def _read(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         if not self.path.exists():
@@ -164,8 +173,7 @@ class Store:
             yield database
             database.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            hint = f"move it away, or let {SWITCH} name another file"
-            raise ResultsError(f"{self.path} cannot be used: {error}", hint=hint) from None
+            raise ResultsError(f"{self.path} cannot be used: {error}", hint=_MOVE) from None
         finally:
             database.close()  # rolls back what was not committed
 

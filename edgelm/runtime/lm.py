@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Unpack
 
 from edgelm.bundle.json_table import shown
-from edgelm.errors import OptionError, PromptError, names_keywords
+from edgelm.errors import OptionError, PromptError, expect_type, names_keywords
 from edgelm.files import path_argument
 from edgelm.runtime.loop.request import Options
 from edgelm.runtime.loop.request_builder import RequestBuilder
@@ -18,7 +18,7 @@ from edgelm.runtime.loop.text_generator import TextGenerator
 from edgelm.runtime.sample.config import GenerationConfig
 from edgelm.runtime.session import Session
 from edgelm.runtime.text.chat import ChatTemplate
-from edgelm.runtime.text.prompt import Prompt, Rendering, text_tools
+from edgelm.runtime.text.prompt import Prompt, Rendering, id_list, text_tools
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from edgelm.runtime.lora_adapter import RuntimeAdapter
     from edgelm.runtime.ort.packing import OnBytes
     from edgelm.runtime.ort.weightcache import WeightCache
+
+_MOST = 4096  # generations at once, or waiting
 
 __all__ = ["LM", "Chunk", "Completion", "Timings", "load"]
 
@@ -140,6 +142,7 @@ class LM(TextGenerator):
 
         if isinstance(texts, str):
             raise PromptError("texts must be a list of str, not one str", hint="embed([text])[0]")
+        expect_type("texts", texts, Iterable, "a list of str")
         return encode(list(texts), self.tokenizer, self.bundle.expect_embedding(), prompt, self.context)
 
     def embed_ids(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
@@ -148,6 +151,8 @@ class LM(TextGenerator):
 
         from edgelm.runtime.loop.embedding import embed
 
+        expect_type("texts", texts, (list, tuple), "a list of lists of ids")
+        texts = [id_list("texts", ids) for ids in texts]
         facts, found = self.bundle.expect_embedding(), np.empty((len(texts), self.engine.width), np.float32)
         for index, ids in enumerate(texts):
             with self._embeds, self._scheduler.alone():  # text by text, so that callers take turns
@@ -172,6 +177,7 @@ class LM(TextGenerator):
         Raises:
             PromptError, OptionError, EdgeLMError: as `generate`; where one fails, all end.
         """
+        expect_type("prompts", prompts, (list, tuple), "a list of prompts")
         return self._complete([(prompt, options) for prompt in prompts])
 
     def scheduler_stats(self) -> SchedulerStats:
@@ -194,7 +200,7 @@ class LM(TextGenerator):
             PromptCacheError: it cannot be written.
             OptionError: the LM was loaded without `parallel`.
         """
-        return self._batched().save_beginning(ids, path_argument("path", path), self.bundle.digest)
+        return self._batched().save_beginning(id_list("ids", ids), path_argument("path", path), self.bundle.digest)
 
     def load_beginning(self, path: str | PathLike[str]) -> int:
         """Let texts that begin as a file does take it from there; it is kept as those of earlier texts are.
@@ -300,8 +306,8 @@ def load(
 def _expect_parallel(parallel: int | None, max_queue: int | None, draft: object) -> None:
     """OptionError where requests cannot run so."""
     for name, value, least in (("parallel", parallel, 1), ("max_queue", max_queue, 0)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise OptionError(f"{name} must be an integer, {least} or more, not {shown(value)}")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST):
+            raise OptionError(f"{name} must be an integer, {least} or more and at most {_MOST:,}, not {shown(value)}")
     if parallel is None and max_queue is not None:
         raise OptionError("max_queue goes with parallel: without it none may wait")
     if parallel is not None and draft is not None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.errors import AdapterError, suggest
-from edgelm.files import open_regular, path_argument
+from edgelm.files import expect_name, open_regular, path_argument
 
 FORMAT = 1  # raised when an older edgelm could misread a file
 METADATA = "edgelm_adapter"  # the key, in the file's metadata, of what edgelm says about it
@@ -125,6 +125,7 @@ class AdapterCache:
         """
         file = path_argument("adapter", path)
         try:
+            expect_name(file)
             found = file.stat()
         except OSError as error:
             raise AdapterError(f"adapter {file} cannot be read: {error.strerror}") from None

@@ -6,7 +6,8 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from edgelm.errors import OptionError, PromptCacheError
+from edgelm.bundle.json_table import shown
+from edgelm.errors import OptionError, PromptCacheError, expect_type
 from edgelm.files import path_argument
 from edgelm.runtime.loop.chunks import reuse
 from edgelm.runtime.loop.text_generator import TextGenerator
@@ -69,8 +70,12 @@ class Session(TextGenerator):
         Raises:
             PromptError: as `LM.encode_prompt`.
         """
+        from edgelm.runtime.loop.request import expect_event
         from edgelm.runtime.loop.scoring import score
+        from edgelm.runtime.sample.logprobs import expect_top
 
+        expect_top("top", top)
+        expect_event(cancel)
         ids, sequence = self._requests.prompts.encode(prompt, raw=raw, how=how), self._opened()
         alone = partial(self._scheduler.alone, sequence=sequence)
         with alone():
@@ -90,8 +95,10 @@ class Session(TextGenerator):
         from edgelm.runtime.kv.prompt_cache import write
 
         file, sequence = path_argument("path", path), self._opened()
-        if tokens is not None and not 0 <= tokens <= sequence.position:
-            raise OptionError(f"cannot save {tokens} tokens: the session holds {sequence.position}")
+        if tokens is not None:
+            expect_type("tokens", tokens, int, "a whole number or None")
+            if not 0 <= tokens <= sequence.position:
+                raise OptionError(f"cannot save {shown(tokens)} tokens: the session holds {sequence.position}")
         with self._scheduler.alone(sequence=sequence):
             ids, snapshot = sequence.save(sequence.position if tokens is None else tokens)
             write(file, self._tie(sequence.adapter), ids, snapshot, sequence.context)

@@ -95,7 +95,7 @@ class Beginnings:
                 count = lm.load_beginning(path)
             except PromptCacheError as error:
                 LOG.warning("%s", error)
-                path.unlink(missing_ok=True)
+                _remove(path)
             else:
                 LOG.info("a beginning of %d tokens is in the cache", count)
 
@@ -114,14 +114,28 @@ class Beginnings:
         if count:
             LOG.info("saved a beginning of %d tokens", count)
         for old in self._files(lm)[:-_FILES]:
-            old.unlink(missing_ok=True)
+            _remove(old)
 
     def _files(self, lm: LM) -> list[Path]:
         """Of a bundle, the oldest first."""
         if self._folder is None:
             return []
         found = self._folder.glob(f"{lm.bundle.digest[:24]}-*.prompt")
-        return sorted(found, key=lambda path: path.stat().st_mtime)
+        return sorted(found, key=_written)
+
+
+def _written(path: Path) -> float:
+    """When a file was written; a link may lead nowhere, and a file be gone meanwhile."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _remove(path: Path) -> None:
+    """Take a file away; what cannot be, such as a folder, is passed over the next time as well."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> list[int]:

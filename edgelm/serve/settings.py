@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgelm.errors import OptionError
+from edgelm.files import read_text
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SHORTEST_KEY = 8  # characters; what is shorter is guessed
+_LONGEST_KEYS = 1 << 20  # bytes of a file of keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +149,12 @@ def read_keys(path: Path) -> tuple[str, ...]:
         OptionError: it cannot be read, holds none, or others of this machine may read it.
     """
     try:
+        text = read_text(path, _LONGEST_KEYS)
         mode = path.stat().st_mode
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except UnicodeDecodeError:
+        raise OptionError(f"{path} is not valid UTF-8") from None
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read: {error.strerror or error}") from None
     if stat.S_IMODE(mode) & 0o077 and not _is_credential(path):
         raise OptionError(f"others may read the keys in {path}", hint=f"chmod 600 {path}")
     lines: Iterable[str] = (line.strip() for line in text.splitlines())

@@ -52,7 +52,7 @@ class Record:
             before = content["settings"]
             if content["format"] != FORMAT or not isinstance(before, dict):
                 raise ValueError(f"format {content['format']}")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ExportError) as error:
             raise ExportError(f"{path} cannot be read as a sweep: {error}", hint=hint) from None
         now = json.loads(json.dumps(settings))
         if before != now:

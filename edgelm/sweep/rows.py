@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from edgelm.bundle.json_table import COUNT, JsonTable
 from edgelm.bundle.reader import Bundle
+from edgelm.errors import ExportError
 from edgelm.evaluate.divergence import Divergence
 from edgelm.evaluate.outcome import Score
 from edgelm.evaluate.perplexity import Perplexity
+
+_SCORES = ("score", "score_error")  # none without a task
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,16 @@ class Row:
         """What `to_dict` gave.
 
         Raises:
-            TypeError: it is something else.
+            ExportError: it is something else.
         """
-        return cls(**facts)
+        table = JsonTable("a row", facts, error=ExportError)
+        found: dict[str, Any] = {"name": table.text("name"), "fits": table.flag("fits")}
+        found |= {key: table.integer(key, *COUNT) for key in ("bytes", "memory_bytes", "tokens")}
+        for key in (each.name for each in fields(cls) if each.name not in found):
+            value = facts.get(key)
+            whole = isinstance(value, float) or (value is None and key in _SCORES)  # of a broken model: inf, nan
+            found[key] = value if whole else table.number(key)
+        return cls(**found)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -328,6 +328,7 @@ REDUNDANT: dict[str, np.ndarray] = {
     "model.layers.0.self_attn.q_proj.bias": np.zeros(64, np.float32),
     "model.layers.1.mlp.down_proj.bias": np.zeros(64, np.float16),
     "lm_head.bias": np.zeros(300, np.float32),
+    "model.layers.0.self_attn.o_proj.bias": np.zeros((1, 64), np.float32),
     "model.layers.0.self_attn.rotary_emb.cos_cached": np.ones((1, 1, 128, 16), np.float32),
     "model.layers.0.self_attn.rotary_emb.sin_cached": np.ones((1, 1, 128, 16), np.float32),
     "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32),

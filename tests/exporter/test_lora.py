@@ -341,6 +341,37 @@ def test_an_adapter_of_the_same_model_in_another_wrapping(
     assert changes == {n for n in plain.names() if not np.array_equal(plain.tensor(n).read(), found.tensor(n).read())}
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (".weight", ".default.weight"),
+        (".weight", ".lamps.weight"),
+        (".weight", ""),
+        ("base_model.model.", "base_model.model.base_model.model."),
+        ("base_model.model.", ""),
+    ],
+)
+def test_other_names_of_the_same_adapter(checkpoint: Path, tmp_path: Path, before: str, after: str) -> None:
+    plain = adapter_of(tmp_path / "plain", "model.")
+    other = shutil.copytree(plain, tmp_path / "other")
+    tensors = load_file(plain / "adapter_model.safetensors")
+    save_file(
+        {name.replace(before, after): value for name, value in tensors.items()}, other / "adapter_model.safetensors"
+    )
+    expected, found = (Checkpoint(checkpoint, Adapter.open(folder)) for folder in (plain, other))
+    for name in expected.names():
+        np.testing.assert_array_equal(found.tensor(name).read(), expected.tensor(name).read())
+
+
+def test_several_adapters_in_a_file(checkpoint: Path, tmp_path: Path) -> None:
+    folder = adapter_of(tmp_path / "a", "model.")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    both = {name.replace(".weight", f".{own}.weight"): v for name, v in tensors.items() for own in ("one", "two")}
+    save_file(both, folder / "adapter_model.safetensors")
+    with pytest.raises(UnsupportedModelError, match="holds several adapters"):
+        Checkpoint(checkpoint, Adapter.open(folder))
+
+
 @pytest.mark.parametrize("stored", WRAPPINGS[:3])
 def test_at_run_time_as_merged(checkpoint: Path, tmp_path: Path, stored: str) -> None:
     copy = renamed(checkpoint, tmp_path / "c", "model.safetensors", stored)

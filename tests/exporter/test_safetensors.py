@@ -40,6 +40,15 @@ DAMAGED: dict[str, tuple[dict[str, Any], int]] = {
     "an integer of another length": ({"a": tensor(0, 4, 4, dtype="I64")}, 4),
     "truncated": ({"a": tensor(0, 8, 8)}, 4),
     "negative": ({"a": tensor(-4, 0, 4)}, 4),
+    "a type that there is not": ({"a": tensor(0, 4, 4, dtype="XX")}, 4),
+    "a type of half bytes": ({"a": tensor(0, 4, 4, dtype="F4")}, 4),
+    "8-bit floats of another length": ({"a": tensor(0, 4, 2, dtype="F8_E4M3")}, 4),
+    "a size as text": ({"a": tensor(0, 4) | {"shape": ["4"]}}, 4),
+    "a size as a float": ({"a": tensor(0, 4) | {"shape": [4.0]}}, 4),
+    "a size that is true": ({"a": tensor(0, 1) | {"shape": [True]}}, 1),
+    "an offset as text": ({"a": tensor(0, 4, 4) | {"data_offsets": ["0", "4"]}}, 4),
+    "metadata that is no text": ({"__metadata__": {"format": 1}, "a": tensor(0, 4, 4)}, 4),
+    "metadata that is a list": ({"__metadata__": [], "a": tensor(0, 4, 4)}, 4),  # type: ignore[dict-item]
     "a size that overflows": ({"a": tensor(0, 4, 1 << 40, 1 << 40, 1 << 40)}, 4),
 }
 
@@ -102,6 +111,13 @@ def test_absurd_sizes_are_refused_before_anything_is_built(key: str, value: obje
 def test_absurd_heads_are_refused(more: dict[str, int]) -> None:
     with pytest.raises(CheckpointError, match=r"head_dim|heads of"):
         describe(Config({**LLAMA, **more}, Path("config.json")))
+
+
+@pytest.mark.parametrize("key", ["rope_theta", "rms_norm_eps"])
+def test_numbers_that_no_float_holds(key: str) -> None:
+    for value in (10**400, 10**5000, -1, float("nan"), float("inf"), "x"):
+        with pytest.raises(CheckpointError, match=f"key '{key}' is .*, expected a positive number"):
+            describe(Config({**LLAMA, key: value}, Path("config.json")))
 
 
 def test_a_long_wrong_value_is_cut_short() -> None:

@@ -1,6 +1,6 @@
 """Runs one of edgelm's ways to write files again and again, each time with a fault at another call that changes a file.
 
-    LD_PRELOAD=shim.so FAULTS_ROOT=DIR python driver.py SCENARIO kill|full CHECKPOINT DIR SAMPLES
+    LD_PRELOAD=shim.so FAULTS_ROOT=DIR python driver.py SCENARIO kill|full CHECKPOINT DIR SAMPLES|FIRST-LAST
 
 Every run is a fork of this process, which has loaded the libraries and opened nothing. After a fault the old version must
 answer, or the new one; and after the next run there must be the same files as after a run without a fault. One JSON object
@@ -32,15 +32,36 @@ import edgelm.sweep.measure
 from edgelm import files
 from edgelm.bundle.reader import Bundle
 from edgelm.bundle.writer import save_quality
+from edgelm.catalogue.store import Store as ModelStore
 from edgelm.cli import main as command_line
 from edgelm.errors import EdgeLMError
+from edgelm.results.store import Store
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.ort import packing, weightcache
 from edgelm.runtime.ort.options import LoadOptions
 from edgelm.runtime.ort.weightcache import WeightCache
+from edgelm.runtime.text import tokenizer_file
 
 KILL, FULL = 1, 2
-CARD = json.loads((Path(__file__).parents[1] / "frozen" / "format1" / "quality.json").read_text()) | {"note": "new"}
+FROZEN = Path(__file__).parents[1] / "frozen" / "format1"
+CARD = json.loads((FROZEN / "quality.json").read_text()) | {"note": "new"}
+MANIFEST = json.loads((FROZEN / "manifest.json").read_text())
+TEST = {
+    "n_prompt": 0,
+    "n_gen": 8,
+    "n_depth": 0,
+    "repetitions": 5,
+    "avg_ts": 10.5,
+    "stddev_ts": 0.5,
+    "unreliable": False,
+}
+REPORT = {
+    **dict.fromkeys(("edgelm", "onnxruntime", "provider", "model", "target", "quant"), "x"),
+    "threads": 2,
+    "load_seconds": 0.5,
+    "bundle_sha256": "0" * 64,
+    "results": [TEST | {"test": "tg8"}, TEST | {"test": "tg9", "n_gen": 9}],
+}
 IDS = np.arange(5, 25)
 FAILED, FINE = 3, 0  # exit codes of a fork: an error of edgelm's own, none
 
@@ -53,13 +74,16 @@ class Scenario:
         before: makes what is there before; with the folder and the checkpoint.
         act: writes.
         check: raises AssertionError where neither the old nor the new version answers; it is asked after a fault.
-        again: the next run; None where it is `act`.
+        again: the next run; None where it is `act`. The files after it are compared with those after `act` and it.
+        until_then: what may lie there after an error until the next run: SQLite's journal, of a file that it could not roll
+            back on a full disk, since here no page can be written, not even those that have their place.
     """
 
     before: Callable[[Path, Path], None]
     act: Callable[[Path, Path], None]
     check: Callable[[Path], None]
     again: Callable[[Path, Path], None] | None = None
+    until_then: tuple[str, ...] = ()
 
 
 def nothing(root: Path, checkpoint: Path) -> None:
@@ -181,14 +205,75 @@ def a_prompt_cache_answers(root: Path) -> None:
         assert "an old text" in text or "the new text" in text
 
 
+def add_result(root: Path, checkpoint: Path) -> None:
+    Store(root / "r.sqlite3").add(REPORT, MANIFEST)
+
+
+def a_result(root: Path, checkpoint: Path) -> None:
+    add_result(root, checkpoint)
+
+
+def results_are_whole(root: Path) -> None:
+    runs = [row.run for row in Store(root / "r.sqlite3").rows()]
+    assert 2 <= len(runs) <= 6
+    assert all(runs.count(run) == len(REPORT["results"]) for run in runs)
+
+
+def stored(root: Path, checkpoint: Path) -> None:
+    for name in ("a", "other-1", "other-2", "other-3"):
+        shutil.copytree(FROZEN, root / "store" / name)
+
+
+def remove(root: Path, checkpoint: Path) -> None:
+    models = ModelStore(root / "store")
+    if models.find("a"):
+        models.remove("a")
+
+
+def remove_another(root: Path, checkpoint: Path) -> None:
+    remove(root, checkpoint)
+    ModelStore(root / "store").remove("other-1")
+
+
+def removed_or_not(root: Path) -> None:
+    for found in ModelStore(root / "store").bundles():
+        assert found.bundle.verify() == []
+    assert all((path / "manifest.json").exists() for path in (root / "store").glob("[!.]*"))
+
+
+def compile_prompt(root: Path, checkpoint: Path) -> None:
+    text = root.parent / "prompt.txt"
+    text.write_text("You are a lamp. Answer with on or off.")
+    export(root, checkpoint, context=64, overwrite=True, compile_prompt=text)
+
+
+def keep_prompt(root: Path, checkpoint: Path) -> None:
+    with edgelm.load(root / "b", threads=1, weight_cache=False, parallel=2) as lm:
+        ids = lm.encode_prompt("the text that prompts share", raw=True)
+        lm.generate("the text that prompts share", raw=True, max_tokens=2)
+        lm.save_beginning(ids[:10], root / "kept.prompt")
+
+
+def none_or_a_kept_prompt(root: Path) -> None:
+    if (root / "kept.prompt").exists():
+        with edgelm.load(root / "b", threads=1, weight_cache=False, parallel=2) as lm:
+            assert lm.load_beginning(root / "kept.prompt") == 10
+
+
 SCENARIOS = {
     "export": Scenario(nothing, export, none_or_one, lambda root, checkpoint: export(root, checkpoint, overwrite=True)),
-    "export-all": Scenario(nothing, export_all, none_or_one),
+    "export-all": Scenario(
+        nothing, export_all, none_or_one, overwrite
+    ),  # the same folders are swept in a tenth of the time
     "overwrite": Scenario(bundle, overwrite, old_or_new),
     "overwrite-without-exchange": Scenario(bundle, overwrite_without_exchange, old_or_new),
     "save": Scenario(bundle, save, card_or_none),
     "sweep": Scenario(nothing, sweep, rows_and_bundles),
     "weight-cache": Scenario(bundle, load_cached, runs_as_well),
+    "results": Scenario(a_result, add_result, results_are_whole, until_then=("r.sqlite3-journal",)),
+    "remove": Scenario(stored, remove, removed_or_not, remove_another),
+    "compiled-prompt": Scenario(bundle, compile_prompt, old_or_new),
+    "kept-prompt": Scenario(bundle, keep_prompt, none_or_a_kept_prompt),
     "prompt-cache": Scenario(bundle_and_prompt, save_prompt, a_prompt_cache_answers),
 }
 
@@ -269,25 +354,25 @@ class Driver:
     def said(self) -> str:
         return " | ".join(self.log.read_text().splitlines()[-4:])
 
-    def run(self, samples: int) -> dict[str, object]:
+    def run(self, samples: str) -> dict[str, object]:
         before = self.folder / "before"
         (before / "tmp").mkdir(parents=True)
         assert in_a_fork(lambda: self.scenario.before(before, self.checkpoint) or FINE, self.log) == FINE, self.said()
         start = tree(before)
         self.fresh()
         assert self.act(0) == FINE, self.said()
-        calls, whole = int(self.count.read_text()), tree(self.root)
-        wanted = range(1, calls + 1)
-        if samples:
-            wanted = sorted({1 + round(i * (calls - 1) / max(1, samples - 1)) for i in range(samples)})  # type: ignore[assignment]
-        bad: dict[int, str] = {}
+        calls, written = int(self.count.read_text()), tree(self.root)
+        if self.scenario.again is not None:
+            assert self.again() is None, self.said()
+        whole, bad = tree(self.root), dict[int, str]()
+        wanted = _wanted(calls, samples)
         for number in wanted:
-            if problem := self.one(number, start, whole):
+            if problem := self.one(number, [*start, *written], whole):
                 bad[number] = problem
         return {"calls": calls, "tried": len(wanted), "bad": bad}
 
-    def one(self, number: int, start: list[str], whole: list[str]) -> str | None:
-        """What is wrong after a fault at one call."""
+    def one(self, number: int, known: list[str], whole: list[str]) -> str | None:
+        """What is wrong after a fault at one call; `known` may be there after an error, and `whole` after the next run."""
         self.fresh()
         code = self.act(number)
         if self.kind == KILL and code != -signal.SIGKILL:
@@ -295,7 +380,7 @@ class Driver:
         if self.kind == FULL:
             if code not in (FINE, FAILED):
                 return f"a full disk is no error of one line: {code}, {self.said()}"
-            if code == FAILED and (more := set(tree(self.root)) - {*start, *whole}):
+            if code == FAILED and (more := set(tree(self.root)) - {*known, *whole, *self.scenario.until_then}):
                 return f"a full disk leaves {sorted(more)[:3]}"
         if problem := self.check() or self.again():
             return problem
@@ -304,13 +389,23 @@ class Driver:
         return self.check()
 
 
+def _wanted(calls: int, samples: str) -> list[int]:
+    """The calls at which a fault is tried: so many of them, spread evenly, or the first to the last; 0 is all."""
+    first, dash, last = samples.partition("-")
+    if dash:
+        return list(range(int(first), min(int(last), calls) + 1))
+    count = int(samples) or calls
+    return sorted({1 + round(i * (calls - 1) / max(1, count - 1)) for i in range(count)})
+
+
 def main() -> None:
     name, kind, checkpoint, folder, samples = sys.argv[1:]
+    tokenizer_file.probe = lambda tokenizer: None  # writes nothing, and is half of what an export of a tiny model takes
     # What is imported late is imported once, here; no session is opened, whose threads a fork would not have.
     with tempfile.TemporaryDirectory() as warm:
         edgelm.export(checkpoint, "x86-64", "int8", output=Path(warm) / "b", card="none", calibrate="none")
     driver = Driver(SCENARIOS[name], KILL if kind == "kill" else FULL, Path(checkpoint), Path(folder))
-    print(json.dumps(driver.run(int(samples))))
+    print(json.dumps(driver.run(samples)))
 
 
 if __name__ == "__main__":

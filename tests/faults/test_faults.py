@@ -29,9 +29,13 @@ SCENARIOS = {
     "sweep": 12,
     "weight-cache": 24,
     "prompt-cache": 24,
+    "results": 24,
+    "remove": 24,
+    "compiled-prompt": 12,
+    "kept-prompt": 12,
 }
 EVERY = os.environ.get("EDGELM_FAULTS") == "all"
-QUICK = ("overwrite", "overwrite-without-exchange", "save", "prompt-cache")
+QUICK = ("overwrite", "overwrite-without-exchange", "save", "prompt-cache", "results", "remove")
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ import contextlib
 import io
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from checkpoint_readers import CHECKPOINT_READERS
+from own_readers import OWN_READERS
+from reader import Reader, dumped
 
 CONFIG = {
     "model_type": "llama",
@@ -98,27 +99,6 @@ RECIPE: dict[str, Any] = {
         "matrices": {"model.layers.0.mlp.down_proj": {"op": "MatMulNBits", "bits": 4, "block": 32, "shape": [64, 96]}},
     },
 }
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A kind of file.
-
-    Attributes:
-        name: of the file.
-        make: its sound content, made in an empty folder.
-        read: reads it; a sound one without an error.
-        json: whether it is JSON, whose values are damaged, too.
-    """
-
-    name: str
-    make: Callable[[Path], bytes]
-    read: Callable[[Path], object]
-    json: bool = False
-
-
-def _dumped(value: object) -> Callable[[Path], bytes]:
-    return lambda folder: json.dumps(value).encode()
 
 
 def _tokenizer(folder: Path) -> bytes:
@@ -445,20 +425,22 @@ READERS = {
     "sentencepiece": Reader("tokenizer.model", _sentencepiece, _read_sentencepiece),
     "tokenizer": Reader("tokenizer.json", _tokenizer, _read_tokenizer, json=True),
     "tokenizer of a checkpoint": Reader("tokenizer.json", _tokenizer, _read_text_files, json=True),
-    "tokenizer settings": Reader("tokenizer_config.json", _dumped(SETTINGS), _read_text_files, json=True),
-    "generation config": Reader("generation_config.json", _dumped(GENERATION), _read_text_files, json=True),
+    "tokenizer settings": Reader("tokenizer_config.json", dumped(SETTINGS), _read_text_files, json=True),
+    "generation config": Reader("generation_config.json", dumped(GENERATION), _read_text_files, json=True),
     "vocabulary": Reader("vocab.json", _vocab, _read_vocab, json=True),
     "merges": Reader("merges.txt", lambda folder: b"#version: 0.2\na b\n", _read_merges),
-    "config": Reader("config.json", _dumped(CONFIG), _read_config, json=True),
+    "config": Reader("config.json", dumped(CONFIG), _read_config, json=True),
     "prompt cache": Reader("rules.cache", _prompt_cache, _read_prompt_cache),
     "adapter": Reader("lamps.safetensors", _adapter, _read_adapter),
     "manifest": Reader("manifest.json", _manifest, _read_bundle, json=True),
     "template": Reader("chat_template.jinja", _template, _read_template),
-    "schema": Reader("schema.json", _dumped(SCHEMA), _read_schema, json=True),
+    "schema": Reader("schema.json", dumped(SCHEMA), _read_schema, json=True),
     "target": Reader("board.toml", _target, _read_target),
-    "device profile": Reader("profile.json", _dumped(PROFILE), _read_profile, json=True),
+    "device profile": Reader("profile.json", dumped(PROFILE), _read_profile, json=True),
     "plan": Reader("boards.toml", _plan, _read_plan),
-    "recipe": Reader("recipe.json", _dumped(RECIPE), _read_recipe, json=True),
+    "recipe": Reader("recipe.json", dumped(RECIPE), _read_recipe, json=True),
     "task": Reader("task.jsonl", _task, _read_task),
     "texts": Reader("texts.jsonl", _texts, _read_texts),
+    **CHECKPOINT_READERS,
+    **OWN_READERS,
 }

@@ -153,6 +153,7 @@ def test_damaged_files_are_read_or_an_error_of_one_line(name: str, tmp_path: Pat
     folder.mkdir()
     data = READERS[name].make(folder)
     path = folder / READERS[name].name
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     worker = Worker(name, folder)
 

@@ -46,9 +46,15 @@ def test_filters(tmp_path, report):
         ({"results": []}, "has no results"),
         ({"results": None}, "has no results"),
         ({"model": 5}, "model is 5"),
-        ({"threads": True}, "threads is true"),
-        ({"load_seconds": None}, "load_seconds is null"),
+        ({"threads": True}, "threads is True"),
+        ({"load_seconds": None}, "load_seconds is None"),
         ({"memory": {"peak": "much"}}, "peak_memory_bytes is"),
+        ({"load_seconds": 10**400}, "load_seconds is"),
+        ({"threads": 1 << 70}, "threads is"),
+        ({"load_seconds": float("nan")}, "load_seconds is nan"),
+        ({"model": "a\ud800"}, "model is"),
+        ({"results": [5]}, "has no results"),
+        ({"sensors": [1], "cores": "4"}, "cores is '4'"),
     ],
 )
 def test_what_is_no_report_is_refused_and_leaves_nothing(tmp_path, report, change, said):
@@ -59,7 +65,7 @@ def test_what_is_no_report_is_refused_and_leaves_nothing(tmp_path, report, chang
 
 
 def test_columns_are_those_of_the_row(report):
-    assert all(tuple(row.to_dict()) == COLUMNS for row in of_report(report, "a", "b", "c"))
+    assert all(tuple(row.to_dict()) == COLUMNS for row in of_report(report, "a", "2026-01-02T03:04:05+00:00", "c"))
 
 
 @pytest.mark.parametrize(
@@ -118,3 +124,35 @@ def test_several_processes_write_at_once(tmp_path, report):
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
     assert len({row.run for row in Store(tmp_path / "r").rows()}) == 20
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("avg_ts", "fast"),
+        ("at", "yesterday"),
+        ("at", "2026-01-02T03:04:05"),
+        ("stddev_ts", 1e300),
+        ("emulated", 2),
+        ("model", b"x"),
+    ],
+)
+def test_rows_of_other_kinds_are_an_error_that_names_the_column(tmp_path, report, column, value):
+    store = Store(tmp_path / "r")
+    store.add(report, None)
+    with sqlite3.connect(store.path) as database:
+        database.execute(f"UPDATE results SET {column} = ?", [value])
+    with pytest.raises(ResultsError, match=rf"cannot be used: this row is damaged: {column} is"):
+        store.rows()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "5", "\x00"])
+def test_what_is_no_json_in_the_file_is_an_error(tmp_path, report, text):
+    store = Store(tmp_path / "r")
+    run = store.add(report, {"some": "manifest"})
+    with sqlite3.connect(store.path) as database:
+        database.execute("UPDATE runs SET report = ?", [text])
+        database.execute("UPDATE bundles SET manifest = ?", [text])
+    for read in (lambda: store.report(run), store.manifests):
+        with pytest.raises(ResultsError, match=r"r (is not valid JSON|holds)"):
+            read()

@@ -59,6 +59,13 @@ def words(decoder: decoders.Decoder | None, *, mark: str = "") -> tokenizers.Tok
     return inner
 
 
+def fused_byte_level() -> tokenizers.Tokenizer:
+    """Where the whole text is one token to the last step, which leaves it as it is for one character it does not know."""
+    tokenizer = byte_level()
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.ByteLevel()])
+    return tokenizer
+
+
 BUILT: dict[str, Callable[[], tokenizers.Tokenizer]] = {
     "byte-level": byte_level,
     "sentencepiece": sentencepiece,
@@ -69,6 +76,7 @@ BUILT: dict[str, Callable[[], tokenizers.Tokenizer]] = {
     "metaspace": lambda: words(decoders.Metaspace()),
     "bpe suffix": lambda: words(decoders.BPEDecoder("</w>")),
     "ctc": lambda: words(decoders.CTC("|")),
+    "fused byte-level": fused_byte_level,
 }
 REAL = ["tokenizers/smollm2", "tokenizers/gpt-neox-20b-pythia", "tokenizers/phi3", "stories260K"]
 
@@ -164,7 +172,9 @@ def test_a_run_of_bytes_is_held_until_it_is_known_to_be_text() -> None:
     assert [detokenizer.push(i) for i in [*emoji, bad, end]][-1] == "�����a" == tokenizer.decode([*emoji, bad, end])
 
 
-@pytest.mark.parametrize(("name", "streams"), [(name, name not in ("bpe suffix", "ctc")) for name in BUILT])
+@pytest.mark.parametrize(
+    ("name", "streams"), [(name, name not in ("bpe suffix", "ctc", "fused byte-level")) for name in BUILT]
+)
 def test_text_streams_wherever_the_decoder_allows_it(name: str, streams: bool) -> None:
     tokenizer = Tokenizer(BUILT[name]())
     ids = [tokenizer.token_to_id("the") or tokenizer.token_to_id("▁the") or tokenizer.token_to_id("he") or -1] * 3

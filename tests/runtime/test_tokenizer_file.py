@@ -189,3 +189,10 @@ def test_guarded_lets_ctrl_c_through() -> None:
     with pytest.raises(KeyboardInterrupt):
         run()
     assert not issubclass(KeyboardInterrupt, EdgeLMError)
+
+
+def test_a_decoder_that_panics_at_one_token_is_one_line(tmp_path: Path) -> None:
+    strips = {"type": "Strip", "content": "b", "start": 1, "stop": 1}  # of a token that is a single b
+    path = write(tmp_path / "tokenizer.json", decoder=strips)
+    with pytest.raises(ValueError, match=r"slice index|begin <= end|out of range"):
+        tokenizer_file.probe(read_tokenizer(path))

@@ -16,7 +16,10 @@ from edgelm.exporter.checkpoint.tensors import Readable, Tensor
 _TIED = "tie_word_embeddings"
 _ELEMENTS = 1 << 20  # of one comparison
 # What classifiers and reward models have in a head's place.
-_SCORES = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "qa_outputs.weight", "reward_head.weight")
+_SCORES = (
+    *("score.weight", "classifier.weight", "classifier.out_proj.weight", "qa_outputs.weight", "reward_head.weight"),
+    *("score.0.weight", "score.2.weight", "regression_layer.weight", "regression_head.weight"),
+)
 
 
 def settle_tables(config: Config, tensors: Mapping[str, Readable]) -> tuple[Config, str | None]:
@@ -70,6 +73,7 @@ def equal(one: Readable, other: Readable) -> bool:
 def architectures(config: Config) -> list[str]:
     """The class names of ``architectures``; empty where the key is missing."""
     value = config.get("architectures", [])
+    value = [value] if isinstance(value, str) else value
     return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
 
 

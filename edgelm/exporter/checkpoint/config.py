@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ _LONGEST = 32 << 20  # bytes of a JSON file, such as an index of shards or a voc
 
 # What is absurd, by a part of the key; before anything is built or allocated by it.
 _MOST = {"layer": 1000, "head_dim": 4096, "position": 1 << 40, "window": 1 << 40, "token_id": 1 << 31}
+_LARGEST_NUMBER = sys.float_info.max  # an integer in JSON may have any number of digits
 _SHOWN = 60  # characters of a wrong value
 _LARGEST = 1 << 24  # of all others: widths, heads, vocabularies
 
@@ -43,6 +45,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     return value
+
+
+def _told(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return f"a {type(value).__name__} that is too long to print"
 
 
 class Config:
@@ -85,7 +94,7 @@ class Config:
     def number(self, key: str, default: float | None = None) -> float:
         """A positive number."""
         value = self._need(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST_NUMBER:
             raise self._wrong(key, value, "a positive number")
         return float(value)
 
@@ -100,7 +109,7 @@ class Config:
         """A list of numbers."""
         value = self._need(key, None)
         if not isinstance(value, list) or not all(
-            isinstance(v, int | float) and not isinstance(v, bool) for v in value
+            isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= _LARGEST_NUMBER for v in value
         ):
             raise self._wrong(key, value, "a list of numbers")
         return tuple(float(v) for v in value)
@@ -133,7 +142,7 @@ class Config:
         return value
 
     def _wrong(self, key: str, value: Any, expected: str) -> CheckpointError:
-        shown = repr(value)
+        shown = _told(value)
         if len(shown) > _SHOWN:
             shown = f"{shown[:_SHOWN]}…"
         return CheckpointError(f"{self.path}: key '{key}' is {shown}, expected {expected}")

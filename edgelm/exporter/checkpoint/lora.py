@@ -42,7 +42,8 @@ _REFUSED = {
 }
 # These start from other weights than the model's, which the adapter alone does not tell.
 _REFUSED_STARTS = ("pissa", "olora", "corda", "loftq")
-_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(\.weight)?")
+# PEFT leaves its own name for the adapter (``default``) out of a file; others who save one leave it in.
+_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(\.(?P<name>\w+))??(\.weight)?")
 
 
 class LowRank:
@@ -131,7 +132,7 @@ class Adapter:
                 )
             raise CheckpointError(f"adapter {path} has no {WEIGHTS}", hint="copy or download the adapter again")
         table = read_header(path / WEIGHTS)
-        tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in table.items()}
+        tensors = {_without_prefix(name): tensor for name, tensor in table.items()}
         return cls(path, id or path.resolve().name, revision, config, tensors)
 
     def facts(self) -> MergedAdapter:
@@ -227,7 +228,10 @@ class Adapter:
         found: dict[str, dict[str, tuple[Tensor, bool]]] = {}
         for name, tensor in self.tensors.items():
             if match := _KEY.fullmatch(name):
-                found.setdefault(match["module"], {})[match["factor"]] = (tensor, match["embedding"] is not None)
+                factors = found.setdefault(match["module"], {})
+                if match["factor"] in factors:
+                    raise UnsupportedModelError(f"{tensor.file} holds several adapters", hint=MERGE)
+                factors[match["factor"]] = (tensor, match["embedding"] is not None)
             elif "lora_" in name or "token_adapter" in name:
                 raise UnsupportedModelError(f"{tensor.file}: '{tensor.name}' cannot be merged", hint=MERGE)
         for module, factors in found.items():
@@ -314,6 +318,13 @@ class _Tables:
         if all(merged[name] is self.before[name] for name in (self.embedding, self.head) if name is not None):
             return {name: tensor for name, tensor in merged.items() if name != self.head or self.stored}, self.config
         return merged, with_tables(self.config, tied=False)
+
+
+def _without_prefix(name: str) -> str:
+    """A name as the model has it: some have PEFT's prefix twice, once for each time that they were wrapped."""
+    while name.startswith(_PREFIX):
+        name = name.removeprefix(_PREFIX)
+    return name
 
 
 def _expect_supported(config: Config) -> None:

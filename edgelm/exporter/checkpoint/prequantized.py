@@ -110,11 +110,14 @@ def _compressed(config: Config, table: Config) -> Scheme | None:
         return None  # another runtime's KV cache alone is quantised, not the weights
     if table.get("format") != "pack-quantized":
         raise _unsupported(config, f"compressed-tensors format {table.get('format')!r} (known: pack-quantized)")
-    groups = list((table.get("config_groups") or {}).values())
-    weights = groups[0].get("weights") if len(groups) == 1 and isinstance(groups[0], dict) else None
-    if not isinstance(weights, dict) or weights.get("type") != "int":
+    groups = table.nested("config_groups")
+    found = [groups.nested(name) for name in groups.values] if groups is not None else []
+    weights = found[0].nested("weights") if len(found) == 1 and found[0] is not None else None
+    if weights is None or weights.get("type") != "int":
         raise _unsupported(config, "compressed-tensors with several groups, or without integer weights")
-    return Scheme("compressed-tensors", int(weights["num_bits"]), int(weights.get("group_size") or -1))
+    return Scheme(
+        "compressed-tensors", weights.integer("num_bits"), weights.integer("group_size", -1, minimum=-1) or -1
+    )
 
 
 def _unsupported(config: Config, what: str) -> UnsupportedModelError:

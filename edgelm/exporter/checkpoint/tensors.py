@@ -38,7 +38,10 @@ _INTEGERS: dict[str, np.dtype[Any]] = {
 }
 
 
-_SIZES = {name: dtype.itemsize for name, dtype in (_DTYPES | _INTEGERS).items()} | {"I16": 2, "BOOL": 1}
+# Bits of an element of every type that the format knows.
+_BITS = {name: 8 * dtype.itemsize for name, dtype in (_DTYPES | _INTEGERS).items()}
+_BITS |= {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8}
+_BITS |= {"I16": 16, "U16": 16, "U32": 32, "U64": 64, "C64": 64}
 
 RowRange = tuple[int, int]
 """First row, and the one after the last."""
@@ -223,9 +226,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             text = file.read(length)
         if (count := text.count(b'"data_offsets"')) > _MOST_TENSORS:
             raise CheckpointError(f"{path} holds {count:,} tensors; edgelm reads up to {_MOST_TENSORS:,} in a file")
-        table = json.loads(text)
-        table.pop("__metadata__", None)
-        start = 8 + length
+        table, start = _table(text), 8 + length
         tensors = {name: _entry(path, name, entry, start) for name, entry in table.items()}
         ends = [(tensor.offset, tensor.end, name) for name, tensor in tensors.items()]
     except OSError as error:
@@ -253,8 +254,28 @@ def _expect_whole(path: Path, size: int, start: int, ends: list[tuple[int, int, 
 
 def _entry(path: Path, name: str, entry: dict[str, object], start: int) -> Tensor:
     """One tensor of the header; ValueError where its bytes do not fit its shape."""
-    kind, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])  # type: ignore[attr-defined]
-    first, last = (int(offset) for offset in entry["data_offsets"])  # type: ignore[attr-defined]
-    if min((first, last - first, *shape)) < 0 or (kind in _SIZES and last - first != _SIZES[kind] * math.prod(shape)):
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list) or not isinstance(kind, str):
         raise ValueError(name)
-    return Tensor(path, name, kind, shape, start + first, start + last)
+    if any(type(number) is not int or not 0 <= number < 1 << 64 for number in (*shape, *offsets)):
+        raise ValueError(name)
+    first, last = offsets
+    if last < first or 8 * (last - first) != _BITS[kind] * math.prod(shape):
+        raise ValueError(name)
+    return Tensor(path, name, kind, tuple(shape), start + first, start + last)
+
+
+def _table(text: bytes) -> dict[str, dict[str, object]]:
+    """The entries of a header; ValueError where that is not JSON as the format's own reader takes it."""
+
+    def refuse(constant: str) -> None:  # NaN and infinities, which are no JSON
+        raise ValueError(constant)
+
+    table = json.loads(text.decode("utf-8"), parse_constant=refuse)
+    if b"\\u" in text:
+        json.dumps(table, ensure_ascii=False).encode()  # no half of a surrogate pair
+    metadata = table.pop("__metadata__", None)
+    facts = {} if metadata is None else metadata
+    if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
+        raise ValueError("metadata")
+    return dict(table)

@@ -131,7 +131,7 @@ def _longrope(config: Config, scaling: Config, context: int) -> RopeScaling:
         original = scaling.integer(key)
         factor = scaling.number("factor", context / original)
     else:
-        original, factor = context, scaling.number("factor")
+        original, factor = context, scaling.number("factor", 1.0)
     amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return RopeScaling(
         "longrope",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
-from edgelm.errors import ExportError, OptionError
+from edgelm.bundle.json_table import shown as told
+from edgelm.errors import ExportError, OptionError, expect_type
 from edgelm.exporter.sizing.preflight import Sizes
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
@@ -33,8 +36,10 @@ class Budget:
         Raises:
             OptionError: a limit that no bundle can keep, or that is no number.
         """
-        if kld is not None and not kld > 0:
-            raise OptionError(f"--max-kld must be above 0, not {kld:g}")
+        if kld is not None:
+            expect_type("max_kld", kld, Real, "a number")
+            if isinstance(kld, bool) or not 0 < kld < math.inf:
+                raise OptionError(f"--max-kld must be a number above 0, not {kld:g}")
         return cls(None if size is None else _bytes(str(size)), kld)
 
     def check_size(self, sizes: Sizes, quant: str, context: int) -> None:
@@ -88,10 +93,10 @@ class Budget:
 
 def _bytes(size: str) -> int:
     found = _SIZE.fullmatch(size.strip())
-    count = int(float(found[1]) * _UNITS[(found[2] or "B").lower()]) if found is not None else 0
-    if count <= 0:
-        raise OptionError(f"--max-size must be a size such as 350MB, not {size!r}")
-    return count
+    count = float(found[1]) * _UNITS[(found[2] or "B").lower()] if found is not None else 0
+    if not 1 <= count < math.inf:
+        raise OptionError(f"--max-size must be a size such as 350MB, not {told(size)}")
+    return int(count)
 
 
 def shown(size: int) -> str:

@@ -66,7 +66,7 @@ def _redundant(checkpoint: Checkpoint, name: str) -> bool:
     if _CACHE_SCALES.fullmatch(name):
         return math.prod(shape) == 1 or len(shape) <= 1
     # GPTQ's first tools wrote a bias of zeros beside every matrix.
-    return name.endswith(".bias") and len(shape) == 1 and not np.any(checkpoint.tensor(name).read())
+    return name.endswith(".bias") and not np.any(checkpoint.tensor(name).read())
 
 
 def _some(names: list[str]) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
+from edgelm.errors import expect_flags, expect_type
 from edgelm.exporter.checkpoint.hub import meant, name_of, slug
 from edgelm.exporter.recipe import Choices
 from edgelm.exporter.routes import Exporter
@@ -52,6 +55,21 @@ class ExportOptions:
                 path_argument(name, value)
         if not isinstance(self.target, Target):
             path_argument("target", self.target)
+        expect_flags(overwrite=self.overwrite, force=self.force, lora_ready=self.lora_ready)
+        for name in ("quant", "revision", "file", "exporter", "kv", "prefill", "language", "task"):
+            if (value := getattr(self, name)) is not None:
+                expect_type(name, value, str, "a str")
+        if self.context is not None:
+            number = None if isinstance(self.context, bool) else self.context
+            expect_type("context", number, Integral, "a whole number")
+            object.__setattr__(self, "context", int(self.context))
+        if self.max_size is not None:
+            expect_type("max_size", self.max_size, (int, str), "bytes, or a str such as 350MB")
+        wanted = self.trim_vocab
+        if wanted is not None and not isinstance(wanted, str | os.PathLike):
+            expect_type("trim_vocab", wanted, Sequence, "a file, or a list of files and languages")
+            for each in wanted:
+                path_argument("trim_vocab", each)
         if self.model is not None and meant(os.fspath(self.model)).model is None:  # the embedded model, by its name
             object.__setattr__(self, "model", None)
 

@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Regex, normalizers
 
+from edgelm.exporter.tokenizer import combining
+
+_SPACE = "▁"  # how a blank stands in the vocabulary; at the end SentencePiece drops it, too
 _PLACEHOLDERS = 0xF0000  # the first of Unicode's planes for private use
 _MOST_PATHS = (
     2_000_000  # letters of all rules that are read: the trie's branches share their ends, and may go in circles
@@ -66,7 +69,7 @@ def steps(spec: NormalizerSpec, *, first: bool = True, last: bool = True) -> lis
     found = _of_rules(read_rules(spec.rules), built_in=spec.name in _BUILT_IN) if spec.rules else []
     if not spec.extra_spaces:
         found.append(normalizers.Replace(Regex(" {2,}"), " "))
-        ends = [end for end, dropped in ((r"\A +", first), (r" +\z", last)) if dropped]
+        ends = [end for end, dropped in ((r"\A +", first), (f"[ {_SPACE}]+\\z", last)) if dropped]
         if ends:
             found.append(normalizers.Replace(Regex("|".join(ends)), ""))
     return found
@@ -143,7 +146,8 @@ def _of_rules(rules: Rules, *, built_in: bool) -> list[Any]:
     after = [normalizers.Replace(placeholder, value) for value, placeholder in standing.items()]
     if len(before) + len(after) > _MOST:
         raise ValueError(f"its normalizer has {len(before):,} rules that no form of Unicode tells")
-    return [*before, *last, *after]
+    steps = [*before, *last, *after]
+    return combining.apart(rules, steps) if last else steps
 
 
 def _differing(rules: Rules, form: Callable[[str], str]) -> Rules:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from edgelm.bundle.manifest import Manifest
 from edgelm.errors import DeviceError, OptionError
 from edgelm.runtime.kv.windows import windows_bytes
 
+_MOST_MB = 1e12
 SHORTEST = 64  # tokens of a context that is still of use
 
 
@@ -85,7 +85,7 @@ def _fit(what: str, needs: _Needs, max_memory_mb: float) -> Room:
     if (
         isinstance(max_memory_mb, bool)
         or not isinstance(max_memory_mb, int | float)
-        or not 0 < max_memory_mb < math.inf
+        or not 0 < max_memory_mb <= _MOST_MB
     ):
         raise OptionError(f"max_memory_mb must be a number above 0, not {shown(max_memory_mb)}")
     room = int(max_memory_mb * 1e6) - needs.fixed

@@ -10,7 +10,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgelm.bundle.json_table import shown
-from edgelm.errors import OptionError, unexpected_keyword
+from edgelm.errors import OptionError, expect_flags, unexpected_keyword
 from edgelm.runtime.loop.generate import FinishReason, Interrupt, Limits
 from edgelm.runtime.sample.config import GenerationConfig, SamplingOptions
 from edgelm.runtime.text.prompt import Rendering
@@ -130,8 +130,7 @@ def make_interrupt(
         isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0
     ):
         raise OptionError(f"deadline must be a number of seconds above 0, not {shown(deadline)}")
-    if cancel is not None and not hasattr(cancel, "is_set"):
-        raise OptionError(f"cancel must be a threading.Event or have is_set(), not {type(cancel).__name__}")
+    expect_event(cancel)
 
     def interrupt() -> FinishReason | None:
         if cancelled() or (cancel is not None and cancel.is_set()):
@@ -141,6 +140,13 @@ def make_interrupt(
     return interrupt
 
 
+def expect_event(cancel: object) -> None:
+    """OptionError where nothing can be cancelled by it."""
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise OptionError(f"cancel must be a threading.Event or have is_set(), not {type(cancel).__name__}")
+
+
+_FLAGS = ("raw", "parse_special", "reuse_cache", "echo", "token_healing")
 _SAMPLING = frozenset(field.name for field in fields(GenerationConfig))
 
 
@@ -148,12 +154,13 @@ def split_options(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that belong to `GenerationConfig`, and the others; those that are None are left out.
 
     Raises:
-        TypeError: an option has an unknown name.
+        TypeError: an option has an unknown name, or one that is True or False another value.
     """
     for name in options:
         if name not in Options.__annotations__:
             raise unexpected_keyword(name, Options.__annotations__)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    expect_flags(**{name: given[name] for name in _FLAGS if name in given})
     sampling = {name: given.pop(name) for name in list(given) if name in _SAMPLING}
     return sampling, given
 
@@ -203,7 +210,7 @@ def speculates(speculate: str, config: GenerationConfig, *, exact: bool) -> bool
     Raises:
         OptionError: `speculate` is none of these.
     """
-    if speculate not in ("auto", "on", "off"):
+    if not isinstance(speculate, str) or speculate not in ("auto", "on", "off"):
         raise OptionError(f"speculate must be 'auto', 'on' or 'off', not {shown(speculate)}")
     if speculate == "off" or config.max_tokens <= 2:
         return False

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import EdgeLMError
 from edgelm.runtime.loop.completions import variants
 from edgelm.runtime.loop.request import Options, Request
@@ -13,7 +14,7 @@ from edgelm.runtime.loop.request_builder import RequestBuilder
 from edgelm.runtime.loop.results import Chunk, Completion
 from edgelm.runtime.loop.scheduler import Scheduler
 from edgelm.runtime.sample.config import GenerationConfig
-from edgelm.runtime.text.prompt import Prompt
+from edgelm.runtime.text.prompt import Prompt, id_list
 
 if TYPE_CHECKING:
     from edgelm.runtime.loop.batch_scheduler import BatchScheduler
@@ -103,7 +104,8 @@ class TextGenerator:
         """
         sequence = self._opened()
         self._scheduler.expect_open()
-        return self._scheduler.complete([partial(self._requests.of_ids, *text, sequence) for text in texts])
+        pairs = [_expect_pair(text) for text in texts] if isinstance(texts, list | tuple) else [_expect_pair(texts)]
+        return self._scheduler.complete([partial(self._requests.of_ids, *pair, sequence) for pair in pairs])
 
     def _complete(self, texts: Sequence[tuple[Prompt, Any]], *, of_one_prompt: bool = False) -> list[Completion]:
         """Whole texts of prompts with their options, as many at once as there may be."""
@@ -119,3 +121,10 @@ class TextGenerator:
         if self._sequence is None:
             raise EdgeLMError("this session is closed")
         return self._sequence
+
+
+def _expect_pair(text: object) -> tuple[list[int], GenerationConfig]:
+    """One of the `texts` of `complete_ids`; TypeError where it is none."""
+    if not isinstance(text, tuple | list) or len(text) != 2 or not isinstance(text[1], GenerationConfig):
+        raise TypeError(f"texts must be pairs of token ids and a GenerationConfig, not {shown(text)}")
+    return id_list("texts", text[0]), text[1]

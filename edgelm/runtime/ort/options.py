@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgelm.bundle.json_table import shown
-from edgelm.errors import OptionError
+from edgelm.errors import OptionError, expect_type
 from edgelm.profile.settings import Settings
 from edgelm.runtime.ort.packing import OnBytes
 from edgelm.runtime.ort.weightcache import WeightCache
@@ -51,6 +51,10 @@ class LoadOptions:
                 raise OptionError(f"{name} must be a whole number, not {shown(number)}")
             if not 1 <= number <= _MOST_THREADS:
                 raise OptionError(f"{name} must be at least 1, and at most {_MOST_THREADS}, not {number}")
+        if self.weight_cache is not None:
+            expect_type("weight_cache", self.weight_cache, (bool, WeightCache), "a WeightCache, True or False")
+        if self.on_bytes is not None and not callable(self.on_bytes):
+            raise TypeError(f"on_bytes must be a function, not {type(self.on_bytes).__name__}")
 
     def cache(self) -> WeightCache | None:
         """The cache to use.

@@ -58,9 +58,14 @@ def wanted(logprobs: object, top_logprobs: object) -> int | None:
         raise OptionError(f"logprobs must be True or False, not {shown(logprobs)}")
     if top_logprobs is None:
         return 0 if logprobs else None
-    if isinstance(top_logprobs, bool) or not isinstance(top_logprobs, int) or not 0 <= top_logprobs <= MOST:
-        raise OptionError(f"top_logprobs must be an integer from 0 to {MOST}, not {shown(top_logprobs)}")
-    return None if logprobs is False else top_logprobs
+    return None if logprobs is False else expect_top("top_logprobs", top_logprobs)
+
+
+def expect_top(name: str, count: object) -> int:
+    """How many alternatives; OptionError where that is no number from 0 to `MOST`."""
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MOST:
+        raise OptionError(f"{name} must be an integer from 0 to {MOST}, not {shown(count)}")
+    return count
 
 
 def recording(sampler: Sampler, tokenizer: Tokenizer, count: int, record: Callable[[TokenLogprob], None]) -> Sampler:

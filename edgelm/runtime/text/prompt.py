@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelm.errors import PromptError
+from edgelm.bundle.json_table import shown
+from edgelm.errors import PromptError, expect_flags, expect_type
 from edgelm.runtime.text.chat import ChatTemplate, check_messages
 from edgelm.runtime.text.message_text import Marker
 from edgelm.runtime.text.tokenizer import Tokenizer
@@ -93,6 +95,7 @@ class PromptEncoder:
 
     def ids(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> list[int]:
         """The ids of a prompt, however many they are."""
+        _expect(raw, how)
         if raw and not isinstance(prompt, str):
             return self._checked(prompt)
         if isinstance(prompt, str) and (raw or self._template is None):
@@ -106,6 +109,7 @@ class PromptEncoder:
 
     def text(self, prompt: Prompt, *, raw: bool = False, how: Rendering | None = None) -> str:
         """The text that `encode` turns into ids."""
+        _expect(raw, how)
         if raw and not isinstance(prompt, str):
             return self._tokenizer.decode(self._checked(prompt), skip_special=False)
         if isinstance(prompt, str) and (raw or self._template is None):
@@ -146,3 +150,17 @@ class PromptEncoder:
         messages = check_messages(messages)
         marked = Marker(self._tokenizer.named_specials, [messages, tools, how.variables, template.source])
         return template.render(marked(messages), tools=marked(tools), **how.variables), marked.mark
+
+
+def id_list(name: str, ids: object) -> list[int]:
+    """Token ids that a caller gives as an argument; TypeError where they are none."""
+    values = ids.tolist() if hasattr(ids, "tolist") else ids
+    if not isinstance(values, list | tuple) or any(isinstance(i, bool) or not isinstance(i, Integral) for i in values):
+        raise TypeError(f"{name} must be a list of token ids, not {shown(ids)}")
+    return [int(i) for i in values]
+
+
+def _expect(raw: object, how: object) -> None:
+    """TypeError where they are of other kinds."""
+    expect_flags(raw=raw)
+    expect_type("how", how, (Rendering, type(None)), "a Rendering or None")

@@ -212,7 +212,7 @@ class _Stream(Protocol):
 def _stream(tokenizer: Tokenizer) -> _Stream:
     steps = tokenizer._decoders
     kinds = [step["type"] for step in steps or []]
-    if [kind for kind in kinds if kind != "Fuse"] == ["ByteLevel"]:
+    if kinds[:1] == ["ByteLevel"] and all(kind == "Fuse" for kind in kinds[1:]):
         return _Bytes()
     if tokenizer._anchor is not None and _decodes_left_to_right(steps or []):
         return _Pieces(tokenizer, *tokenizer._anchor, hold_bytes="ByteFallback" in kinds)
