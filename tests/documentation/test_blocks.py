@@ -34,6 +34,7 @@ ELSEWHERE = {
     r"serve ": "tests/serve/test_server.py",
     r"emulate ": "tests/emulate/test_board.py",
     r"tune |.* --no-profile": "tests/tuning/test_tune.py",
+    r"results --calibrate|estimate .* ./mine.toml": "tests/cli/test_results_cli.py",
     r"fleet ": "tests/cli/test_fleet_cli.py",
     r".* --scheduler tcp:": "tests/cluster/test_cluster.py",
     r"bench .* --sustained 10m": "tests/bench/test_sustained.py",
@@ -195,6 +196,7 @@ def run(materials: Path, hub: Hub, tmp_path: Path) -> Callable[[Block], None]:
         "PATH": f"{tools}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "EDGELM_WEIGHT_CACHE": "on",
+        "EDGELM_RESULTS": str(home / "results.sqlite3"),
     }
     (work / ".venv" / "bin").mkdir(parents=True)
     (work / ".venv" / "bin" / "activate").write_text(f"export PATH={tools}:$PATH\n")
