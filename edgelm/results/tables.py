@@ -107,7 +107,7 @@ def trend(rows: Sequence[Row], title: str) -> str:
                 name = f"{row.model.rpartition('/')[2]} {row.quant}"
                 curves.setdefault(name, []).append(((time - start).total_seconds() / seconds, row.avg_ts))
         panels.append(Panel(f"{test}, tokens a second", [Curve(n, points) for n, points in curves.items()], zero=True))
-    return chart(title, f"{unit} since {start:%Y-%m-%d %H:%M} UTC", panels)
+    return chart(title, f"{unit} since {start.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC", panels)
 
 
 def _unit(span: datetime.timedelta) -> tuple[str, float]:
