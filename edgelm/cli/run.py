@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import stat
 import sys
 import time
@@ -15,6 +16,7 @@ import click
 
 from edgelm.bundle.manifest import MANIFEST
 from edgelm.cli.cached import CachedSession
+from edgelm.cli.failures import say
 from edgelm.cli.loading import loaded
 from edgelm.cli.on import BoardCommand
 from edgelm.cli.options import (
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from edgelm.runtime.text.prompt import Prompt
 
 
+_PATIENCE = 1.0  # seconds without text on standard input after which it is said that it is waited for
 _CACHING = (prompt_cache_option, adapter_option, draft_option)
 
 
@@ -270,8 +273,9 @@ def read_prompt(text: str | None, prompt: str | None, files: Sequence[Path]) -> 
     parts += [read_file(file).removesuffix("\n") for file in files]
     if typed == "-" or not (parts or typed is not None):
         parts.append(_stdin())
-    elif text is not None and _piped() and (behind := _read_stdin()):
-        parts.append(behind)
+    elif text is not None and _piped():
+        _tell_of_waiting()
+        parts.append(_read_stdin() or None)
     return "\n\n".join(part for part in parts if part is not None)
 
 
@@ -284,6 +288,16 @@ def _piped() -> bool:
     except (OSError, ValueError):  # one that a program put in place
         return True
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _tell_of_waiting() -> None:
+    """Say what it waits for, where a program left its own standard input open and writes nothing to it."""
+    try:
+        ready, _, _ = select.select([sys.stdin], [], [], _PATIENCE)
+    except (OSError, ValueError):  # nothing that can be asked
+        return
+    if not ready:
+        say("note", "the text on standard input belongs to the prompt: waiting for its end (with -p none is read)")
 
 
 def _stdin() -> str:

@@ -9,10 +9,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 import edgelm as library
+from edgelm.cli import run
 from edgelm.cli.run import speed
 from edgelm.runtime.loop.results import Timings
 
@@ -53,6 +55,19 @@ def test_it_prints_what_the_library_gives(edgelm, tiny_bundle, expected):
 def test_the_prompt_on_standard_input(edgelm, tiny_bundle, expected, stdin, data):
     stdin(data)
     assert edgelm("run", tiny_bundle.path, *FEW).out == expected.text.removesuffix("\n") + "\n"
+
+
+def test_standard_input_that_someone_left_open_is_told(edgelm, tiny_bundle, monkeypatch):
+    """As a program's own is which starts edgelm: it waits for what may belong to the prompt, and says so."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr(run, "_PATIENCE", 0.05)
+    monkeypatch.setattr(sys, "stdin", os.fdopen(reading, "r"))
+    closing = threading.Timer(0.5, os.close, [writing])
+    closing.start()
+    ended = edgelm("run", tiny_bundle.path, "lamp", *FEW)
+    closing.join()
+    assert ended.code == 0
+    assert ended.err.startswith("note: the text on standard input belongs to the prompt")
 
 
 def test_json(edgelm, tiny_bundle, expected):

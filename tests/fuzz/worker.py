@@ -43,14 +43,16 @@ def main() -> None:
     """Answer until the input ends."""
     kind, path = sys.argv[1], Path(sys.argv[2]) / READERS[sys.argv[1]].name
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    inputs = os.fdopen(os.dup(0), "rb")
+    for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY)):  # commands read and write their own
+        os.dup2(os.open(os.devnull, mode), descriptor)
     answers.write(outcome(kind, path, path.read_bytes()) + "\n")  # the sound one, which also imports what is needed
     answers.flush()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + GIGABYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    while head := sys.stdin.buffer.read(4):
-        data = sys.stdin.buffer.read(int.from_bytes(head, "little"))
+    while head := inputs.read(4):
+        data = inputs.read(int.from_bytes(head, "little"))
         answers.write(outcome(kind, path, data) + "\n")
         answers.flush()
 
