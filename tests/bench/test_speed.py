@@ -166,5 +166,5 @@ def test_zero_leaves_a_test_out():
     ],
 )
 def test_what_is_asked_for_and_does_not_fit_is_an_error(arguments, said):
-    with pytest.raises(OptionError, match=f"^{said}$"):
+    with pytest.raises(OptionError, match=f"(?m)^{said}$"):
         plan(128, *arguments)

@@ -282,7 +282,7 @@ def test_models_of_other_tokenizers_are_not_compared(
         ({"max_size": "1kB"}, r"int4 takes .* MB, more than --max-size 0\.001 MB", "the smallest recipe of rpi5, int4"),
         ({"max_size": 500_000, "quant": "fp32"}, "fp32 takes", "--quant int8 takes"),
         ({"max_size": "much"}, "--max-size must be a size such as 350MB, not 'much'", ""),
-        ({"max_kld": 0.0}, "--max-kld must be above 0", ""),
+        ({"max_kld": 0.0}, "--max-kld must be a number above 0", ""),
     ],
 )
 def test_limits_that_are_missed(

@@ -352,7 +352,7 @@ def test_without_the_extra_the_error_names_the_command(
     find = importlib.util.find_spec
     absent = {"torch", "optimum.exporters.onnx"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else find(name, *a))
-    with pytest.raises(DependencyError, match=r"needs torch, optimum-onnx$") as error:
+    with pytest.raises(DependencyError, match=r"(?m)needs torch, optimum-onnx$") as error:
         export(models.checkpoint("bloom"), "rpi5", output=tmp_path / "bundle")
     assert error.value.hint == "pip install 'edgelm[optimum]'"
     assert list(tmp_path.iterdir()) == []

@@ -193,7 +193,7 @@ def test_the_command_serves_tells_systemd_and_ends_at_a_signal(home_bundle: Bund
         (["--host", "0.0.0.0"], "it has no key"),
         (["--cors", "example.org"], "is no origin"),
         (["--alias", "a", "--alias", "b"], "2 aliases for 1 bundles"),
-        (["--api-key-file", "/nowhere"], "cannot be read"),
+        (["--api-key-file", "/nowhere/at/all"], "cannot be read"),
         (["--api-key", "short"], "an API key must have"),
         (["--install-unit", "--api-key", "a-key-of-sixteen"], "no place for a key"),
     ],
