@@ -43,7 +43,7 @@ pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow or board"
+	$(BIN)/python -m pytest -m "slow or board" -n auto --maxprocesses 2 --dist loadfile
 
 # Those of Gemma 3 270M are slow, too: make test-slow runs them where `python tools/real_models.py --all` fetched it.
 test-real: $(VENV)/.dev

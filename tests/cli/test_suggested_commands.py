@@ -35,7 +35,7 @@ from edgelm.target.fallback import export_line
 
 SOURCE = Path(edgelm.cli.__file__).parents[1]
 # What follows a command in a sentence.
-_PROSE = r" (?:tells|shows|lists|keeps|measures|on|then|and|or|with|first|brings|that|of|it|is|in|from|to|reads|works|there)\b"
+_PROSE = r" (?:tells|shows|lists|keeps|measures|on|then|and|or|with|first|brings|that|of|it|is|in|from|to|reads|works|there|needs|makes)\b"
 _FOUND = re.compile(rf"\bedgelm (?:{'|'.join(COMMANDS)})\b[^;,?\n`)\]]*")
 _OWN = ("emulate", "serve")  # a sandbox of 150 MB; a server that does not end: these are parsed alone
 
@@ -136,7 +136,7 @@ def _filled(line: str, place: Path) -> list[str]:
         "DIR": str(place / "lora"),
         "FILE": "results.csv",
         "FOLDER": "mirror",
-        "NAME": "rpi5",
+        "NAME": "edgelm-home" if line.startswith("edgelm models") else "rpi5",
         "TARGET": "rpi5",
         "T": "rpi5",
         "Q": "int8",
@@ -187,6 +187,7 @@ def test_it_works_when_it_is_typed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGELM_MODELS", str(tmp_path / "store"))
     monkeypatch.setenv("EDGELM_RESULTS", str(tmp_path / "results.db"))
+    monkeypatch.setenv("EDGELM_PROFILES", str(tmp_path / "profiles"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     monkeypatch.setenv("EDGELM_MIRROR", str(tmp_path / "mirror"))
     shutil.copytree(materials / "model", tmp_path / "mirror" / "SmolLM2-135M-Instruct")
@@ -198,14 +199,20 @@ def test_it_works_when_it_is_typed(
         assert edgelm("doctor", "--save", "myboard.toml", "--json").code in (0, 1)
     if words[:1] == ["results"] and words[1:2] == ["export"]:
         assert edgelm("bench", materials / "bundle", "-p", "8", "-n", "4", "-r", "1", "--no-sensors").code == 0
-    few = {"bench": ["-p", "8", "-n", "4", "-r", "1"], "run": ["-n", "4"], "export": ["--overwrite"]}
+    few = {
+        "bench": ["-p", "8", "-n", "4", "-r", "1"],
+        "run": ["-n", "4"],
+        "export": ["--overwrite"],
+        "tune": ["--time", "5s"],
+    }
     required = {"export": ["--target", "rpi5"], "eval": ["--task", "home", "--limit", "1"]}
     extra = few.get(words[0], [])
     if words[0] in required and required[words[0]][0] not in words and "--adapter-only" not in words:
         extra = [*extra, *required[words[0]]]
     if words == ["export", "--adapter-only"] or (
         len(words) == 1
-        and words[0] in ("export", "run", "chat", "bench", "verify", "inspect", "estimate", "eval", "embed")
+        and words[0]
+        in ("export", "run", "chat", "bench", "verify", "inspect", "estimate", "eval", "embed", "fleet", "tune")
     ):
         pytest.skip("names a command, and tells no command line")
     ended = edgelm(*words, *extra)

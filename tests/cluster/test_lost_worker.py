@@ -22,7 +22,7 @@ def test_the_table_of_a_sweep(processes, tiny_checkpoint, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog " * 200)
     model = tiny_checkpoint(seed=1, num_hidden_layers=6, hidden_size=256, intermediate_size=512)
-    args = ("sweep", model, "--target", "rpi5", "--text", text, "--calibrate", "none", "--chunks", "40", "-t", "1")
+    args = ("sweep", model, "--target", "rpi5", "--text", text, "--chunks", "40", "-t", "1")
     names = ("int8", "int4-b32-nearest", "int4-b32-search", "int4-b64-search", "int4-b128-search")
     args += tuple(option for name in names for option in ("--recipe", name))
     settings = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
