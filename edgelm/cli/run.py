@@ -275,8 +275,8 @@ def read_prompt(text: str | None, prompt: str | None, files: Sequence[Path]) -> 
         parts.append(_stdin())
     elif text is not None and _piped():
         _tell_of_waiting()
-        parts.append(_read_stdin() or None)
-    return "\n\n".join(part for part in parts if part is not None)
+        parts += filter(None, [_read_stdin()])
+    return "\n\n".join(parts)
 
 
 def _piped() -> bool:

@@ -20,7 +20,7 @@ from edgelm.evaluate.outcome import TaskResult
 from edgelm.evaluate.passages import Passages, starting_token
 from edgelm.evaluate.perplexity import Perplexity, Share, chunked, losses_of, summary
 from edgelm.evaluate.task import run_task
-from edgelm.exporter.progress import Progress
+from edgelm.exporter.progress import Progress, counted
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM
 from edgelm.runtime.sample.config import GenerationConfig
@@ -139,7 +139,7 @@ def answered(task: Answers, progress: Progress) -> TaskResult:
     tokenizer, template = text_tools(bundle)
     config = GenerationConfig.from_hf(bundle.generation_config)
     with _engine(bundle, task.threads) as engine, LM(engine, tokenizer, bundle, template, config) as lm:
-        return run_task(lm, task.items, on_example=_told(progress, "items"))
+        return run_task(lm, task.items, on_example=counted(progress, "items"))
 
 
 def chunk_losses(task: Chunks, progress: Progress) -> np.ndarray:
@@ -148,7 +148,7 @@ def chunk_losses(task: Chunks, progress: Progress) -> np.ndarray:
     tokenizer, _ = text_tools(bundle)
     with _engine(bundle, task.threads) as engine:
         tokens, size, count = _chunks(bundle, engine.context, task.text)
-        bos, step = starting_token(tokenizer), _told(progress, "chunks")
+        bos, step = starting_token(tokenizer), counted(progress, "chunks")
         return losses_of(engine, tokens, size, task.share.of(count), bos=bos, on_chunk=step)
 
 
@@ -163,7 +163,7 @@ def compared(task: Chunks, progress: Progress) -> Pieces:
         chunks=task.text.chunks,
         threads=task.threads,
         share=task.share,
-        on_chunk=_told(progress, "chunks"),
+        on_chunk=counted(progress, "chunks"),
     )
 
 
@@ -218,12 +218,3 @@ def _path(bundle: Bundle) -> str:
 def _engine(bundle: Bundle, threads: int | None) -> Iterator[Engine]:
     with closing(Engine.load(bundle, threads=threads)) as engine:
         yield engine
-
-
-def _told(progress: Progress, what: str) -> Callable[[int, int], None]:
-    def step(done: int, total: int) -> None:
-        if done == 0:
-            progress.start(what, total)
-        progress.advance(int(done > 0), f"{done}/{total}")
-
-    return step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Progress:
     """Is called with how far an export is; this one says nothing.
@@ -23,3 +25,14 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Something the user should know."""
+
+
+def counted(progress: Progress, what: str) -> Callable[[int, int], None]:
+    """What is called with how many of how many are done, 0 before the first: a stage of `progress`, from begin to end."""
+
+    def step(done: int, total: int) -> None:
+        if done == 0:
+            progress.start(what, total)
+        progress.advance(int(done > 0), f"{done}/{total}")
+
+    return step

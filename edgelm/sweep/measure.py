@@ -29,7 +29,7 @@ from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.hub import resolve
 from edgelm.exporter.manifest import source_hashes
 from edgelm.exporter.pipeline import export
-from edgelm.exporter.progress import Progress
+from edgelm.exporter.progress import Progress, counted
 from edgelm.files import aside, scratch
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM
@@ -217,7 +217,7 @@ class Sweep:
         if candidate.name == BASE:
             found = self._perplexity(here, progress)
         else:
-            step = _told(progress, "measuring")
+            step = counted(progress, "measuring")
             found = compare(original, here, self.text, chunks=self.chunks, threads=self.threads, on_chunk=step)
         usable = self.target.memory.usable_mb << 20
         row = Row.of(candidate.name, bundle, usable, found, self._score(here, progress))
@@ -226,7 +226,7 @@ class Sweep:
 
     def _perplexity(self, bundle: Bundle, progress: Progress) -> Perplexity:
         tokenizer, template = text_tools(bundle)
-        ids, step = self.text.encode(tokenizer, template), _told(progress, "measuring")
+        ids, step = self.text.encode(tokenizer, template), counted(progress, "measuring")
         with closing(self._engine(bundle)) as engine:
             return perplexity(engine, ids, bos=starting_token(tokenizer), chunks=self.chunks, on_chunk=step)
 
@@ -239,7 +239,7 @@ class Sweep:
         tokenizer, template = text_tools(bundle)
         config = GenerationConfig.from_hf(bundle.generation_config)
         with LM(self._engine(bundle), tokenizer, bundle, template, config) as lm:
-            return run_task(lm, self.items, on_example=_told(progress, "task")).accuracy
+            return run_task(lm, self.items, on_example=counted(progress, "task")).accuracy
 
 
 @dataclass(frozen=True)
@@ -312,15 +312,6 @@ class _Named(Progress):
 def _here(bundle: Bundle) -> Bundle:
     """The bundle as this machine runs it, which is not the board."""
     return replace(bundle, manifest=replace(bundle.manifest, provider="cpu"))
-
-
-def _told(progress: Progress, what: str) -> Callable[[int, int], None]:
-    def step(done: int, total: int) -> None:
-        if done == 0:
-            progress.start(what, total)
-        progress.advance(int(done > 0), f"{done}/{total}")
-
-    return step
 
 
 def _is_empty(path: Path) -> bool:

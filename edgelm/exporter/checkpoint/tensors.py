@@ -11,6 +11,7 @@ import json
 import math
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def slices_as_read(tensor: Readable, rows: Iterable[RowRange]) -> Iterator[np.nd
 
 
 @dataclass(frozen=True)
-class Derived:
+class Derived(ABC):
     """A tensor that is made of another one as it is read, and stands in for it: a subclass says how its `slices` are made,
     and its `shape` where that is another.
 
@@ -106,9 +107,9 @@ class Derived:
         """Its shape."""
         return self.base.shape
 
+    @abstractmethod
     def slices(self, rows: Iterable[RowRange]) -> Iterator[np.ndarray]:
         """Rows, float32 [end - first, …], of each (first, end) in turn; elements of a vector are its rows."""
-        raise NotImplementedError
 
     def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
         """`count` elements from element `start` on, flat, as float32, of the rows that hold them; None for all."""
