@@ -11,8 +11,8 @@ from typing import Any
 
 from starlette.responses import Response
 
+from edgelm.runtime.loop.request import rendering
 from edgelm.runtime.loop.results import Timings
-from edgelm.runtime.text.prompt import Rendering
 from edgelm.serve.backend import Answer, Backend, Events, collect
 from edgelm.serve.body import Body
 from edgelm.serve.calls import ToolCall
@@ -42,14 +42,16 @@ async def messages(backend: Backend, body: Body) -> Response:
 async def count_tokens(backend: Backend, body: Body) -> Response:
     """How many tokens a conversation has."""
     job = _job(backend, body)
-    how = Rendering(backend.settings.parse_special, job.options.get("tools"))
+    how = rendering(job.options)
     async with backend.pool.using(job.model) as lm:
         return Json({"input_tokens": await asyncio.to_thread(lm.count_prompt, job.prompt, how=how)})
 
 
 def _job(backend: Backend, body: Body) -> Job:
     options = sampling(body) | {"stop": body.strings("stop_sequences") or None}
+    thinking = (body.table("thinking") or Body({})).text("type") in ("enabled", "adaptive")
     options |= {"max_tokens": body.integer("max_tokens", 1), "parse_special": backend.settings.parse_special}
+    options["template_args"] = {"enable_thinking": thinking}
     form = text_form(None, _tools(body), _choice(body))
     conversation = _system(body) + [part for message in body.tables("messages") for part in _of_message(message)]
     if not conversation:
@@ -72,7 +74,7 @@ def _of_message(message: Body) -> Iterator[dict[str, Any]]:
             message.fail("content", "is missing")
         yield {"role": role, "content": content_text(message.data["content"], message.name("content"))}
         return
-    texts, calls = list[str](), list[dict[str, Any]]()
+    texts, thoughts, calls = list[str](), list[str](), list[dict[str, Any]]()
     for block in message.tables("content"):
         kind = block.text("type")
         if kind == "tool_result":
@@ -82,10 +84,13 @@ def _of_message(message: Body) -> Iterator[dict[str, Any]]:
             given = block.table("input") or Body({})
             function = {"name": block.text("name") or "", "arguments": dict(given.data)}
             calls.append({"type": "function", "id": block.text("id") or "", "function": function})
-        elif kind not in ("thinking", "redacted_thinking"):
+        elif kind == "thinking":
+            thoughts.append(block.text("thinking") or "")
+        elif kind != "redacted_thinking":
             texts.append(content_text([block.data], block.name("content")))
     if texts or calls:
-        yield {"role": role, "content": "\n".join(texts), **({"tool_calls": calls} if calls else {})}
+        more = {"tool_calls": calls, "reasoning_content": "\n".join(thoughts)}
+        yield {"role": role, "content": "\n".join(texts), **{key: value for key, value in more.items() if value}}
 
 
 def _tools(body: Body) -> list[dict[str, Any]]:
@@ -111,27 +116,48 @@ def _choice(body: Body) -> str:
 async def _streamed(events: Events, head: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
     start = {**head, "content": [], "stop_reason": None, "stop_sequence": None}
     yield _event("message_start", message={**start, "usage": {"input_tokens": 0, "output_tokens": 0}})
-    index, is_open = 0, False
+    blocks = _Blocks()
     async with contextlib.aclosing(events):
         async for _, happened in events:
-            if isinstance(happened, Piece) and happened.text:
-                if not is_open:
-                    yield _event("content_block_start", index=index, content_block={"type": "text", "text": ""})
-                    is_open = True
-                delta = {"type": "text_delta", "text": happened.text}
-                yield _event("content_block_delta", index=index, delta=delta)
-            elif isinstance(happened, Piece) and happened.call is not None:
-                if is_open:
-                    yield _event("content_block_stop", index=index)
-                    index, is_open = index + 1, False
-                for piece in _called(index, happened.call):
+            if isinstance(happened, Piece) and (happened.text or happened.thought):
+                for piece in blocks.text(happened):
                     yield piece
-                index += 1
+            elif isinstance(happened, Piece) and happened.call is not None:
+                for piece in (*blocks.close(), *_called(blocks.index, happened.call)):
+                    yield piece
+                blocks.index += 1
             elif isinstance(happened, End):
-                if is_open:
-                    yield _event("content_block_stop", index=index)
+                for piece in blocks.close():
+                    yield piece
                 yield _event("message_delta", delta=_ended(happened), usage=_usage(happened.timings))
                 yield _event("message_stop")
+
+
+class _Blocks:
+    """The blocks of a message that is written; one of text, or of a thought, may be open.
+
+    Attributes:
+        index: of the open one, or of the next.
+    """
+
+    def __init__(self) -> None:
+        self.index, self._open = 0, ""
+
+    def text(self, piece: Piece) -> Iterator[bytes]:
+        """More text, or more of a thought."""
+        kind, text = ("text", piece.text) if piece.text else ("thinking", piece.thought)
+        if self._open != kind:
+            yield from self.close()
+            more = {"signature": ""} if kind == "thinking" else {}
+            yield _event("content_block_start", index=self.index, content_block={"type": kind, kind: "", **more})
+            self._open = kind
+        yield _event("content_block_delta", index=self.index, delta={"type": f"{kind}_delta", kind: text})
+
+    def close(self) -> Iterator[bytes]:
+        """The open block, if any, is whole."""
+        if self._open:
+            yield _event("content_block_stop", index=self.index)
+            self.index, self._open = self.index + 1, ""
 
 
 def _called(index: int, call: ToolCall) -> Iterator[bytes]:
@@ -147,9 +173,10 @@ def _event(kind: str, **content: Any) -> bytes:
 
 
 def _content(answer: Answer) -> list[dict[str, Any]]:
-    text = [{"type": "text", "text": answer.text}] if answer.text or not answer.calls else []
+    thought = [{"type": "thinking", "thinking": answer.thought, "signature": ""}] if answer.thought else []
+    text = [{"type": "text", "text": answer.text}] if answer.text or not (answer.calls or thought) else []
     calls = [{"type": "tool_use", "id": c.id, "name": c.name, "input": c.arguments} for c in answer.calls]
-    return [*text, *calls]
+    return [*thought, *text, *calls]
 
 
 def _ended(end: End) -> dict[str, Any]:

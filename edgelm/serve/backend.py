@@ -71,6 +71,7 @@ class Answer:
     """A text that is collected."""
 
     text: str = ""
+    thought: str = ""
     calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     end: End | None = None
@@ -79,6 +80,7 @@ class Answer:
         """The next event of the text."""
         if isinstance(event, Piece):
             self.text += event.text
+            self.thought += event.thought
             self.calls += [event.call] if event.call is not None else []
             self.logprobs += event.logprobs or ()
         elif isinstance(event, End):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgelm.errors import EdgeLMError, PromptCacheError
 from edgelm.runtime.lm import LM
-from edgelm.runtime.text.prompt import Rendering
+from edgelm.runtime.loop.request import rendering
 from edgelm.serve.errors import LOG
 from edgelm.serve.generation import Job
 from edgelm.serve.pool import Served
@@ -56,16 +56,15 @@ class Beginnings:
         messages = [message for message in job.prompt if isinstance(message, dict)]
         if len(messages) < 2 or len(str(messages[0].get("content"))) < SHORTEST:
             return
-        key = job.model.name, _digest([messages[0], job.options.get("tools")])
+        key = job.model.name, _digest([messages[0], job.options.get("tools"), job.options.get("template_args")])
         turn, known = _digest(messages[1]), self._heads.get(key)
         if known is not None and (known.beginning is not None or known.turn == turn):
             return
         self._learn(lm, job, key, turn)
 
     def _learn(self, lm: LM, job: Job, key: tuple[str, str], turn: str) -> None:
-        how = Rendering(bool(job.options.get("parse_special")), job.options.get("tools"))
         with contextlib.suppress(EdgeLMError):  # the request itself says what is wrong
-            ids = lm.encode_prompt(job.prompt, how=how)
+            ids = lm.encode_prompt(job.prompt, how=rendering(job.options))
             with self._lock:
                 head = self._heads.setdefault(key, _Head(turn, ids))
                 if head.turn != turn and head.beginning is None:

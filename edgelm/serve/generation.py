@@ -7,20 +7,23 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgelm.runtime.lm import LM
 from edgelm.runtime.loop.results import Chunk, Timings
 from edgelm.runtime.sample.logprobs import TokenLogprob
 from edgelm.runtime.text.prompt import Prompt
-from edgelm.serve.calls import CallReader, ToolCall
+from edgelm.serve.calls import CallReader, ToolCall, is_mark
 from edgelm.serve.errors import LOG, ApiError
 from edgelm.serve.marked import MarkedText
 from edgelm.serve.metrics import Metrics
 from edgelm.serve.pool import Pool, Served
 from edgelm.serve.scored import scored_chunks
+from edgelm.serve.thoughts import THOUGHT_MARKS, ThoughtReader, opened_by
 from edgelm.serve.tool_messages import fitted
+
+_FORMS = ("json_schema", "regex", "choice", "grammar")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class Job:
     score: int | None = None
     arrived: float = field(default_factory=time.monotonic)
 
+    @property
+    def chats(self) -> bool:
+        """Whether its prompt is messages."""
+        return isinstance(self.prompt, list) and bool(self.prompt) and isinstance(self.prompt[0], dict)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the text may begin with a thought: an answer to messages that need not have a form."""
+        return self.chats and not any(self.options.get(name) is not None for name in _FORMS)
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -53,9 +66,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Piece:
-    """New text, or a call of a tool; and the tokens since the last piece."""
+    """New text, or more of what the model thinks before it, or a call of a tool; and the tokens since the last piece."""
 
     text: str = ""
+    thought: str = ""
     call: ToolCall | None = None
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -63,12 +77,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class End:
-    """The text ended: ``stop``, ``length``, ``cancelled`` or ``deadline``; so many tools were called; the stop string met."""
+    """The text ended: ``stop``, ``length``, ``cancelled`` or ``deadline``; so many tools were called; the stop string met;
+    about so many of the tokens were thoughts.
+    """
 
     reason: str
     timings: Timings
     calls: int = 0
     stop: str | None = None
+    thought_tokens: int = 0
 
 
 Event = Begun | Piece | End
@@ -163,7 +180,7 @@ class Generations:
 
         def make() -> AsyncGenerator[Chunk, None]:
             if job.score is None:
-                chunks = lm.astream(_for_template(lm, job.prompt), **options)
+                chunks = lm.astream(_for_template(lm, job), **options)
                 self._note(lm, job)
                 return chunks
             return scored_chunks(lm, job.prompt, job.score, options)
@@ -171,24 +188,24 @@ class Generations:
         return await asyncio.get_running_loop().run_in_executor(self._executor, make)
 
 
-def _for_template(lm: LM, prompt: Any) -> Prompt:
+def _for_template(lm: LM, job: Job) -> Prompt:
     """Messages, with calls of tools as the model's template takes them; other prompts as they are."""
-    messages = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], dict)
-    if not messages or lm.template is None:
-        given: Prompt = prompt
-        return given
-    return fitted(lm.template.named(None, tools=True), prompt)
+    if not job.chats or lm.template is None:
+        return job.prompt
+    messages: Any = job.prompt
+    return fitted(lm.template.named(None, tools=True), messages)
 
 
 class _Reading:
-    """Makes events of chunks: tools that are called are told from the text, and what the text cost is counted."""
+    """Makes events of chunks: thoughts and calls of tools are told from the text, and what the text cost is counted."""
 
     def __init__(self, lm: LM, job: Job, metrics: Metrics) -> None:
         self._lm, self._job, self._metrics = lm, job, metrics
         self._stop = tuple(job.options.get("stop") or ())
-        self._marked = MarkedText(lm.tokenizer, self._stop) if job.tools and not job.forced else None
         self._reader = CallReader(job.tools, forced=job.forced) if job.tools else None
-        self._calls, self._shown, self._first = 0, False, True
+        self._thoughts = _thoughts(lm, job)
+        self._marked = MarkedText(lm.tokenizer, self._stop, self._is_mark) if self._reads_marks() else None
+        self._calls, self._shown, self._first, self._thought = 0, False, True, 0
         self._tokens: list[int] = []
 
     def events(self, chunk: Chunk) -> Iterator[Event]:
@@ -202,7 +219,8 @@ class _Reading:
             self._metrics.first_token(time.monotonic() - self._job.arrived)
         self._tokens += chunk.tokens
         for piece in self._pieces(chunk):
-            self._shown = self._shown or bool(piece.text) or piece.call is not None
+            self._shown = self._shown or bool(piece.text or piece.thought) or piece.call is not None
+            self._thought += len(piece.tokens) if piece.thought else 0
             self._calls += piece.call is not None
             yield piece
         if chunk.finish_reason is None or chunk.timings is None:
@@ -212,23 +230,41 @@ class _Reading:
             raise ApiError(503, "no place came free in time, or the prompt took too long", code="timeout")
         if hidden := self._hidden():
             yield Piece(hidden)
-        yield End(chunk.finish_reason, chunk.timings, self._calls, self._matched(chunk.finish_reason))
+        reason = chunk.finish_reason
+        yield End(reason, chunk.timings, self._calls, self._matched(reason), self._thought)
 
     def _pieces(self, chunk: Chunk) -> list[Piece]:
-        if self._reader is None:
-            return [Piece(chunk.text, None, chunk.tokens, chunk.logprobs)]
-        text = chunk.text
+        text, thought, ends = chunk.text, "", chunk.finish_reason is not None
         if self._marked is not None:
-            text = self._marked.push(chunk.tokens) + (self._marked.flush() if chunk.finish_reason else "")
-        found = self._reader.push(text) + (self._reader.flush() if chunk.finish_reason else [])
-        parts = [Piece(part) if isinstance(part, str) else Piece(call=part) for part in found] or [Piece()]
-        return [Piece(parts[0].text, parts[0].call, chunk.tokens, chunk.logprobs), *parts[1:]]
+            text = self._marked.push(chunk.tokens) + (self._marked.flush() if ends else "")
+        if self._thoughts is not None:
+            thought, text = self._thoughts.push(text)
+            rest = self._thoughts.flush() if ends else ("", "")
+            thought, text = thought + rest[0], text + rest[1]
+        parts = [Piece(thought=thought)] if thought else []
+        if self._reader is None:
+            parts += [Piece(text)] if text or not parts else []
+        else:
+            found = self._reader.push(text) + (self._reader.flush() if ends else [])
+            parts += [Piece(part) if isinstance(part, str) else Piece(call=part) for part in found]
+        first, *others = parts or [Piece()]
+        return [replace(first, tokens=chunk.tokens, logprobs=chunk.logprobs), *others]
+
+    def _is_mark(self, name: str) -> bool:
+        """Whether a special token of that name is read, though not shown."""
+        return (self._reader is not None and is_mark(name)) or (self._thoughts is not None and name in THOUGHT_MARKS)
+
+    def _reads_marks(self) -> bool:
+        """Whether there are special tokens to read in the text: that of a forced call has none."""
+        if self._reader is not None:
+            return not self._job.forced
+        return self._thoughts is not None and not THOUGHT_MARKS.isdisjoint(self._lm.tokenizer.special_names)
 
     def _matched(self, reason: str) -> str | None:
         """The stop string that ended the text, or None."""
         if reason != "stop" or not self._stop:
             return None
-        text = MarkedText(self._lm.tokenizer, self._stop)
+        text = MarkedText(self._lm.tokenizer, self._stop, self._is_mark)
         text.push(self._tokens)
         text.flush()
         return text.matched
@@ -239,3 +275,11 @@ class _Reading:
             return ""
         LOG.warning("%s wrote %d special tokens and no text", self._job.model.name, len(self._tokens))
         return self._lm.tokenizer.decode(self._tokens, skip_special=False)
+
+
+def _thoughts(lm: LM, job: Job) -> ThoughtReader | None:
+    """What tells a job's thoughts from its text; None where it can have none."""
+    if not job.thinks:
+        return None
+    template = None if lm.template is None else lm.template.named(None, tools=job.options.get("tools") is not None)
+    return ThoughtReader(opened_by(template, job.options.get("template_args") or {}))

@@ -1,17 +1,25 @@
-"""A model's text with those special tokens in it that mark the calls of tools, and no others."""
+"""A model's text with those special tokens in it that mark calls of tools or thoughts, and no others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
-from edgelm.serve.calls import is_mark
 
 
 class MarkedText:
-    """Tokens to text, up to the first stop string in what a client sees of it."""
+    """Tokens to text, up to the first stop string in what a client sees of it.
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    Args:
+        tokenizer: the model's.
+        stops: the stop strings.
+        is_mark: whether a special token of that name is to be read.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str], is_mark: Callable[[str], bool] = lambda name: False
+    ) -> None:
+        self._is_mark = is_mark
         self._tokenizer, self._stops = tokenizer, StopStrings(stops)
         self._detokenizer = Detokenizer(tokenizer)
 
@@ -32,6 +40,6 @@ class MarkedText:
         if token not in self._tokenizer.special_ids:
             return self._stops.push(self._detokenizer.push(token))
         name = self._tokenizer.id_to_token(token) or ""
-        if not is_mark(name):
+        if not self._is_mark(name):
             return self._stops.push(name, hidden=True)
         return self._stops.push(self._detokenizer.flush() + name)  # whatever was held of a character ends here

@@ -91,7 +91,7 @@ def _message(message: Body) -> dict[str, Any]:
         found["tool_calls"] = calls
     elif not message.has("content"):
         message.fail("content", "is missing")
-    for key in ("tool_call_id", "name"):
+    for key in ("tool_call_id", "name", "reasoning_content"):
         if message.text(key):
             found[key] = message.text(key)
     return found

@@ -18,15 +18,15 @@ from edgelm.serve.errors import ApiError
 from edgelm.serve.generation import End, Job, Piece
 from edgelm.serve.messages import arguments, content_text, function_tools
 from edgelm.serve.ollama_models import api_name
-from edgelm.serve.options import sampling, text_form
+from edgelm.serve.options import effort, sampling, text_form
 from edgelm.serve.pool import Served
 from edgelm.serve.streams import NDJSON, Json, Stream, line
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 
-Said = Callable[[str, ToolCall | None], dict[str, Any]]
-"""(text, call) -> the part of a line that holds them."""
+Said = Callable[[Piece], dict[str, Any]]
+"""A piece -> the part of a line that holds it."""
 
 
 async def chat(backend: Backend, body: Body) -> Response:
@@ -78,26 +78,30 @@ async def _answer(backend: Backend, body: Body, job: Job, said: Said) -> Respons
 async def _streamed(events: Events, head: Mapping[str, Any], job: Job, said: Said) -> AsyncGenerator[bytes, None]:
     async with contextlib.aclosing(events):
         async for _, happened in events:
-            if isinstance(happened, Piece) and (happened.text or happened.call is not None):
-                yield line({**head, **_stamp(), **said(happened.text, happened.call), "done": False})
+            if isinstance(happened, Piece) and (happened.text or happened.thought or happened.call is not None):
+                yield line({**head, **_stamp(), **said(happened), "done": False})
             elif isinstance(happened, End):
-                yield line({**head, **_stamp(), **said("", None), **_last(happened, job)})
+                yield line({**head, **_stamp(), **said(Piece()), **_last(happened, job)})
 
 
 def _whole(answer: Answer, said: Said) -> dict[str, Any]:
-    found = said(answer.text, None)
+    found = said(Piece(answer.text, answer.thought))
     if answer.calls:
         found["message"]["tool_calls"] = [_call(call) for call in answer.calls]
     return found
 
 
-def _message(text: str, call: ToolCall | None) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": text}
-    return {"message": message if call is None else {**message, "tool_calls": [_call(call)]}}
+def _message(piece: Piece) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": piece.text, **_thinking(piece)}
+    return {"message": message if piece.call is None else {**message, "tool_calls": [_call(piece.call)]}}
 
 
-def _response(text: str, call: ToolCall | None) -> dict[str, Any]:
-    return {"response": text}
+def _response(piece: Piece) -> dict[str, Any]:
+    return {"response": piece.text, **_thinking(piece)}
+
+
+def _thinking(piece: Piece) -> dict[str, str]:
+    return {"thinking": piece.thought} if piece.thought else {}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -134,7 +138,7 @@ async def _load(backend: Backend, body: Body, model: Served, said: Said) -> Resp
             model.keep_seconds = keep
     reason = "unload" if keep == 0 else "load"
     name = body.text("model") or api_name(model)
-    return Json({"model": name, **_stamp(), **said("", None), "done": True, "done_reason": reason})
+    return Json({"model": name, **_stamp(), **said(Piece()), "done": True, "done_reason": reason})
 
 
 def keep_alive(body: Body) -> float | None:
@@ -162,6 +166,11 @@ def _options(body: Body) -> dict[str, Any]:
     given = body.table("options") or Body({})
     found = sampling(given)
     tokens = given.integer("num_predict", -2)
+    think = body.data.get("think")
+    if isinstance(think, bool):
+        found["template_args"] = {"enable_thinking": think}
+    elif think is not None:
+        found["template_args"] = effort(body.text("think"))
     return found | ({"max_tokens": tokens} if tokens is not None and tokens > 0 else {})
 
 
@@ -193,6 +202,8 @@ def _of_message(message: Body) -> dict[str, Any]:
         calls.append({"type": "function", "function": {"name": function.text("name"), "arguments": given}})
     if calls:
         found["tool_calls"] = calls
+    if message.text("thinking"):
+        found["reasoning_content"] = message.text("thinking")
     if message.text("tool_name"):
         found["name"] = message.text("tool_name")
     return found

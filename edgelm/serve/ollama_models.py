@@ -13,6 +13,7 @@ from edgelm.serve.backend import Backend
 from edgelm.serve.body import Body
 from edgelm.serve.pool import Served
 from edgelm.serve.streams import NDJSON, Json, line
+from edgelm.serve.thoughts import THOUGHT_MARKS
 from edgelm.version import __version__
 
 _FOREVER = 365 * 86400.0
@@ -61,10 +62,16 @@ async def show(backend: Backend, body: Body) -> Response:
             "license": manifest.model.licence or "",
             "details": _details(model),
             "model_info": info,
-            "capabilities": ["completion", *(["tools"] if "tools" in template else [])],
+            "capabilities": _capabilities(template),
             "modified_at": _modified(model),
         }
     )
+
+
+def _capabilities(template: str) -> list[str]:
+    """What a model's chat template makes use of."""
+    thinks = any(mark in template for mark in THOUGHT_MARKS)
+    return ["completion", *(["tools"] if "tools" in template else []), *(["thinking"] if thinks else [])]
 
 
 async def pull(backend: Backend, body: Body) -> Response:

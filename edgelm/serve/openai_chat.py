@@ -18,7 +18,7 @@ from edgelm.serve.body import Body
 from edgelm.serve.calls import ToolCall
 from edgelm.serve.generation import End, Job, Piece
 from edgelm.serve.messages import chat_messages, function_tools
-from edgelm.serve.options import response_format, sampling, text_form, tool_choice
+from edgelm.serve.options import effort, response_format, sampling, text_form, tool_choice
 from edgelm.serve.streams import PING, SSE, Json, Stream, event
 
 DONE = b"data: [DONE]\n\n"
@@ -49,13 +49,19 @@ def _jobs(backend: Backend, body: Body) -> list[Job]:
     form = text_form(response_format(body), function_tools(body), tool_choice(body))
     options |= form.options
     options["max_tokens"] = body.integer("max_completion_tokens", 1) or body.integer("max_tokens", 1)
-    options["parse_special"] = backend.settings.parse_special
+    options |= {"parse_special": backend.settings.parse_special, "template_args": template_arguments(body)}
     if body.flag("logprobs"):
         options |= {"logprobs": True, "top_logprobs": body.integer("top_logprobs", 0, 20) or 0}
     return [
         backend.job(model, messages, options | own, tools=form.tools, forced=form.forced)
         for own in seeds(options, body.integer("n", 1, backend.settings.limits.choices) or 1)
     ]
+
+
+def template_arguments(body: Body) -> dict[str, Any]:
+    """What the chat template is given: ``chat_template_kwargs``, as llama.cpp and vLLM have it, and the effort to think with."""
+    table = body.table("chat_template_kwargs")
+    return effort(body.text("reasoning_effort")) | ({} if table is None else dict(table.data))
 
 
 def seeds(options: Mapping[str, Any], count: int) -> list[dict[str, int]]:
@@ -96,12 +102,16 @@ async def _streamed(
 def _delta(piece: Piece, calls: int) -> dict[str, Any]:
     if piece.call is not None:
         return {"tool_calls": [{"index": calls, **call_dict(piece.call)}]}
+    if piece.thought:
+        return {"reasoning_content": piece.thought}
     return {"content": piece.text} if piece.text else {}
 
 
 def _choice(number: int, answer: Answer, several: bool) -> dict[str, Any]:
     calls = answer.calls if several else answer.calls[:1]
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.thought:
+        message["reasoning_content"] = answer.thought
     if calls:
         message |= {"content": answer.text or None, "tool_calls": [call_dict(call) for call in calls]}
     return {

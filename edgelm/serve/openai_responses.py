@@ -12,16 +12,22 @@ from typing import Any
 
 from starlette.responses import Response
 
-from edgelm.runtime.loop.results import Timings
 from edgelm.serve.backend import Backend, Events
 from edgelm.serve.body import Body
 from edgelm.serve.calls import ToolCall
 from edgelm.serve.errors import ApiError
 from edgelm.serve.generation import End, Job, Piece
 from edgelm.serve.messages import arguments, content_text
-from edgelm.serve.options import format_schema, sampling, text_form, tool_choice
+from edgelm.serve.options import effort, format_schema, sampling, text_form, tool_choice
 from edgelm.serve.streams import PING, SSE, Json, Stream, event
 
+# What an item's text is called in its part and events, and what the events hold besides.
+_TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "message": ("output_text", {"logprobs": []}),
+    "reasoning": ("reasoning_text", {}),
+}
+_IDS = {"message": "msg", "reasoning": "rs"}
+_ITEMS: dict[str, dict[str, Any]] = {"message": {"role": "assistant"}, "reasoning": {"summary": []}}
 _ECHOED = ("instructions", "max_output_tokens", "metadata", "temperature", "top_p", "user")
 
 
@@ -57,6 +63,7 @@ def _job(backend: Backend, body: Body) -> Job:
     form = text_form(_schema(body), _tools(body), tool_choice(body))
     options = sampling(body) | form.options
     options |= {"max_tokens": body.integer("max_output_tokens", 1), "parse_special": backend.settings.parse_special}
+    options["template_args"] = effort((body.table("reasoning") or Body({})).text("effort"))
     return backend.job(backend.model(body), _messages(body), options, tools=form.tools, forced=form.forced)
 
 
@@ -116,7 +123,7 @@ class _Writer:
 
     def __init__(self, head: Mapping[str, Any]) -> None:
         self._numbers = count()
-        self._item: dict[str, Any] | None = None  # the message that is being written
+        self._item: dict[str, Any] | None = None  # the message, or the thought, that is being written
         self._output: list[dict[str, Any]] = []
         empty: dict[str, Any] = {
             "error": None,
@@ -142,8 +149,10 @@ class _Writer:
         return self._event("error", **told, error=problem.body("openai")["error"])
 
     def _pieces(self, happened: object) -> Iterator[bytes]:
-        if isinstance(happened, Piece) and happened.text:
-            yield from self._text(happened.text)
+        if isinstance(happened, Piece) and (happened.text or happened.thought):
+            yield from (
+                self._text(happened.text, "message") if happened.text else self._text(happened.thought, "reasoning")
+            )
         elif isinstance(happened, Piece) and happened.call is not None:
             yield from self._close()
             yield from self._call(happened.call)
@@ -151,23 +160,26 @@ class _Writer:
             yield from self._close()
             yield from self._end(happened)
 
-    def _text(self, text: str) -> Iterator[bytes]:
+    def _text(self, text: str, kind: str) -> Iterator[bytes]:
+        if self._item is not None and self._item["type"] != kind:
+            yield from self._close()
+        name, more = _TEXTS[kind]
         if self._item is None:
-            message = {"id": f"msg_{token_hex(12)}", "type": "message", "role": "assistant", "content": []}
-            self._item = {**message, "status": "in_progress"}
+            self._item = {"id": f"{_IDS[kind]}_{token_hex(12)}", "type": kind, **_ITEMS[kind], "content": []}
+            self._item["status"] = "in_progress"
             yield self._event("response.output_item.added", output_index=len(self._output), item=dict(self._item))
-            yield self._event("response.content_part.added", **self._place(), part=_part(""))
-            self._item["content"] = [_part("")]
+            yield self._event("response.content_part.added", **self._place(), part=_part(name))
+            self._item["content"] = [_part(name)]
         self._item["content"][0]["text"] += text
-        yield self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
+        yield self._event(f"response.{name}.delta", **self._place(), delta=text, **more)
 
     def _close(self) -> Iterator[bytes]:
-        """The message that is being written, if any, is whole."""
+        """What is being written, if anything, is whole."""
         if self._item is None:
             return
         self._item["status"] = "completed"
-        part = self._item["content"][0]
-        yield self._event("response.output_text.done", **self._place(), text=part["text"], logprobs=[])
+        part, (name, more) = self._item["content"][0], _TEXTS[self._item["type"]]
+        yield self._event(f"response.{name}.done", **self._place(), text=part["text"], **more)
         yield self._event("response.content_part.done", **self._place(), part=part)
         yield self._event("response.output_item.done", output_index=len(self._output), item=self._item)
         self._output.append(self._item)
@@ -187,7 +199,7 @@ class _Writer:
 
     def _end(self, end: End) -> Iterator[bytes]:
         short = end.reason in ("length", "deadline")
-        self.response |= {"output": self._output, "usage": _usage(end.timings)}
+        self.response |= {"output": self._output, "usage": _usage(end)}
         self.response["status"] = "incomplete" if short else "completed"
         self.response["incomplete_details"] = {"reason": "max_output_tokens"} if short else None
         yield self._event(f"response.{self.response['status']}", response=self.response)
@@ -200,15 +212,17 @@ class _Writer:
         return event({"type": kind, "sequence_number": next(self._numbers), **content}, kind)
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(name: str) -> dict[str, Any]:
+    more: dict[str, Any] = {"annotations": [], "logprobs": []} if name == "output_text" else {}
+    return {"type": name, "text": "", **more}
 
 
-def _usage(timings: Timings) -> dict[str, Any]:
+def _usage(end: End) -> dict[str, Any]:
+    timings = end.timings
     return {
         "input_tokens": timings.prompt_tokens,
         "input_tokens_details": {"cached_tokens": timings.cached_tokens},
         "output_tokens": timings.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": end.thought_tokens},
         "total_tokens": timings.prompt_tokens + timings.completion_tokens,
     }

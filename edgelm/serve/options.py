@@ -41,6 +41,13 @@ def seed(body: Body) -> int | None:
     return None if value is None else value & _SEEDS
 
 
+def effort(level: str | None) -> dict[str, Any]:
+    """Variables of chat templates that say how much to think: ``none`` for not at all, or a word such as ``low``."""
+    if level is None:
+        return {}
+    return {"enable_thinking": False} if level == "none" else {"enable_thinking": True, "reasoning_effort": level}
+
+
 def _biases(body: Body) -> dict[int, float] | None:
     table = body.table("logit_bias")
     if table is None or not table.data:
