@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgelm.runtime.text.tokenizer import overlap
 from edgelm.serve.call_forms import MARKS, OPENERS, parse_calls
 
 _DIGITS = string.ascii_letters + string.digits
@@ -95,7 +96,7 @@ class CallReader:
             self._say(self._held[:start].rstrip(), found)
             self._held = self._held[start + len(self._opener) :]
             return True
-        keep = max((_overlap(self._held, mark) for mark in OPENERS), default=0)
+        keep = max((overlap(self._held, mark) for mark in OPENERS), default=0)
         sure = self._held[: len(self._held) - keep]
         sure = sure.rstrip()  # blanks before a call are none of the text
         self._say(sure, found)
@@ -144,8 +145,3 @@ def _unfenced(text: str) -> str:
     """The text without a Markdown fence around it."""
     match = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*(?:```\s*)?", text, re.DOTALL)
     return match[1] if match else text
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that is a beginning, not the whole, of `mark`."""
-    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)

@@ -13,6 +13,7 @@ from typing import Any
 
 from edgelm.errors import PromptError
 from edgelm.runtime.text.chat import ChatTemplate
+from edgelm.runtime.text.tokenizer import overlap
 
 OPENERS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
 THOUGHT_MARKS = frozenset(OPENERS) | frozenset(OPENERS.values())
@@ -64,8 +65,7 @@ class ThoughtReader:
         if closer:
             self._held, self._closer, self._silent = after, "", True
             return before.rstrip()
-        keep = next((n for n in range(len(self._closer) - 1, 0, -1) if before.endswith(self._closer[:n])), 0)
-        sure = before[: len(before) - keep].rstrip()
+        sure = before[: len(before) - overlap(before, self._closer)].rstrip()
         self._held = before[len(sure) :]
         self._silent = self._silent and not sure
         return sure

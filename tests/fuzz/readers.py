@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from checkpoint_readers import CHECKPOINT_READERS
-from own_readers import OWN_READERS
+from own_readers import OWN_READERS, command_line
 from reader import Reader, dumped
 
 CONFIG = {
@@ -381,18 +379,7 @@ def _manifest(folder: Path) -> bytes:
 
 def _read_bundle(path: Path) -> None:
     """`edgelm inspect` of the folder, whose internal errors are raised."""
-    from edgelm.cli import main
-    from edgelm.errors import BundleError
-
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["inspect", str(path.parent)])
-    if code == 0:
-        return
-    lines = err.getvalue().strip().splitlines()
-    if code != 1 or not lines or not lines[0].startswith("error: ") or "internal" in lines[0]:
-        raise AssertionError(f"exit code {code}: {err.getvalue()}")
-    raise BundleError(lines[0])
+    command_line("inspect", path.parent)
 
 
 def _gguf(folder: Path) -> bytes:

@@ -353,7 +353,7 @@ class StopStrings:
 
     def _overlap(self, text: str) -> int:
         """How many characters at the end of `text` may yet become a stop string."""
-        return max((_overlap(text, stop) for stop in self._stops), default=0)
+        return max((overlap(text, stop) for stop in self._stops), default=0)
 
 
 def _visible(text: str, shown: Sequence[bool]) -> str:
@@ -390,7 +390,7 @@ class StoppedText:
         return text[count:]
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that is a beginning, not the whole, of `stop`."""
     start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
     while start >= 0:
