@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="What is wanted: tokens a second; joules a token; tokens a second once it is hot.",
 )
-@click.option("--time", "time", metavar="TIME", help="About how long it may take (90s, 10m).  [default: 5m, else 15m]")
+@click.option(
+    "--time", "time", metavar="TIME", help="About how long it may take (90s, 10m).  [default: up to 5m, else 15m]"
+)
 @click.option(
     "--power-meter", metavar="COMMAND", help="A program that prints watts, in place of the machine's own sensor."
 )

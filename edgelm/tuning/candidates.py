@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from edgelm.bench.speed import GENERATION, PROMPT
 from edgelm.bundle.manifest import Manifest
 from edgelm.machine.host import Cluster, CpuInfo, MemoryInfo, recommended_threads, usable_cpus
 from edgelm.profile.settings import Settings, shown
@@ -12,6 +13,7 @@ from edgelm.runtime.kv.prefill import PREFILL_CHUNK
 
 CHUNKS = (64, 128, 256, 512)
 _ROOM = 1.5  # times a bundle's memory that must be free for passes larger than its figures count
+_REPETITIONS, _LOAD = 5, 0.5  # of a benchmark, and the seconds until a bundle is loaded, at least
 _EACH_UP_TO = 4  # threads, from which not every number is tried
 
 
@@ -65,6 +67,18 @@ def chunks(manifest: Manifest, memory: MemoryInfo, prompt: int) -> list[int]:
     """Tokens of a pass over a prompt of `prompt` tokens; larger ones than usual only where their memory is there."""
     roomy = memory.usable is None or memory.usable > _ROOM * manifest.memory.total_bytes
     return [size for size in CHUNKS if size == PREFILL_CHUNK or (size <= prompt and (size < PREFILL_CHUNK or roomy))]
+
+
+def grid_seconds(decode: float, prefill: float, options: Sequence[Place], sizes: Sequence[int]) -> float:
+    """What it would take to run every combination by `edgelm bench`, each with its usual tests and repetitions.
+
+    Args:
+        decode, prefill: tokens a second, about.
+        options: places of each phase.
+        sizes: tokens of a pass.
+    """
+    each = _LOAD + PROMPT * (_REPETITIONS + 1) / prefill + GENERATION * _REPETITIONS / decode
+    return len(options) ** 2 * 2 * len(sizes) * each
 
 
 def decoding(settings: Settings, place: Place) -> Settings:

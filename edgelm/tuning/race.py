@@ -2,8 +2,9 @@
 
 Each round measures every candidate that is left once, in another order, so that what slows the machine down slows all of
 them. Two candidates are compared by the ratios of their scores in the same rounds: the median of these, and how far it may
-be off by chance (95 %). A race ends when one candidate is left, when those that are left differ by less than is worth
-telling apart, or when its time is over.
+be off by chance (95 %); after a few rounds the spread of all candidates tells that, of whose ratios there are more. A race
+ends when one candidate is left, when none of those that are left can be better by what is worth telling, or when its time is
+over.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from edgelm.results.comparison import student
 
 C = TypeVar("C", bound=Hashable)
 
 EQUAL = 0.01  # of a score, below which a difference is not worth telling
+_FAR = 0.8  # of the best score: who is surely below that leaves after two rounds
 _LEAST = 0.002  # by which a turn's score varies at least, whatever few of them say
 _MEDIAN = 1.2533  # how much wider the error of a median is than that of a mean
 _ROBUST = 5  # scores from which their middle half tells the spread
@@ -31,13 +35,16 @@ class Rules:
 
     Attributes:
         rounds: at most.
-        least: rounds before anyone leaves.
-        equal: differences that are not worth telling apart, as a share.
+        least: rounds before anyone leaves that is not far behind, and before a race ends.
+        equal: what others may be better by that is not worth more rounds, as a share.
+        strict: whether the first candidate wins unless another is surely better, so that rounds go on until one is or none
+            can be by `equal`.
     """
 
     rounds: int = 9
-    least: int = 2
+    least: int = 3
     equal: float = EQUAL
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,23 +85,33 @@ class Standing(Generic[C]):
         return compare(self.scores, other.scores)
 
 
-def compare(one: Sequence[float], other: Sequence[float]) -> Ratio:
+def compare(one: Sequence[float], other: Sequence[float], field: Sequence[Sequence[float]] = ()) -> Ratio:
     """The ratio of scores that were measured in pairs; of a single pair nothing is known but its ratio.
 
     Args:
         one, other: scores above 0, in the order of the rounds; those of the longer that have no partner are left out.
+        field: the scores of all that took part in these rounds, whose spread counts where there are few rounds.
     """
     logs = [math.log(a / b) for a, b in zip(one, other, strict=False)]
-    middle = statistics.median(logs)
-    if len(logs) < 2:
+    middle, freedom = statistics.median(logs), len(logs) - 1
+    if not freedom:
         return Ratio(math.exp(middle), 0.0, math.inf)
-    if len(logs) < _ROBUST:
-        spread = statistics.stdev(logs)
-    else:
+    if len(logs) >= _ROBUST:
         low, _, high = statistics.quantiles(logs, n=4, method="inclusive")
         spread = (high - low) / _NORMAL
-    error = _MEDIAN * max(spread, _LEAST) / math.sqrt(len(logs)) * student(len(logs) - 1)
+    elif len(field) > 2:
+        spread, freedom = _common_spread(field), freedom * (len(field) - 1)
+    else:
+        spread = statistics.stdev(logs)
+    error = _MEDIAN * max(spread, _LEAST) / math.sqrt(len(logs)) * student(freedom)
     return Ratio(math.exp(middle), math.exp(middle - error), math.exp(middle + error))
+
+
+def _common_spread(field: Sequence[Sequence[float]]) -> float:
+    """Standard deviation of a ratio of two candidates: what candidates and rounds do not explain (randomized blocks)."""
+    logs = np.log(np.array(field))
+    rest = logs - logs.mean(0) - logs.mean(1, keepdims=True) + logs.mean()
+    return math.sqrt(2 * float((rest**2).sum()) / ((len(logs) - 1) * (logs.shape[1] - 1)))
 
 
 def race(
@@ -123,13 +140,15 @@ def race(
         stay = [candidate for candidate in candidates if candidate not in left]
         for candidate in _order(stay, number):
             scores[candidate].append(turn(candidate))
-        if number >= rules.least:
+        if number > 1:
             best = max(stay, key=lambda c: statistics.median(scores[c]))
-            ratios = {c: compare(scores[c], scores[best]) for c in stay if c != best}
-            left |= {c: number for c, ratio in ratios.items() if ratio.surely_less}
-            told = [ratio for c, ratio in ratios.items() if c not in left]
+            field = [scores[c] for c in stay]
+            ratios = {c: compare(scores[c], scores[best], field) for c in stay if c != best}
+            early = number < rules.least
+            left |= {c: number for c, ratio in ratios.items() if ratio.high < (_FAR if early else 1.0)}
             on_round(number, len(stay) - sum(c in left for c in stay))
-            if all(ratio.low > 1 - rules.equal and ratio.high < 1 + rules.equal for ratio in told):
+            worth = {c: 1.0 if rules.strict and c == candidates[0] else 1 + rules.equal for c in ratios}
+            if all(c in left or (not early and ratio.high < worth[c]) for c, ratio in ratios.items()):
                 break
         if over():
             break

@@ -36,8 +36,23 @@ _SMALL = 64 << 20  # bytes that one takes whose weights are mapped, beside its c
 
 
 @dataclass(frozen=True)
+class Turn:
+    """How settings are measured once.
+
+    Attributes:
+        seconds: that it takes, about; one run at least.
+        skip: share of these that goes by before anything counts, while the machine takes on the heat of it.
+        prompt: tokens of a prompt that is read, at most; None for `PROMPT`, or what there is time for.
+    """
+
+    seconds: float
+    skip: float = 0.0
+    prompt: int | None = None
+
+
+@dataclass(frozen=True)
 class Reading:
-    """A turn.
+    """What a turn has told.
 
     Attributes:
         rate: tokens a second, the median of its runs.
@@ -83,6 +98,7 @@ class Rig:
         engine = self._engine(default)
         self.packed = engine.packed is not None
         self.most = self._room(engine)
+        self.rates: dict[Phase, float] = {}
         self._lengths = self._measured(default)
 
     def __enter__(self) -> Rig:
@@ -101,28 +117,29 @@ class Rig:
         """Whether prefill gets threads of its own: not where its weights would be in memory a second time."""
         return self._engine(settings).prefill_threads == settings.prefill_threads
 
-    def turn(self, phase: Phase, settings: Settings, seconds: float, *, skip: float = 0.0) -> Reading:
+    def turn(self, phase: Phase, settings: Settings, how: Turn) -> Reading:
         """Measure once.
 
         Args:
             phase: decode or prefill.
             settings: with which.
-            seconds: that it takes, about; one run at least.
-            skip: share of these that goes by before anything counts, while the machine takes on the heat of it.
+            how: how long.
 
         Raises:
             DeviceError: not enough memory, or onnxruntime fails.
         """
         engine, once = self._engine(settings), self._once(phase)
+        length = self._lengths[phase]
+        if phase == "prefill" and how.prompt is not None:
+            length = min(length, how.prompt)
         self._warm(engine, phase)
         runs: list[tuple[float, float]] = []
         start = self._clock()
-        while not runs or self._clock() - start < seconds:
+        while not runs or self._clock() - start < how.seconds:
             began = self._clock()
-            once(engine, settings)
+            once(engine, settings, length)
             runs.append((began, self._clock()))
-        counted = [run for run in runs if run[0] - start >= skip * seconds] or runs[-1:]
-        length = self._lengths[phase]
+        counted = [run for run in runs if run[0] - start >= how.skip * how.seconds] or runs[-1:]
         rate = statistics.median(length / max(end - began, 1e-9) for began, end in counted)
         if self._log is None:
             return Reading(rate)
@@ -134,17 +151,17 @@ class Rig:
         joules = None if energy is None else energy / (length * len(counted))
         return Reading(rate, joules, heats[-1] if heats else None, throttled_share(inside))
 
-    def _once(self, phase: Phase) -> Callable[[Engine, Settings], None]:
+    def _once(self, phase: Phase) -> Callable[[Engine, Settings, int], None]:
         return self._decode if phase == "decode" else self._prefill
 
-    def _decode(self, engine: Engine, settings: Settings) -> None:
+    def _decode(self, engine: Engine, settings: Settings, length: int) -> None:
         engine.reset()
-        for token in self._ids[: self._lengths["decode"]]:
+        for token in self._ids[:length]:
             engine.forward([token])
 
-    def _prefill(self, engine: Engine, settings: Settings) -> None:
+    def _prefill(self, engine: Engine, settings: Settings, length: int) -> None:
         engine.reset()
-        for _ in engine.prefill_passes(self._ids[: self._lengths["prefill"]], settings.prefill_chunk):
+        for _ in engine.prefill_passes(self._ids[:length], settings.prefill_chunk):
             pass
 
     def _warm(self, engine: Engine, phase: Phase) -> None:
@@ -162,16 +179,14 @@ class Rig:
     def _measured(self, default: Settings) -> dict[Phase, int]:
         """How many tokens a run of each phase has, by what they take with the default settings."""
         context, engine = self._bundle.context, self._engine(default)
-        some = min(32, context - 1)
-        self._lengths = {"decode": min(8, context - 1), "prefill": some}
-        rates = {}
+        some: dict[Phase, int] = {"decode": min(8, context - 1), "prefill": min(32, context - 1)}
         for phase in PHASES:
-            self._once(phase)(engine, default)
+            self._once(phase)(engine, default, some[phase])
             start = self._clock()
-            self._once(phase)(engine, default)
-            rates[phase] = self._lengths[phase] / max(self._clock() - start, 1e-9)
-        decoded = min(max(int(rates["decode"] * 0.25), _DECODED[0]), _DECODED[1], context - 1)
-        prompt = min(max(int(rates["prefill"] * _LONGEST_TURN), _SHORTEST_PROMPT), PROMPT, context - 1)
+            self._once(phase)(engine, default, some[phase])
+            self.rates[phase] = some[phase] / max(self._clock() - start, 1e-9)
+        decoded = min(max(int(self.rates["decode"] * 0.25), _DECODED[0]), _DECODED[1], context - 1)
+        prompt = min(max(int(self.rates["prefill"] * _LONGEST_TURN), _SHORTEST_PROMPT), PROMPT, context - 1)
         return {"decode": max(1, decoded), "prefill": max(1, prompt)}
 
     def _engine(self, settings: Settings) -> Engine:

@@ -18,13 +18,15 @@ from edgelm.errors import DeviceError
 from edgelm.machine.host import CpuInfo
 from edgelm.profile.profile import Gain, Goal
 from edgelm.profile.settings import Settings
+from edgelm.runtime.kv.prefill import PREFILL_CHUNK
 from edgelm.tuning import candidates
 from edgelm.tuning.candidates import Place, described
 from edgelm.tuning.race import EQUAL, Ratio, Rules, Standing, race
-from edgelm.tuning.rig import Phase, Reading
+from edgelm.tuning.rig import Phase, Reading, Turn
 
-STAGES = ("threads", "spinning", "passes", "against before")
+STAGES = ("threads", "spinning", "passes", "long passes", "against before")
 _FINALISTS = 3
+_WITHIN = 0.75  # of the best, from which others are tried with what is chosen next
 _FEWEST = 3  # rounds of a last comparison
 _MORE = 3  # times as many where these do not tell
 
@@ -35,7 +37,7 @@ class Measures(Protocol):
     def possible(self, settings: Settings) -> bool:
         """Whether settings can be had."""
 
-    def turn(self, phase: Phase, settings: Settings, seconds: float, *, skip: float = 0.0) -> Reading:
+    def turn(self, phase: Phase, settings: Settings, how: Turn) -> Reading:
         """Measure once."""
 
 
@@ -198,7 +200,7 @@ class Search:
     def _decode(self, before: Settings, places: Sequence[Place]) -> Settings:
         options = [candidates.decoding(before, place) for place in places]
         standings = self._stage("decode", STAGES[0], [before, *options], share=0.35)
-        chosen, others = _preferred(standings, before), _finalists(standings)
+        chosen, others = _preferred(standings, before), self._finalists(standings)
         quiet = [replace(each, spinning=False) for each in (chosen, *others)]
         chosen = _preferred(self._stage("decode", STAGES[1], [chosen, *quiet], share=0.3), before)
         others = [replace(each, spinning=chosen.spinning) for each in others]
@@ -209,18 +211,35 @@ class Search:
         apart = [each for each in options if each.prefill_threads != each.threads]
         if apart and not self.rig.possible(apart[0]):  # the weights would be in memory twice
             before, options = candidates.prefilling(before, Place(before.threads, before.cpus)), []
-        standings = self._stage("prefill", STAGES[0], [before, *options], share=0.35)
-        chosen, others = _preferred(standings, before), _finalists(standings)
-        passes = [replace(chosen, prefill_chunk=size) for size in sizes]
-        chosen = _preferred(self._stage("prefill", STAGES[2], [chosen, *passes], share=0.6), before)
+        standings = self._stage("prefill", STAGES[0], [before, *options], share=0.35, prompt=PREFILL_CHUNK)
+        chosen, others = _preferred(standings, before), self._finalists(standings)
+        chosen = self._passes(chosen, before, sizes)
         others = [replace(each, prefill_chunk=chosen.prefill_chunk) for each in others]
         return self._confirmed("prefill", chosen, before, others)
 
-    def _stage(self, phase: Phase, stage: str, options: Sequence[Settings], share: float) -> list[Standing[Settings]]:
+    def _passes(self, chosen: Settings, before: Settings, sizes: Sequence[int]) -> Settings:
+        """With the best size of a pass; those larger than usual want long prompts, and are tried where the usual one wins."""
+        usual = [replace(chosen, prefill_chunk=size) for size in sizes if size <= PREFILL_CHUNK]
+        larger = [replace(chosen, prefill_chunk=size) for size in sizes if size > PREFILL_CHUNK]
+        stage = self._stage("prefill", STAGES[2], [chosen, *usual], share=0.4, prompt=PREFILL_CHUNK)
+        chosen = _preferred(stage, before)
+        if not larger or chosen.prefill_chunk != PREFILL_CHUNK:
+            return chosen
+        return _preferred(self._stage("prefill", STAGES[3], [chosen, *larger], share=0.5), before)
+
+    def _finalists(self, standings: Sequence[Standing[Settings]]) -> list[Settings]:
+        """The best, and those that what is chosen next, or heat, may bring to the front."""
+        least = 0.0 if self.budget.hot else _WITHIN * standings[0].median
+        return [each.candidate for each in standings[:_FINALISTS] if each.median >= least]
+
+    def _stage(
+        self, phase: Phase, stage: str, options: Sequence[Settings], share: float, prompt: int | None = None
+    ) -> list[Standing[Settings]]:
         """A race, which takes a share of the time that is left at most."""
         until = self.clock() + share * max(0.0, self._until - self.clock())
         rules = Rules(rounds=self.budget.rounds)
-        return self._race(phase, stage, options, rules, self.budget.turn, over=lambda: self.clock() >= until)
+        turn = Turn(self.budget.turn, prompt=prompt)
+        return self._race(phase, stage, options, rules, turn, over=lambda: self.clock() >= until)
 
     def _confirmed(self, phase: Phase, chosen: Settings, before: Settings, others: Sequence[Settings]) -> Settings:
         """What is better than `before` in pairs that are measured for this, else `before`; its gain is kept.
@@ -228,16 +247,18 @@ class Search:
         Where heat counts, `others` take part: what is fastest while it is cool may not be so in the end.
         """
         hot = self.budget.hot
-        options = list(dict.fromkeys([chosen, before, *(others if hot else ())]))
+        options = list(dict.fromkeys([before, chosen, *(others if hot else ())]))
         if len(options) == 1:
             last = next(each for each in reversed(self.tried) if each.phase == phase and each.settings == before)
             self.gains[phase] = _gain(last, last, Ratio(1.0, 1.0, 1.0))
             return before
-        seconds, skip = (hot, _HOT_SKIP) if hot else (self.budget.turn, 0.0)
+        short = None if (chosen.prefill_chunk or 0) > PREFILL_CHUNK else PREFILL_CHUNK
+        turn = Turn(hot, skip=_HOT_SKIP) if hot else Turn(self.budget.turn, prompt=short)
+        share = 1 / 3 if phase == "decode" else 1.0  # nothing comes after prefill
         most = self.budget.final * (1 if hot else _MORE)
-        rounds = self._rounds(most, len(options) * max(seconds, self._took))
-        rules = Rules(rounds=rounds, least=min(self.budget.final, rounds))
-        standings = self._race(phase, STAGES[3], options, rules, seconds, skip=skip)
+        rounds = self._rounds(most, share, len(options) * max(turn.seconds, self._took))
+        rules = Rules(rounds=rounds, least=min(self.budget.final, rounds), strict=True)
+        standings = self._race(phase, STAGES[4], options, rules, turn)
         of = {each.candidate: each for each in standings}
         tried = {each.settings: each for each in self.tried[-len(options) :]}
         chosen = _preferred(standings, before) if hot else chosen
@@ -248,9 +269,9 @@ class Search:
         self.gains[phase] = _gain(tried[chosen], tried[before], ratio)
         return chosen
 
-    def _rounds(self, most: int, each: float) -> int:
-        """Of a last comparison whose rounds take `each` seconds, in a third of the time that is left; a few at least."""
-        return max(min(_FEWEST, most), min(most, int((self._until - self.clock()) / 3 / each)))
+    def _rounds(self, most: int, share: float, each: float) -> int:
+        """Of a last comparison whose rounds take `each` seconds, in a share of the time that is left; a few at least."""
+        return max(min(_FEWEST, most), min(most, int((self._until - self.clock()) * share / each)))
 
     def _race(
         self,
@@ -258,9 +279,8 @@ class Search:
         stage: str,
         options: Sequence[Settings],
         rules: Rules,
-        seconds: float,
+        how: Turn,
         *,
-        skip: float = 0.0,
         over: Callable[[], bool] = lambda: False,
     ) -> list[Standing[Settings]]:
         """A race of the options that differ."""
@@ -269,7 +289,7 @@ class Search:
 
         def turn(settings: Settings) -> float:
             began = self.clock()
-            reading = self.rig.turn(phase, settings, seconds, skip=skip)
+            reading = self.rig.turn(phase, settings, how)
             self._took = self.clock() - began
             readings[settings].append(reading)
             self.hooks.turn(described(settings, phase), reading)
@@ -298,10 +318,6 @@ class Search:
                 hint="is nothing else running, and is the meter that of this machine?",
             )
         return 1 / reading.joules
-
-
-def _finalists(standings: Sequence[Standing[Settings]]) -> list[Settings]:
-    return [standing.candidate for standing in standings[:_FINALISTS]]
 
 
 def _preferred(standings: Sequence[Standing[Settings]], before: Settings) -> Settings:

@@ -30,6 +30,7 @@ from edgelm.version import __version__
 
 SILENT = Hooks()
 _SHORTEST, _LONGEST = 5.0, 24 * 3600.0
+_OF_A_GRID, _SHORT = 0.08, 20.0  # of the time of all combinations a search for speed takes this share, or the seconds
 _HOT = 0.05  # of the time throttled, from which figures tell of heat
 _WIDE = 0.10  # of a median, from which the range of the middle half is too wide to rely on
 
@@ -82,7 +83,8 @@ def tune(
     Args:
         path: the folder, or a name, as `edgelm.load` takes it.
         goal: ``speed``; ``energy``, for which there must be a power sensor; or ``sustained``, speed with the heat of it.
-        seconds: after which the search hurries to its end; None for minutes, by the goal.
+        seconds: after which the search hurries to its end; None for minutes, by the goal, and for speed no more than a
+            tenth of what all combinations would take.
         power_meter: a program that prints watts, in place of the machine's own sensor.
         weight_cache: whether prepacked weights are cached, as `edgelm.load` takes it.
         save: whether the profile is written.
@@ -106,8 +108,12 @@ def tune(
         if goal == "energy":
             _expect_power(log)
         with Rig(bundle, default, weight_cache=weight_cache, log=None if goal == "speed" else log) as rig:
-            search = Search(rig, goal, default, budget, hooks)
             sizes = candidates.chunks(bundle.manifest, read_memory(), rig.prompt)
+            if goal == "speed" and seconds is None:
+                rates, places = rig.rates, candidates.places(cpu)
+                grid = candidates.grid_seconds(rates["decode"], rates["prefill"], places, sizes)
+                budget = _share(budget, grid)
+            search = Search(rig, goal, default, budget, hooks)
             best = search.run(cpu, sizes)
             packed = rig.packed
         summary = log.summary()
@@ -127,6 +133,11 @@ def _budget(goal: object, seconds: object) -> Budget:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not _SHORTEST <= seconds <= _LONGEST:
         raise OptionError(f"seconds must be from {_SHORTEST:g} to {_LONGEST:g}, not {shown(seconds)}")
     return replace(budget, seconds=float(seconds))
+
+
+def _share(budget: Budget, grid: float) -> Budget:
+    """Less time, where a grid of all combinations would not take long either."""
+    return replace(budget, seconds=max(_SHORT, min(budget.seconds, _OF_A_GRID * grid)))
 
 
 def _expect_power(log: Log) -> None:

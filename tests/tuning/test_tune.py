@@ -21,7 +21,7 @@ from edgelm.profile.settings import Settings
 from edgelm.profile.store import Profiles, profile_for
 from edgelm.tuning import candidates
 from edgelm.tuning.advice import advice
-from edgelm.tuning.rig import Rig
+from edgelm.tuning.rig import Rig, Turn
 from edgelm.tuning.search import Hooks
 
 FROZEN = Path(__file__).parents[1] / "frozen" / "format1"
@@ -140,12 +140,12 @@ def test_the_rig_measures_what_it_is_told_to(bundle: Bundle) -> None:
         assert 8 <= rig.prompt <= bundle.context - 1
         for settings in (default, Settings(1, 2, spinning=False, prefill_chunk=16), Settings(1, 1, cpus=(0,))):
             assert rig.possible(settings)
-            assert rig.turn("decode", settings, 0.0).rate > 0
-            assert rig.turn("prefill", settings, 0.01, skip=0.5).rate > 0
+            assert rig.turn("decode", settings, Turn(0.0)).rate > 0
+            assert rig.turn("prefill", settings, Turn(0.01, skip=0.5)).rate > 0
         assert rig.most > 3
         rig.most = 1  # as where memory is short: each is loaded when its turn comes
         for threads in (3, 4, 3):
-            assert rig.turn("decode", replace(default, threads=threads), 0.0).rate > 0
+            assert rig.turn("decode", replace(default, threads=threads), Turn(0.0)).rate > 0
             assert len(rig._engines) == 1
 
 
