@@ -101,7 +101,9 @@ def throughput(
 
 
 def waits(lm: LM, prompt_tokens: int) -> dict[str, Any]:
-    """Milliseconds between tokens of a text by itself, and while another request reads a prompt of so many tokens."""
+    """Milliseconds between tokens of a text by itself, before and after as it grows, and while another request reads a prompt
+    of so many tokens.
+    """
     talker = lm.stream(
         "1", raw=True, max_tokens=lm.context - 8, logit_bias={lm.bundle.manifest.special_tokens.eos[0]: -1e9}
     )
@@ -122,19 +124,21 @@ def waits(lm: LM, prompt_tokens: int) -> dict[str, Any]:
         if len(times) == 40:
             marks.append(len(times))
             ready.set()
-        if done.is_set():
+        if done.is_set() and len(marks) == 1:
+            marks.append(len(times))
+        if len(marks) == 2 and len(times) == marks[1] + 40:
             break
     talker.close()
     reader.join()
     gaps = np.diff(times) * 1000
-    own, beside = gaps[5 : marks[0] - 1], gaps[marks[0] : -1]
+    own, beside = [*gaps[5 : marks[0] - 1], *gaps[marks[1] + 1 :]], gaps[marks[0] : marks[1] - 1]
     return {
         "own_ms": float(np.median(own)),
         "beside_ms": float(np.median(beside)),
         "times": float(np.median(beside) / np.median(own)),
         "p95_times": float(np.percentile(beside, 95) / np.median(own)),
         "tokens_meanwhile": len(beside),
-        "seconds": times[-1] - times[marks[0]],
+        "seconds": times[marks[1] - 1] - times[marks[0]],
     }
 
 

@@ -26,8 +26,9 @@ from edgelm.errors import BusyError, EdgeLMError, OptionError, PromptError
 from edgelm.exporter.pipeline import export
 from edgelm.runtime.kv.prefill import PREFILL_CHUNK
 from edgelm.runtime.lm import LM
-from edgelm.runtime.loop.batch_loop import BESIDE, BatchLoop, PieceSize
+from edgelm.runtime.loop.batch_loop import BatchLoop
 from edgelm.runtime.loop.generate import Limits
+from edgelm.runtime.loop.piece_size import BESIDE, TILE, PieceSize
 from edgelm.runtime.loop.request import Request
 from edgelm.runtime.loop.results import Chunk
 from edgelm.runtime.loop.running import Running
@@ -134,13 +135,29 @@ def test_pieces_are_as_long_as_the_others_can_wait() -> None:
     size = PieceSize()
     size.stepped(0.010)
     for _ in range(30):
-        size.read(size.tokens, 0.001 * size.tokens)
-    assert abs(size.tokens - BESIDE * 10) <= 2
-    for _ in range(30):
-        size.read(size.tokens, 1.0)
-    assert size.tokens == 2
+        tokens = size.next()
+        size.read(tokens, 0.001 * tokens)
+    assert abs(size.next() - BESIDE * 10) <= TILE
     size.read(1, 1e-9)
-    assert size.tokens == 2, "the end of a prompt tells nothing"
+    assert abs(size.next() - BESIDE * 10) <= TILE, "the end of a prompt tells nothing"
+
+
+def test_where_no_piece_is_short_enough_most_tokens_are_rows_of_the_others() -> None:
+    size = PieceSize()
+    size.stepped(0.010)
+    asked = []
+    for _ in range(1000):
+        asked.append(size.next())
+        if asked[-1] > 1:
+            size.read(asked[-1], 0.030)
+    rows, pieces = asked[-500:].count(1), asked[-500:].count(TILE)
+    assert rows + pieces == 500
+    assert 5 < pieces < 100, "now and then it is tried again"
+    for _ in range(200):  # it has become cheap
+        tokens = size.next()
+        if tokens > 1:
+            size.read(tokens, 0.001 * tokens)
+    assert abs(size.next() - BESIDE * 10) <= TILE
 
 
 def test_passes_that_something_else_held_up_do_not_shorten_pieces() -> None:
@@ -149,8 +166,32 @@ def test_passes_that_something_else_held_up_do_not_shorten_pieces() -> None:
     for turn in range(200):
         slow = 10 if turn % 4 == 0 else 1
         size.stepped(0.010 * slow)
-        size.read(size.tokens, 0.001 * size.tokens * (10 if turn % 4 == 2 else 1))
-    assert 0.7 * BESIDE * 10 <= size.tokens <= 1.4 * BESIDE * 10
+        tokens = size.next()
+        size.read(tokens, 0.001 * tokens * (10 if turn % 4 == 2 else 1))
+    assert 0.7 * BESIDE * 10 <= size.next() <= 1.4 * BESIDE * 10
+
+
+@pytest.mark.parametrize("whose", ["batch", "session"])
+def test_a_prompt_is_read_by_rows_of_the_others_where_they_cannot_wait(tokenizer: Any, whose: str) -> None:
+    loop = Loop(tokenizer, parallel=3)
+    talker = loop.ticket(ids_of(1, 4), 400)
+    for _ in range(3):
+        loop.loop.round()
+    loop.loop._size._tokens = 1.0
+    options = {} if whose == "batch" else {"sequence": loop.engine.model.sequence()}
+    reader = loop.ticket(ids_of(2, 200), 5, **options)
+    begun = len(loop.engine.passes)
+    while not reader.items:
+        before = len(talker.running.history)
+        loop.loop.round()
+        assert len(talker.running.history) == before + 1
+        loop.loop._size._tokens = 1.0  # however fast this model is
+    longest = max(loop.engine.passes[begun:])
+    assert longest == (1 if whose == "batch" else TILE), "a session's sequence is no row of theirs"
+    loop.run()
+    assert loop.loop.stats().prefill_tokens >= 200 - 1
+    assert reader.tokens == greedy(reader.ids, 5)
+    assert talker.tokens == greedy(talker.ids, 400)
 
 
 def test_equal_beginnings_are_computed_once(tokenizer: Any) -> None:

@@ -1,8 +1,9 @@
 """Which texts of a batch are read next: requests come and go between its rounds. No threads here: see `batch_scheduler`.
 
 A round computes the next token of every text that has been read, in one pass, and then reads a piece of one prompt. The
-piece is as long as the time between tokens of the others allows; prompts take turns, and requests are admitted in the order
-in which they came, so that nobody starves. What a prompt has in common with another text, kept or under way, is copied.
+piece is as long as the time between tokens of the others allows: where that is not enough for a pass, the prompt's next token
+is one more row of the others' (see `piece_size`). Prompts take turns, and requests are admitted in the order in which they
+came, so that nobody starves. What a prompt has in common with another text, kept or under way, is copied.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from edgelm.errors import EdgeLMError
-from edgelm.runtime.kv.prefill import PREFILL_CHUNK, common
+from edgelm.runtime.kv.prefill import common
+from edgelm.runtime.loop.piece_size import TILE, PieceSize
 from edgelm.runtime.loop.results import SchedulerStats
 from edgelm.runtime.loop.running import Running
 from edgelm.runtime.sample.sampling import Floats
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
     from edgelm.runtime.model import Sequence as TextSequence
 
 WORTH = 16  # tokens that are copied or waited for, at least; fewer are read as fast
-BESIDE = 1.8  # passes of the others that a piece of a prompt may take between two of them
-_SMALLEST, _FIRST = 2, 16  # tokens of a piece beside others: the fewest, and of the first one
-_PACE = 1.25  # most that one measurement changes a piece, either way: so that the median counts
 _LOOK = 0.05  # seconds between looks at who has left the queue
 
 
@@ -55,30 +54,6 @@ class Texts(Protocol):
 
     def drop(self, sequence: TextSequence) -> None:
         """Forget what a sequence holds, and give back its memory."""
-
-
-class PieceSize:
-    """How many tokens of a prompt are read between two passes of others; measured while they run, and kept."""
-
-    def __init__(self) -> None:
-        self._tokens, self._step = float(_FIRST), 0.0
-
-    @property
-    def tokens(self) -> int:
-        """Of the next piece."""
-        return int(self._tokens)
-
-    def stepped(self, seconds: float) -> None:
-        """A pass of the others took so long."""
-        factor = min(max(seconds / self._step, 1 / _PACE), _PACE) if self._step else 1.0
-        self._step = (self._step or seconds) * factor**0.2
-
-    def read(self, tokens: int, seconds: float) -> None:
-        """A piece took so long."""
-        if tokens < self.tokens or not self._step:
-            return  # the end of a prompt
-        factor = BESIDE * self._step / max(seconds, 1e-9)
-        self._tokens = min(max(self._tokens * min(max(factor, 1 / _PACE), _PACE), _SMALLEST), PREFILL_CHUNK)
 
 
 class BatchLoop:
@@ -126,8 +101,12 @@ class BatchLoop:
         self._leave()
         self._share()
         self._admit()
-        decoding = self._decode()
-        self._read(decoding)
+        ready = [each for each in self.running if not each.reads and each.source is None]
+        reader = self._reader()
+        size = self._piece(reader, ready)
+        self._decode(ready, reader if size == 1 else None)
+        if reader is not None and size > 1:
+            self._read(reader, size, beside=bool(ready))
         return bool(self.running or self.waiting)
 
     def end(self, error: BaseException | None = None, *, waiting_alone: bool = False) -> None:
@@ -285,33 +264,49 @@ class BatchLoop:
 
     # Passes
 
-    def _decode(self) -> list[Running]:
-        """The next token of all that were read; these."""
-        ready = [each for each in self.running if not each.reads and each.source is None]
+    def _reader(self) -> Running | None:
+        """Whose turn it is to read of its prompt, or of tokens that a grammar forces."""
+        reading = (each for each in self.running if each.reads and each.source is None)
+        return min(reading, key=lambda r: r.last_read, default=None)
+
+    def _piece(self, reader: Running | None, ready: list[Running]) -> int:
+        """How many tokens it reads: as many as a pass of a prompt takes where no caller waits for single tokens; one is read
+        as a row of the pass of all that are ready.
+        """
+        if reader is None:
+            return 0
+        if all(other.patient for other in ready):
+            return max(self._own.model.prefill_chunk, 2)
+        size = self._size.next()
+        assert reader.sequence is not None
+        states = reader.sequence.room_after(0) == 0  # they are saved behind passes of several tokens
+        return TILE if size == 1 and (states or reader.sequence not in self._used) else size
+
+    def _decode(self, ready: list[Running], reader: Running | None) -> None:
+        """The next token of all that were read, and of the prompt of one that was not."""
         if not ready:
-            return []
+            return
+        rows = [*ready, *([] if reader is None else [reader])]
         started = time.perf_counter()
         try:
-            rows = self._batch.step([(each.sequence, each.history[-1]) for each in ready])  # type: ignore[misc]
+            found = self._batch.step([(each.sequence, each.next_id) for each in rows])  # type: ignore[misc]
         except EdgeLMError as error:
-            self._fail(ready, error)
-            return []
+            self._fail(rows, error)
+            return
         self._steps += 1
         self._decoded += len(ready)
-        self._size.stepped(time.perf_counter() - started)
-        for each, logits in zip(ready, rows, strict=True):
+        if reader is None:
+            self._size.stepped(time.perf_counter() - started)
+        else:
+            reader.last_read = self._rounds
+            self._prefilled += 1
+        for each, logits in zip(ready, found, strict=False):
             self._advance(each, logits)
-        return ready
 
-    def _read(self, decoding: list[Running]) -> None:
-        """A piece of a prompt, or of tokens that a grammar forces."""
-        reading = [each for each in self.running if each.reads and each.source is None]
-        if not reading:
-            return
-        each = min(reading, key=lambda r: r.last_read)
+    def _read(self, each: Running, size: int, *, beside: bool) -> None:
+        """A piece of its prompt."""
         each.last_read = self._rounds
-        alone = all(other.patient for other in decoding)
-        piece, wanted = each.piece(self._own.model.prefill_chunk if alone else self._size.tokens)
+        piece, wanted = each.piece(size)
         started = time.perf_counter()
         try:
             logits = each.sequence.forward(piece, wanted)  # type: ignore[union-attr]
@@ -319,7 +314,7 @@ class BatchLoop:
             self._fail([each], error)
             return
         self._prefilled += len(piece)
-        if not alone:
+        if beside:
             self._size.read(len(piece), time.perf_counter() - started)
         if wanted:
             self._advance(each, logits[0])

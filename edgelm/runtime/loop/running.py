@@ -66,6 +66,12 @@ class Running:
         return self.unread > 1
 
     @property
+    def next_id(self) -> int:
+        """The first token that its sequence lacks."""
+        assert self.sequence is not None
+        return self.history[self.sequence.position]
+
+    @property
     def most(self) -> int:
         """Tokens that its sequence may come to hold."""
         return len(self.request.ids) + self.request.limits.max_tokens
