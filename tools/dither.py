@@ -1,17 +1,20 @@
 """Write a GGUF model as a Hugging Face checkpoint, its rounding undone by chance: a fair base for comparisons.
 
     python tools/dither.py MODEL.gguf FOLDER                 # every value moved within its rounding step, seed 0
+    python tools/dither.py MODEL.gguf FAIR.gguf              # the same as a GGUF file of floats, for llama.cpp to quantise
     python tools/dither.py MODEL.gguf FOLDER --plain         # the weights as they are dequantised
     python tools/dither.py MODEL.gguf FOLDER --dtype float16
 
 The weights of a quantised file lie on the grid of its format, which flatters that format and its like: rounding to it
 again costs nothing. So to every value a uniform error within half a step of its block is added, as if it had just been
-rounded from there. The same seed gives the same bytes. Values stored as floats stay as they are.
+rounded from there. The same seed gives the same bytes. Values stored as floats stay as they are. A folder and a file are not
+of the same values: make the checkpoint of a file of floats from that (`--plain`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ import numpy as np
 
 from edgelm.errors import EdgeLMError
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.checkpoint.gguf.header import read_header
 from edgelm.exporter.checkpoint.gguf.tensors import GGUFTensor, Rotated
 from edgelm.exporter.checkpoint.tensors import Readable
 from edgelm.exporter.tokenizer.text_files import read_text
@@ -43,7 +47,10 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 @click.option("--dtype", type=click.Choice(sorted(_DTYPES)), default="float32", show_default=True)
 def main(model: Path, folder: Path, plain: bool, seed: int, dtype: str) -> None:
     try:
-        write(model, folder, None if plain else seed, dtype)
+        if folder.suffix == ".gguf":
+            write_gguf(model, folder, None if plain else seed)
+        else:
+            write(model, folder, None if plain else seed, dtype)
     except EdgeLMError as error:
         raise click.ClickException(f"{error}" + (f" ({error.hint})" if error.hint else "")) from None
 
@@ -65,6 +72,32 @@ def write(model: Path, folder: Path, seed: int | None = 0, dtype: str = "float32
     text.tokenizer.save(str(folder / "tokenizer.json"))
     _write_weights(checkpoint, folder / "model.safetensors", seed, dtype)
     return folder
+
+
+def write_gguf(model: Path, output: Path, seed: int | None = 0) -> Path:
+    """Write a GGUF file in one piece once more, every tensor in float32; `seed` None is without any error."""
+    import gguf
+
+    tensors = read_header(model).tensors.values()
+    reader = gguf.GGUFReader(model)
+    fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    architecture = fields.pop(gguf.Keys.General.ARCHITECTURE).contents()
+    writer = gguf.GGUFWriter(output, architecture)
+    for name, field in fields.items():
+        value = gguf.LlamaFileType.ALL_F32 if name == gguf.Keys.General.FILE_TYPE else field.contents()
+        inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, value, field.types[0], sub_type=inner)
+    for info in tensors:
+        writer.add_tensor_info(info.name, info.shape, np.dtype(np.float32), 4 * math.prod(info.shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    generator = None if seed is None else np.random.default_rng(seed)
+    for info in tensors:
+        values = np.concatenate(_slices(GGUFTensor(info, info.name), generator))
+        writer.write_tensor_data(values.reshape(info.shape))
+    writer.close()
+    return output
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

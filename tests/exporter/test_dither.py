@@ -55,6 +55,22 @@ def test_transformers_reads_it(
     assert tokenizer.chat_template is not None
 
 
+def test_a_file_of_floats_is_the_same_model_moved(
+    dither: Callable[..., Path], tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = write_gguf(tiny_checkpoint(tie_word_embeddings=True), tmp_path / "m.gguf", "Q4_1")
+    write_floats = sys.modules[dither.__module__].write_gguf
+    plain, moved = (Checkpoint(write_floats(file, tmp_path / f"{seed}.gguf", seed)) for seed in (None, 0))
+    stored = Checkpoint(file)
+    assert plain.names() == moved.names() == stored.names()
+    assert plain.config.values == stored.config.values
+    for name in stored.names():
+        before, after = stored.tensor(name).read(), moved.tensor(name).read()
+        np.testing.assert_array_equal(plain.tensor(name).read(), before)
+        assert np.array_equal(before, after) == ("norm" in name)
+        np.testing.assert_allclose(after, before, atol=0.05)
+
+
 @pytest.mark.parametrize(("kind", "parts"), [("Q6_K", 16), ("Q4_K", 8), ("Q5_K", 8)])
 def test_steps_of_super_blocks(kind: str, parts: int, dither: Callable[..., Path]) -> None:
     """The distance of the nearest different values in a part is its step, or a multiple of it."""
