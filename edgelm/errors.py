@@ -13,6 +13,18 @@ from functools import wraps
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+_LONGEST = 4000  # characters of an error's text
+
+
+def one_line(text: str) -> str:
+    """A text as one line that a terminal shows: names of files and keys, which others chose, may hold anything."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " if c in "\t\n\v\f\r" else _escaped(c) for c in text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class EdgeLMError(Exception):
@@ -23,10 +35,10 @@ class EdgeLMError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(one_line(message))
+        self.hint = hint if hint is None else one_line(hint)
         if hint is not None:
-            self.add_note(f"hint: {hint}")  # a traceback shows it, too
+            self.add_note(f"hint: {self.hint}")  # a traceback shows it, too
 
 
 class EdgeLMWarning(RuntimeWarning):

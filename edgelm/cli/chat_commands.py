@@ -110,7 +110,7 @@ def _set(conversation: Conversation, text: str) -> None:
         raise OptionError(f"no option {name}", hint=near(name, _SETTINGS, listing="options"))
     found: Any = None
     if value.strip():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(value)
         found = value.strip() if found is None else found
         conversation.lm.config.replace(**{name: found})  # told before it is used

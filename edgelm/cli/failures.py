@@ -11,7 +11,7 @@ from typing import TextIO
 
 import click
 
-from edgelm.errors import EdgeLMError
+from edgelm.errors import EdgeLMError, one_line
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -58,7 +58,7 @@ def report(error: BaseException) -> int:
 
 def say(kind: str, message: str) -> None:
     """One line on stderr, however many `message` has: ``error: …``, ``hint: …``, ``warning: …``, ``note: …``."""
-    click.echo(f"{kind}: {' '.join(message.split())}", err=True)
+    click.echo(f"{kind}: {' '.join(one_line(message).split())}", err=True)
 
 
 def flush(code: int) -> int:
@@ -100,6 +100,8 @@ def _explain(error: BaseException) -> tuple[str, str | None]:
         )
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
+        if isinstance(error, NotADirectoryError | FileExistsError):  # a cache's folder, mostly
+            return where + "a file is in the place of a folder", "move it away"
         return where + (error.strerror or str(error)), None
     if isinstance(error, ImportError):
         return f"a library cannot be loaded: {error}", "see: edgelm doctor"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import click
 
 from edgelm.cli.failures import say
 from edgelm.cli.sections import Sectioned, entitle
-from edgelm.errors import BundleError, OptionError
+from edgelm.errors import BundleError, OptionError, RemoteError
 
 _OWN = ("on", "keep", "offline_wheels")
 
@@ -101,10 +100,11 @@ class BoardCommand(Sectioned):
 
 def _keep(report: Path, bundle: Path, place: str) -> None:
     """What was measured there is kept here."""
+    from edgelm.bundle.json_table import read_json
     from edgelm.bundle.reader import Bundle
     from edgelm.results.store import keep
 
-    facts = json.loads(report.read_text())
+    facts = read_json(report, error=RemoteError)
     keep(facts, Bundle.open(bundle, check=False).manifest.to_dict(), place, lambda text: say("warning", text))
 
 

@@ -237,7 +237,7 @@ def _template_args(values: Iterable[str]) -> dict[str, Any] | None:
             raise click.BadParameter(f"{value!r} is not NAME=VALUE, such as enable_thinking=false")
         try:
             found[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             found[name] = text
     return found or None
 

@@ -131,7 +131,7 @@ def _run(args: Sequence[str], left: float, timeout: float, processes: Processes,
 def _report(data: bytes) -> Mapping[str, Any]:
     try:
         report = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         report = None
     if not isinstance(report, dict):
         raise FleetError("ended without a report")

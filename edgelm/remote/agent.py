@@ -30,7 +30,20 @@ BLOCK = 1 << 18
 
 def main(verb: str, arguments: dict[str, Any]) -> int:
     """Do what is asked for; the exit code."""
-    return VERBS[verb](**arguments)
+    try:
+        return VERBS[verb](**arguments)
+    except OSError as error:
+        return fail(explained(error))
+
+
+def explained(error: OSError) -> str:
+    """What is wrong with which file."""
+    where = f"{error.filename}: " if error.filename else ""
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return where + "a file is in the place of a folder"
+    if isinstance(error, IsADirectoryError):
+        return f"{error.filename2 or error.filename}: a folder is in the place of a file"
+    return where + (error.strerror or str(error))
 
 
 def probe(base: str) -> int:
@@ -107,7 +120,9 @@ def unpack(archives: list[str], folder: str) -> int:
             os.rename(making, folder)
         except OSError as error:
             if not os.path.isdir(folder):
-                return fail(f"{folder}: {error.strerror or error}")
+                return fail(explained(error))
+        except (tarfile.TarError, zipfile.BadZipFile, KeyError) as error:
+            return fail(f"{archive} is damaged: {error}")
         finally:
             shutil.rmtree(making, ignore_errors=True)
     for archive in archives:
@@ -286,7 +301,7 @@ def tell(**facts: Any) -> int:
 
 def fail(why: str) -> int:
     """An error of one line."""
-    print("agent: " + why, file=sys.stderr, flush=True)
+    print("agent: " + " ".join(why.split()), file=sys.stderr, flush=True)
     return 3
 
 

@@ -211,6 +211,8 @@ def _failure(place: Place, code: int, said: str) -> RemoteError:
         return place.explain(code, said)
     if "No space left" in own[-1]:
         return RemoteError(f"{place.name} is full: {own[-1]}", hint="make room there, then run it again: it goes on")
+    if "in the place of a" in own[-1]:
+        return RemoteError(f"{place.name}: {own[-1]}", hint="move it away there, then run it again")
     return RemoteError(f"{place.name}: {own[-1]}", hint="run it again: it goes on where it was")
 
 

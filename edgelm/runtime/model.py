@@ -257,7 +257,7 @@ class Sequence:
             if listed:
                 logits = cache.run(tokens, len(self._tokens), max(1, num_logits))[:num_logits]
             else:
-                logits = self._no_logits()
+                logits = np.empty((0, self.width), np.float32)
         self._tokens += listed
         return logits
 
@@ -274,7 +274,7 @@ class Sequence:
         Raises:
             PromptError, DeviceError: as `forward`; the passes before are done.
         """
-        logits = self._no_logits()
+        logits = np.empty((0, self.width), np.float32)
         for piece, wanted in prefill_pieces(ids, self.model.prefill_chunk, self.rewinds):
             logits = self.forward(piece, min(wanted, num_logits))
         return logits
@@ -314,7 +314,9 @@ class Sequence:
             self.model.expect_memory(self._opened(), len(compiled.tokens))
         except DeviceError:
             return  # then it is computed, as far as there is room
-        self.restore(compiled.tokens, compiled.load())
+        snapshot = compiled.load()
+        if self.takes(compiled.tokens, snapshot):
+            self.restore(compiled.tokens, snapshot)
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from `position` on; a model with states or windows may read tokens before it again."""
@@ -365,6 +367,10 @@ class Sequence:
         snapshot = cache.save(position)
         return self._tokens[: snapshot.position], snapshot
 
+    def takes(self, tokens: abc.Sequence[int], snapshot: KVSnapshot) -> bool:
+        """Whether `restore` can be called so: what is in a file may be of another model, whatever it is tied to."""
+        return max(tokens, default=0) < self.vocab_size and self._opened().takes(snapshot)
+
     def restore(self, tokens: abc.Sequence[int], snapshot: KVSnapshot) -> None:
         """Hold `tokens`, whose keys and values are in `snapshot`, instead of what there is; its arrays may be written to.
 
@@ -390,9 +396,6 @@ class Sequence:
             raise PromptError(
                 f"token ids must be from 0 to {self.vocab_size - 1}", hint="the tokenizer belongs to another model"
             )
-
-    def _no_logits(self) -> np.ndarray:
-        return np.empty((0, self.width), np.float32)
 
     def _opened(self) -> Cache:
         if self._cache is None:

@@ -115,7 +115,7 @@ class Session(TextGenerator):
                 was.
             AdapterError: see `LM.open_adapter`.
         """
-        from edgelm.runtime.kv.prompt_cache import read
+        from edgelm.runtime.kv.prompt_cache import of_another_model, read
 
         file = path_argument("path", path)
         sequence, chosen = self._opened(), self._requests.adapter(adapter)
@@ -127,6 +127,8 @@ class Session(TextGenerator):
                 stale=True,
             )
         with self._scheduler.alone(sequence=sequence):
+            if not sequence.takes(ids, snapshot):
+                raise of_another_model(file)
             sequence.adapt(chosen)
             sequence.restore(ids, snapshot)
 

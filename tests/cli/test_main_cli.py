@@ -12,7 +12,7 @@ import click
 import pytest
 
 from edgelm.cli import group
-from edgelm.errors import BundleError
+from edgelm.errors import BundleError, EdgeLMError, PromptCacheError
 from edgelm.version import __version__
 
 HEAVY = ("numpy", "onnxruntime", "tokenizers", "jinja2", "onnx_ir", "torch", "huggingface_hub")
@@ -194,3 +194,20 @@ def test_shell_completion(start, monkeypatch):
     monkeypatch.setenv("_EDGELM_COMPLETE", "bash_source")
     ended = subprocess.run([sys.executable, "-m", "edgelm"], capture_output=True, timeout=60)
     assert b"_EDGELM_COMPLETE=bash_complete" in ended.stdout
+
+
+@pytest.mark.parametrize("kind", [EdgeLMError, BundleError, PromptCacheError])
+def test_an_error_is_one_line_that_a_terminal_shows_whatever_it_names(failing, edgelm, kind):
+    error = kind("a\nb is missing: \x1b]0;mine\x07 \ud800\u202e names it", hint="look\rinto it")
+    assert str(error) == "a b is missing: \\x1b]0;mine\\x07 \\ud800\\u202e names it"
+    assert error.hint == "look into it"
+    assert len(str(kind("x" * 10**6))) < 5000
+    assert str(kind("größer als 模型 😀")) == "größer als 模型 😀"
+    failing(error)
+    assert edgelm("run").err == f"error: {error}\nhint: look into it\n"
+
+
+def test_a_file_where_a_folder_belongs(failing, edgelm):
+    failing(FileExistsError(17, "File exists", "/home/x/.cache/edgelm"))
+    ended = edgelm("run")
+    assert ended.err.startswith("error: /home/x/.cache/edgelm: a file is in the place of a folder\n")

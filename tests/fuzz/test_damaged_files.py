@@ -32,7 +32,10 @@ ODD: list[Any] = [
     *(None, True, -1, 0, 1, 1.5, 1e308, 1 << 31, 1 << 63, 10**30, float("nan"), float("inf")),
     *("", "x", "\0", "\ud800", "é" * 70, "../x", "a\nb", "x" * 5000),
     *([], {}, [None], [1, 2, 3], {"type": "x"}, {"": 0}, [[[[[[]]]]]], ["x"] * 100),
+    *("<deep list>", "<deep object>"),
 ]
+# Deeper than `json` can write: these texts are put in their places.
+DEEP = {b'"<deep list>"': b"[" * 20_000 + b"]" * 20_000, b'"<deep object>"': b'{"a":' * 20_000 + b"0" + b"}" * 20_000}
 
 
 def edits(size: int) -> st.SearchStrategy[Any]:
@@ -97,7 +100,10 @@ def damaged(name: str, data: bytes) -> st.SearchStrategy[bytes]:
         new = value
         for path, what in changes:
             new = replaced(new, path, what)
-        return json.dumps(new).encode()
+        text = json.dumps(new).encode()
+        for name, deep in DEEP.items():
+            text = text.replace(name, deep)
+        return text
 
     return st.lists(change, min_size=1, max_size=3).map(dumped) | plain | st.binary(max_size=64)
 

@@ -15,6 +15,7 @@ from edgelm.remote import agent
 
 AGENT = Path(agent.__file__)
 LONG = 100 * 86_400
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # SHA-256 of nothing
 
 
 def call(verb: str, **arguments: object) -> dict[str, object]:
@@ -97,3 +98,40 @@ def test_an_environment_in_use_stays(base: Path) -> None:
 
 def test_a_board_without_anything(tmp_path: Path) -> None:
     assert call("tidy", base=str(tmp_path / "none"), keep=[], age=1) == {"done": True}
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "said"),
+    [
+        ("receive", {"path": "{base}/edgelm.json/x", "length": 1, "sha256": ""}, "a file is in the place of a folder"),
+        (
+            "receive",
+            {"path": "{base}/edgelm.json/x/y", "length": 1, "sha256": ""},
+            "a file is in the place of a folder",
+        ),
+        (
+            "receive",
+            {"path": "{base}/cache", "length": 0, "sha256": EMPTY},
+            "cache: a folder is in the place of a file",
+        ),
+        ("run", {"argv": ["x"], "environment": {}, "folder": "{base}/edgelm.json"}, "in the place of a folder"),
+        ("run", {"argv": ["/no/such"], "environment": {}, "folder": "{base}/r"}, "/no/such: No such file or directory"),
+        ("send", {"path": "{base}/cache"}, "cache: a folder is in the place of a file"),
+        ("send", {"path": "{base}/none"}, "none: No such file or directory"),
+        ("unpack", {"archives": ["{base}/edgelm.json"], "folder": "{base}/new"}, "edgelm.json is damaged"),
+        ("unpack", {"archives": [], "folder": "{base}/edgelm.json"}, "in the place of a folder"),
+        ("tidy", {"base": "{base}", "keep": [], "age": 0}, None),
+    ],
+)
+def test_what_stands_in_the_way_is_told_in_one_line(
+    base: Path, verb: str, arguments: dict[str, object], said: str | None
+) -> None:
+    text = json.dumps(arguments).replace("{base}", str(base))
+    done = subprocess.run([sys.executable, "-c", AGENT.read_text(), verb, text], capture_output=True, text=True)
+    if said is None:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 3
+        assert done.stderr.startswith("agent: ")
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import edgelm
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError, OptionError, PromptCacheError, PromptError
 from edgelm.exporter.pipeline import export
+from edgelm.runtime.kv import prompt_cache
+from edgelm.runtime.kv.cache import KVSnapshot
 from edgelm.runtime.lm import LM, load
 
 LFM2 = {
@@ -198,6 +201,44 @@ def test_a_cache_of_another_bundle_is_refused(lm: LM, llama: Bundle, saved: byte
             session.load(tmp_path / "cache")
         assert raised.value.stale
         assert session.tokens == held
+
+
+def _all_renamed(snapshot: KVSnapshot) -> KVSnapshot:
+    return replace(snapshot, layers={f"x{name}": array for name, array in snapshot.layers.items()})
+
+
+def _wider(snapshot: KVSnapshot) -> KVSnapshot:
+    return replace(snapshot, layers={n: np.concatenate([a, a], axis=3) for n, a in snapshot.layers.items()})
+
+
+def _of_other_types(snapshot: KVSnapshot) -> KVSnapshot:
+    return replace(snapshot, layers={name: array.astype(np.float64) for name, array in snapshot.layers.items()})
+
+
+def _with_states(snapshot: KVSnapshot) -> KVSnapshot:
+    """Of another model; where it has states itself, they are of other places than the end."""
+    own = {place - 1: arrays for place, arrays in snapshot.states.items()}
+    return replace(snapshot, states=own or {snapshot.position: {"conv": np.zeros((1, 2), np.float32)}})
+
+
+@pytest.mark.parametrize("change", [_all_renamed, _wider, _of_other_types, _with_states])
+def test_arrays_of_another_model_are_refused_whatever_they_are_tied_to(
+    change: Callable[[KVSnapshot], KVSnapshot], lm: LM, tmp_path: Path
+) -> None:
+    path = tmp_path / "rules.cache"
+    with lm.session() as session:
+        before = session.generate(RULES, max_tokens=3, temperature=0.0, raw=True).text
+        session.save(path)
+        ids, snapshot = prompt_cache.read(path, lm.bundle.digest)
+        used = {name: array[:, :, : len(ids)] for name, array in snapshot.layers.items()}
+        snapshot = replace(snapshot, layers=used)
+        prompt_cache.write(path, lm.bundle.digest, ids, change(snapshot), lm.context)
+        with pytest.raises(PromptCacheError, match="does not hold what this model keeps of its tokens"):
+            session.load(path)
+        prompt_cache.write(path, lm.bundle.digest, [10**6] * len(ids), snapshot, lm.context)
+        with pytest.raises(PromptCacheError, match="does not hold what this model keeps of its tokens"):
+            session.load(path)
+        assert session.generate(RULES, max_tokens=3, temperature=0.0, raw=True).text == before
 
 
 def test_what_is_no_prompt_cache_is_left_alone(lm: LM, tmp_path: Path) -> None:

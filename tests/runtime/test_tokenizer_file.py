@@ -178,6 +178,11 @@ def test_expressions_whose_time_grows_faster_than_a_text(pattern: str, tmp_path:
     with pytest.raises(ValueError, match=r"takes too long for|retry-limit"):
         tokenizer_file.probe(read_tokenizer(path))
     assert time.process_time() - started < 30
+    path = write(
+        tmp_path / "tokenizer.json", normalizer={"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}
+    )
+    with pytest.raises(ValueError, match=r"takes too long for|retry-limit"):
+        tokenizer_file.probe(read_tokenizer(path))
 
 
 def test_guarded_lets_ctrl_c_through() -> None:

@@ -14,9 +14,11 @@ MODEL_TYPES = ("lfm2",)
 def describe(config: Config) -> Decoder:
     """The decoder of an LFM2 config.json."""
     hidden, count = config.integer("hidden_size"), config.integer("num_hidden_layers")
-    attends = set(config.get("full_attn_idxs", range(count)))
+    attends = config.get("full_attn_idxs", list(range(count)))
+    if not isinstance(attends, list):
+        raise CheckpointError(f"{config.path}: full_attn_idxs is not a list of layers")
     types = config.get("layer_types", ["full_attention" if i in attends else "conv" for i in range(count)])
-    if not isinstance(types, list) or len(types) != count or not set(types) <= {"full_attention", "conv"}:
+    if not isinstance(types, list) or len(types) != count or any(t not in ("full_attention", "conv") for t in types):
         raise CheckpointError(
             f"{config.path}: layer_types does not name full_attention or conv for each of the {count} layers"
         )

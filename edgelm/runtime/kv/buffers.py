@@ -61,6 +61,15 @@ class Layout:
         """In the order in which `Buffers` gives the arrays."""
         return [*self.whole, *self.windows, *self.states]
 
+    def whole_arrays(self, length: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and type of each buffer of one row with room for `length` tokens."""
+        return {n: ((1, heads, length, size), dtype) for n, (heads, size, dtype) in self.whole.items()}
+
+    def saved_arrays(self, place: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and type of what is kept of states and windows after `place` tokens."""
+        windows = {n: ((1, heads, w.held(place), size), dtype) for n, (heads, size, dtype, w) in self.windows.items()}
+        return windows | {n: ((1, *shape), dtype) for n, (shape, dtype) in self.states.items()}
+
     @property
     def token_bytes(self) -> int:
         """Of a token, in layers that keep the whole context."""
@@ -189,6 +198,13 @@ class Buffers:
             if length > 0:
                 _mapping(buffer).madvise(_DROP, start, length)
         self.touched[row] = 0
+
+
+def same_arrays(found: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[tuple[int, ...], Any]]) -> bool:
+    """Whether these are arrays of these names, shapes and types."""
+    return {name: (array.shape, array.dtype) for name, array in found.items()} == {
+        name: (shape, np.dtype(dtype)) for name, (shape, dtype) in wanted.items()
+    }
 
 
 def mapped(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgelm.runtime.kv.buffers import SMALLEST, Buffers, Layout
+from edgelm.runtime.kv.buffers import SMALLEST, Buffers, Layout, same_arrays
 from edgelm.runtime.kv.windows import Window, state_copies, window_copies
 from edgelm.runtime.ort.session import Runner, Values
 
@@ -78,6 +78,9 @@ class Cache(Protocol):
 
     def save(self, position: int) -> KVSnapshot:
         """What the first `position` tokens left, or fewer where the state of that place was not saved."""
+
+    def takes(self, snapshot: KVSnapshot) -> bool:
+        """Whether `load` can be called so: the arrays are those that `save` of such a cache gives."""
 
     def load(self, snapshot: KVSnapshot) -> None:
         """Take over what `save` gave, in place of all that is held; arrays may be used as they are."""
@@ -260,6 +263,19 @@ class SharedCache:
         """Keep the states after all `position` tokens, so that `save` and `truncate` find them."""
         if self._state_names and position:
             self._save_place(position)
+
+    def takes(self, snapshot: KVSnapshot) -> bool:
+        """Buffers of one length, and states and windows of the last place, which is where a text goes on."""
+        layout, end = self._buffers.layout, snapshot.position
+        lengths = {array.shape[2] for array in snapshot.layers.values() if array.ndim == 4}
+        length = next(iter(lengths), end)
+        if len(lengths) > 1 or length < end or not same_arrays(snapshot.layers, layout.whole_arrays(length)):
+            return False
+        if self.rewinds:
+            return not snapshot.states
+        return max(snapshot.states, default=-1) == end and all(
+            same_arrays(arrays, layout.saved_arrays(place)) for place, arrays in snapshot.states.items()
+        )
 
     def load(self, snapshot: KVSnapshot) -> None:
         """The arrays become the buffers, as they are; of buffers that others share, the row is written."""

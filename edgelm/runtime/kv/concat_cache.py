@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgelm.machine.heap import give_back
-from edgelm.runtime.kv.buffers import NUMPY
+from edgelm.runtime.kv.buffers import NUMPY, same_arrays
 from edgelm.runtime.kv.cache import PROMPT_PASS, KVSnapshot
 from edgelm.runtime.ort.session import PROMPT, ort
 
@@ -94,6 +94,13 @@ class ConcatCache:
 
     def keep(self, position: int) -> None:
         """Nothing to do: `truncate` goes anywhere."""
+
+    def takes(self, snapshot: KVSnapshot) -> bool:
+        """The past of each layer, which may have room behind it."""
+        lengths = {n: array.shape[2] for n, array in snapshot.layers.items() if array.ndim == 4}
+        wanted = {i.name: ((1, i.shape[1], lengths.get(i.name, 0), i.shape[3]), NUMPY[i.type]) for i in self._past}
+        enough = all(length >= snapshot.position for length in lengths.values())
+        return enough and not snapshot.states and same_arrays(snapshot.layers, wanted)
 
     def load(self, snapshot: KVSnapshot) -> None:
         """Copies of the arrays become the past."""

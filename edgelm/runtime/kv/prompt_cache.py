@@ -14,6 +14,7 @@ with any file of weights, take it from whom you trust.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import zlib
@@ -116,14 +117,20 @@ def _read(path: Path, mapped: mmap.mmap, digest: str, check: bool) -> tuple[list
     if header["bundle"] != digest:
         raise PromptCacheError(f"{path} was saved with another bundle or adapter", hint=_HINT, stale=True)
     tokens, layers, states = header["tokens"], dict[str, np.ndarray](), dict[int, dict[str, np.ndarray]]()
+    _expect_counts(tokens)
     for entry in header["arrays"]:
         shape, name, place = entry["shape"], entry["name"], entry["state"]
-        count = int(np.prod(shape))
-        array = np.frombuffer(mapped, np.dtype(entry["type"]), count, base + entry["start"]).reshape(shape)
+        _expect_counts([*shape, entry["start"], *([] if place is None else [place])])
+        array = np.frombuffer(mapped, np.dtype(entry["type"]), math.prod(shape), base + entry["start"]).reshape(shape)
         if check and _checksum(array if place is not None else array[:, :, : len(tokens)]) != entry["crc32"]:
             raise _damaged(path, f"the checksum of {name} is wrong")
         (layers if place is None else states.setdefault(place, {}))[name] = array
     return tokens, KVSnapshot(len(tokens), layers, states)
+
+
+def of_another_model(path: Path) -> PromptCacheError:
+    """The error of a file whose arrays are not those that the model keeps (`Sequence.takes`)."""
+    return _damaged(path, "it does not hold what this model keeps of its tokens")
 
 
 def is_prompt_cache(path: Path) -> bool:
@@ -146,6 +153,12 @@ def _header(path: Path, mapped: mmap.mmap) -> tuple[dict[str, Any], int]:
     if len(mapped) != base + header["bytes"]:
         raise _damaged(path, f"it has {len(mapped):,} bytes and should have {base + header['bytes']:,}")
     return header, base
+
+
+def _expect_counts(values: Any) -> None:
+    """ValueError where it is no list of whole numbers from 0 on."""
+    if not isinstance(values, list) or any(type(value) is not int or value < 0 for value in values):
+        raise ValueError
 
 
 def _arrays(snapshot: KVSnapshot) -> Iterator[tuple[int | None, str, np.ndarray]]:

@@ -199,13 +199,15 @@ class BatchScheduler:
 
     def load_beginning(self, path: Path, tie: str) -> int:
         """See `LM.load_beginning`; `tie` is what the file belongs to."""
-        from edgelm.runtime.kv.prompt_cache import read
+        from edgelm.runtime.kv.prompt_cache import of_another_model, read
 
         tokens, snapshot = read(path, tie)
         with self.alone():
             sequence = self._loop.spare()
             if sequence is None or len(tokens) > sequence.context or self._loop.holding(tokens) is not None:
                 return 0
+            if not sequence.takes(tokens, snapshot):
+                raise of_another_model(path)
             sequence.adapt(None)
             sequence.restore(tokens, snapshot)
         return len(tokens)

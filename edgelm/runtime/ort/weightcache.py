@@ -62,7 +62,7 @@ class Entry:
         """The entry in a folder; None where there is none."""
         try:
             facts = json.loads(read_bytes(folder / _RECORD, _LONGEST_RECORD))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return cls(folder, facts) if isinstance(facts, dict) and isinstance(facts.get("files"), dict) else None
 

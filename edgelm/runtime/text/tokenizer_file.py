@@ -107,9 +107,11 @@ def probe(tokenizer: tokenizers.Tokenizer) -> None:
         ValueError: a text cannot be encoded or decoded.
     """
     with guarded():
-        pre_tokenizer = "" if tokenizer.pre_tokenizer is None else tokenizer.pre_tokenizer.__getstate__().decode()
-        named = dict.fromkeys(c for c in pre_tokenizer if c.isalnum())
-    texts = [f"{c * 100}\n{c * 100}!" for c in [*named, *"aA1 \n!'▁éя中"]]
+        parts = [part for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) if part is not None]
+        found = [text for part in parts for text in _expressions(json.loads(part.__getstate__()))]
+        # What an expression names; without one a run of any length takes the time of its length.
+        named = dict.fromkeys([c for text in found for c in text if c.isalnum()] + (list("a1é ") if found else []))
+    texts = [f"{c * 100}\n{c * 100}!" for c in dict.fromkeys([*named, *"aA1 \n!'▁éя中"])]
     with guarded(), _silent():
         for text in ["", *texts, "aA1 !\né中😀" * 50]:
             tokenizer.decode(tokenizer.encode(text).ids)
@@ -117,6 +119,15 @@ def probe(tokenizer: tokenizers.Tokenizer) -> None:
         tokenizer.decode(sorted(tokenizer.get_vocab(with_added_tokens=True).values()), skip_special_tokens=False)
         for c in named:
             _expect_steady(tokenizer, c, "!" + "".join(named))
+
+
+def _expressions(value: Any) -> Iterator[str]:
+    """Every regular expression in a part of a tokenizer."""
+    if isinstance(value, dict) and isinstance(value.get("Regex"), str):
+        yield value["Regex"]
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _expressions(inner)
 
 
 def _expect_steady(tokenizer: tokenizers.Tokenizer, c: str, end: str) -> None:
