@@ -55,6 +55,11 @@ def expect_name(path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, "that is no possible file name")
 
 
+def real_path(path: Path) -> Path:
+    """A path without links in it; where they lead in a circle, as it stands: opening it tells that."""
+    return Path(os.path.realpath(path))
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, opened for reading; links are followed.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import edgelm
 from edgelm.bundle.reader import Bundle
 from edgelm.cli.options import form
 from edgelm.errors import EdgeLMError
@@ -110,3 +111,16 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 def test_an_impossible_name_is_an_os_error(name: str) -> None:
     with pytest.raises(OSError, match=r"possible file name|No such file"):
         read_bytes(name)
+
+
+def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    loop(circle)
+    for call in (
+        lambda: edgelm.load(circle),
+        lambda: edgelm.export(circle),
+        lambda: edgelm.export(None, adapter=circle),
+        lambda: edgelm.export(None, calibrate=circle),
+    ):
+        with pytest.raises(EdgeLMError, match="circle"):
+            call()

@@ -172,7 +172,7 @@ class Store:
             _migrate(database, self.path, make=make)
             yield database
             database.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # or SQLite's own words are no UTF-8
             raise ResultsError(f"{self.path} cannot be used: {error}", hint=_MOVE) from None
         finally:
             database.close()  # rolls back what was not committed

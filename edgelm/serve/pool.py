@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import OptionError, near
+from edgelm.files import real_path
 from edgelm.machine.host import read_memory
 from edgelm.runtime.lm import LM
 from edgelm.serve.errors import LOG, ApiError
@@ -194,5 +195,5 @@ def open_models(paths: Sequence[Path], aliases: Sequence[str]) -> list[Served]:
     Raises:
         BundleError: one cannot be used.
     """
-    names = [*aliases, *(path.resolve().name for path in paths[len(aliases) :])]
+    names = [*aliases, *(real_path(path).name for path in paths[len(aliases) :])]
     return [Served(name, Bundle.open(path)) for name, path in zip(names, paths, strict=True)]

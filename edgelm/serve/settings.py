@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgelm.errors import OptionError
-from edgelm.files import read_text
+from edgelm.files import read_text, real_path
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SHORTEST_KEY = 8  # characters; what is shorter is guessed
@@ -167,7 +167,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
 def _is_credential(path: Path) -> bool:
     """Whether systemd gave the file to this service alone, whose access list shows as the group's bits."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(folder) and path.resolve().is_relative_to(Path(str(folder)).resolve())
+    return bool(folder) and real_path(path).is_relative_to(real_path(Path(str(folder))))
 
 
 def _is_address(host: str) -> bool:

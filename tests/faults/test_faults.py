@@ -21,18 +21,18 @@ HERE = Path(__file__).parent
 SAMPLES = 3
 # Each way to write, and how many of its calls the slow run tries.
 SCENARIOS = {
-    "export": 24,
-    "export-all": 8,
-    "overwrite": 24,
-    "overwrite-without-exchange": 24,
-    "save": 24,
-    "sweep": 12,
-    "weight-cache": 24,
-    "prompt-cache": 24,
-    "results": 24,
-    "remove": 24,
-    "compiled-prompt": 12,
-    "kept-prompt": 12,
+    "export": 8,
+    "export-all": 3,
+    "overwrite": 8,
+    "overwrite-without-exchange": 8,
+    "save": 8,
+    "sweep": 4,
+    "weight-cache": 8,
+    "prompt-cache": 8,
+    "results": 8,
+    "remove": 8,
+    "compiled-prompt": 5,
+    "kept-prompt": 5,
 }
 EVERY = os.environ.get("EDGELM_FAULTS") == "all"
 QUICK = ("overwrite", "overwrite-without-exchange", "save", "prompt-cache", "results", "remove")

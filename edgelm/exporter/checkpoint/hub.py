@@ -17,6 +17,7 @@ from edgelm.errors import CheckpointError, EdgeLMError, OptionError, near
 from edgelm.exporter.checkpoint.gguf import files as gguf
 from edgelm.exporter.checkpoint.hub_model import HubModel, Source
 from edgelm.exporter.progress import Progress
+from edgelm.files import real_path
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _GGUF_ID = re.compile(rf"({_HUB_ID.pattern}):([\w.-]+)")  # as llama.cpp's users write it: owner/name:Q4_K_M
@@ -73,14 +74,14 @@ def name_of(model: str | None, file: str | None = None) -> str:
         return demo.NAME
     path = Path(model).expanduser()
     if path.exists():
-        return gguf.stem(path.resolve().name)
+        return gguf.stem(real_path(path).name)
     if (known := catalogue.find(model)) is not None and "/" not in model:
         return known.name
     wanted = meant(model, None, file)
     if wanted.model is None:
         return demo.NAME
     if not _on_hub(wanted.model):
-        return gguf.stem(path.resolve().name)
+        return gguf.stem(real_path(path).name)
     return wanted.model if wanted.file is None else f"{wanted.model}:{gguf.stem(Path(wanted.file).name)}"
 
 

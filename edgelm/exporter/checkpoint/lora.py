@@ -22,6 +22,7 @@ from edgelm.exporter.checkpoint.claims import tables_tied, with_tables
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.names import HEADS, embedding_of, head_of
 from edgelm.exporter.checkpoint.tensors import Derived, Readable, RowRange, Tensor, read_header
+from edgelm.files import real_path
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -133,7 +134,7 @@ class Adapter:
             raise CheckpointError(f"adapter {path} has no {WEIGHTS}", hint="copy or download the adapter again")
         table = read_header(path / WEIGHTS)
         tensors = {_without_prefix(name): tensor for name, tensor in table.items()}
-        return cls(path, id or path.resolve().name, revision, config, tensors)
+        return cls(path, id or real_path(path).name, revision, config, tensors)
 
     def facts(self) -> MergedAdapter:
         """What the manifest says about it."""
