@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
+import math
+
 from edgelm.runtime.kv.prefill import PREFILL_CHUNK
 
 BESIDE = 1.6  # passes of the others that a piece of a prompt may take between two of them
 TILE = 4  # tokens that kernels of matrices compute together: three take as long
 _FIRST = 16  # tokens of the first piece
 _PACE = 1.25  # most that one measurement changes a piece, either way: so that the median counts
-_AGAIN = 1.02  # by how much a size that is too small for a pass grows with every row
+_LEAST = TILE / 2  # a size that asks for rows; from it, two short pieces lead back
+_ROWS = 8  # after a piece at most: one pass that something else held up says little
 
 
 class PieceSize:
     """Tokens of the next piece of a prompt beside others; measured while they run, and kept.
 
     A piece is a pass of its own, of a multiple of `TILE` tokens. Where even the smallest takes longer than the others may be
-    kept waiting, some rounds read a single token instead, as one more row of the others' pass: that costs them the least,
-    and a token of the prompt more than in a piece.
+    kept waiting, one to several rounds after it read a single token instead, as one more row of the others' pass: that costs
+    them the least, and is slower for the prompt.
     """
 
     def __init__(self) -> None:
         self._tokens, self._step = float(_FIRST), 0.0
-        self._asked, self._due = _FIRST, 0.0  # of the last piece; the share of the next that rows have earned
+        self._asked, self._rows = _FIRST, 0  # of the last piece; rows that are to follow it
 
     def next(self) -> int:
         """How many tokens to read in this round; 1 for a row of the others' pass."""
-        if self._tokens >= TILE:
-            self._asked = int(self._tokens) // TILE * TILE
-            return self._asked
-        self._due += (self._tokens - 1) / (TILE - 1)
-        if self._due >= 1:
-            self._due, self._asked = self._due - 1, TILE
-            return TILE
-        self._tokens = min(self._tokens * _AGAIN, TILE)
-        return 1
+        if self._rows:
+            self._rows -= 1
+            return 1
+        self._asked = max(int(self._tokens) // TILE, 1) * TILE
+        return self._asked
 
     def stepped(self, seconds: float) -> None:
         """A pass of the others, without such a row, took so long."""
@@ -44,5 +43,7 @@ class PieceSize:
         """A piece took so long."""
         if tokens < self._asked or not self._step:
             return  # the end of a prompt
-        factor = BESIDE * self._step / max(seconds, 1e-9)
-        self._tokens = min(max(self._tokens * min(max(factor, 1 / _PACE), _PACE), 1.0), PREFILL_CHUNK)
+        passes = seconds / self._step
+        factor = BESIDE / max(passes, 1e-9)
+        self._tokens = min(max(self._tokens * min(max(factor, 1 / _PACE), _PACE), _LEAST), PREFILL_CHUNK)
+        self._rows = min(math.ceil(passes / BESIDE), _ROWS) if self._tokens < TILE else 0
