@@ -30,7 +30,7 @@ from edgelm.version import __version__
 
 SILENT = Hooks()
 _SHORTEST, _LONGEST = 5.0, 24 * 3600.0
-_OF_A_GRID, _SHORT = 0.08, 20.0  # of the time of all combinations a search for speed takes this share, or the seconds
+_OF_A_GRID, _SHORT = 0.065, 20.0  # of the time of all combinations a search for speed takes this share, or the seconds
 _HOT = 0.05  # of the time throttled, from which figures tell of heat
 _WIDE = 0.10  # of a median, from which the range of the middle half is too wide to rely on
 

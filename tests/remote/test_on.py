@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ import pytest
 
 from edgelm.cli.on import _without
 from edgelm.remote.command import _translated
+from edgelm.target.target import load_target
+
+ROOT = Path(__file__).parents[2]
 
 BENCH = ("-p", "8", "-n", "4", "-r", "2")
 
@@ -99,6 +103,37 @@ def test_a_board_is_tuned_by_ssh(sshd, tiny_bundle, tmp_path):
     assert edgelm("tune", tiny_bundle.path, "--forget", "--on", "ssh:board").returncode == 0
     assert not there.exists()
     assert not list(sshd.base.glob("run-*"))
+
+
+PAGES = {  # of boards -> the target that each exports for
+    "raspberry-pi-5": "rpi5",
+    "raspberry-pi-4": "rpi4",
+    "raspberry-pi-zero-2w": "rpi-zero2w",
+    "jetson": "rpi5",
+    "android": "android-arm64",
+}
+
+
+def ten_lines(page: str) -> list[list[str]]:
+    """From a bare board to a table, as a page of docs/boards tells it: words of each line."""
+    text = (ROOT / "docs/boards" / f"{page}.md").read_text()
+    block = text[text.index("## From a bare board to a table, in ten lines") :].split("```")[1]
+    return [shlex.split(line, comments=True) for line in block.splitlines()[1:]]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_of_a_board_has_ten_lines(page):
+    lines = ten_lines(page)
+    assert len(lines) == 10
+    told = [" ".join(line) for line in lines]
+    assert told[2] == f"edgelm export --target {PAGES[page]}"
+    bundles = {word for line in lines for word in line if word.startswith("bundles/")}
+    assert bundles == {f"bundles/edgelm-home-{PAGES[page]}-{load_target(PAGES[page]).default}"}
+    (board,) = {line[line.index("--on") + 1] for line in lines if "--on" in line}
+    assert told[0] == f"ssh-copy-id {board.removeprefix('ssh:')}"
+    assert [line[1] for line in lines[1:]] == [
+        "doctor", "export", "run", "tune", "bench", "bench", "results", "results", "results"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def test_energy_by_a_meter_of_the_users(quick: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         sampler.Sampler.__init__, "__kwdefaults__", sampler.Sampler.__init__.__kwdefaults__ | {"interval": 0.01}
     )
-    monkeypatch.setitem(search.BUDGETS, "energy", replace(search.BUDGETS["energy"], turn=0.05))
+    monkeypatch.setitem(search.BUDGETS, "energy", replace(search.BUDGETS["energy"], turn=0.1))
     program, busy = tmp_path / "meter.py", tmp_path / "busy"
     program.write_text(
         "import os, sys, time\nwhile True:\n"
