@@ -88,7 +88,7 @@ def test_what_gptq_will_leave_counts_where_the_bundle_is_calibrated(data_dir: Pa
     assert sum(smallest[0]) < 0.8 * sum(smallest[1])
     shares = np.divide(*smallest)
     assert shares.max() > 1.5 * shares.min()
-    assert found[True]["lm_head"] == found[False]["lm_head"]
+    assert found[True]["lm_head"] == pytest.approx(found[False]["lm_head"], rel=1e-3)
 
 
 def test_between_two_recipes_it_is_better_than_either_way_of_sharing_them(data_dir: Path, tmp_path: Path) -> None:

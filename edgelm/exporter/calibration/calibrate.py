@@ -24,7 +24,6 @@ from edgelm.exporter.calibration.kvscales import KVRanges
 from edgelm.exporter.calibration.layer_runner import Part
 from edgelm.exporter.calibration.moments import ENOUGH, correction, hessian
 from edgelm.exporter.formats.format import Format, Parts
-from edgelm.exporter.formats.parallel import ordered_map
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
@@ -37,7 +36,6 @@ _MOST = 4e13  # operations that a calibration with corrections may take: a model
 _LITTLE = 1e12  # operations, of which half are not worth saving
 _ROUNDING = 1.5e-7  # seconds a weight; measured
 _SAMPLE = 128  # inputs on which the error of a product is told
-_SLICES = 2  # of rows that are rounded side by side: as many on every machine, since a slice's products may differ by its size
 
 
 @dataclass(frozen=True)
@@ -273,8 +271,8 @@ class _Work:
         sums, start = np.zeros(4), 0
         for piece in _batches(rows):
             if more is not None and by_data is not None:
-                piece = piece + piece @ more
-            parts = _joined(ordered_map(by_data or format.quantize, np.array_split(piece, min(_SLICES, len(piece)))))
+                piece = piece + more.of(piece)
+            parts = (by_data or format.quantize)(piece)
             waiting.add(parts)
             rounded = format.values(parts, k)
             off = rounded - piece
@@ -287,12 +285,6 @@ class _Work:
             format, waiting.files, "search" if by_data is None else "gptq", float(shares[0]), float(shares[1])
         )
         return values
-
-
-def _joined(slices: Iterable[Parts]) -> Parts:
-    """Rows in one, of slices that follow each other."""
-    found = list(slices)
-    return {name: np.concatenate([parts[name] for parts in found]) for name in found[0]}
 
 
 def squares(values: np.ndarray) -> float:

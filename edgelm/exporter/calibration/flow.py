@@ -6,6 +6,7 @@ that a later part of it reads.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from edgelm.exporter.calibration.layer_runner import Part
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
+
+_TOGETHER = 2048  # tokens whose product with a matrix is made at once: more take as long each, fewer longer
 
 
 @dataclass
@@ -63,17 +66,26 @@ class Flow:
     def _run(self, parts: Sequence[Part], number: int) -> Iterator[np.ndarray]:
         """What a part gives for every chunk; of the products only those stay that later parts need."""
         later = frozenset[str]().union(*(part.needs for part in parts[number + 1 :]))
-        last, part, start = self._last, parts[number], 0
+        last, part = self._last, parts[number]
         earlier = part.needs & self._products.keys()
+        products = iter(()) if last is None else self._multiplied(*last[1:])
         for chunk, x in enumerate(self.hidden):
             given = {name: self._products[name][chunk][None] for name in earlier}
             if last is not None:
-                linear, inputs, weight = last
-                product = inputs[start : start + len(x)] @ weight.T
-                start += len(x)
-                if linear.name in later:
-                    self._products.setdefault(linear.name, []).append(product)
-                given[linear.name] = product[None]
+                name, product = last[0].name, next(products)
+                if name in later:
+                    self._products.setdefault(name, []).append(product)
+                given[name] = product[None]
             yield part.run(x[None], given)
         self._last = None
         self._products = {name: values for name, values in self._products.items() if name in later}
+
+    def _multiplied(self, inputs: np.ndarray, weight: np.ndarray) -> Iterator[np.ndarray]:
+        """The product of every chunk, several of which are made at once."""
+        sizes, start = list(map(len, self.hidden)), 0
+        while sizes:
+            count = int(np.searchsorted(np.cumsum(sizes), _TOGETHER)) + 1
+            bounds = np.cumsum([0, *sizes[:count]])
+            several = inputs[start : start + bounds[-1]] @ weight.T
+            yield from (several[a:b] for a, b in itertools.pairwise(bounds))
+            start, sizes = start + bounds[-1], sizes[count:]

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.onnx.builder import MICROSOFT, Builder
 from edgelm.exporter.onnx.store import DataFile
+from edgelm.machine.host import recommended_threads
 
 _FLOAT = np.dtype(np.float32)
 
@@ -261,6 +262,12 @@ def _open(
     return lambda x, given: run_all(x, given)[0][0], names
 
 
+@cache
+def _threads(cores: int) -> int:
+    """That a part is run by; asked once, since a model has hundreds of parts."""
+    return recommended_threads(cores)
+
+
 def _open_all(
     build: Callable[[Builder], list[ir.Value]],
     shapes: list[list[int | str]],
@@ -268,7 +275,6 @@ def _open_all(
     folder: Path,
 ) -> tuple[Callable[[np.ndarray, Mapping[str, np.ndarray]], list[np.ndarray]], frozenset[str]]:
     """Build a graph in a folder of its own, load it, and let the folder go; what no output is made of is left out."""
-    from edgelm.machine.host import recommended_threads
     from edgelm.runtime.ort.session import open_session  # here: it loads onnxruntime, which other exports do without
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -282,7 +288,7 @@ def _open_all(
         # Loaded weights stay mapped without the file's name. Threads sleep between runs: numpy wants the cores.
         session: Any = open_session(
             Path(place, MODEL),
-            recommended_threads(len(os.sched_getaffinity(0))),
+            _threads(len(os.sched_getaffinity(0))),
             ["CPUExecutionProvider"],
             disable_spinning=True,
         )

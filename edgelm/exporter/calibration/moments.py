@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 ENOUGH = 3  # tokens for each column, to tell what has been lost
 _LOUDER = 4.0  # that a token's inputs are made at most
-_TOKENS = 4096  # whose inputs are weighed at once
+_TOKENS = 5120  # whose inputs are weighed at once
 _BLOCK = 128  # columns that are solved for at once
 _DAMPING = 0.5  # of the mean diagonal of ``Xᵀ X``: what is found must hold for other texts, too
 
@@ -21,42 +23,62 @@ def hessian(inputs: np.ndarray) -> np.ndarray:
     return _sum(inputs, _shares(inputs))
 
 
-def correction(inputs: np.ndarray, exact: np.ndarray, hessian: np.ndarray) -> np.ndarray | None:
-    """What makes up, as far as a matrix can, for inputs X that are no longer the `exact` ones X̃: C [k, k].
+@dataclass
+class Correction:
+    """What makes up, as far as a matrix can, for inputs X that are no longer the `exact` ones X̃.
 
     ``W + W C`` gives on X what W gives on X̃, by least squares with a damped ``H = Xᵀ X``: ``C = (X̃ - X)ᵀ X H⁻¹`` (GPTAQ,
     Li et al., 2025, arXiv:2504.02692). Of few tokens, much of what least squares finds is chance: C is made smaller by
     the share that would be, k / tokens.
 
-    Args:
+    Attributes:
         inputs: X, float32 [tokens, k].
         exact: X̃, of the same tokens.
-        hessian: of X.
+        lower: the lower Cholesky factor of the damped H.
+    """
 
-    Returns:
-        float32 [k, k]; None where there is nothing that could be told.
+    inputs: np.ndarray
+    exact: np.ndarray
+    lower: np.ndarray
+    _whole: np.ndarray | None = None
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """``W C`` of rows [n, k] of a matrix; zeros where nothing could be told."""
+        tokens, k = self.inputs.shape
+        few = 2 * tokens * len(rows) < tokens * k + k * k  # less work with them than without
+        if few and self._whole is None:
+            found = self._found(rows)
+        else:
+            self._whole = self._found(None) if self._whole is None else self._whole
+            found = rows @ self._whole
+        return found if np.isfinite(found).all() else np.zeros_like(rows)
+
+    def _found(self, rows: np.ndarray | None) -> np.ndarray:
+        """``W C``, or C where there are no rows."""
+        tokens, k = self.inputs.shape
+        lost = _sum(self.inputs, _shares(self.inputs), self.exact, rows)
+        found: np.ndarray = np.float32(1 - k / tokens) * _solved(self.lower, lost.T).T
+        return found
+
+
+def correction(inputs: np.ndarray, exact: np.ndarray, hessian: np.ndarray) -> Correction | None:
+    """What makes up for inputs X [tokens, k] that are no longer the `exact` ones, by the Hessian of X; None where there is
+    nothing that could be told.
     """
     tokens, k = inputs.shape
     mean = float(hessian.diagonal().mean())
     if tokens < ENOUGH * k or not mean > 0 or not np.isfinite(mean):
         return None
-    lost = _sum(inputs, _shares(inputs), exact)
-    damped = hessian + np.float32(_DAMPING * mean) * np.eye(k, dtype=np.float32)
     try:
-        found: np.ndarray = np.float32(1 - k / tokens) * _solved(damped, lost.T).T
+        lower = np.linalg.cholesky(hessian + np.float32(_DAMPING * mean) * np.eye(k, dtype=np.float32))
     except np.linalg.LinAlgError:
         return None
-    return found if np.isfinite(found).all() else None
+    return Correction(inputs, exact, lower)
 
 
-def _solved(positive: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """X of ``A X = B``, A [k, k] being symmetric and positive definite, by ``A = L Lᵀ``, block by block: numpy's own solver
-    takes three times as long.
-
-    Raises:
-        numpy.linalg.LinAlgError: A is not positive definite.
-    """
-    lower, found = np.linalg.cholesky(positive), given.copy()
+def _solved(lower: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """X of ``A X = B`` with ``A = L Lᵀ`` [k, k], block by block: numpy's own solver takes three times as long."""
+    found = given.copy()
     blocks = [slice(start, min(start + _BLOCK, len(found))) for start in range(0, len(found), _BLOCK)]
     inverses = [np.linalg.inv(lower[block, block]) for block in blocks]
     for block, inverse in zip(blocks, inverses, strict=True):
@@ -75,13 +97,16 @@ def _shares(inputs: np.ndarray) -> np.ndarray:
     return shares
 
 
-def _sum(inputs: np.ndarray, shares: np.ndarray, exact: np.ndarray | None = None) -> np.ndarray:
-    """``Xᵀ X`` [k, k] of inputs [tokens, k] with their shares, or ``(X̃ - X)ᵀ X``."""
-    found: np.ndarray = np.zeros((inputs.shape[1], inputs.shape[1]), np.float32)
+def _sum(
+    inputs: np.ndarray, shares: np.ndarray, exact: np.ndarray | None = None, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """``Xᵀ X`` [k, k] of inputs [tokens, k] with their shares, or ``(X̃ - X)ᵀ X``, or ``W (X̃ - X)ᵀ X`` of rows W [n, k]."""
+    width = inputs.shape[1]
+    found: np.ndarray = np.zeros((width if rows is None else len(rows), width), np.float32)
     for start in range(0, len(inputs), _TOKENS):
         part = slice(start, start + _TOKENS)
         weighed = inputs[part] * shares[part]
         # The product of a matrix with itself takes half the time.
         left = weighed if exact is None else exact[part] * shares[part] - weighed
-        found += left.T @ weighed
+        found += (left if rows is None else left @ rows.T).T @ weighed
     return found

@@ -31,7 +31,7 @@ from edgelm.exporter.calibration.moments import hessian
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
-from edgelm.exporter.model.decoder import Decoder, Linear
+from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 
@@ -41,6 +41,7 @@ _TOKENS, _FEW_TOKENS = 2048, 768  # of text that is measured on, for a small mod
 _EVERY = 7  # of the text's chunks one is measured on; matrices are rounded by the others
 _LOGITS = 1 << 23  # at most, of a chunk
 _VALUES = 1 << 20  # logits compared at once
+_TOGETHER = 4096  # tokens of variants that go through a layer at once
 _SAMPLE = 256  # inputs on which formats are told apart
 _ROWS = 192  # of a matrix that are looked at for that
 
@@ -203,17 +204,15 @@ class _Work:
         )
         matrices = {linear.name: self.reader.matrix(linear) for linear in layer.linears}
         smallest, products, flow = dict[str, np.ndarray](), dict[str, list[float]](), Flow(self.decoder, list(base))
-        for linear, inputs in flow.through(layer, layer_runner.parts(*given)):
+        parts = layer_runner.parts(*given)
+        for linear, inputs in flow.through(layer, parts):
             name, matrix = linear.name, matrices[linear.name]
             smallest[name] = self._rounded(linear, inputs, matrix)
             products[name] = self._product_errors(linear, inputs, matrix, smallest[name])
             flow.multiply(linear, matrices[linear.name])
         run, after = layer_runner.whole(*given), flow.hidden
         self.progress.advance(1, layer.name)
-        for variant in self.variants:
-            for number in range(len(self.chunks)):
-                self.waiting[variant.place, number] = run(self.waiting[variant.place, number][None], matrices)
-            self.progress.advance(1, layer.name)
+        self._carry(layer, parts, matrices)
         variant = self._variant()
         for number, x in enumerate(base[: len(self.chunks)]):
             self.waiting[variant.place, number] = run(x[None], smallest)
@@ -224,6 +223,17 @@ class _Work:
             variant.errors[linear.name] = [left * share for share in products[linear.name]]
             self.progress.advance(1, linear.name)
         return after
+
+    def _carry(self, layer: Layer, parts: Sequence[layer_runner.Part], matrices: Mapping[str, np.ndarray]) -> None:
+        """Take what waits through a layer, several variants at once."""
+        several = max(1, _TOGETHER // (len(self.chunks) * self.length))
+        for start in range(0, len(self.variants), several):
+            waiting = self.waiting[start : min(start + several, len(self.variants))]
+            flow = Flow(self.decoder, list(waiting.reshape(-1, *waiting.shape[2:])))
+            for linear, _ in flow.through(layer, parts):
+                flow.multiply(linear, matrices[linear.name])
+            waiting[:] = np.reshape(flow.hidden, waiting.shape)
+            self.progress.advance(len(waiting), layer.name)
 
     def _variant(self) -> _Variant:
         """One more."""

@@ -26,6 +26,7 @@ from edgelm.exporter.formats.rounding.rtn import usable_inverse
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal of H, as in the paper
 _DAMPINGS = (1.0, 10.0, 100.0)  # times it, where rounding leaves H not positive definite
 _PANEL = 128  # columns between two products with what was rounded before
+_NEAR = 16  # of these, columns between two products within the panel
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,14 @@ def gptq_blocks(weight: np.ndarray, bits: int, factor: Factor, *, zero_points: b
             pending += factor.upper[start:first, local].T @ errors[start:first]
             upper = factor.upper[local, local]
             # Where all of the block could be any value, this would leave no error: what its grid should suit.
-            wanted = values[local] + np.linalg.solve(upper.T, pending).astype(np.float32)
-            grid = block_grids(wanted, np.square(upper.diagonal()), half, zero_points=zero_points)
-            scales[place], zeros[place] = grid
-            codes[local], errors[local] = _quantize_block(values[local], pending, upper, grid, 2 * half - 1)
+            wanted = values[local] + np.linalg.inv(upper).T @ pending
+            scales[place], zeros[place] = block_grids(
+                wanted, np.square(upper.diagonal()), half, zero_points=zero_points
+            )
+            zero = zeros[place].astype(np.float32)
+            limits = -zero, np.float32(2 * half - 1) - zero
+            steps, errors[local] = _rounded(values[local], pending, upper, scales[place], limits)
+            codes[local] = steps + zero
     result = np.empty_like(codes)
     result[order] = codes
     return Blocks(
@@ -139,29 +144,43 @@ def gptq_rows(weight: np.ndarray, factor: Factor) -> tuple[np.ndarray, np.ndarra
     """
     n, width = weight.shape
     values, upper = weight[:, factor.order].T.copy(), factor.upper
-    scales, inverse = usable_inverse(np.abs(weight).max(axis=1) / np.float32(127))
+    scales = usable_inverse(np.abs(weight).max(axis=1) / np.float32(127))[0]
     errors, codes = np.empty_like(values), np.empty((width, n), np.int8)
     for start in range(0, width, _PANEL):
-        end = min(start + _PANEL, width)
-        carried = upper[:start, start:end].T @ errors[:start]
-        for j in range(start, end):
-            left = carried[j - start] + upper[start:j, j] @ errors[start:j]
-            steps = np.clip(np.rint((values[j] + left / upper[j, j]) * inverse), -127, 127)
-            codes[j], errors[j] = steps, values[j] - steps * scales
+        local = slice(start, min(start + _PANEL, width))
+        carried = upper[:start, local].T @ errors[:start]
+        limits = np.float32(-127), np.float32(127)
+        codes[local], errors[local] = _rounded(values[local], carried, upper[local, local], scales, limits)
     result = np.empty_like(codes)
     result[factor.order] = codes
     return np.ascontiguousarray(result.T), scales
 
 
-def _quantize_block(
-    values: np.ndarray, pending: np.ndarray, upper: np.ndarray, grid: tuple[np.ndarray, np.ndarray], most: int
+def _rounded(
+    values: np.ndarray,
+    pending: np.ndarray,
+    upper: np.ndarray,
+    scales: np.ndarray,
+    limits: tuple[np.ndarray | np.float32, np.ndarray | np.float32],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes 0 … `most` and errors of one block [block, n], given what the columns before it left (`pending`)."""
-    diagonal, zeros = upper.diagonal(), grid[1].astype(np.float32)
-    scales, inverse = usable_inverse(grid[0])
-    codes, errors = np.empty_like(values), np.empty_like(values)
-    for j in range(len(values)):
-        target = values[j] + (pending[j] + upper[:j, j] @ errors[:j]) / diagonal[j]
-        codes[j] = np.clip(np.rint(target * inverse) + zeros, 0, most)
-        errors[j] = values[j] - (codes[j] - zeros) * scales
-    return codes.astype(np.uint8), errors
+    """Steps within the limits [n], and errors, of columns that follow each other [columns, n], given what those before
+    them left (`pending`).
+    """
+    scales, inverse = usable_inverse(scales)
+    shares, wanted = upper / upper.diagonal(), values + pending / upper.diagonal()[:, None]
+    steps, errors = np.empty_like(values), np.empty_like(values)
+    for first in range(0, len(values), _NEAR):
+        near = slice(first, first + _NEAR)
+        if first:
+            wanted[near] += shares[:first, near].T @ errors[:first]
+        for j in range(first, min(first + _NEAR, len(values))):
+            if j > first:
+                wanted[j] += np.einsum("i,in->n", shares[first:j, j], errors[first:j])
+            step, error = steps[j], errors[j]
+            np.multiply(wanted[j], inverse, out=step)
+            np.rint(step, out=step)
+            np.maximum(step, limits[0], out=step)
+            np.minimum(step, limits[1], out=step)
+            np.multiply(step, scales, out=error)
+            np.subtract(values[j], error, out=error)
+    return steps, errors
