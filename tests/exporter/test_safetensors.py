@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from edgelm.errors import CheckpointError
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.tensors import read_header
 from edgelm.exporter.families import describe
@@ -124,3 +125,12 @@ def test_a_long_wrong_value_is_cut_short() -> None:
     with pytest.raises(CheckpointError) as raised:
         describe(Config({**LLAMA, "hidden_size": "x" * 10**6}, Path("config.json")))
     assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\nb", "\x1b[2J"])
+def test_an_index_that_names_what_no_file_is_called(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(CheckpointError, match="is missing|…") as raised:
+        Checkpoint(tmp_path)
+    assert str(raised.value).isprintable()

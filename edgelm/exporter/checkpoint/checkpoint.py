@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -213,7 +214,7 @@ def weight_files(path: Path) -> list[Path]:
             raise CheckpointError(f"{index}: 'weight_map' is not a table of tensor names to file names")
         files = sorted({path / file for file in table.values()})
         for file in files:
-            if not file.exists():
+            if not os.path.exists(file):  # False also for a name that no file can have
                 raise CheckpointError(f"{file} is missing: {index.name} names it", hint="download the checkpoint again")
         return files
     if found := sorted(path.glob("*.safetensors")):
