@@ -131,6 +131,6 @@ def test_a_long_wrong_value_is_cut_short() -> None:
 def test_an_index_that_names_what_no_file_is_called(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
-    with pytest.raises(CheckpointError, match="is missing|…") as raised:
+    with pytest.raises(CheckpointError, match=r"is missing|…") as raised:
         Checkpoint(tmp_path)
     assert str(raised.value).isprintable()
