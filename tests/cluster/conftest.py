@@ -57,12 +57,9 @@ class Processes:
 
     def end(self) -> None:
         for process in self.started.values():
-            process.terminate()
+            process.kill()  # asked to end, a worker waits for a scheduler that is gone
         for process in self.started.values():
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.wait(10)
 
 
 @pytest.fixture
