@@ -22,6 +22,7 @@ from hub_server import Hub, serving
 
 from edgelm import demo
 from edgelm.cli.group import edgelm as group
+from edgelm.target.target import load_target
 
 ALL = [block for page in [*PAGES, *NOTES] for block in blocks(page)]
 MODELS = {  # ids of the hub in the documentation → what the server here has in their place
@@ -41,6 +42,9 @@ ELSEWHERE = {
     r"pull .* --from /media": "tests/cli/test_names_cli.py",
     r"(export|run|chat) .*(real-models|bundles/smollm2(?![-\w]))": "tests/cli/test_real_names.py",
 }
+_EXPORT = re.compile(
+    r"^edgelm export --target ([\w-]+)(?: --overwrite)?(?: +#.*)?$", re.M
+)  # of the model that is there
 _SHIM = '#!/bin/sh\nexec "{python}" -m edgelm "$@"\n'
 # Installing is tested elsewhere: here an extra must be one of edgelm's.
 _PIP = """#!{python}
@@ -131,8 +135,8 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("materials")
     model = folder / "my-model"
-    shutil.copytree(demo.path(), model)
-    export(model, "x86-64", "int4", output=folder / "my-bundle", calibrate="none")
+    export(demo.path(), "x86-64", "int4", output=folder / "my-bundle", calibrate="none")
+    _write_beginning(model, layers=2)
     _write_lora(model, folder / "my-lora")
     write_gguf(model, folder / "my-model.gguf")
     sentence = "The small robot found a key under the table, and the door opened with a quiet sound. "
@@ -143,6 +147,20 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     talk = {"messages": [{"role": "user", "content": "turn on the lamp"}], "answer": '{"actions":[]}'}
     (folder / "prompts-and-answers.jsonl").write_text((json.dumps(talk) + "\n") * 30)
     return folder
+
+
+def _write_beginning(folder: Path, layers: int) -> None:
+    """The first layers of the model that comes with edgelm: it says nothing of sense, and is exported in less time."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(demo.path(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_hidden_layers"] > layers
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    weights, left = load_file(folder / "model.safetensors"), tuple(f"model.layers.{i}." for i in range(layers))
+    kept = {name: value for name, value in weights.items() if ".layers." not in name or name.startswith(left)}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write_lora(model: Path, folder: Path) -> None:
@@ -173,8 +191,14 @@ def hub(materials: Path) -> Iterator[Hub]:
         yield hub
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundles of the model that comes with edgelm, by target: the same command on the next page need not make them again."""
+    return tmp_path_factory.mktemp("exported")
+
+
 @pytest.fixture
-def run(materials: Path, hub: Hub, tmp_path: Path) -> Callable[[Block], None]:
+def run(materials: Path, exported: Path, hub: Hub, tmp_path: Path) -> Callable[[Block], None]:
     """Runs blocks in one folder, with edgelm of this tree and installing left out."""
     home, tools = tmp_path / "home", tmp_path / "tools"
     work = tmp_path / "edgelm"
@@ -203,6 +227,8 @@ def run(materials: Path, hub: Hub, tmp_path: Path) -> Callable[[Block], None]:
 
     def one(block: Block) -> None:
         code = block.code.replace("python3 -m venv .venv", "true")  # a moment's shell stands for a new environment
+        if block.language == "sh":
+            code = _EXPORT.sub(lambda line: _copied(exported / line[1]) or line[0], code)
         command = ["bash", "-euc", code] if block.language == "sh" else [sys.executable, "-c", block.code]
         done = subprocess.run(
             command,
@@ -215,8 +241,16 @@ def run(materials: Path, hub: Hub, tmp_path: Path) -> Callable[[Block], None]:
             check=False,
         )
         assert not done.returncode, f"{block.where}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        for target in _EXPORT.findall(block.code) if block.language == "sh" else ():
+            name = f"edgelm-home-{target}-{load_target(target).default}"
+            shutil.copytree(work / "bundles" / name, exported / target / name, dirs_exist_ok=True)
 
     return one
+
+
+def _copied(kept: Path) -> str:
+    """The line of shell that brings what was exported before; empty where nothing was."""
+    return f"mkdir -p bundles && cp -r {kept}/. bundles/" if kept.is_dir() else ""
 
 
 @pytest.mark.slow
