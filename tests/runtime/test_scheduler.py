@@ -194,6 +194,22 @@ def test_a_prompt_is_read_by_rows_of_the_others_where_they_cannot_wait(tokenizer
     assert talker.tokens == greedy(talker.ids, 400)
 
 
+def test_prompts_beside_callers_who_wait_for_no_single_token_tell_nothing_of_pieces(tokenizer: Any) -> None:
+    loop = Loop(tokenizer, parallel=3)
+    talker = loop.ticket(ids_of(1, 4), 40)
+    talker.running.patient = True
+    for _ in range(3):
+        loop.loop.round()
+    told: list[int] = []
+    loop.loop._size.read = lambda tokens, seconds: told.append(tokens)  # type: ignore[method-assign]
+    reader = loop.ticket(ids_of(2, 600), 5)
+    begun = len(loop.engine.passes)
+    while not reader.items:
+        loop.loop.round()
+    assert max(loop.engine.passes[begun:]) == PREFILL_CHUNK
+    assert told == []
+
+
 def test_equal_beginnings_are_computed_once(tokenizer: Any) -> None:
     loop = Loop(tokenizer, parallel=4)
     shared = ids_of(1, 600)

@@ -103,10 +103,12 @@ class BatchLoop:
         self._admit()
         ready = [each for each in self.running if not each.reads and each.source is None]
         reader = self._reader()
-        size = self._piece(reader, ready)
-        self._decode(ready, reader if size == 1 else None)
-        if reader is not None and size > 1:
-            self._read(reader, size, beside=bool(ready))
+        waits = any(not each.patient for each in ready)
+        size = self._size.next() if reader is not None and waits else None
+        row = reader if size == 1 and self._joins(reader) else None
+        self._decode(ready, row)
+        if reader is not None and row is None:
+            self._read(reader, size)
         return bool(self.running or self.waiting)
 
     def end(self, error: BaseException | None = None, *, waiting_alone: bool = False) -> None:
@@ -269,18 +271,12 @@ class BatchLoop:
         reading = (each for each in self.running if each.reads and each.source is None)
         return min(reading, key=lambda r: r.last_read, default=None)
 
-    def _piece(self, reader: Running | None, ready: list[Running]) -> int:
-        """How many tokens it reads: as many as a pass of a prompt takes where no caller waits for single tokens; one is read
-        as a row of the pass of all that are ready.
+    def _joins(self, reader: Running | None) -> bool:
+        """Whether a token of its prompt may be a row of the others' pass: not where states are saved behind passes of
+        several tokens, nor of a sequence beside the batch.
         """
-        if reader is None:
-            return 0
-        if all(other.patient for other in ready):
-            return max(self._own.model.prefill_chunk, 2)
-        size = self._size.next()
-        assert reader.sequence is not None
-        states = reader.sequence.room_after(0) == 0  # they are saved behind passes of several tokens
-        return TILE if size == 1 and (states or reader.sequence not in self._used) else size
+        sequence = None if reader is None else reader.sequence
+        return sequence is not None and sequence in self._used and sequence.room_after(0) != 0
 
     def _decode(self, ready: list[Running], reader: Running | None) -> None:
         """The next token of all that were read, and of the prompt of one that was not."""
@@ -303,10 +299,10 @@ class BatchLoop:
         for each, logits in zip(ready, found, strict=False):
             self._advance(each, logits)
 
-    def _read(self, each: Running, size: int, *, beside: bool) -> None:
-        """A piece of its prompt."""
+    def _read(self, each: Running, size: int | None) -> None:
+        """A piece of its prompt: of `size` tokens beside others who wait for theirs, or None for a whole pass."""
         each.last_read = self._rounds
-        piece, wanted = each.piece(size)
+        piece, wanted = each.piece(self._own.model.prefill_chunk if size is None else max(size, TILE))
         started = time.perf_counter()
         try:
             logits = each.sequence.forward(piece, wanted)  # type: ignore[union-attr]
@@ -314,7 +310,7 @@ class BatchLoop:
             self._fail([each], error)
             return
         self._prefilled += len(piece)
-        if beside:
+        if size is not None:
             self._size.read(len(piece), time.perf_counter() - started)
         if wanted:
             self._advance(each, logits[0])
