@@ -70,7 +70,7 @@ class Batch:
             return {}
         for each, token in zip(sequences, tokens, strict=True):
             each.expect_valid([token], 1)
-            self.model.expect_memory(self._caches[each], each.position + 1)
+            self.model.memory.expect(self._caches[each], each.position + 1)
         adapter = sequences[0].adapter
         longest = max(each.position for each in sequences)
         with failures(longest + 1, longest):
@@ -101,7 +101,7 @@ class Batch:
 
     def room(self) -> int | None:
         """Bytes that its sequences may take together; None for any number."""
-        return self.model.kv_room(self.sequences)
+        return self.model.memory.room(self.sequences)
 
     def needs(self, tokens: int) -> int:
         """Bytes that a sequence of so many tokens takes."""

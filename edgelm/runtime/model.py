@@ -13,7 +13,6 @@ import warnings
 from collections import abc
 from collections.abc import Iterator
 from typing import Literal
-from weakref import WeakSet
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from edgelm.machine.host import read_cpu
 from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
 from edgelm.runtime.kv.compiled_prompt import CompiledPrompt
 from edgelm.runtime.kv.concat_cache import ConcatCache
+from edgelm.runtime.kv.held_memory import HeldMemory
 from edgelm.runtime.kv.memory_limit import Room, fit
 from edgelm.runtime.kv.prefill import common, pass_size, prefill_pieces
 from edgelm.runtime.kv.rows import Rows, why_unbatched
@@ -50,6 +50,7 @@ class LoadedModel:
         unbatched: why it does not compute the next tokens of several sequences in one pass; None where it does.
         load_seconds: what loading took.
         compiled: the beginning of prompts that the bundle has read already, or None.
+        memory: what its sequences hold, and may.
     """
 
     def __init__(self, bundle: Bundle, sessions: Sessions, room: Room | None = None, load_seconds: float = 0.0) -> None:
@@ -65,8 +66,7 @@ class LoadedModel:
         self._path, self._graph = bundle.path, bundle.manifest.graph
         self.compiled = CompiledPrompt.of(bundle)
         self.unbatched = why_unbatched(bundle.manifest, sessions.decode)
-        self._kv_limit = None if room is None else room.kv_bytes
-        self._sequences: WeakSet[Sequence] = WeakSet()
+        self.memory = HeldMemory(None if room is None else room.kv_bytes)
 
     @classmethod
     def load(cls, bundle: Bundle, options: LoadOptions = DEFAULTS, room: Room | None = None) -> LoadedModel:
@@ -95,8 +95,7 @@ class LoadedModel:
     @property
     def kv_bytes(self) -> int:
         """Bytes that keys and values of all sequences take."""
-        caches = (sequence._cache for sequence in tuple(self._sequences))
-        return sum(cache.nbytes for cache in caches if cache is not None)
+        return self.memory.kv_bytes
 
     def rows(self, count: int) -> Rows:
         """Caches for `count` sequences that are read together; not where `unbatched` says why not.
@@ -122,8 +121,7 @@ class LoadedModel:
     def close(self) -> None:
         """Release the sessions and the caches of all sequences; none can be used afterwards."""
         self._sessions = None
-        for sequence in self._sequences:
-            sequence._cache = None
+        self.memory.release()
 
     def _enrol(self, sequence: Sequence, cache: Cache | None) -> Cache:
         """A cache for a new sequence, whose memory counts for as long as the sequence lives."""
@@ -134,7 +132,7 @@ class LoadedModel:
                 cache = SharedCache(opened.decode, self.context, self.width, opened.prompts, windows)
             elif cache is None:
                 cache = ConcatCache(opened.decode, self.vocab_size, opened.prompts)
-        self._sequences.add(sequence)
+        self.memory.add(sequence)
         return cache
 
     @contextlib.contextmanager
@@ -154,28 +152,6 @@ class LoadedModel:
         with sessions.prompt_pages.passing():
             cache.fill(ids, position)
 
-    def kv_room(self, own: abc.Collection[Sequence]) -> int | None:
-        """Bytes of the memory allowed that are left for `own` sequences, all that they hold included; None for no limit."""
-        others = self._held(s._cache for s in self._sequences if s not in own)
-        return None if self._kv_limit is None else self._kv_limit - others
-
-    def expect_memory(self, cache: Cache, total: int) -> None:
-        """DeviceError where `total` tokens in `cache`, and what other sequences hold, are more than the memory allowed."""
-        if self._kv_limit is None:
-            return
-        others = self._held(s._cache for s in self._sequences if s._cache is not cache)
-        if others + cache.needs(total) > self._kv_limit:
-            raise DeviceError(
-                f"{total:,} tokens, beside {others / 1e6:,.1f} MB of other sessions and adapters, need more than "
-                "max_memory_mb allows",
-                hint="close a session, or allow for more memory",
-            )
-
-    def _held(self, caches: abc.Iterable[Cache | None]) -> int:
-        """Bytes of some sequences' caches, and of all adapters, each counted once."""
-        adapters = {s.adapter.digest: s.adapter.nbytes for s in self._sequences if s.adapter is not None}
-        return sum(cache.nbytes for cache in caches if cache is not None) + sum(adapters.values())
-
     def _opened(self) -> Sessions:
         if self._sessions is None:
             raise EdgeLMError("the engine is closed")
@@ -190,6 +166,7 @@ class Sequence:
     Attributes:
         model: which reads it.
         context, vocab_size, width: of the model.
+        cache: of its keys and values; None once the model is closed.
     """
 
     def __init__(self, model: LoadedModel, cache: Cache | None = None) -> None:
@@ -198,7 +175,7 @@ class Sequence:
         self.context, self.vocab_size, self.width = model.context, model.vocab_size, model.width
         self._tokens: list[int] = []
         self._adapter: RuntimeAdapter | None = None
-        self._cache: Cache | None = model._enrol(self, cache)
+        self.cache: Cache | None = model._enrol(self, cache)
 
     @property
     def tokens(self) -> abc.Sequence[int]:
@@ -248,7 +225,7 @@ class Sequence:
         listed: list[int] = tokens.tolist()  # of a single token, all that follows is faster in Python than in numpy
         self.expect_valid(listed, num_logits)
         cache, total = self._opened(), len(self._tokens) + len(listed)
-        self.model.expect_memory(cache, total)
+        self.model.memory.expect(cache, total)
         with failures(total, self.position):
             if cache.fills and (lead := len(listed) - num_logits) >= PROMPT_PASS:
                 self.model._fill(cache, tokens[:lead], len(self._tokens))
@@ -257,7 +234,7 @@ class Sequence:
             if listed:
                 logits = cache.run(tokens, len(self._tokens), max(1, num_logits))[:num_logits]
             else:
-                logits = np.empty((0, self.width), np.float32)
+                logits = self._no_logits()
         self._tokens += listed
         return logits
 
@@ -274,7 +251,7 @@ class Sequence:
         Raises:
             PromptError, DeviceError: as `forward`; the passes before are done.
         """
-        logits = np.empty((0, self.width), np.float32)
+        logits = self._no_logits()
         for piece, wanted in prefill_pieces(ids, self.model.prefill_chunk, self.rewinds):
             logits = self.forward(piece, min(wanted, num_logits))
         return logits
@@ -311,7 +288,7 @@ class Sequence:
         if same < common(self._tokens, ids) + _WORTH:
             return
         try:
-            self.model.expect_memory(self._opened(), len(compiled.tokens))
+            self.model.memory.expect(self._opened(), len(compiled.tokens))
         except DeviceError:
             return  # then it is computed, as far as there is room
         snapshot = compiled.load()
@@ -397,7 +374,10 @@ class Sequence:
                 f"token ids must be from 0 to {self.vocab_size - 1}", hint="the tokenizer belongs to another model"
             )
 
+    def _no_logits(self) -> np.ndarray:
+        return np.empty((0, self.width), np.float32)
+
     def _opened(self) -> Cache:
-        if self._cache is None:
+        if self.cache is None:
             raise EdgeLMError("the engine is closed")
-        return self._cache
+        return self.cache
