@@ -60,6 +60,11 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def behind_link(path: Path) -> Path:
+    """What is written where `path` is named: what a link leads to, so that the link stays one."""
+    return real_path(path) if os.path.islink(path) else path
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, opened for reading; links are followed.
 
@@ -78,16 +83,19 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
             raise OSError(errno.ENXIO, "it is a socket, not a regular file", str(path)) from None
         raise
     try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            what = "FIFO" if stat.S_ISFIFO(mode) else "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "socket"
-            raise OSError(errno.EINVAL, f"it is a {what}, not a regular file", str(path))
+        _expect_regular(path, os.fstat(descriptor).st_mode)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _expect_regular(path: str | os.PathLike[str], mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        what = "FIFO" if stat.S_ISFIFO(mode) else "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "socket"
+        raise OSError(errno.EINVAL, f"it is a {what}, not a regular file", str(path))
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
@@ -190,12 +198,16 @@ def remove_temporary() -> None:
 def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` once it is written and on disk, with the permissions `mode`.
 
-    Its ``name`` is that of the hidden file beside `path` that it is until then; it ends as `path` does.
+    Its ``name`` is that of the hidden file beside `path` that it is until then; it ends as `path` does. Where `path` is a
+    link, it takes the place of what that leads to.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or something other than a regular file is there, such as /dev/null.
     """
     expect_name(path)
+    path = behind_link(path)
+    with contextlib.suppress(FileNotFoundError):
+        _expect_regular(path, os.stat(path).st_mode)  # links in a circle end here
     sweep(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.{PARTIAL}-", suffix=path.suffix, dir=path.parent)
     try:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -14,8 +17,11 @@ import pytest
 
 from edgelm import files
 from edgelm.bundle.reader import Bundle
+from edgelm.bundle.writer import save_quality, writing
+from edgelm.errors import ExportError
 
 FROZEN = Path(__file__).parent / "frozen" / "format1"
+CARD = json.loads((FROZEN / "quality.json").read_text())
 HELD = """
 import sys, time
 from pathlib import Path
@@ -138,6 +144,78 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         file.write(b"new")
         files.sweep(path)  # as another process would
     assert (names(tmp_path), path.read_bytes(), path.stat().st_mode & 0o777) == (["cache.bin"], b"new", 0o640)
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("FIFO", "it is a FIFO"),
+        ("socket", "it is a socket"),
+        ("device", "it is a device"),
+        ("folder", "Is a directory"),
+        ("circle", "Too many levels of symbolic links"),
+    ],
+)
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, kind: str, said: str, link: bool) -> None:
+    """As root, a report to /dev/null would make a file of it."""
+    path = tmp_path / "report"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "circle":
+        path.symlink_to(path.name)
+    elif kind == "device" and os.geteuid():
+        path = Path("/dev/null")
+    elif kind == "device":  # not that one: a fault here would be the machine's
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    if link:
+        (tmp_path / "link").symlink_to(path)
+    before, content = names(tmp_path), path.lstat().st_mode
+    with pytest.raises(OSError, match=said), files.replacing(tmp_path / "link" if link else path) as file:
+        file.write(b"new")
+    assert (names(tmp_path), path.lstat().st_mode) == (before, content)
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for name in ("there", "to come"):
+        (tmp_path / name).symlink_to(Path("disk") / name)
+    (tmp_path / "disk" / "there").write_bytes(b"old")
+    for name in ("there", "to come"):
+        with files.replacing(tmp_path / name) as file:
+            file.write(b"new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "disk" / name).read_bytes() == b"new"
+    assert names(tmp_path) == ["disk", "there", "to come"]
+    assert names(tmp_path / "disk") == ["there", "to come"]
+
+
+def test_a_bundle_that_a_link_leads_to_is_written_there(tmp_path: Path) -> None:
+    """As releases are kept: `current` leads to one of them."""
+    (tmp_path / "releases").mkdir()
+    shutil.copytree(FROZEN, tmp_path / "releases" / "3")
+    current = tmp_path / "current"
+    current.symlink_to(Path("releases") / "3")
+    save_quality(Bundle.open(current), CARD | {"note": "new"})
+    assert current.is_symlink()
+    assert Bundle.open(tmp_path / "releases" / "3").quality == CARD | {"note": "new"}
+    assert (names(tmp_path), names(tmp_path / "releases")) == (["current", "releases"], ["3"])
+    with pytest.raises(ExportError, match="exists"), writing(current):
+        pass
+    current.unlink()
+    current.symlink_to(Path("releases") / "4")
+    with writing(current) as writer:
+        for path in FROZEN.iterdir():
+            shutil.copy(path, writer.path(path.name))
+        writer.path("manifest.json").unlink()
+        writer.commit(Bundle.open(FROZEN).manifest)
+    assert Bundle.open(tmp_path / "releases" / "4").verify() == []
+    assert (current.is_symlink(), names(tmp_path / "releases")) == (True, ["3", "4"])
 
 
 def test_scratch_folders_of_killed_processes_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Collection, Mapping
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 
 from edgelm.errors import BundleError, EdgeLMError
 from edgelm.files import open_regular
+from edgelm.json_text import json_value
 
 MOST_BYTES = 16 << 20  # of a JSON file that is read; those of a bundle take kilobytes
 _HINT = "copy the bundle again, or export it again"
@@ -53,12 +53,8 @@ def parse_json(
 ) -> dict[str, Any]:
     """The JSON object in `data`; raises as `read_json` does, naming `path`."""
     try:
-        value = json.loads(data.decode("utf-8"))
-        # A lone surrogate passes json.loads, and stops whatever prints it.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        raise error(f"{path} is not valid JSON: it is nested too deep", hint=hint) from None
-    except ValueError as reason:  # not UTF-8 is one, too
+        value = json_value(data)
+    except ValueError as reason:
         raise error(f"{path} is not valid JSON: {reason}", hint=hint) from None
     if not isinstance(value, dict):
         raise error(f"{path} holds {type(value).__name__}, expected a JSON object", hint=hint)

@@ -17,7 +17,7 @@ from edgelm.bundle.manifest import FileEntry, Manifest
 from edgelm.bundle.reader import MANIFEST, QUALITY, Bundle, sha256
 from edgelm.bundle.seal import sealed
 from edgelm.errors import ExportError
-from edgelm.files import aside, put, recover, sweep, to_disk, umask
+from edgelm.files import aside, behind_link, put, recover, sweep, to_disk, umask
 
 
 def json_text(value: Mapping[str, Any]) -> str:
@@ -75,11 +75,12 @@ class BundleWriter:
 
 @contextlib.contextmanager
 def writing(output: Path, *, overwrite: bool = False) -> Iterator[BundleWriter]:
-    """A `BundleWriter` for the folder `output`; whatever goes wrong, nothing half-written stays.
+    """A `BundleWriter` for the folder `output`, or the one that it links to; nothing half-written stays, whatever goes wrong.
 
     Raises:
         ExportError: `output` exists (and is not to be overwritten), cannot be written, or the disk is full.
     """
+    output = behind_link(output)
     check_output(output, overwrite=overwrite)
     made: list[Path] = []
     try:
@@ -122,7 +123,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def check_output(output: Path, *, overwrite: bool = False) -> None:
-    """Raise ExportError where `output` cannot become a bundle, before any work is done."""
+    """Raise ExportError where `output`, or what it links to, cannot become a bundle, before any work is done."""
+    output = behind_link(output)
     recover(output)
     if os.path.lexists(output):
         if not overwrite:

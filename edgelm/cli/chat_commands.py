@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import signal
 import threading
@@ -18,6 +17,7 @@ from edgelm.cli.failures import say
 from edgelm.cli.run import print_chunk, speed
 from edgelm.cli.suggestions import nearest_command
 from edgelm.errors import OptionError, near
+from edgelm.json_text import json_value
 
 if TYPE_CHECKING:
     from edgelm.runtime.loop.results import Chunk
@@ -110,8 +110,8 @@ def _set(conversation: Conversation, text: str) -> None:
         raise OptionError(f"no option {name}", hint=near(name, _SETTINGS, listing="options"))
     found: Any = None
     if value.strip():
-        with contextlib.suppress(ValueError, RecursionError):
-            found = json.loads(value)
+        with contextlib.suppress(ValueError):
+            found = json_value(value)
         found = value.strip() if found is None else found
         conversation.lm.config.replace(**{name: found})  # told before it is used
     conversation.options[name] = found

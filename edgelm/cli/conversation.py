@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgelm.cli.failures import say
 from edgelm.errors import OptionError, PromptError
 from edgelm.files import read_text, replacing
+from edgelm.json_text import json_value
 
 if TYPE_CHECKING:
     from edgelm.runtime.lm import LM
@@ -105,11 +106,11 @@ class Conversation:
         from edgelm.runtime.text.chat import check_messages
 
         try:
-            found = json.loads(read_text(path, _LONGEST))
+            found = json_value(read_text(path, _LONGEST))
             messages = check_messages(found["messages"] if isinstance(found, dict) else found)
         except OSError as error:
             raise OptionError(f"cannot read {path}: {error.strerror or error}") from None
-        except (ValueError, KeyError, RecursionError, PromptError):
+        except (ValueError, KeyError, PromptError):
             raise OptionError(f"{path} is no conversation", hint='JSON with "messages", as /save writes it') from None
         system = [m for m in messages if m["role"] == "system"][:1]
         self.system = system[0]["content"] if system else None

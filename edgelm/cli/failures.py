@@ -99,10 +99,12 @@ def _explain(error: BaseException) -> tuple[str, str | None]:
             "a smaller model, or one exported with fewer bits or for a shorter context, needs less",
         )
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        if isinstance(error, NotADirectoryError | FileExistsError):  # a cache's folder, mostly
-            return where + "a file is in the place of a folder", "move it away"
-        return where + (error.strerror or str(error)), None
+        from edgelm.remote.agent import explained  # which is sent to boards and can import nothing of edgelm
+
+        misplaced = isinstance(
+            error, NotADirectoryError | FileExistsError | IsADirectoryError
+        )  # a cache's folder, mostly
+        return explained(error), "move it away" if misplaced else None
     if isinstance(error, ImportError):
         return f"a library cannot be loaded: {error}", "see: edgelm doctor"
     return f"internal: {type(error).__name__}: {error}", "run again with EDGELM_DEBUG=1 and report what it prints"

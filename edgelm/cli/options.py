@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +12,7 @@ import click
 from edgelm.cli.sections import section
 from edgelm.errors import EdgeLMError, OptionError
 from edgelm.files import read_text
+from edgelm.json_text import json_value
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -236,8 +236,8 @@ def _template_args(values: Iterable[str]) -> dict[str, Any] | None:
         if not equals or not name.isidentifier():
             raise click.BadParameter(f"{value!r} is not NAME=VALUE, such as enable_thinking=false")
         try:
-            found[name] = json.loads(text)
-        except (ValueError, RecursionError):
+            found[name] = json_value(text)
+        except ValueError:
             found[name] = text
     return found or None
 
@@ -252,8 +252,8 @@ def read_tools(path: Path | None) -> list[Any] | None:
         return None
     text = read_file(path)
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = json_value(text)
+    except ValueError as error:
         raise OptionError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
         raise OptionError(f"{path} is no list of JSON objects", hint='such as [{"type": "function", "function": {…}}]')

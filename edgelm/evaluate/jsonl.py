@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgelm.errors import EdgeLMError, PromptError
 from edgelm.evaluate.items import ExactMatch, Item, MinimalPair, MultipleChoice
+from edgelm.json_text import json_value
 from edgelm.runtime.text.chat import check_messages
 
 _GROUPS = ("kind", "split")
@@ -56,8 +56,8 @@ def read_jsonl(path: Path, data: bytes) -> list[Item]:
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        value = json_value(line, constants=True)
+    except ValueError as error:
         raise _Wrong(f"not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise _Wrong(f"holds {type(value).__name__}, expected an object")

@@ -10,7 +10,6 @@ model's chat template. ``builtin`` stands for edgelm's own sample, prose, code a
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 
 from edgelm.errors import EdgeLMError, OptionError, PromptError
 from edgelm.files import read_bytes
+from edgelm.json_text import json_value
 
 BUILTIN = "builtin"
 
@@ -223,10 +223,10 @@ def _conversations(path: Path, text: str) -> Iterator[Messages]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json_value(line, constants=True)
             messages = check_messages(value["messages"])
             answer = value.get("answer")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PromptError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, PromptError) as error:
             raise EdgeLMError(
                 f"{path}:{number}: no conversation: {error}",
                 hint='a line is {"messages": [{"role": "user", "content": "…"}], "answer": "…"}',

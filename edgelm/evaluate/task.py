@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from edgelm.evaluate.items import Item
 from edgelm.evaluate.jsonl import read_jsonl
 from edgelm.evaluate.outcome import TaskResult
 from edgelm.files import read_bytes
+from edgelm.json_text import json_value
 from edgelm.runtime.lm import LM
 
 OnItem = Callable[[int, int], None]
@@ -124,8 +124,8 @@ def _table(path: Path, data: bytes) -> Iterator[Item]:
 def _array(path: Path, data: bytes) -> Iterator[Item]:
     """The items of a JSON array: TruthfulQA's mc_task.json; a line's number is that of the entry, from 1."""
     try:
-        entries: Any = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        entries: Any = json_value(data, constants=True)
+    except ValueError as error:
         raise EdgeLMError(f"{path}: not valid JSON: {error}", hint=_KNOWN) from None
     for number, entry in enumerate(entries, 1):
         try:

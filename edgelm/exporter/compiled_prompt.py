@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from edgelm.bundle.writer import BundleWriter
 from edgelm.errors import ExportError, OptionError
 from edgelm.exporter.progress import Progress
 from edgelm.files import read_text
+from edgelm.json_text import json_value
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.kv.compiled_prompt import tie
 from edgelm.runtime.kv.prefill import common
@@ -65,8 +65,8 @@ def read_beginning(path: Path) -> Beginning:
             raise OptionError(f"{path} is empty: it has no prompt to compile")
         return Beginning(text, plain=content.removesuffix("\n"))
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        data = json_value(content)
+    except ValueError as error:
         raise OptionError(f"{path} is not valid JSON: {error}") from None
     hint = "an object with system, tools and messages, or with raw"
     if not isinstance(data, dict) or not data or not set(data) <= _KEYS or ("raw" in data and len(data) > 1):

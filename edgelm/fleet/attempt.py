@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import IO, Any
 
 from edgelm.errors import FleetError
 from edgelm.fleet.jobs import Job
+from edgelm.json_text import json_value
 from edgelm.results.store import SWITCH
 
 _libc = ctypes.CDLL(None)  # before a process is forked, which must not load anything
@@ -130,8 +130,8 @@ def _run(args: Sequence[str], left: float, timeout: float, processes: Processes,
 
 def _report(data: bytes) -> Mapping[str, Any]:
     try:
-        report = json.loads(data)
-    except (ValueError, RecursionError):
+        report = json_value(data, constants=True)
+    except ValueError:
         report = None
     if not isinstance(report, dict):
         raise FleetError("ended without a report")

@@ -37,12 +37,14 @@ def main(verb: str, arguments: dict[str, Any]) -> int:
 
 
 def explained(error: OSError) -> str:
-    """What is wrong with which file."""
-    where = f"{error.filename}: " if error.filename else ""
+    """What is wrong with which file; the command line says it so, too."""
+    folder = isinstance(error, IsADirectoryError)
+    name = (error.filename2 if folder else None) or error.filename
+    where = f"{name}: " if name else ""
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return where + "a file is in the place of a folder"
-    if isinstance(error, IsADirectoryError):
-        return f"{error.filename2 or error.filename}: a folder is in the place of a file"
+    if folder:
+        return where + "a folder is in the place of a file"
     return where + (error.strerror or str(error))
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from edgelm.bundle.json_table import COUNT, JsonTable
 from edgelm.errors import RemoteError
+from edgelm.json_text import json_value
 from edgelm.remote.place import Place
 
 _AGENT = Path(__file__).with_name("agent.py")
@@ -194,8 +195,8 @@ def _call(
     if process.returncode:
         raise _failure(place, process.returncode, err.decode(errors="replace"))
     try:
-        answer = json.loads(out.decode().strip().splitlines()[-1])
-    except (ValueError, IndexError, RecursionError):
+        answer = json_value(out.strip().splitlines()[-1])
+    except (ValueError, IndexError):
         raise RemoteError(
             f"{place.name} answers with what is not understood", hint="does its shell print a greeting?"
         ) from None

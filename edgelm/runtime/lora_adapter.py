@@ -8,7 +8,6 @@ for which weights it was made, and hold the hash of what is in it. It is mapped,
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 from collections import OrderedDict
@@ -22,6 +21,7 @@ import numpy as np
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.errors import AdapterError, suggest
 from edgelm.files import expect_name, open_regular, path_argument
+from edgelm.json_text import json_value
 
 FORMAT = 1  # raised when an older edgelm could misread a file
 METADATA = "edgelm_adapter"  # the key, in the file's metadata, of what edgelm says about it
@@ -171,10 +171,10 @@ def _header(path: Path, mapped: mmap.mmap) -> tuple[dict[str, Any], int]:
     if length > min(_LONGEST, len(mapped) - 8):
         raise AdapterError(f"{path} is no adapter, or truncated: its header is not there", hint=_AGAIN)
     try:
-        header = json.loads(mapped[8 : 8 + length])
+        header = json_value(mapped[8 : 8 + length])
         if not isinstance(header, dict):
             raise ValueError(header)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise AdapterError(f"{path} is no adapter: its header cannot be read", hint=_AGAIN) from None
     return header, 8 + length
 
@@ -183,9 +183,9 @@ def _facts(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     """What edgelm said about it; taken out of the header."""
     metadata = header.pop("__metadata__", None)
     try:
-        facts: dict[str, Any] = dict(json.loads(metadata[METADATA]))
+        facts: dict[str, Any] = dict(json_value(metadata[METADATA]))
         version = int(facts["format"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError):
         raise AdapterError(
             f"{path} is not an adapter that edgelm exported",
             hint="edgelm export ADAPTER_FOLDER --adapter-only --base BUNDLE",

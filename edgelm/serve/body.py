@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from starlette.requests import Request
 
+from edgelm.json_text import json_value
 from edgelm.serve.errors import ApiError
 
 
@@ -110,13 +110,9 @@ async def read_body(request: Request) -> Body:
     """
     data = await request.body()
     try:
-        found = json.loads(data, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        found = json_value(data, surrogates=True)
+    except ValueError:
         raise ApiError(400, "the request is not valid JSON", code="invalid_json") from None
     if not isinstance(found, dict):
         raise ApiError(400, "the request must be a JSON object", code="invalid_json")
     return Body(found)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)

@@ -18,6 +18,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from edgelm.json_text import json_start, json_value
+
 OPENERS: dict[str, str | None] = {  # mark -> the mark that ends it, or None where the text's end does
     "<tool_call>": "</tool_call>",
     "<|tool_call_start|>": "<|tool_call_end|>",
@@ -76,16 +78,15 @@ def _value(text: str) -> tuple[Any, int] | None:
     """A JSON value at the start of a text, and where it ends. Brackets that a small model forgot at the end are put there."""
     if text[:1] not in ("{", "["):
         return None
-    decoder = json.JSONDecoder(strict=False)
     for ending in ("", "}", "}}", "]", "}]", "}}]"):
         try:
-            value, end = decoder.raw_decode(text + ending)
-        except (ValueError, RecursionError):
+            value, end = json_start(text + ending)
+        except ValueError:
             continue
         return value, min(end, len(text))
     try:  # as Python writes it, in single quotes
-        return ast.literal_eval(text), len(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return _as_json(ast.literal_eval(text)), len(text)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
 
 
@@ -102,8 +103,8 @@ def _call_of(value: Any) -> tuple[str, dict[str, Any]] | None:
     arguments: Any = next((value[key] for key in ("arguments", "parameters", "args") if key in value), {})
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
+            arguments = json_value(arguments, surrogates=True)
+        except ValueError:
             return None
     if arguments is None:
         arguments = {}
@@ -158,9 +159,12 @@ def _literal(node: ast.expr) -> Any:
     """A value; JSON's words for true, false and null are known, too."""
     if isinstance(node, ast.Name) and node.id in ("true", "false", "null"):
         return {"true": True, "false": False, "null": None}[node.id]
-    value = ast.literal_eval(node)
-    json.dumps(value)  # bytes and sets are no JSON
-    return value
+    return _as_json(ast.literal_eval(node))
+
+
+def _as_json(value: Any) -> Any:
+    """What Python read, as JSON has it: keys are strings; ValueError or TypeError for bytes, sets, infinities."""
+    return json.loads(json.dumps(value, allow_nan=False))
 
 
 def _named_form(text: str, schemas: Schemas) -> Calls | None:
@@ -193,8 +197,8 @@ def _typed(text: str, schema: Mapping[str, Any], key: str) -> Any:
     if isinstance(described, Mapping) and described.get("type") == "string":
         return text
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return json_value(text, surrogates=True)
+    except ValueError:
         return text
 
 

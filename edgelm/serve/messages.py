@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgelm.json_text import json_value
 from edgelm.serve.body import Body
 from edgelm.serve.errors import ApiError
 
@@ -56,8 +56,8 @@ def arguments(given: Any) -> Any:
     if not isinstance(given, str):
         return {} if given is None else given
     try:
-        value = json.loads(given or "{}")
-    except (ValueError, RecursionError):
+        value = json_value(given or "{}", surrogates=True)
+    except ValueError:
         return given
     return value if isinstance(value, dict) else given
 

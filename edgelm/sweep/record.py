@@ -16,6 +16,7 @@ from typing import Any
 
 from edgelm.errors import ExportError
 from edgelm.files import read_text, replacing
+from edgelm.json_text import json_value
 from edgelm.sweep.rows import Row
 
 FORMAT = 1
@@ -47,12 +48,12 @@ class Record:
             return cls(path, settings)
         hint = "choose another folder with -o, or pass --overwrite"
         try:
-            content = json.loads(read_text(path))
+            content = json_value(read_text(path), constants=True)
             rows = [Row.from_dict(row) for row in content["rows"]]
             before = content["settings"]
             if content["format"] != FORMAT or not isinstance(before, dict):
                 raise ValueError(f"format {content['format']}")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, ExportError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ExportError) as error:
             raise ExportError(f"{path} cannot be read as a sweep: {error}", hint=hint) from None
         now = json.loads(json.dumps(settings))
         if before != now:

@@ -210,4 +210,20 @@ def test_an_error_is_one_line_that_a_terminal_shows_whatever_it_names(failing, e
 def test_a_file_where_a_folder_belongs(failing, edgelm):
     failing(FileExistsError(17, "File exists", "/home/x/.cache/edgelm"))
     ended = edgelm("run")
-    assert ended.err.startswith("error: /home/x/.cache/edgelm: a file is in the place of a folder\n")
+    assert ended.err == "error: /home/x/.cache/edgelm: a file is in the place of a folder\nhint: move it away\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (IsADirectoryError(21, "Is a directory", "/x/out.csv"), "/x/out.csv: a folder is in the place of a file"),
+        (
+            IsADirectoryError(21, "Is a directory", "/x/.out", None, "/x/out"),
+            "/x/out: a folder is in the place of a file",
+        ),
+        (IsADirectoryError(21, "Is a directory"), "a folder is in the place of a file"),
+    ],
+)
+def test_a_folder_where_a_file_belongs(failing, edgelm, error, said):
+    failing(error)
+    assert edgelm("run").err == f"error: {said}\nhint: move it away\n"

@@ -127,6 +127,33 @@ def test_nothing_is_lost_and_nothing_raised(pieces: list[str]) -> None:
         assert "".join("".join(found).split()) == "".join("".join(pieces).split())
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"a": -Infinity}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"a": 1e999}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": "{\\"a\\": NaN}"}</tool_call>',
+        "<tool_call>{'name': 'f', 'arguments': {'a': 1e999}}</tool_call>",
+        "<tool_call>{'name': 'f', 'arguments': {'a': b'x'}}</tool_call>",
+        "<tool_call>{'name': 'f', 'arguments': {'a': {1, 2}}}</tool_call>",
+        "<tool_call>{'name': 'f', 'arguments': {(1, 2): 1}}</tool_call>",
+        "[f(a=1e999)]",
+        "[f(a=2j)]",
+    ],
+)
+def test_what_no_json_holds_is_no_call(text: str) -> None:
+    """A client reads the arguments as JSON."""
+    assert all(isinstance(part, str) for part in read([text]))
+
+
+def test_a_number_that_no_float_holds_is_text_where_a_parameter_is_text() -> None:
+    found = read(
+        ["<tool_call><function=f><parameter=a>1e999</parameter><parameter=s>NaN</parameter></function></tool_call>"]
+    )
+    assert found == [("f", {"a": "1e999", "s": "NaN"})]
+
+
 def test_text_that_cannot_be_a_call_is_not_held_back() -> None:
     reader = CallReader(TOOLS)
     assert reader.push("Hello") == ["Hello"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from edgelm.errors import CheckpointError
 from edgelm.files import read_text
+from edgelm.json_text import json_value
 
 _LONGEST = 32 << 20  # bytes of a JSON file, such as an index of shards or a vocabulary
 
@@ -23,12 +23,7 @@ _LARGEST = 1 << 24  # of all others: widths, heads, vocabularies
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint's file; CheckpointError names what is wrong with it."""
     try:
-        text = read_text(path, _LONGEST)
-        value = json.loads(text)
-        if (
-            "\\ud" in text or "\\uD" in text
-        ):  # a lone surrogate passes json.loads, and stops whatever prints or writes it
-            json.dumps(value, ensure_ascii=False).encode()
+        value = json_value(read_text(path, _LONGEST), constants=True)
     except FileNotFoundError:
         if (path.parent / "manifest.json").is_file():
             raise CheckpointError(
@@ -38,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is missing", hint="a checkpoint folder needs config.json, *.safetensors and tokenizer.json"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}", hint="download the checkpoint again") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None

@@ -12,6 +12,7 @@ from edgelm.bundle.json_table import JsonTable, is_file_name
 from edgelm.errors import CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.config import read_json
 from edgelm.files import read_text
+from edgelm.json_text import json_value
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
 _LONGEST = 1 << 20  # bytes of modules.json
@@ -54,11 +55,9 @@ def read_embedding(checkpoint: Path) -> Embedding | None:
 
 def _modules(path: Path) -> list[tuple[str, str]]:
     """(Class without its package, folder) of each module in turn; the only JSON file here that holds a list."""
-    import json
-
     try:
-        listed = json.loads(read_text(path, _LONGEST))
-    except (OSError, ValueError, RecursionError) as error:
+        listed = json_value(read_text(path, _LONGEST), constants=True)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}", hint=_HINT) from None
     tables = JsonTable(path, {"modules": listed}, error=CheckpointError, hint=_HINT).tables("modules")
     found = [(table.text("type").rpartition(".")[2], table.text("path")) for table in tables]

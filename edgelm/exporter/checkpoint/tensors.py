@@ -7,7 +7,6 @@ checkpoint would count as memory in use, and push out what an export on a small 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -22,6 +21,7 @@ import numpy as np
 
 from edgelm.errors import CheckpointError
 from edgelm.files import open_regular
+from edgelm.json_text import json_value
 
 # What a weight may be stored as.
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -232,7 +232,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         ends = [(tensor.offset, tensor.end, name) for name, tensor in tensors.items()]
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError):
         raise CheckpointError(f"{path} is not a safetensors file: its header cannot be read", hint=_AGAIN) from None
     _expect_whole(path, size, start, sorted(ends))
     return tensors
@@ -268,13 +268,7 @@ def _entry(path: Path, name: str, entry: dict[str, object], start: int) -> Tenso
 
 def _table(text: bytes) -> dict[str, dict[str, object]]:
     """The entries of a header; ValueError where that is not JSON as the format's own reader takes it."""
-
-    def refuse(constant: str) -> None:  # NaN and infinities, which are no JSON
-        raise ValueError(constant)
-
-    table = json.loads(text.decode("utf-8"), parse_constant=refuse)
-    if b"\\u" in text:
-        json.dumps(table, ensure_ascii=False).encode()  # no half of a surrogate pair
+    table = json_value(text.decode("utf-8"))
     metadata = table.pop("__metadata__", None)
     facts = {} if metadata is None else metadata
     if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):

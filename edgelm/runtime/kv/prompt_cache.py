@@ -26,6 +26,7 @@ import numpy as np
 
 from edgelm.errors import PromptCacheError
 from edgelm.files import open_regular, replacing
+from edgelm.json_text import json_value
 from edgelm.runtime.kv.cache import KVSnapshot
 
 MAGIC = b"edgelm prompt cache 1\n\0\0"
@@ -107,7 +108,7 @@ def read(path: Path, digest: str, *, check: bool = True) -> tuple[list[int], KVS
         raise PromptCacheError(f"{path} was saved by another version of edgelm", hint=_HINT, stale=True)
     try:
         return _read(path, mapped, digest, check)
-    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, RecursionError):
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError):
         raise _damaged(path, "its header makes no sense") from None
 
 
@@ -149,7 +150,7 @@ def _header(path: Path, mapped: mmap.mmap) -> tuple[dict[str, Any], int]:
     text, base = mapped[start : start + length], _aligned(start + length)
     if len(text) != length or zlib.crc32(text) != crc:
         raise _damaged(path, "the checksum of its header is wrong")
-    header: dict[str, Any] = json.loads(text)
+    header: dict[str, Any] = json_value(text)
     if len(mapped) != base + header["bytes"]:
         raise _damaged(path, f"it has {len(mapped):,} bytes and should have {base + header['bytes']:,}")
     return header, base

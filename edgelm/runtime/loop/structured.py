@@ -15,6 +15,7 @@ import numpy as np
 
 from edgelm.bundle.json_table import shown
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
+from edgelm.json_text import json_value
 from edgelm.runtime.loop.generate import Drafter
 from edgelm.runtime.sample.sampling import Floats
 from edgelm.runtime.text.tokenizer import Tokenizer
@@ -213,8 +214,8 @@ def _schema(schema: object) -> str:
     """The schema as JSON."""
     if isinstance(schema, str):
         try:
-            schema = json.loads(schema)
-        except (ValueError, RecursionError) as error:
+            schema = json_value(schema)
+        except ValueError as error:
             raise OptionError(f"json_schema is not valid JSON: {error}") from None
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}  # what true and false stand for

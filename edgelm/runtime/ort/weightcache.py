@@ -31,6 +31,7 @@ from typing import Any
 from edgelm.bundle.reader import DATA, Bundle, sha256
 from edgelm.errors import OptionError
 from edgelm.files import open_regular, read_bytes, sweep_matching, temporary_folder, to_disk
+from edgelm.json_text import json_value
 from edgelm.machine.host import CpuInfo
 
 SWITCH, LIMIT = "EDGELM_WEIGHT_CACHE", "EDGELM_WEIGHT_CACHE_MB"
@@ -61,8 +62,8 @@ class Entry:
     def read(cls, folder: Path) -> Entry | None:
         """The entry in a folder; None where there is none."""
         try:
-            facts = json.loads(read_bytes(folder / _RECORD, _LONGEST_RECORD))
-        except (OSError, ValueError, RecursionError):
+            facts = json_value(read_bytes(folder / _RECORD, _LONGEST_RECORD))
+        except (OSError, ValueError):
             return None
         return cls(folder, facts) if isinstance(facts, dict) and isinstance(facts.get("files"), dict) else None
 
