@@ -53,6 +53,9 @@ class Threads:
         return cls(decode, prefill, table.others(names(cls)))
 
 
+ADDITIONAL = "additional_special_tokens"  # by which transformers, and its templates, know special tokens without a name
+
+
 @dataclass(frozen=True)
 class SpecialTokens:
     """Ids; a text may end with any of `eos`."""
@@ -76,6 +79,11 @@ class TokenizerFacts:
     add_bos: bool | None
     names: Mapping[str, str] = field(default_factory=dict, metadata=FLAT)
     extra: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+
+    @property
+    def in_templates(self) -> dict[str, Any]:
+        """What a chat template knows: the names, and the list of special tokens without one."""
+        return {key: self.extra[key] for key in (ADDITIONAL,) if key in self.extra} | dict(self.names)
 
     @classmethod
     def read(cls, table: JsonTable) -> TokenizerFacts:

@@ -189,6 +189,23 @@ def test_rules_that_are_not_known_are_told(key: str) -> None:
     assert settled({"typical_p": 1.0, "penalty_alpha": 0, "num_beams": 1, "guidance_scale": None})[1] == []
 
 
+@pytest.mark.parametrize(
+    ("generation", "told"),
+    [
+        ({"max_length": 20}, True),
+        ({"max_length": 128}, False),
+        ({"max_length": 20, "max_new_tokens": 9}, False),
+        ({"max_length": None}, False),
+        ({}, False),
+    ],
+)
+def test_a_length_in_all_is_told(checkpoint: Path, tmp_path: Path, generation: dict[str, Any], told: bool) -> None:
+    copy = with_generation(checkpoint, tmp_path / "c", generation)
+    remarks = read_text(copy, Config(json.loads((copy / "config.json").read_text()), copy / "config.json")).remarks
+    assert [remark for remark in remarks if "max_length 20 is passed over" in remark] == list(remarks)
+    assert bool(remarks) == told
+
+
 ENDS: dict[str, tuple[dict[str, Any], dict[str, Any], list[int]]] = {
     "only in text_config": ({}, {"eos_token_id": None, "text_config": {"eos_token_id": [2, 1]}}, [2, 1]),
     "null in generation_config": ({"eos_token_id": None}, {"eos_token_id": [2, 0]}, [2, 0]),

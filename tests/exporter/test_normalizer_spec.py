@@ -127,6 +127,18 @@ def test_rules_of_ones_own(tmp_path: Path, name: str) -> None:
         check(model, tmp_path, text)
 
 
+def test_a_rule_that_makes_extra_spaces(tmp_path: Path) -> None:
+    """They stay where a text's own are dropped, which no step tells apart."""
+    table = tmp_path / "rules.tsv"
+    table.write_text("7a\t20 20\n")
+    rules = {"normalization_rule_tsv": str(table), "user_defined_symbols": ()}
+    with pytest.raises(UnsupportedModelError, match="has extra spaces"):
+        converted(trained(**rules), tmp_path)
+    model = trained(**rules, remove_extra_whitespaces=False)
+    for text in ("azb", "z", "a z  z b"):
+        check(model, tmp_path, text)
+
+
 SOME = "abe \t\n.-()>cr½ﬁＡｶﾞ①äßéİΣς\u200b\u3000\x01"  # no mark behind a letter that falls apart: NFKC joins them anew
 
 

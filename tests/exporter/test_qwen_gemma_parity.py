@@ -89,6 +89,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
         **WINDOW,
     },
+    "smollm3-layer-types": {  # which count, whatever use_sliding_window says
+        "kind": "smollm3",
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "no_rope_layers": [0, 1, 1],
+        "use_sliding_window": False,
+        "pad_token_id": 0,
+        **WINDOW,
+    },
     "granite": {
         "kind": "granite",
         "tie_word_embeddings": True,
@@ -192,6 +200,11 @@ def test_ropes_of_gemma3_in_the_keys_of_transformers_5() -> None:
         ({"model_type": "qwen2", "layer_types": ["full_attention"]}, CheckpointError, "each of the 8 layers"),
         ({"model_type": "qwen3", "layer_types": ["chunked_attention"] * 8}, UnsupportedModelError, "chunked_attention"),
         ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, CheckpointError, "8 zeros and ones"),
+        ({"model_type": "granite", "partial_rotary_factor": 1e308}, CheckpointError, "a share of a head"),
+        ({"model_type": "qwen3", "rope_parameters": {"partial_rotary_factor": 2**40}}, CheckpointError, "a share of a"),
+        ({"model_type": "phi4", "partial_rotary_factor": 1.5}, CheckpointError, "a share of a head"),
+        ({"model_type": "qwen3_next", "mlp_only_layers": 1}, CheckpointError, "a list of numbers"),
+        ({"model_type": "qwen3_next", "mlp_only_layers": [[1]]}, CheckpointError, "a list of numbers"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, UnsupportedModelError, "both directions"),
     ],
 )

@@ -102,6 +102,23 @@ def test_tool_use_is_used_where_there_are_tools(plain: Path, tmp_path: Path, pla
                 lm.generate(MESSAGES, **bad)
 
 
+EXTRA: dict[str, dict[str, Any]] = {
+    "two": {"additional_special_tokens": ["<unk>", "</s>"]},
+    "an object": {"additional_special_tokens": [{"content": "</s>", "lstrip": False, "__type": "AddedToken"}]},
+    "none": {"additional_special_tokens": []},
+    "with a named one": {"additional_special_tokens": ["</s>"], "extra_special_tokens": {"image_token": "<unk>"}},
+}
+
+
+@pytest.mark.parametrize("case", EXTRA)
+def test_special_tokens_without_a_name_are_a_list(plain: Path, tmp_path: Path, case: str) -> None:
+    body = "{{ (additional_special_tokens or []) | join('+') }}{{ image_token }}:{{ messages[0].content }}"
+    copy = with_templates(plain, tmp_path / "c", body, {}, **EXTRA[case])
+    theirs = transformers.AutoTokenizer.from_pretrained(copy)
+    with load(export(copy, "x86-64", "fp32", output=tmp_path / "b").path) as lm:
+        assert lm.encode_prompt(MESSAGES) == theirs.apply_chat_template(MESSAGES, return_dict=False)
+
+
 @pytest.mark.parametrize(
     ("names", "first", "others", "told"),
     [

@@ -270,6 +270,15 @@ UNKNOWN: dict[str, dict[str, Any]] = {
     "optional": {"type": "integer", "optional": True, "example": 3, "deprecatd": True},
     "$definitions": {"type": "integer", "$definitions": {"a": {}}, "definition": "b", "titel": "t"},
     "openapi": {"type": "integer", "format": "int32", "discriminator": {"propertyName": "a"}, "nullable": False},
+    "marked": {
+        "type": "integer",
+        "@type": "a",
+        "_type": "b",
+        "$type": "c",
+        "ui:format": "d",
+        "9items": 1,
+        "tsType": "e",
+    },
     "below": {"anyOf": [{"type": "integer", "readonly": True, "descriptions": "d"}]},
 }
 
@@ -295,6 +304,10 @@ def test_formats_that_the_standard_does_not_know_say_nothing(word: str) -> None:
     [
         {"requird": ["a"]},
         {"maxLenght": 3},
+        {"max_length": 3},
+        {"MIN-ITEMS": 3},
+        {"additional_properties": False},
+        {"$dynamicref": "#/a"},
         {"properties": {"a": {"enums": [1]}}},
         {"items": [{"minimun": 1}]},
         {"additionalproperties": False},

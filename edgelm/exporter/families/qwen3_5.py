@@ -50,7 +50,7 @@ def _text(config: Config) -> Config:
 
 def _refuse(config: Config) -> None:
     """What cannot be described."""
-    dense = set(config.get("mlp_only_layers", ()))
+    dense = set(config.numbers("mlp_only_layers")) if config.get("mlp_only_layers") is not None else set()
     step = config.integer("decoder_sparse_step", 1)
     count = config.integer("num_hidden_layers")
     if config.integer("num_experts", 0, minimum=0) > 0 and any(

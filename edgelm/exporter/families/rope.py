@@ -35,10 +35,16 @@ def read_rope(
         inside = nested is not None and nested.get(key) is not None
         return nested.number(key) if nested is not None and inside else config.number(key, default)
 
-    dim, scaling = int(head_dim * number("partial_rotary_factor", partial)), read_scaling(config)
+    dim, scaling = int(head_dim * _share(config, number("partial_rotary_factor", partial))), read_scaling(config)
     if scaling is not None and scaling.kind == "longrope":
         _check_factors(config, scaling, dim // 2)
     return Rope(dim, number("rope_theta", theta), scaling, interleaved)
+
+
+def _share(config: Config, share: float) -> float:
+    if share > 1:
+        raise CheckpointError(f"{config.path}: key 'partial_rotary_factor' is {share:g}, expected a share of a head")
+    return share
 
 
 def of_layers(config: Config, kind: str) -> Config | None:

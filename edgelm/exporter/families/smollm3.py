@@ -33,9 +33,7 @@ def describe(config: Config) -> Decoder:
     """The decoder of a SmolLM3 config.json."""
     config = config.with_defaults(**_DEFAULTS)
     rotated = _rotated(config)
-    windows = layer_windows(config, lambda i: not rotated[i])
-    if not config.flag("use_sliding_window"):
-        windows = [None] * len(windows)
+    windows = layer_windows(config, lambda i: config.flag("use_sliding_window") and not rotated[i])
     layers = [
         _layer(config, f"model.layers.{i}", turns, window)
         for i, (turns, window) in enumerate(zip(rotated, windows, strict=True))

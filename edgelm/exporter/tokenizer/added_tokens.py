@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from edgelm.bundle.manifest import ADDITIONAL
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint.config import read_json
 from edgelm.exporter.tokenizer.tokenizer_class import TokenizerClass
@@ -26,12 +27,14 @@ class AddedTokens:
             templates use.
         listed: tokens by id, in order.
         special: tokens that are special whatever `listed` says; a str where only its text is known.
+        additional: text of those that have no name but stand in ``additional_special_tokens``.
         legacy: from files older than `added_tokens_decoder`, over which tokenizer.json has precedence.
     """
 
     names: dict[str, str]
     listed: dict[int, AddedToken]
     special: tuple[AddedToken | str, ...]
+    additional: tuple[str, ...]
     legacy: bool
 
     @classmethod
@@ -47,9 +50,9 @@ class AddedTokens:
             for key, value in optional_json(source / "special_tokens_map.json").items():
                 values[key] = [*_several(values.get(key)), *value] if isinstance(value, list) else value
         named = {name: _token(path, name, values.get(name, kind.tokens.get(name))) for name in _NAMES}
-        others = [*_several(values.get("additional_special_tokens")), *_several(values.get("extra_special_tokens"))]
-        others += _several(values.get("model_specific_special_tokens"))
-        special = [*named.values(), *(_token(path, "additional_special_tokens", t) for t in (*others, *kind.extra))]
+        unnamed = [_token(path, ADDITIONAL, token) for token in _several(values.get(ADDITIONAL))]
+        others = [*_several(values.get("extra_special_tokens")), *_several(values.get("model_specific_special_tokens"))]
+        special = [*named.values(), *unnamed, *(_token(path, ADDITIONAL, token) for token in (*others, *kind.extra))]
         named |= {
             name: _token(path, f"extra_special_tokens.{name}", token)
             for key in ("extra_special_tokens", "model_specific_special_tokens")
@@ -62,6 +65,7 @@ class AddedTokens:
             names={name: str(token) for name, token in named.items() if token is not None},
             listed=listed,
             special=tuple(token for token in special if token is not None),
+            additional=tuple(dict.fromkeys(str(token) for token in unnamed if token is not None)),
             legacy=legacy,
         )
 

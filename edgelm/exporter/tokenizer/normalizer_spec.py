@@ -66,8 +66,11 @@ def steps(spec: NormalizerSpec, *, first: bool = True, last: bool = True) -> lis
     Raises:
         ValueError: the rules cannot be read, or not be told as steps.
     """
-    found = _of_rules(read_rules(spec.rules), built_in=spec.name in _BUILT_IN) if spec.rules else []
+    rules = read_rules(spec.rules) if spec.rules else {}
+    found = _of_rules(rules, built_in=spec.name in _BUILT_IN) if spec.rules else []
     if not spec.extra_spaces:
+        if key := next((key for key, value in rules.items() if "  " in value), None):  # which stay, unlike a text's own
+            raise ValueError(f"its normalizer's rule for {key!r} has extra spaces, where others are dropped")
         found.append(normalizers.Replace(Regex(" {2,}"), " "))
         ends = [end for end, dropped in ((r"\A +", first), (f"[ {_SPACE}]+\\z", last)) if dropped]
         if ends:

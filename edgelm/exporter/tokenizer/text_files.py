@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 
 from edgelm import files
 from edgelm.bundle.json_table import plain
-from edgelm.bundle.manifest import SpecialTokens, TokenizerFacts
+from edgelm.bundle.manifest import ADDITIONAL, SpecialTokens, TokenizerFacts
 from edgelm.bundle.reader import GENERATION, TEMPLATE, TEMPLATES, TOKENIZER
 from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.errors import BundleError, CheckpointError, UnsupportedModelError
@@ -76,6 +76,7 @@ class Text:
         template: the chat template's source, or None.
         templates: sources of others by name.
         remarks: what an export should tell its user about the files.
+        additional: text of special tokens without a name, where a template wants them.
     """
 
     tokenizer: Tokenizer
@@ -86,6 +87,7 @@ class Text:
     template: str | None
     remarks: tuple[str, ...] = ()
     templates: Mapping[str, str] = field(default_factory=dict)
+    additional: tuple[str, ...] = ()
 
 
 def read_text(source: Path, config: Config) -> Text:
@@ -105,8 +107,17 @@ def read_text(source: Path, config: Config) -> Text:
     remarks += told
     templates = read_templates(source, settings)
     remarks += templates.remarks
+    wanted = any(ADDITIONAL in source for source in (templates.default or "", *templates.others.values()))
     return Text(
-        tokenizer, added.names, settings, generation, special, templates.default, tuple(remarks), templates.others
+        tokenizer,
+        added.names,
+        settings,
+        generation,
+        special,
+        templates.default,
+        tuple(remarks),
+        templates.others,
+        added.additional if wanted else (),
     )
 
 
@@ -114,10 +125,19 @@ def _generation(source: Path, config: Config) -> tuple[dict[str, Any], list[str]
     """generation_config.json without nulls, and remarks on it."""
     path = source / GENERATION
     try:
-        return settled(optional_json(path), vocabulary_size(config))
+        found, remarks = settled(optional_json(path), vocabulary_size(config))
     except BundleError as error:
         what = str(error).removeprefix(f"{GENERATION}: ")
         raise CheckpointError(f"{path}: {what}", hint="correct the file") from None
+    length, text = found.get("max_length"), config.text_part.values
+    limits = [text.get(key) for key in ("max_position_embeddings", "n_positions")]
+    if isinstance(length, int) and "max_new_tokens" not in found and any(_below(length, limit) for limit in limits):
+        remarks.append(f"{GENERATION}: max_length {length} is passed over: --max-tokens says how long an answer may be")
+    return found, remarks
+
+
+def _below(length: int, limit: object) -> bool:
+    return isinstance(limit, int) and length < limit
 
 
 def _from_gguf(source: Path) -> Text:
@@ -140,7 +160,8 @@ def text_files(text: Text) -> TextFiles:
     generation |= {f"{kind}_token_id": value for kind, value in plain(text.special).items() if value not in (None, [])}
     files[GENERATION] = json_text(generation)
     add_bos = text.settings.get("add_bos_token")
-    facts = TokenizerFacts(None if add_bos is None else bool(add_bos), text.names)
+    extra = {ADDITIONAL: list(text.additional)} if text.additional else {}
+    facts = TokenizerFacts(None if add_bos is None else bool(add_bos), text.names, extra)
     return TextFiles(files, text.special, facts, generation)
 
 

@@ -7,6 +7,7 @@ What must come is not sampled but read together with the next pass.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,8 @@ _FORMATS = frozenset(
         "regex",
     ]
 )
+# Other vocabularies mark their words: @type, ui:type, _type.
+_LIKE_A_WORD = re.compile(r"\$?[A-Za-z][A-Za-z_-]*")
 _HARMLESS = frozenset(["discriminator", "deprecated", "definition"])  # words that are, although near to one that is not
 
 
@@ -222,16 +225,22 @@ def _schema(schema: object) -> str:
     if not isinstance(schema, Mapping):
         raise OptionError(f"json_schema must be a JSON schema, an object, not {type(schema).__name__}")
     for path, word in _words(schema, ""):
-        # An unknown word says nothing, by the standard; but one that is nearly a constraint was meant to be one.
-        if word in _CONSTRAINING or word in _HARMLESS or word.startswith("x-"):
-            continue
-        if near := get_close_matches(word, _CONSTRAINING, n=1, cutoff=0.8):
-            raise OptionError(f"json_schema: unknown word {word!r} at {path or '/'}", hint=f"did you mean {near[0]}?")
+        if near := _misspelt(word):
+            raise OptionError(f"json_schema: unknown word {word!r} at {path or '/'}", hint=f"did you mean {near}?")
     try:
         json.dumps(schema, ensure_ascii=False).encode()  # no lone surrogates
         return json.dumps(_known_formats(schema), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise OptionError(f"json_schema is not valid JSON: {error}") from None
+
+
+def _misspelt(word: str) -> str | None:
+    """The constraint that a word was meant to be. Another unknown word says nothing, by the standard."""
+    if word in _CONSTRAINING or word in _HARMLESS or word.startswith("x-") or not _LIKE_A_WORD.fullmatch(word):
+        return None
+    known = {each.lower(): each for each in _CONSTRAINING if each.startswith("$") == word.startswith("$")}
+    near = get_close_matches(word.replace("_", "").replace("-", "").lower(), known, n=1, cutoff=0.82)
+    return known[near[0]] if near else None
 
 
 def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, str | int | None, Any]]:

@@ -26,14 +26,14 @@ class ChatTemplate:
 
     Args:
         source: the template.
-        special_tokens: ``bos_token``, ``eos_token`` … by name, as the template may use them.
+        special_tokens: ``bos_token``, ``eos_token`` … by name, and a list of others, as the template may use them.
         others: sources of the model's other templates by name, such as ``tool_use``.
     """
 
     def __init__(
         self,
         source: str,
-        special_tokens: Mapping[str, str] | None = None,
+        special_tokens: Mapping[str, Any] | None = None,
         others: Mapping[str, str] | None = None,
     ) -> None:
         self.source = source

@@ -36,7 +36,7 @@ def open_text(
 ) -> tuple[Tokenizer, ChatTemplate | None]:
     """The tokenizer in the file `path`, and the chat template of that source, by what a manifest says of them."""
     tokenizer = Tokenizer.open(path, bos=special.bos, add_bos=facts.add_bos)
-    return tokenizer, None if template is None else ChatTemplate(template, facts.names)
+    return tokenizer, None if template is None else ChatTemplate(template, facts.in_templates)
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer:
