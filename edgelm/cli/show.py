@@ -128,9 +128,8 @@ def print_lines(lines: Iterable[str]) -> None:
 def check_svg(path: Path) -> None:
     """OptionError where no picture can be written to `path`, before any work is done."""
     if path.suffix.lower() != ".svg":
-        raise OptionError(
-            f"--plot draws SVG, not {path.suffix or path.name}", hint=f"--plot {path.with_suffix('.svg')}"
-        )
+        drawn = path.with_suffix(".svg") if path.name else "FILE.svg"
+        raise OptionError(f"--plot draws SVG, not {path.suffix or path}", hint=f"--plot {drawn}")
     if not path.absolute().parent.is_dir():
         raise OptionError(f"cannot write {path}: {path.absolute().parent} is not a folder")
 

@@ -188,6 +188,8 @@ def test_the_recipes_names(edgelm):
         ([], 2, "error: --target is missing"),
         (["--target", "rpi5", "--recipe", "int5"], 1, "error: no recipe 'int5' to try\nhint: "),
         (["--target", "rpi5", "--plot", "x.png"], 1, "error: --plot draws SVG, not .png\nhint: --plot x.svg"),
+        (["--target", "rpi5", "--plot", ""], 1, "error: --plot draws SVG, not .\nhint: --plot FILE.svg"),
+        (["--target", "rpi5", "--plot", "/"], 1, "error: --plot draws SVG, not /\nhint: --plot FILE.svg"),
         (["--target", "rpi5", "--plot", "nope/x.svg"], 1, "error: cannot write nope/x.svg: "),
         (["--target", "rpi5", "--chunks", "0"], 1, "error: chunks must be at least 1, not 0"),
         (["--target", "rpi5", "--text", "nope.txt"], 1, "error: nope.txt cannot be read"),
