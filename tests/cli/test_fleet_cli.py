@@ -58,6 +58,23 @@ def test_from_a_plan_to_a_page(edgelm, fleet, tiny_bundle):
     assert {(row["place"], row["bundle"]) for row in rows} == {("here", tiny_bundle.digest)}
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "place", [pytest.param("here", marks=pytest.mark.slow), pytest.param("emulate:rpi5", marks=pytest.mark.board)]
+)
+def test_a_board_is_tuned_before_it_is_measured(edgelm, fleet, monkeypatch, tmp_path, place):
+    monkeypatch.setenv("EDGELM_PROFILES", str(tmp_path / "profiles"))
+    monkeypatch.delenv("XDG_CACHE_HOME")  # where the emulator is
+    plan = fleet.read_text().replace("threads = 1\n", 'tune = "speed"\ntune_time = "5s"\n')
+    fleet.write_text(plan.replace('"here"', f'"{place}"'))
+    ended = edgelm("fleet", fleet, "--json")
+    assert ended.code == 0, ended.err
+    (job,) = json.loads(ended.out)["results"]
+    (profile,) = (tmp_path / "profiles").iterdir()
+    assert job["profile"] == json.loads(profile.read_text())["id"]
+    assert [row["test"] for row in job["results"]] == ["pp8", "tg4"]
+
+
 def test_a_job_that_fails(edgelm, fleet):
     fleet.write_text(fleet.read_text().replace("n_prompt = 8", "n_prompt = 1000"))
     ended = edgelm("fleet", fleet, "--json")

@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[2]
 BENCH = ("-p", "8", "-n", "4", "-r", "2")
 
 
-def edgelm(*args: object, **settings: object) -> subprocess.CompletedProcess[str]:
+def edgelm(*args: object, cwd: Path | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgelm", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings}, timeout=900)  # type: ignore[arg-type]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **settings}, timeout=900)
 
 
 def test_own_options_stay_here():
@@ -59,7 +59,7 @@ def test_what_does_not_go_together(args, said):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_board_by_ssh(sshd, tiny_bundle, tmp_path):
+def test_a_board_by_ssh(used, tiny_bundle, tmp_path):
     """bench, doctor, run and eval; figures come home, and nothing but the environment stays."""
     kept = tmp_path / "results.sqlite3"
     ended = edgelm("bench", tiny_bundle.path, *BENCH, "-o", "json", "--on", "ssh:board", EDGELM_RESULTS=str(kept))
@@ -78,21 +78,21 @@ def test_a_board_by_ssh(sshd, tiny_bundle, tmp_path):
     assert figures[0]["perplexity"] == figures[1]["perplexity"]
     assert figures[0]["tokens"] == figures[1]["tokens"]
     assert edgelm("doctor", "--on", "ssh:board").stdout.strip()
-    left = sorted(path.name.partition("-")[0] for path in sshd.base.iterdir())
+    left = sorted(path.name.partition("-")[0] for path in used.base.iterdir())
     assert left == ["bundles", "edgelm", "site"]
-    assert [path.name for path in (sshd.base / "bundles").iterdir()] == [tiny_bundle.digest]
-    assert sshd.left() == []
+    assert [path.name for path in (used.base / "bundles").iterdir()] == [tiny_bundle.digest]
+    assert used.left() == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_board_is_tuned_by_ssh(sshd, tiny_bundle, tmp_path):
+def test_a_board_is_tuned_by_ssh(used, tiny_bundle, tmp_path):
     """The profile stays on the board, where bench takes it; a copy comes home."""
     home = {"EDGELM_PROFILES": str(tmp_path / "profiles")}
     told = edgelm("tune", tiny_bundle.path, "--time", "5s", "--json", "--on", "ssh:board", "--keep", **home)
     assert told.returncode == 0, told.stderr
     profile = json.loads(told.stdout)["profile"]
-    (there,) = (sshd.home / ".config/edgelm/profiles").iterdir()
+    (there,) = (used.home / ".config/edgelm/profiles").iterdir()
     (here,) = (tmp_path / "profiles").iterdir()
     assert json.loads(there.read_text()) == json.loads(here.read_text()) == profile
     assert f"a copy is here: {here}" in told.stderr
@@ -102,7 +102,57 @@ def test_a_board_is_tuned_by_ssh(sshd, tiny_bundle, tmp_path):
     assert [each["id"] for each in json.loads(shown.stdout)] == [profile["id"]]
     assert edgelm("tune", tiny_bundle.path, "--forget", "--on", "ssh:board").returncode == 0
     assert not there.exists()
-    assert not list(sshd.base.glob("run-*"))
+    assert not list(used.base.glob("run-*"))
+
+
+PAGES = {  # of boards -> the target that each exports for
+    "raspberry-pi-5": "rpi5",
+    "raspberry-pi-4": "rpi4",
+    "raspberry-pi-zero-2w": "rpi-zero2w",
+    "jetson": "rpi5",
+    "android": "android-arm64",
+}
+
+
+def ten_lines(page: str) -> list[list[str]]:
+    """From a bare board to a table, as a page of docs/boards tells it: words of each line."""
+    text = (ROOT / "docs/boards" / f"{page}.md").read_text()
+    block = text[text.index("## From a bare board to a table, in ten lines") :].split("```")[1]
+    return [shlex.split(line, comments=True) for line in block.splitlines()[1:]]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_of_a_board_has_ten_lines(page):
+    lines = ten_lines(page)
+    assert len(lines) == 10
+    told = [" ".join(line) for line in lines]
+    assert told[2] == f"edgelm export --target {PAGES[page]}"
+    bundles = {word for line in lines for word in line if word.startswith("bundles/")}
+    assert bundles == {f"bundles/edgelm-home-{PAGES[page]}-{load_target(PAGES[page]).default}"}
+    (board,) = {line[line.index("--on") + 1] for line in lines if "--on" in line}
+    assert told[0] == f"ssh-copy-id {board.removeprefix('ssh:')}"
+    assert [line[1] for line in lines[1:]] == [
+        "doctor", "export", "run", "tune", "bench", "bench", "results", "results", "results"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_ten_lines_of_a_page_lead_to_a_table(used, tmp_path):
+    """All but the first, which copies a key, and the last, for which one bundle is not enough."""
+    short = {"tune": ["--time", "5s"], "export": ["--calibrate", "none"]}
+    own = {name: str(tmp_path / name) for name in ("EDGELM_RESULTS", "EDGELM_PROFILES", "XDG_CACHE_HOME")}
+    for _, verb, *words in ten_lines("raspberry-pi-5")[1:]:
+        words = ["ssh:board" if word == "ssh:pi@raspberrypi" else "10s" if word == "10m" else word for word in words]
+        ended = edgelm(verb, *words, *short.get(verb, ()), cwd=tmp_path, PYTHONPATH=str(ROOT), **own)
+        wanted = (0, 1) if verb == "doctor" else (1,) if "--calibrate" in words else (0,)
+        assert ended.returncode in wanted, (verb, words, ended.stderr)
+    assert "two bundles or more" in ended.stderr
+    assert "<svg" in (tmp_path / "heat.svg").read_text()
+    table = (tmp_path / "rpi5.md").read_text()
+    assert "pp512" in table
+    assert "ssh:board" in table
+    assert used.left() == []
 
 
 PAGES = {  # of boards -> the target that each exports for
@@ -138,7 +188,7 @@ def test_a_page_of_a_board_has_ten_lines(page):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_cut_at_random_moments_the_next_call_finishes(sshd, tiny_bundle):
+def test_cut_at_random_moments_the_next_call_finishes(used, tiny_bundle):
     """Whatever moment the connection is cut at, the call ends with one line, and the next one goes on."""
     assert edgelm("doctor", "--on", "ssh:board").returncode in (0, 1)
     chance = random.Random(1)
@@ -146,7 +196,7 @@ def test_cut_at_random_moments_the_next_call_finishes(sshd, tiny_bundle):
     for _ in range(10):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         time.sleep(chance.uniform(0.5, 6.0))
-        for pid in sshd.sessions():
+        for pid in used.sessions():
             with suppress(ProcessLookupError):  # it has just ended by itself
                 os.kill(pid, signal.SIGKILL)
         _, said = process.communicate(timeout=120)
@@ -155,9 +205,9 @@ def test_cut_at_random_moments_the_next_call_finishes(sshd, tiny_bundle):
             assert [line for line in said.splitlines() if line.startswith("error: ")]
     ended = edgelm(*command[3:])
     assert ended.returncode == 0, ended.stderr
-    assert sorted(path.name.partition("-")[0] for path in sshd.base.iterdir()) == ["bundles", "edgelm", "site"]
-    assert list((sshd.base / "bundles").iterdir()) == []
-    assert sshd.left() == []
+    assert sorted(path.name.partition("-")[0] for path in used.base.iterdir()) == ["bundles", "edgelm", "site"]
+    assert list((used.base / "bundles").iterdir()) == []
+    assert used.left() == []
 
 
 @pytest.mark.board
