@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,13 +77,16 @@ class BoardCommand(Sectioned):
 
         parse(place)  # before anything is read
         args = _without(ctx.meta["edgelm.args"], flags=("--keep",), options=("--on", "--offline-wheels"))
-        if self.name == "run":
-            args += _prompt(ctx.params)
         inputs = {
             path: local for name in self.reads for path in _paths(ctx.params.get(name)) if (local := _local(name, path))
         }
         outputs = [path for name in self.writes for path in _paths(ctx.params.get(name))]
         with tempfile.TemporaryDirectory(prefix="edgelm-on-") as folder, Bar() as bar:
+            if self.name == "run" and (typed := _standard_input(ctx.params)):
+                prompt = Path(folder) / "standard-input.txt"
+                prompt.write_text(f"{typed}\n", encoding="utf-8")
+                args += ["--prompt-file", str(prompt)]
+                inputs[prompt] = prompt
             report = Path(folder) / "report.json"
             if reports := self.name == "bench" or (self.name == "tune" and not _asks(ctx.params)):
                 args += ["--report", str(report)]
@@ -124,12 +126,16 @@ def _asks(params: dict[str, Any]) -> bool:
     return bool(params.get("show") or params.get("forget"))
 
 
-def _prompt(params: dict[str, Any]) -> list[str]:
-    """The prompt from standard input, which the board does not have."""
-    given = [params.get(name) for name in ("text", "prompt", "prompt_file")]
-    if "-" in given:
+def _standard_input(params: dict[str, Any]) -> str:
+    """What standard input has of the prompt, which the board cannot read: all of it, or what is piped behind PROMPT."""
+    from edgelm.cli.run import read_prompt
+
+    text, prompt, files = (params.get(name) for name in ("text", "prompt", "prompt_file"))
+    if "-" in (text, prompt):
         raise OptionError("a prompt of - does not go with --on", hint="leave it out: standard input is the default")
-    return [] if any(given) else ["--prompt", sys.stdin.read()]
+    if prompt is not None or (text is None and files):
+        return ""
+    return read_prompt("" if text is not None else None, None, ()).removeprefix("\n\n")
 
 
 def _local(parameter: str, path: Path) -> Path | None:

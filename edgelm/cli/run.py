@@ -49,7 +49,7 @@ _CACHING = (prompt_cache_option, adapter_option, draft_option)
 @click.command(
     "run",
     cls=BoardCommand,
-    reads=("bundle", "adapter", "draft", "json_schema", "prompt_file"),
+    reads=("bundle", "adapter", "draft", "json_schema", "prompt_file", "tools"),
     refuses=("prompt_cache",),
 )
 @bundle_argument

@@ -67,9 +67,12 @@ def run_on(name: str, command: Command, hooks: Hooks = Hooks()) -> int:
         folder = f"{session.base}/run-{uuid.uuid4().hex[:12]}"
         paths = _send(session, command, bundles, folder, hooks)
         temporary = [folder, *([] if command.keep else [paths[path] for path in bundles])]
-        outputs = {path: f"{folder}/{path.name}" for path in command.outputs}
+        taken = {there.rpartition("/")[2] for there in paths.values()}
+        outputs = {path: f"{folder}/{_free(path.name, taken)}" for path in command.outputs}
         args = _translated(command.args, paths | outputs)
-        variables = {**made.variables, "XDG_CACHE_HOME": f"{session.base}/cache"}
+        # Prepacked weights are of use for as long as the bundle is there.
+        cache = f"{session.base if command.keep else folder}/cache"
+        variables = {**made.variables, "XDG_CACHE_HOME": cache}
         if parse(name)[0] != "ssh":  # a user of the board's has a home, where a profile is for all that runs there
             variables["EDGELM_PROFILES"] = f"{session.base}/profiles"
         try:
@@ -89,7 +92,7 @@ def _send(
     session: Session, command: Command, bundles: Mapping[Path, Bundle], folder: str, hooks: Hooks
 ) -> dict[Path, str]:
     """Send what the command reads: bundles by their digest, of which only what is missing; the path there of each."""
-    paths, files, hashes = dict[Path, str](), dict[Path, str](), dict[Path, str]()
+    paths, files, hashes, taken = dict[Path, str](), dict[Path, str](), dict[Path, str](), set[str]()
     for path, local in command.inputs.items():
         if path in bundles:
             bundle = bundles[path]
@@ -100,7 +103,7 @@ def _send(
         else:
             if not local.is_file():
                 raise EdgeLMError(f"{path} is no file that could be sent", hint="bundles and single files can")
-            there = f"{folder}/{path.name}"
+            there = f"{folder}/{_free(path.name, taken)}"
             files[local] = there
         paths[path] = there
     total = sum(file.stat().st_size for file in files)
@@ -117,6 +120,15 @@ def _send(
     return paths
 
 
+def _free(name: str, taken: set[str]) -> str:
+    """A file's name there: its own, unless another folder has one of that name; `taken` has it from now on."""
+    found = next(
+        f"{prefix}{name}" for prefix in ("", *(f"{n}-" for n in range(2, 1000))) if f"{prefix}{name}" not in taken
+    )
+    taken.add(found)
+    return found
+
+
 def _translated(args: Sequence[str], paths: Mapping[Path, str]) -> list[str]:
     """The arguments with the board's paths."""
     there = {str(path): remote for path, remote in paths.items()}
@@ -127,6 +139,8 @@ def _translated(args: Sequence[str], paths: Mapping[Path, str]) -> list[str]:
             found.append(there.get(arg) or there[arg.rstrip("/")])
         elif equals and option.startswith("--") and value.rstrip("/") in there:
             found.append(f"{option}={there[value.rstrip('/')]}")
+        elif arg[:1] == "-" != arg[1:2] and arg[2:] in there:  # -fFILE
+            found.append(arg[:2] + there[arg[2:]])
         else:
             found.append(arg)
     return found

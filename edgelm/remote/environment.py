@@ -72,7 +72,8 @@ def prepare(session: Session, wheels: Path | None, say: Callable[[str], None], o
     facts = session.facts
     python = f"{facts['python'][0]}.{facts['python'][1]}"
     pins = [*requirements(), *_extras()]
-    key = hashlib.sha256(json.dumps([facts["arch"], python, pins]).encode()).hexdigest()[:12]
+    tags = _platforms(facts)
+    key = hashlib.sha256(json.dumps([tags, python, pins]).encode()).hexdigest()[:12]
     with tempfile.TemporaryDirectory(prefix="edgelm-remote-") as folder:
         package = _package(Path(folder))
         site, own = f"{session.base}/site-{key}", f"{session.base}/edgelm-{package.name.partition('.')[0]}"
@@ -89,7 +90,7 @@ def prepare(session: Session, wheels: Path | None, say: Callable[[str], None], o
                     hint="make room there, then run it again",
                 )
             say(f"fetching wheels for {facts['arch']} and Python {python}")
-            archive = _wheels(pins, str(facts["arch"]), python, _minor(facts), wheels, key)
+            archive = _wheels(pins, str(facts["arch"]), tags, python, wheels, key)
             say(f"sending {archive.stat().st_size / 1e6:.0f} MB of wheels to {session.place.name}, this once")
             session.put({archive: f"{session.base}/{archive.name}"}, on_bytes)
             session.call("unpack", archives=[f"{session.base}/{archive.name}"], folder=site)
@@ -104,14 +105,19 @@ def prepare(session: Session, wheels: Path | None, say: Callable[[str], None], o
     return Environment(variables, str(facts["executable"]))
 
 
-def _wheels(pins: list[str], arch: str, python: str, glibc: int, source: Path | None, key: str) -> Path:
+def _platforms(facts: Mapping[str, Any]) -> list[str]:
+    """The platforms whose wheels fit the board's processor and C library, the newest first."""
+    arch = facts["arch"]
+    return [*(f"manylinux_2_{n}_{arch}" for n in reversed(_GLIBC) if n <= _minor(facts)), f"manylinux2014_{arch}"]
+
+
+def _wheels(pins: list[str], arch: str, tags: list[str], python: str, source: Path | None, key: str) -> Path:
     """A tar file of the wheels, fetched once and kept in the cache."""
     archive = _cache() / f"wheels-{key}.tar"
     if archive.is_file():
         return archive
     archive.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(archive.parent, "wheels-") as folder:
-        tags = [f"--platform=manylinux_2_{n}_{arch}" for n in reversed(_GLIBC) if n <= glibc]
         command = [
             sys.executable,
             "-m",
@@ -122,8 +128,8 @@ def _wheels(pins: list[str], arch: str, python: str, glibc: int, source: Path | 
             "--dest",
             str(folder),
         ]
-        command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}", *tags]
-        command += [f"--platform=manylinux2014_{arch}"]
+        command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
+        command += [f"--platform={tag}" for tag in tags]
         command += [] if source is None else ["--no-index", f"--find-links={source.absolute()}"]
         done = subprocess.run([*command, *pins], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from edgelm.remote.place import Place
 
 _AGENT = Path(__file__).with_name("agent.py")
 _BLOCK = 1 << 18
+_SIGNALS = frozenset(signal.Signals)
 _BEAT = 5.0  # seconds between two signs of life
 OnBytes = Callable[[int], None]
 
@@ -115,18 +117,23 @@ class Session:
             _call(self.place, "receive", arguments, feed)
 
     def get(self, path: str) -> bytes:
-        """A file of the board."""
+        """A file of the board.
+
+        Raises:
+            RemoteError: the connection was lost, or it is not there.
+        """
+        length, _ = self.have([path])[path]
         process = _start(self.place, "send", {"path": path}, stdin=subprocess.DEVNULL)
         data, said = process.communicate()
         if process.returncode:
             raise _failure(self.place, process.returncode, said.decode(errors="replace"))
-        return data
+        return data[max(0, len(data) - length) :]  # before it may stand what the board's shell greets with
 
     def run(self, argv: Sequence[str], environment: Mapping[str, str], folder: str) -> int:
         """Run a program of the board, its output on ours, and end it with us; its exit code.
 
         Raises:
-            RemoteError: the connection was lost.
+            RemoteError: the connection was lost, or a signal ended it there.
         """
         arguments = {"argv": [*self.place.launcher, *argv], "environment": dict(environment), "folder": folder}
         sys.stdout.flush()
@@ -152,6 +159,10 @@ class Session:
             reader.join(2)
         if process.returncode in (255, -9, -15) or (process.returncode == 143):
             raise self.place.explain(255, "".join(said))
+        if process.returncode > 128:
+            name = signal.Signals(number).name if (number := process.returncode - 128) in _SIGNALS else str(number)
+            hint = "did memory run out there? dmesg tells, and edgelm estimate what a bundle takes"
+            raise RemoteError(f"{self.place.name}: the system ended edgelm by signal {name}", hint=hint)
         return process.returncode
 
 

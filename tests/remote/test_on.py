@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -15,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from edgelm.cli import main
 from edgelm.cli.on import _without
-from edgelm.remote.command import _translated
+from edgelm.remote.command import Command, _free, _translated
 from edgelm.target.target import load_target
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +26,12 @@ ROOT = Path(__file__).parents[2]
 BENCH = ("-p", "8", "-n", "4", "-r", "2")
 
 
-def edgelm(*args: object, cwd: Path | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+def edgelm(
+    *args: object, cwd: Path | None = None, piped: str | None = None, **settings: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgelm", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **settings}, timeout=900)
+    how = {"capture_output": True, "text": True, "timeout": 900}
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **settings}, input=piped, **how)  # type: ignore[call-overload,no-any-return]
 
 
 def test_own_options_stay_here():
@@ -40,6 +45,45 @@ def test_paths_become_those_of_the_board():
     args = ["bench", "my/bundle/", "--plot=a.svg", "--plot", "a.svg", "-p", "a.svgx"]
     found = ["bench", "/there/1", "--plot=/there/a.svg", "--plot", "/there/a.svg", "-p", "a.svgx"]
     assert _translated(args, paths) == found
+    assert _translated(["run", "-fa.svg", "--a.svg", "-f"], paths) == ["run", "-f/there/a.svg", "--a.svg", "-f"]
+
+
+def test_files_of_one_name_do_not_meet():
+    taken: set[str] = set()
+    assert [_free(name, taken) for name in ("a.txt", "b.txt", "a.txt", "a.txt")] == [
+        "a.txt", "b.txt", "2-a.txt", "3-a.txt"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "sent"),
+    [
+        (["Summarise:"], "a letter\n"),
+        ([], "a letter\n"),
+        (["-f", "{tools}"], None),
+        (["-p", "of its own"], None),
+        (["-f", "{tools}", "Summarise:"], "a letter\n"),
+    ],
+)
+def test_what_is_piped_goes_along(monkeypatch, tiny_bundle, tmp_path, args, sent):
+    """As a file behind the prompt; and so do the files of options."""
+    tools = tmp_path / "tools.json"
+    tools.write_text("[]")
+    seen = {}
+
+    def ran(name: str, command: Command, hooks: object) -> int:
+        seen.update({path.name: path.read_text() for path in command.inputs.values() if path.is_file()})
+        seen["args"] = command.args
+        return 0
+
+    monkeypatch.setattr("edgelm.remote.command.run_on", ran)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a letter\n")))
+    words = [word.format(tools=tools) for word in args]
+    assert main(["run", str(tiny_bundle.path), *words, "--tools", str(tools), "--on", "ssh:board"]) == 0
+    assert seen["tools.json"] == "[]"
+    assert seen.get("standard-input.txt") == sent
+    assert seen["args"][: 2 + len(words)] == ["run", str(tiny_bundle.path), *words]
+    assert (seen["args"][-2] == "--prompt-file") == (sent is not None)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +114,8 @@ def test_a_board_by_ssh(used, tiny_bundle, tmp_path):
     assert (
         edgelm("run", tiny_bundle.path, "-p", "hi", "--raw", "--max-tokens", "2", "--on", "ssh:board").returncode == 0
     )
+    said = edgelm("run", tiny_bundle.path, "one", *("--raw", "--echo", "-n", "1", "--on", "ssh:board"), piped="two\n")
+    assert said.stdout.startswith("one\n\ntwo"), said
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a text that was long enough. " * 40)
     told = edgelm("eval", tiny_bundle.path, "--text", text, "--json", "--on", "ssh:board", "--keep")
@@ -153,37 +199,6 @@ def test_the_ten_lines_of_a_page_lead_to_a_table(used, tmp_path):
     assert "pp512" in table
     assert "ssh:board" in table
     assert used.left() == []
-
-
-PAGES = {  # of boards -> the target that each exports for
-    "raspberry-pi-5": "rpi5",
-    "raspberry-pi-4": "rpi4",
-    "raspberry-pi-zero-2w": "rpi-zero2w",
-    "jetson": "rpi5",
-    "android": "android-arm64",
-}
-
-
-def ten_lines(page: str) -> list[list[str]]:
-    """From a bare board to a table, as a page of docs/boards tells it: words of each line."""
-    text = (ROOT / "docs/boards" / f"{page}.md").read_text()
-    block = text[text.index("## From a bare board to a table, in ten lines") :].split("```")[1]
-    return [shlex.split(line, comments=True) for line in block.splitlines()[1:]]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_of_a_board_has_ten_lines(page):
-    lines = ten_lines(page)
-    assert len(lines) == 10
-    told = [" ".join(line) for line in lines]
-    assert told[2] == f"edgelm export --target {PAGES[page]}"
-    bundles = {word for line in lines for word in line if word.startswith("bundles/")}
-    assert bundles == {f"bundles/edgelm-home-{PAGES[page]}-{load_target(PAGES[page]).default}"}
-    (board,) = {line[line.index("--on") + 1] for line in lines if "--on" in line}
-    assert told[0] == f"ssh-copy-id {board.removeprefix('ssh:')}"
-    assert [line[1] for line in lines[1:]] == [
-        "doctor", "export", "run", "tune", "bench", "bench", "results", "results", "results"
-    ]  # fmt: skip
 
 
 @pytest.mark.slow

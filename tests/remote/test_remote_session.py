@@ -105,6 +105,29 @@ def test_what_runs_ends_with_the_connection(sshd, how):
     _wait(lambda: sshd.left() == [])
 
 
+def test_a_shell_that_greets(sshd, tmp_path):
+    force = sshd.folder / "force-board"
+    force.write_text(force.read_text().replace("exec sh", "echo Welcome to the board; exec sh"))
+    local = tmp_path / "f"
+    local.write_bytes(os.urandom(1000))
+    with open_place("ssh:board") as place:
+        session = Session.open(place)
+        session.put({local: f"{sshd.base}/f"})
+        assert session.get(f"{sshd.base}/f") == local.read_bytes()
+        with pytest.raises(RemoteError, match="No such file"):
+            session.get(f"{sshd.base}/g")
+
+
+def test_a_program_that_the_system_ends(sshd):
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with open_place("ssh:board") as place:
+        session = Session.open(place)
+        argv = [str(session.facts["executable"]), "-c", script]
+        with pytest.raises(RemoteError, match="ended edgelm by signal SIGKILL") as error:
+            session.run(argv, {}, f"{sshd.base}/run-1")
+    assert "memory" in str(error.value.hint)
+
+
 @pytest.mark.parametrize("wanted", [2, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_cut_at_random_moments_a_transfer_goes_on(sshd, tmp_path, wanted):
     """However often it is cut, what was sent is not sent again, and nothing half-written has the file's name."""
@@ -158,7 +181,7 @@ def test_keys_and_hosts_that_are_not_right(sshd, tmp_path):
     with pytest.raises(RemoteError, match="the host key of board is not known") as error, open_place("ssh:board"):
         pass
     assert "ssh board" in str(error.value.hint)
-    other = (sshd.folder / "user.pub").read_text().split()[1]
+    other = (sshd.folder / "board.key.pub").read_text().split()[1]
     known.write_text(f"{right.split()[0]} ssh-ed25519 {other}\n")
     with pytest.raises(RemoteError, match="the host key of board has changed"), open_place("ssh:board"):
         pass
@@ -196,7 +219,7 @@ def test_boards_that_cannot_run_it(change, said):
 
 def test_a_full_card(sshd, tmp_path):
     """Through the file size limit of a shell, which ends a write as a full card does."""
-    force = sshd.folder / "force"
+    force = sshd.folder / "force-board"
     force.write_text(force.read_text().replace("exec sh", "trap '' XFSZ; ulimit -f 1000; exec sh"))
     local = tmp_path / "f"
     local.write_bytes(os.urandom(2_000_000))
