@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgelm.cli.failures import say
-from edgelm.cli.sections import Sectioned, entitle
+from edgelm.cli.sections import BOARDS, Sectioned, entitle
 from edgelm.errors import BundleError, OptionError, RemoteError
 
 _OWN = ("on", "keep", "offline_wheels")
@@ -50,7 +50,7 @@ class BoardCommand(Sectioned):
         super().__init__(*args, **settings)
         self.reads, self.writes, self.refuses = reads, writes, refuses
         boards = place_options()
-        entitle("On a board", boards)
+        entitle(BOARDS, boards)
         self.params += boards
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

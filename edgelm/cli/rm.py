@@ -58,7 +58,8 @@ def _meant(store: Store, name: str) -> list[Stored]:
     if exact or of_model:
         return exact or of_model
     known = [stored.name for stored in found]
-    raise BundleError(f"no bundle is called {name} in {store.folder}", hint=near(name, known, listing="there are"))
+    hint = near(name, known, listing="there are") if known else "none is there: edgelm pull NAME makes one"
+    raise BundleError(f"no bundle is called {name} in {store.folder}", hint=hint)
 
 
 def _forget(bundle: Bundle) -> int:

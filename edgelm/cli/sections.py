@@ -10,6 +10,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
+BOARDS = "On a board"
 _REST = "Other options"
 _TITLES: dict[int, str] = {}  # id of an option, which lives as long as its command, → its section
 
@@ -34,7 +35,7 @@ def entitle(title: str, options: Sequence[click.Option]) -> None:
 
 
 class Sectioned(click.Command):
-    """A command whose options are shown by section; those of none come last."""
+    """A command whose options are shown by section; those of none come last, but before those of boards alone."""
 
     def sections(self, ctx: click.Context) -> list[tuple[str, list[tuple[str, str]]]]:
         """(Title, records of help) in the order of the sections' first options."""
@@ -44,6 +45,8 @@ class Sectioned(click.Command):
             if record is not None and not isinstance(parameter, click.Argument):
                 found.setdefault(_TITLES.get(id(parameter), _REST), []).append(record)
         rest = found.pop(_REST, [])
+        if rest and set(found) == {BOARDS}:  # what all commands of boards have comes behind what is the command's own
+            return [("Options", rest), *found.items()]
         return [*found.items(), *([(_REST if found else "Options", rest)] if rest else [])]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -18,6 +18,7 @@ FORMS = (".csv", ".md", ".parquet")
 _SHORT = (
     "at",
     "board",
+    "place",
     "model",
     "quant",
     "threads",

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from ssh_server import Server, serving
@@ -37,10 +36,11 @@ def boards(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("sshd")
     (folder / "bin").mkdir()
     qemu, *options = board.command([])
-    python = folder / "bin" / Path(options[-2]).name
-    # QEMU tells the program that it is this file, so that what it starts as its own interpreter is emulated, too.
-    python.write_text(f'#!/bin/sh\nexec "{qemu}" -0 "$0" {" ".join(options[:-1])} "$@"\n')
-    python.chmod(0o755)
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):  # all, lest this machine's own are found
+        python = folder / "bin" / name
+        # QEMU tells the program that it is this file, so that what it starts as its own interpreter is emulated, too.
+        python.write_text(f'#!/bin/sh\nexec "{qemu}" -0 "$0" {" ".join(options)} "$@"\n')
+        python.chmod(0o755)
     arm = f"export PATH={folder}/bin:$PATH PYTHONHOME={board.sandbox.root}/usr; unset PYTHONPATH LD_PRELOAD LD_LIBRARY_PATH"
     with serving(folder, {"arm": arm, "board": "", "second": ""}) as server:
         monkeypatch.setenv("EDGELM_SSH_CONFIG", str(server.config))
