@@ -85,7 +85,7 @@ def test_pairs_are_counted_as_a_window_lets_them_be_seen(window: int | None, dep
 def test_a_context_without_room_is_told() -> None:
     found = forecast(WORK, board(), context=300)
     assert (found.prompt, [speed.depth for speed in found.decode]) == (300, [0])
-    assert "no room for 1,024 tokens in a context of 300: export with a longer one" in found.notes
+    assert "decode after 1,024 and 4,096 needs a longer context than 300: export with one" in found.notes
 
 
 def test_a_format_without_a_rate_takes_the_nearest() -> None:

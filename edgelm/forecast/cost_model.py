@@ -221,8 +221,8 @@ def forecast(
         if depth < context:
             step = decode.step(work, 1, depth)
             speeds.append(_speed(depth, 1 / step.seconds, step, rates.range("decode")))
-        else:
-            notes.append(f"no room for {depth:,} tokens in a context of {context:,}: export with a longer one")
+    if beyond := [f"{depth:,}" for depth in depths if depth >= context]:
+        notes.append(f"decode after {' and '.join(beyond)} needs a longer context than {context:,}: export with one")
     load = work.file_bytes / 1e6 / rates.storage_mbs + work.file_bytes / 1e6 / rates.pack_mbs
     return Forecast(
         threads=decode.threads,

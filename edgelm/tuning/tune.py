@@ -119,7 +119,8 @@ def tune(
         summary = log.summary()
     profile = _profile(bundle, cpu, search, best, time.perf_counter() - started)
     where = None if profiles is None else profiles.save(profile)
-    notes = tuple(_notes(goal, search.tried, summary, packed=packed))
+    shared = not packed and len(candidates.places(cpu)) > 1
+    notes = tuple(_notes(goal, search.tried, summary, shared=shared))
     return Tuning(profile, where, tuple(search.tried), notes, tuple(advice(goal)))
 
 
@@ -169,8 +170,8 @@ def _profile(bundle: Bundle, cpu: CpuInfo, search: Search, best: Settings, secon
     )
 
 
-def _notes(goal: Goal, tried: Sequence[Tried], summary: SensorSummary, *, packed: bool) -> list[str]:
-    """What there is to know about the figures."""
+def _notes(goal: Goal, tried: Sequence[Tried], summary: SensorSummary, *, shared: bool) -> list[str]:
+    """What there is to know about the figures; `shared`: both phases had to have the same threads."""
     found = []
     if summary.throttled_share is not None and summary.throttled_share > _HOT and goal == "speed":
         found.append(
@@ -180,8 +181,11 @@ def _notes(goal: Goal, tried: Sequence[Tried], summary: SensorSummary, *, packed
         found.append(
             f"{len(wide)} of {len(tried)} figures vary by more than {_WIDE:.0%}: does something else run? then tune again"
         )
-    if not packed and not any(each.settings.prefill_threads != each.settings.threads for each in tried):
-        found.append("prefill has the threads of decode: without the cache of weights others would take these twice")
+    if shared and not any(each.settings.prefill_threads != each.settings.threads for each in tried):
+        found.append(
+            "prefill runs on the threads of decode: for others the weights would be in memory twice, as they are not in the "
+            "cache of prepacked weights, which small models do without"
+        )
     if goal == "sustained" and all(each.celsius is None for each in tried):
         found.append("this machine tells no temperature: the windows were long, but how hot it was is not known")
     return found

@@ -120,14 +120,14 @@ def test_the_network_goes_down_and_the_next_call_finishes(network, tiny_bundle):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         time.sleep(chance.uniform(0.5, 6.0))
         set_link("down")
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=900)
         set_link("up")
         assert "Traceback" not in said
         if process.returncode:
             assert [line for line in said.splitlines() if line.startswith("error: ")], said
         ended = edgelm(*command[3:])
         assert ended.returncode == 0, ended.stderr
-    assert sorted(path.name.partition("-")[0] for path in server.base.iterdir()) == ["bundles", "edgelm", "site"]
+    assert {path.name.partition("-")[0] for path in server.base.iterdir()} == {"bundles", "edgelm", "site"}
     assert list((server.base / "bundles").iterdir()) == []
     until = time.monotonic() + 60
     while server.left() and time.monotonic() < until:
