@@ -134,6 +134,10 @@ def command(
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         print_lines(_lines(facts, rows, sweep.items))
+        if model is None and text is None:
+            print_lines(
+                ["perplexity is of requests, too, which this model was not taught to write: KLD and the task tell more"]
+            )
         if output is not None:
             print_lines(["", f"bundles and figures: {output}"])
 
