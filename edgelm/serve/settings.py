@@ -99,6 +99,9 @@ class Settings:
                 f"--host {self.host} opens the server to others, and it has no key",
                 hint="--api-key-file FILE, or --insecure where everyone who can reach it may use it",
             )
+        kept = self.prompt_cache
+        if kept is not None and os.path.lexists(kept) and not kept.is_dir():
+            raise OptionError(f"prompt cache {kept} is no folder", hint="--prompt-cache DIR, or --no-prompt-cache")
         for key in self.keys:
             if len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
                 raise OptionError(

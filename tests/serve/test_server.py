@@ -53,6 +53,20 @@ def test_a_unix_socket_is_for_its_user_and_group(home_bundle: Bundle, tmp_path: 
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", ["file", "FIFO", "dangling link", "circle"])
+def test_prompts_are_kept_in_a_folder(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "prompts"
+    if kind == "file":
+        path.write_bytes(b"")
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere" if kind == "dangling link" else path.name)
+    with pytest.raises(OptionError, match="prompt cache .* is no folder"):
+        Settings(bundles=(tmp_path,), prompt_cache=path)
+    assert Settings(bundles=(tmp_path,), prompt_cache=tmp_path / "new").prompt_cache
+
+
 def test_a_port_that_is_taken_is_told(home: Running, home_bundle: Bundle) -> None:
     with pytest.raises(OptionError, match=f"cannot listen on 127.0.0.1:{home.port}") as caught:
         listen(Settings(bundles=(home_bundle.path,), port=home.port))
