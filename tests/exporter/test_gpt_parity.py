@@ -85,6 +85,26 @@ def test_keys_left_out_of_the_config(
     CHECKS["prefill"](*load_pair(checkpoint, tmp_path / "b"), some_ids())
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rotary_pct": 0.5},  # and partial_rotary_factor 0.25
+        {"partial_rotary_factor": 1.0},
+        {"rotary_emb_base": 500, "rope_theta": 10000},
+        {"rope_theta": 9.0},
+    ],
+)
+def test_two_spellings_that_differ(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, values: dict[str, float]
+) -> None:
+    """The older one counts, as in transformers, which writes both."""
+    checkpoint = tiny_checkpoint(**SHAPES["pythia"])
+    config = json.loads((checkpoint / "config.json").read_text())
+    assert {"rotary_pct", "partial_rotary_factor", "rotary_emb_base", "rope_theta"} <= set(config)
+    (checkpoint / "config.json").write_text(json.dumps(config | values))
+    CHECKS["prefill"](*load_pair(checkpoint, tmp_path / "b"), some_ids())
+
+
 @pytest.mark.parametrize("shape", ["gpt2", "opt", "pythia"])
 def test_a_checkpoint_of_the_bare_model(tiny_checkpoint: Callable[..., Path], tmp_path: Path, shape: str) -> None:
     """Saved without its head, as GPT-2 and OPT were published, it has shorter names."""

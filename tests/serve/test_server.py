@@ -62,7 +62,7 @@ def test_prompts_are_kept_in_a_folder(tmp_path: Path, kind: str) -> None:
         os.mkfifo(path)
     else:
         path.symlink_to("nowhere" if kind == "dangling link" else path.name)
-    with pytest.raises(OptionError, match="prompt cache .* is no folder"):
+    with pytest.raises(OptionError, match="is no folder"):
         Settings(bundles=(tmp_path,), prompt_cache=path)
     assert Settings(bundles=(tmp_path,), prompt_cache=tmp_path / "new").prompt_cache
 

@@ -17,7 +17,7 @@ def describe(config: Config) -> Decoder:
         CheckpointError: a key is missing or odd.
         UnsupportedModelError: an activation or rope type that is not known.
     """
-    config = config.with_defaults(layer_norm_eps=1e-5, max_position_embeddings=2048)
+    config = _renamed(config.with_defaults(layer_norm_eps=1e-5, max_position_embeddings=2048))
     hidden = config.integer("hidden_size")
     embedding, head = embedding_and_head(config, hidden, tied=False, embedding="gpt_neox.embed_in", head="embed_out")
     return Decoder(
@@ -32,11 +32,17 @@ def describe(config: Config) -> Decoder:
     )
 
 
+def _renamed(config: Config) -> Config:
+    """With the rotary settings under the names that other families have; where a file has both, the older ones count."""
+    names = {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"}
+    found = {new: config.number(old) for old, new in names.items() if config.get(old) is not None}
+    return Config({**config.values, **found}, config.path)
+
+
 def _layer(config: Config, name: str) -> Layer:
     hidden, intermediate = config.integer("hidden_size"), config.integer("intermediate_size")
     heads, eps = config.integer("num_attention_heads"), config.number("layer_norm_eps")
     bias = config.flag("attention_bias", True)
-    theta, rotary = config.number("rotary_emb_base", 10000.0), config.number("rotary_pct", 0.25)
     return Layer(
         name=name,
         parallel=config.flag("use_parallel_residual", True),
@@ -47,7 +53,7 @@ def _layer(config: Config, name: str) -> Layer:
             hidden // heads,
             qkv=_head_by_head(f"{name}.attention.query_key_value", hidden, hidden // heads, bias=bias),
             out=linear(f"{name}.attention.dense", hidden, hidden, bias=bias),
-            rope=read_rope(config, hidden // heads, theta=theta, partial=rotary),
+            rope=read_rope(config, hidden // heads, partial=0.25),
         ),
         mlp_norm=layer_norm(f"{name}.post_attention_layernorm", hidden, eps),
         mlp=Mlp(

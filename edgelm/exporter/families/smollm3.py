@@ -43,8 +43,10 @@ def describe(config: Config) -> Decoder:
 
 def _rotated(config: Config) -> list[bool]:
     """Which layers have a rotary embedding: those with a 1 in ``no_rope_layers``, whatever its name says."""
-    count, interval = config.integer("num_hidden_layers"), config.integer("no_rope_layer_interval")
-    marks = config.get("no_rope_layers", [int((i + 1) % interval != 0) for i in range(count)])
+    count, marks = config.integer("num_hidden_layers"), config.get("no_rope_layers")
+    if marks is None:
+        interval = config.integer("no_rope_layer_interval")
+        marks = [int((i + 1) % interval != 0) for i in range(count)]
     if not isinstance(marks, list) or len(marks) != count or not all(mark in (0, 1) for mark in marks):
         raise CheckpointError(f"{config.path}: no_rope_layers is not a list of {count} zeros and ones")
     return [bool(mark) for mark in marks]
