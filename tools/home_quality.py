@@ -24,13 +24,13 @@ from edgelm.runtime.lm import LM, load
 SETS = ("heldout", "stranger", "speakers", "kinds", "talk")
 
 
-def answers(lm: LM, path: Path, show: int) -> list[tuple[str, str, str]]:
-    """(split, expected, answer) of every item of a file; `show` wrong ones are printed."""
+def answers(lm: LM, path: Path, show: int) -> list[tuple[list[str], str, str]]:
+    """(groups, expected, answer) of every item of a file; `show` wrong ones are printed."""
     outcomes = run_task(lm, read_task(path)).outcomes
     for outcome in [o for o in outcomes if not o.correct][:show]:
         kind = verdict(outcome.expected, outcome.answered)
         print(f"{kind}: {outcome.asked}\n   want {outcome.expected}\n   got  {outcome.answered}", flush=True)
-    return [(o.groups.get("split", ""), o.expected, o.answered.strip()) for o in outcomes]
+    return [(sorted(o.groups.values()), o.expected, o.answered.strip()) for o in outcomes]
 
 
 def off_schema(lm: LM, size: int) -> list[str]:

@@ -26,15 +26,17 @@ from demo_data.conversations import heldout, training, training_group
 from demo_data.muon import Muon
 from demo_data.network import Network
 from demo_data.packing import IGNORED, Batch, Group, pack, stack
-from demo_data.schema import SCHEMA
+from demo_data.schema import SCHEMA, pattern
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 DEMO = Path(__file__).resolve().parents[1] / "edgelm" / "demo"
 ROW, ROWS = 256, 12  # a batch: 12 rows of 256 tokens, each holding several groups of conversations
 POOL = 800  # groups of conversations packed together
-GROWTH = 500  # batches over which conversations grow to their full length
+GROWTH = 300  # batches over which conversations grow to their full length
 FAST_BF16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # else float32 is the faster type
-QAT = 0.15  # share of the last steps in which weights are rounded to int4 in the forward pass
+KEPT = 100  # steps after which a run that is ended can go on
+DECAY = 0.4  # share of the last steps over which the learning rate falls
+QAT = 0.1  # share of the last steps in which weights are rounded to int4 in the forward pass
 
 
 def config(vocab_size: int) -> LlamaConfig:
@@ -66,12 +68,15 @@ def groups(tokenizer: PreTrainedTokenizerFast, rng: random.Random, hard: float, 
         start = [m for m in conversations[0].messages if m["role"] == "system"]
         opening, _ = checkpoint.encode(tokenizer, start)
         pairs = [checkpoint.encode(tokenizer, c.full()) for c in conversations]
-        made.append(Group(opening, [(ids[len(opening) :], targets[len(opening) :]) for ids, targets in pairs]))
+        branches = [(ids[len(opening) :], targets[len(opening) :]) for ids, targets in pairs]
+        while len(group := Group(opening, branches)) > ROW and len(branches) > 1:
+            branches.pop()  # less is asked about a large home
+        made.append(group)
     return made
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
-    """Batches of ROWS rows for ever."""
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int, start: int = 0) -> Iterator[Batch]:
+    """Batches of ROWS rows for ever, from number `start` on."""
     rng = random.Random(f"train-{seed}")
     made = 0
     while True:
@@ -79,7 +84,8 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
         rng.shuffle(rows)
         for i in range(0, len(rows) - ROWS + 1, ROWS):
             made += 1
-            yield stack(rows[i : i + ROWS], ROW)
+            if made > start:
+                yield stack(rows[i : i + ROWS], ROW)
 
 
 def ahead(stream: Iterator[Batch], count: int = 24) -> Iterator[Batch]:
@@ -115,8 +121,8 @@ def loss_of(network: Network, forward: Callable[..., torch.Tensor], batch: Batch
 
 
 def schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up over 60 steps, then a straight line down to 1 %."""
-    return min((step + 1) / 60, 0.01 + 0.99 * (1 - step / steps))
+    """Share of the peak learning rate: up over 60 steps, level, and down to 1 % over the last DECAY of them."""
+    return min((step + 1) / 60, max(0.01, min(1.0, (steps - step) / (DECAY * steps))))
 
 
 def optimizers_of(network: Network, lr: float) -> list[torch.optim.Optimizer]:
@@ -133,21 +139,46 @@ def optimizers_of(network: Network, lr: float) -> list[torch.optim.Optimizer]:
     return found
 
 
+def keep(path: Path, network: Network, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+    """Write all that the next steps need, beside and then in place of what was written before."""
+    aside = path.with_name(path.name + ".part")
+    found = {"step": step, "network": network.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    torch.save(found, aside)
+    aside.replace(path)
+
+
+def resume(path: Path, network: Network, optimizers: list[torch.optim.Optimizer], steps: int) -> int:
+    """Take up what `keep` wrote, if anything; returns the steps done."""
+    if not path.exists():
+        return 0
+    found = torch.load(path)
+    if found["step"] > int(steps * (1 - QAT)):
+        quantized.attach(network)
+    network.load_state_dict(found["network"])
+    for optimizer, state in zip(optimizers, found["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    print(f"on from step {found['step']}", flush=True)
+    return int(found["step"])
+
+
 def train(
     network: Network,
     tokenizer: PreTrainedTokenizerFast,
     steps: int,
     seed: int,
     lr: float,
+    kept: Path,
     snapshot: Callable[[int], None],
 ) -> float:
-    """Train in place, reporting every 50 steps; returns the seconds taken."""
-    optimizers, stream = optimizers_of(network, lr), ahead(batches(tokenizer, seed))
+    """Train in place, reporting every 50 steps, on from what a run that was ended has `kept`; returns the seconds taken."""
+    optimizers = optimizers_of(network, lr)
+    first = resume(kept, network, optimizers, steps)
+    stream = ahead(batches(tokenizer, seed, first))
     started, seen, total = time.monotonic(), 0, 0.0
     network.train()
     batch = next(stream)
     forward = compiled(network, batch)
-    for step in range(steps):
+    for step in range(first, steps):
         if step == int(steps * (1 - QAT)):
             quantized.attach(network)
             forward = compiled(network, batch)
@@ -162,11 +193,13 @@ def train(
         seen, total, batch = seen + batch.ids.numel(), total + loss.item(), next(stream)
         if (step + 1) % 50 == 0:
             took = time.monotonic() - started
-            left = took / (step + 1) * (steps - step - 1)
+            left = took / (step + 1 - first) * (steps - step - 1)
             speed = f"{seen / took:.0f} tok/s  {took:.0f} s, {left:.0f} s left"
             print(f"step {step + 1}/{steps}  loss {total / 50:.4f}  {speed}", flush=True)
             total = 0.0
             snapshot(step + 1)
+        if (step + 1) % KEPT == 0:
+            keep(kept, network, optimizers, step + 1)
     quantized.detach(network)
     return time.monotonic() - started
 
@@ -183,8 +216,9 @@ def replace(folder: Path, network: Network, tokenizer: PreTrainedTokenizerFast) 
 def make(args: argparse.Namespace) -> None:
     """Train the tokenizer and the model and put them into the output folder."""
     rng = random.Random(f"tokenizer-{args.seed}")
-    tokenizer = checkpoint.train_tokenizer(training(rng).full() for _ in range(30000))
+    tokenizer = checkpoint.train_tokenizer(training(rng).full() for _ in range(15000))
     network = Network(config(len(tokenizer)))
+    network.start_alike(checkpoint.variants(tokenizer))
     count = sum(p.numel() for p in network.parameters())
     print(f"{count:,} parameters, {len(tokenizer)} tokens", flush=True)
 
@@ -192,9 +226,11 @@ def make(args: argparse.Namespace) -> None:
         if args.snapshots and step % args.snapshots == 0 and step < args.steps * (1 - QAT):
             replace(args.out / f"step-{step}", network, tokenizer)
 
-    took = train(network, tokenizer, args.steps, args.seed, args.lr, snapshot)
+    kept = args.out / "unfinished.pt"
+    took = train(network, tokenizer, args.steps, args.seed, args.lr, kept, snapshot)
     print(f"trained in {took:.0f} s", flush=True)
     replace(args.out / "model", network, tokenizer)
+    kept.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, records: Any) -> None:
@@ -209,6 +245,7 @@ def write_data(out: Path, seed: int, sample: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_lines(out / "heldout.jsonl", heldout(seed))
     (out / "schema.json").write_text(json.dumps(SCHEMA, indent=2) + "\n")
+    (out / "answers.regex").write_text(pattern() + "\n")
     if sample:
         rng = random.Random(f"train-{seed}")
         write_lines(out / "train_sample.jsonl", (training(rng).record("train") for _ in range(sample)))
@@ -253,7 +290,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEMO, help="folder for model/, heldout.jsonl and schema.json")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=4800)
-    parser.add_argument("--lr", type=float, default=0.012, help="peak step of Muon; AdamW takes 0.15 of it")
+    parser.add_argument("--lr", type=float, default=0.01, help="peak step of Muon; AdamW takes 0.15 of it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--snapshots", type=int, default=0, help="also keep a checkpoint every so many steps")
     parser.add_argument("--sample", type=int, default=0, help="also write this many training conversations")

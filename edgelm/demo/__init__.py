@@ -29,6 +29,11 @@ def schema() -> Path:
     return _HERE / "schema.json"
 
 
+def answers() -> Path:
+    """A regular expression, one line, of every answer there is: for ``regex=`` and ``--regex``."""
+    return _HERE / "answers.regex"
+
+
 def speakers() -> Path:
     """200 sentences in ten ways of speaking, ``split`` naming the way; same form as `heldout`."""
     return _HERE / "speakers.jsonl"

@@ -5,11 +5,11 @@ import random
 import re
 
 import pytest
-from demo_data import other, questions, states, templates, templates_home
+from demo_data import other, questions, refusals, speech, states, templates, templates_home
 from demo_data.conversations import heldout, training
-from demo_data.devices import OTHER_PLACES, held_combo, held_pair
+from demo_data.devices import DOORS, ROOMS, held_combo, held_pair
 from demo_data.grammar import gerund, number_words
-from demo_data.schema import SCHEMA, matching_cases
+from demo_data.schema import SCHEMA, matching_cases, pattern
 from demo_data.templates import HELD_JOINS
 
 from edgelm import demo
@@ -32,6 +32,7 @@ def lists_of_templates():
     yield questions.ASK
     yield questions.WHICH
     yield questions.ALL_ARE
+    yield questions.HOUSE
     yield from questions.ASK_BY_DEVICE.values()
 
 
@@ -49,6 +50,7 @@ def held_template_of(skeleton):
         "all": questions.ALL_ARE,
         "frame": templates.FRAMES,
         "many": questions.THE_MANY,
+        "house": questions.HOUSE,
     } | templates.COMMANDS
     tables |= {f"ask.{d}": own for d, own in questions.ASK_BY_DEVICE.items()}
     template = tables[key][int(found[0])]
@@ -104,17 +106,52 @@ def test_no_held_out_command_is_trained_on(sample):
     assert not trained & asked
 
 
-def test_places_that_no_command_knows_are_asked_about_in_training_and_nowhere_else(sample):
-    def names(messages):
-        said = [m["content"] for m in messages if m["role"] == "system" and m["content"].startswith("state: ")]
-        entries = said[0].removeprefix("state: ").split("; ") if said else []
-        return {p for p in OTHER_PLACES for e in entries if e.startswith(f"{p} ")}
+def places_of_no_list(conversation):
+    """Those in the actions of the last answer."""
+    actions = json.loads(conversation.answer)["actions"] if conversation.kind == "command" else []
+    return {a["room"] for a in actions if a.get("room", "all") not in {"all", *ROOMS, *DOORS}}
 
-    asked = [c for c in sample if c.kind == "state" and names(c.messages)]
-    assert len(asked) > 100
-    assert not [i for i in read(demo.heldout()) if names(i["messages"])]
-    actions = [a for c in sample if c.kind == "command" for a in json.loads(c.answer)["actions"]]
-    assert not {a.get("room") for a in actions} & set(OTHER_PLACES)
+
+def test_a_place_of_no_list_is_kept_as_it_was_said(sample):
+    kept = [(c, place) for c in sample for place in places_of_no_list(c)]
+    assert len(kept) > 200
+    assert len({place for _, place in kept}) > 150
+    for conversation, place in kept:
+        said = " ".join(m["content"] for m in conversation.messages if m["role"] == "user").lower()
+        assert place in said, (place, said)
+
+
+def test_what_is_for_later_is_refused(sample):
+    later = re.compile(
+        r"\b(at (noon|midnight|sunset|sunrise|dawn|dusk|half past)|every (day|morning|evening|night)|tonight|tomorrow"
+        r"|on (weekdays|weekends|(mon|tues|wednes|thurs|fri|satur|sun)day))\b"
+    )
+    found = [c for c in sample if later.search(c.messages[-1]["content"].lower())]
+    assert len(found) > 10
+    assert {c.answer for c in found} == {other.REFUSAL}
+
+
+@pytest.mark.parametrize("kind", list(refusals.MAKERS))
+def test_near_misses_have_nothing_left_to_fill_in(kind):
+    rng = random.Random(kind)
+    texts = {refusals.MAKERS[kind][1](rng) for _ in range(200)}
+    assert len(texts) > 40
+    assert not [t for t in texts if not t.strip() or re.search(r"[<>\[\]|\0]", t)]
+
+
+def test_homes_have_up_to_twenty_devices_and_several_of_a_kind():
+    rng = random.Random(3)
+    homes = [states.random_home(rng) for _ in range(300)]
+    assert max(map(len, homes)) == 20
+    crowds = [max(sum(e.device == d for e in home) for d in states.PLURALS) for home in homes]
+    assert sum(c >= 3 for c in crowds) > 80
+    assert all(len({e.name for e in home}) == len(home) for home in homes)
+
+
+def test_spoken_sentences_keep_the_place():
+    rng = random.Random(4)
+    for _ in range(300):
+        assert "red room" in speech.spoken("turn on the red light in the red room", rng, 1.0, plain=True)
 
 
 def test_the_held_out_file_has_no_slips_of_the_finger_unless_asked():
@@ -128,6 +165,19 @@ def test_the_held_out_file_is_what_the_generator_makes():
 
 def test_the_schema_file_is_what_the_generator_makes():
     assert json.loads(demo.schema().read_text()) == SCHEMA
+
+
+def test_the_answers_file_is_what_the_generator_makes():
+    assert demo.answers().read_text() == pattern() + "\n"
+
+
+def test_every_answer_matches_the_expression_of_answers(sample):
+    wanted = re.compile(demo.answers().read_text().rstrip("\n"))
+    assert not [answer for _, answer in every_answer(sample) if not wanted.fullmatch(answer)]
+    light = '{"actions":[{"device":"light","set":"on","value":true}]}'
+    assert wanted.fullmatch(light)
+    for wrong in ("Yes.", light[:-1], light.replace("true", "1"), light.replace("light", "car"), light + " ", ""):
+        assert not wanted.fullmatch(wrong)
 
 
 def every_answer(sample):

@@ -51,7 +51,9 @@ def test_a_place_is_a_few_words(room):
 
 
 def test_groups_are_counted_and_shown():
-    found = count([("terse", KITCHEN, KITCHEN), ("terse", KITCHEN, light("hallway")), ("child", REFUSAL, REFUSAL)])
+    found = count(
+        [(["terse"], KITCHEN, KITCHEN), (["terse"], KITCHEN, light("hallway")), (["child"], REFUSAL, REFUSAL)]
+    )
     assert found["all"] == {"right": 2, "wrong place": 1}
     lines = table({"fp32": found}, found)
     assert lines[0] == "| | fp32 | wrong place | acted | refused | no answer | of |"

@@ -26,7 +26,7 @@ def test_the_default_model_keeps_its_quality(tmp_path: Path) -> None:
     assert exact >= 94.5  # what the card says, less its standard error: a guard against losing it, not the goal
     for target in ("rpi5", "x86-64"):
         assert accuracy(tmp_path, target, "int8") >= exact - 1
-        assert accuracy(tmp_path, target, "int4") >= exact - 3
+        assert accuracy(tmp_path, target, "int4") >= exact - 1
 
 
 def test_the_readmes_example(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 SPECIAL = ["<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 PAD, BOS, SYSTEM, USER, ASSISTANT, END = range(6)
 VOCAB = 2048
+WORD_PIECES = 1000  # merges within words; the rest of the vocabulary are those pieces with a space before them
+SPACE = "\u0120"  # how byte-level BPE writes a space
 # The fixed pieces of an answer, one token each: an action costs about nine tokens instead of twenty.
 PIECES = [
     '{"actions":[{"device":"',
@@ -39,20 +43,26 @@ TEMPLATE = (
 
 
 def train_tokenizer(conversations: Iterable[list[dict[str, str]]]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most 2048 tokens; every byte has a token, every digit is one."""
-    bpe = Tokenizer(models.BPE())
+    """A byte-level BPE of 2048 tokens; every byte has a token, every digit is one.
+
+    A word is split the same with and without a space before it, " first" as "first": a place that is copied from a
+    sentence into an answer, where no space comes before it, is then the same tokens but for the first one's space.
+    """
+    texts = [_without_pieces(m["content"]) for c in conversations for m in c]
+    words = _word_pieces(texts)
+    merges = [tuple(pair) for pair in json.loads(words.to_str())["model"]["merges"]]
+    vocab = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    spaced = _spaced(words, texts, VOCAB - len(PIECES) - len(vocab) - len(merges))
+    merges += [(SPACE, piece) for piece in spaced]
+    for left, right in merges:
+        vocab.setdefault(left + right, len(vocab))
+    bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     # Byte-level with single digits, the combination most runtimes already know by name.
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB - len(PIECES),
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator((_without_pieces(m["content"]) for c in conversations for m in c), trainer)
+    bpe.add_special_tokens(list(SPECIAL))
     bpe.add_tokens([AddedToken(p, normalized=False, special=False) for p in PIECES])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -65,6 +75,44 @@ def train_tokenizer(conversations: Iterable[list[dict[str, str]]]) -> PreTrained
     )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
+
+
+def _word_pieces(texts: list[str]) -> Tokenizer:
+    """Byte pairs learned from words without the spaces between them."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) + WORD_PIECES, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return bpe
+
+
+def _spaced(words: Tokenizer, texts: list[str], count: int) -> list[str]:
+    """The `count` pieces that most often begin a word behind a space."""
+    seen: Counter[str] = Counter()
+    for word, times in Counter(w for t in texts for w in re.findall(r"(?<= )[^\s\d]+", t)).items():
+        seen[words.encode(word).tokens[0]] += times
+    return [piece for piece, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:count]]
+
+
+def variants(tokenizer: PreTrainedTokenizerFast) -> dict[int, tuple[int, bool, bool]]:
+    """Tokens that are another one with a space before it, or a capital: id → (that one's id, space, capital)."""
+    vocab: dict[str, int] = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    found = {}
+    for token, i in vocab.items():
+        bare = token.removeprefix(SPACE)
+        base = bare[:1].lower() + bare[1:]
+        if bare and base != token and base in vocab and token not in SPECIAL:
+            found[i] = (vocab[base], bare != token, base != bare)
+    return found
 
 
 def _without_pieces(text: str) -> str:

@@ -7,6 +7,7 @@ import random
 from .commands import Command, frame, phrase, random_action, random_for, single
 from .devices import DEVICES, ROOMS, Action, held_combo, held_pair
 from .nouns import BARE_ROOMS, room_words, thing
+from .places import unknown_place
 from .templates import HELD_JOINS, JOINS
 
 
@@ -71,7 +72,8 @@ def _shared_verb(rng: random.Random, held: bool) -> Command:
             actions.append(Action(other.device, other.room, other.attr, first.value))
     things = [thing(a.device, a.room, a.attr, rng)[0] for a in actions]
     # "the tv and the light in the kitchen" would be ambiguous: a place after the last thing only counts for it.
-    if actions[-1].room and things[-1].endswith(tuple(ROOMS)) and any(a.room is None for a in actions):
+    last = actions[-1].room
+    if last and things[-1].endswith((*ROOMS, last)) and any(a.room is None for a in actions):
         raise LookupError
     listed = ", ".join(things[:-1]) + rng.choice([" and ", " and ", " and ", ", ", " as well as ", " & "]) + things[-1]
     text, key, imperative = phrase(Action("plug", None, first.attr, first.value), rng, shared=listed)
@@ -83,6 +85,8 @@ def _rooms(rng: random.Random, held: bool) -> Command:
     """One device in several rooms: "turn off the kitchen and bedroom lights"."""
     device = rng.choice(["light", "light", "light", "blinds", "fan", "tv", "thermostat", "speaker", "window", "plug"])
     rooms = rng.sample([r for r in DEVICES[device].rooms if r not in BARE_ROOMS], 2 if rng.random() < 0.8 else 3)
+    if rng.random() < 0.2:
+        rooms[rng.randrange(len(rooms))] = unknown_place(rng)
     model = random_for(device, rooms[0], rng)
     actions = [Action(device, r, model.attr, model.value, model.change) for r in rooms]
     word = rng.choice(_plain_words(device))
@@ -131,6 +135,6 @@ def _pronoun(rng: random.Random, held: bool) -> Command:
     return Command(text, [first, second], [key, key2, outer, "pronoun"])
 
 
-def command(rng: random.Random, many: float = 0.38) -> Command:
+def command(rng: random.Random, many: float = 0.33) -> Command:
     """A command of the training split; `many` is the share with more than one action."""
     return several(rng) if rng.random() < many else single(rng)

@@ -7,11 +7,33 @@ import re
 from dataclasses import dataclass, field
 
 from . import templates_home
-from .devices import CHANGES, DEVICES, DOOR_WORDS, Action, held_combo, pick_value
+from .devices import CHANGES, DEVICES, DOOR_WORDS, Action, held_combo, pick_duration, pick_value
 from .grammar import expand, gerund, slots_of
-from .nouns import BARE_ROOMS, EVERYWHERE, place, room_words, thing, value_words
-from .other import aside, stray
+from .nouns import EVERYWHERE, place, thing, value_words, with_article
+from .other import WORDS, aside, stray
+from .places import OWN_ROOMS, unknown_place
 from .templates import BECAUSE, COMMANDS, FRAMES, HELD_FRAMES
+
+_TIMED = [
+    "pizza",
+    "pasta",
+    "egg",
+    "eggs",
+    "tea",
+    "rice",
+    "cake",
+    "laundry",
+    "workout",
+    "nap",
+    "homework",
+    "roast",
+    "chicken",
+    "bread",
+    "kitchen",
+    "break",
+    "soup",
+]
+UNKNOWN = 0.2  # share of the places in commands that are of no list
 
 
 @dataclass
@@ -30,14 +52,19 @@ def _slots(action: Action, rng: random.Random, shared: str | None) -> dict[str, 
     if shared:
         text, many = shared, shared in {"them"} or " and " in shared
     if room is None:
-        inside, name = rng.choice(["", "", "in here", "here", "in this room"]), "it"
-        floor = rng.choice(["the floor", "the house", "the floors", "up", "the place"])
+        inside = rng.choice(["", "", "in here", "here", "in this room", "in the room"])
+        name = rng.choice(["it", "it", "it", "the room", "this room"])
+        floor = rng.choice(
+            ["the floor", "the house", "the floors", "up", "the place", "the carpet", "the flat", "the room"]
+        )
     elif room == "all":
-        inside, name = rng.choice(EVERYWHERE), rng.choice(["the whole house", "the house", "every room", "all rooms"])
+        inside, name = (
+            expand(rng.choice(EVERYWHERE), rng),
+            rng.choice(["the whole house", "the house", "every room", "all rooms"]),
+        )
         floor = name
     else:
-        inside, name = place(room, rng), "the " + room_words(room, rng)
-        name = room_words(room, rng) if room in BARE_ROOMS else name
+        inside, name = place(room, rng), with_article(room, rng)
         floor = name
     words = {
         "brightness": ("brighter", "dimmer"),
@@ -60,6 +87,8 @@ def _slots(action: Action, rng: random.Random, shared: str | None) -> dict[str, 
         "v": volume,
         "rm": _short(name, rng),
     }
+    if action.device == "timer":
+        slots["nm"] = rng.choice(_TIMED if rng.random() < 0.7 else WORDS["noun"].split("|"))
     return slots | {"more": more, "less": less, "q": action.attr, "n": "", "n1": ""} | value_words(action, rng)
 
 
@@ -126,9 +155,14 @@ def frame(text: str, imperative: bool, rng: random.Random, held: bool = False) -
             rng,
             {"c": inner, "b": expand(rng.choice(BECAUSE), rng)},
         ), key
+    if not held and rng.random() < 0.05:
+        inner, key = frame(text, imperative, rng)
+        return ramble(inner, rng), key
     if not imperative:
         plain = ["<c>"] * 6 + ["<c>, please", "<c> please", "(hey|ok|hi), <c>"]
         return expand(rng.choice(plain), rng, {"c": text}), "plain"
+    if not held and rng.random() < 0.22:
+        return text, "plain"
     frames = HELD_FRAMES if held else FRAMES
     i = rng.randrange(len(frames))
     verb, _, rest = text.partition(" ")
@@ -136,6 +170,23 @@ def frame(text: str, imperative: bool, rng: random.Random, held: bool = False) -
     slots = {"c": text, "g": ing, "f": aside(rng) if "<f>" in frames[i] else ""}
     slots["s"] = stray(rng) if "<s>" in frames[i] else ""
     return expand(frames[i], rng, slots), f"{'held-' if held else ''}frame#{i}"
+
+
+def ramble(text: str, rng: random.Random) -> str:
+    """A request at the end, or the beginning, of what else there is to tell."""
+    told = [aside(rng) if rng.random() < 0.6 else expand(rng.choice(BECAUSE), rng) for _ in range(rng.randrange(1, 4))]
+    story = told[0]
+    for part in told[1:]:
+        story += rng.choice([", ", " and ", " and then ", ", well, ", " but ", ". "]) + part
+    start = rng.choice(
+        ["", "", "so ", "you know what, ", "okay so ", "well ", "right, so ", "the thing is, ", "look, "]
+    )
+    join = rng.choice(
+        [", so ", ", anyway ", ", so please ", ". ", " so ", ", could you ", ", whatever, ", ", just ", " and so "]
+    )
+    if rng.random() < 0.15:
+        return f"{text}, {story}"
+    return f"{start}{story}{join}{text}"
 
 
 def random_action(rng: random.Random, combo_held: bool = False) -> Action:
@@ -148,10 +199,15 @@ def random_action(rng: random.Random, combo_held: bool = False) -> Action:
             return action
 
 
+ANYWHERE = {"light", "thermostat", "ac", "lock", "blinds", "window", "fan", "tv", "speaker", "plug", "vacuum", "all"}
+
+
 def _random_room(device: str, rng: random.Random) -> str | None:
     rooms = DEVICES[device].rooms
     if device == "all":
-        return "all" if rng.random() < 0.5 else rng.choice(rooms)
+        if rng.random() < 0.5:
+            return "all"
+        return unknown_place(rng) if rng.random() < UNKNOWN else rng.choice(rooms)
     if not rooms:
         return None
     roll = rng.random()
@@ -160,9 +216,11 @@ def _random_room(device: str, rng: random.Random) -> str | None:
     many = device in {"light", "lock", "blinds", "window", "fan", "tv", "speaker", "plug"}
     if many and roll < 0.37:
         return "all"
-    if device == "lock" and roll < 0.8:
+    if device == "lock" and roll < 0.75:
         return rng.choice([*DOOR_WORDS, "front door"])
-    return rng.choice(rooms)
+    if rng.random() < 0.02 and device in {"light", "thermostat", "fan", "tv", "blinds", "window", "speaker", "ac"}:
+        return rng.choice(OWN_ROOMS)
+    return unknown_place(rng) if rng.random() < UNKNOWN and device in ANYWHERE else rng.choice(rooms)
 
 
 def random_for(device: str, room: str | None, rng: random.Random) -> Action:
@@ -180,7 +238,7 @@ def random_for(device: str, room: str | None, rng: random.Random) -> Action:
     attrs = list(spec.sets)
     weights = [3.0 if a == "on" else 1.8 if a in {"brightness", "temperature", "minutes"} else 1.0 for a in attrs]
     attr = rng.choices(attrs, weights)[0]
-    value = pick_value(spec.sets[attr], rng)
+    value = pick_duration(attr, rng) if spec.sets[attr] == "count" else pick_value(spec.sets[attr], rng)
     if attr == "open" and device == "blinds":
         value = rng.random() < 0.45
     if attr == "channel" or (device == "oven" and attr == "temperature"):

@@ -9,16 +9,22 @@ from typing import Any
 
 from . import questions, states
 from .combined import command, compatible, several
-from .commands import Command, phrase, single
-from .devices import DEVICES, Action, answer, held_combo
+from .commands import ANYWHERE, Command, phrase, single
+from .devices import DEVICES, DOORS, ROOMS, Action, answer, held_combo
 from .grammar import expand, noise
 from .nouns import room_words
 from .other import REFUSAL, other
+from .places import unknown_place
+from .refusals import near_miss
+from .speech import spoken
 
 Message = dict[str, str]
+_KNOWN = {"all", *ROOMS, *DOORS}
 _ASKING = ("can ", "could ", "will ", "would ", "do ", "is it ", "how about", "hey, can", "hey, could", "what about")
-HOMES = 0.26  # share of groups that begin with a home's state
-ASKED = 5  # conversations about each
+HOMES = 0.08  # share of groups that begin with a home's state
+ASKED = 7  # conversations about each
+NEAR = 0.55  # share of refusals whose request sounds like a command
+SPOKEN = 0.16  # share of training sentences as they are said rather than written
 OTHERS = (0.0, 0.0, 0.5, 0.9)  # shares of devices in places that only the state message knows
 TYPOS = 0.04  # share of training sentences with a slip of the finger
 SHOUTED = 0.03  # share of sentences in capitals besides those of the usual noise: they are the hardest to read
@@ -60,25 +66,35 @@ class _Turn:
     combo: str = ""
 
 
+def _known(actions: list[Action]) -> bool:
+    """Whether no action is in a place that must be kept as it was said."""
+    return all(a.room is None or a.room in _KNOWN for a in actions)
+
+
 def _command_turn(made: Command, rng: random.Random, typos: float = TYPOS) -> _Turn:
     asking = made.text.lower().startswith(_ASKING)
-    text = noise(made.text, rng, question=asking and rng.random() < 0.8, typos=typos)
+    # A place that must be kept as it was said is not misspelled.
+    known = _known(made.actions)
+    text = spoken(made.text, rng, SPOKEN if typos else 0.0, not known)
+    text = noise(text, rng, question=asking and rng.random() < 0.8, typos=typos, plain=not known)
     return _Turn(text, answer(made.actions), "command", made.skeleton, made.actions)
 
 
 def _question_turn(
     home: list[states.Entry], rng: random.Random, held: bool = False, combo: bool = False, typos: float = TYPOS
 ) -> _Turn:
-    which = not combo and rng.random() < 0.25
+    which = not combo and rng.random() < (0.25 if held else 0.5)
     made = questions.ask_which(home, rng, held) if which else questions.ask_one(home, rng, held, combo)
-    text = made.text
+    text = spoken(made.text, rng, SPOKEN / 2 if typos else 0.0)
     if not held and rng.random() < 0.1:
         text = rng.choice(["hey, ", "please tell me, ", "ok, ", "hi, "]) + text
     return _Turn(noise(text, rng, question=True, typos=typos), made.answer, "state", [made.skeleton], combo=made.combo)
 
 
 def _other_turn(rng: random.Random, held: bool = False, typos: float = TYPOS) -> _Turn:
-    text, key = other(rng, held)
+    near = not held and rng.random() < NEAR
+    text, key = near_miss(rng) if near else other(rng, held)
+    text = spoken(text, rng, SPOKEN / 2 if near else 0.0)
     return _Turn(noise(text, rng, question=rng.random() < 0.5, typos=typos), REFUSAL, "other", [key])
 
 
@@ -89,7 +105,7 @@ def _follow_up(last: _Turn, rng: random.Random) -> _Turn | None:
     old = last.actions[0]
     rooms = DEVICES[old.device].rooms
     if rng.random() < 0.5 and rooms and old.device != "all":
-        room = rng.choice(rooms)
+        room = unknown_place(rng) if rng.random() < 0.15 and old.device in ANYWHERE else rng.choice(rooms)
         action = Action(old.device, room, old.attr, old.value, old.change)
         forms = ["and the <r>", "the <r> too", "same (in|for) the <r>", "also the <r>", "now the <r>", "and in the <r>"]
         forms += ["do the same (in|for) the <r>", "the <r> as well", "and the <r> (too|as well)", "what about the <r>"]
@@ -113,21 +129,22 @@ def _follow_up(last: _Turn, rng: random.Random) -> _Turn | None:
             text += " again"
     if held_combo(action.device, action.room, action.attr) or not compatible([old, action]):
         return None
-    return _Turn(noise(text, rng, typos=TYPOS), answer([action]), "command", [key], [action])
+    plain = not _known([action])
+    return _Turn(noise(text, rng, typos=TYPOS, plain=plain), answer([action]), "command", [key], [action])
 
 
 def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float) -> _Turn:
     roll = rng.random()
-    asks = 0.68 if home else 0.07
+    asks = 0.76 if home is not None else 0.05
     if roll < asks:
         return _question_turn(home or [], rng)
-    if roll < asks + (0.06 if home else 0.2):
+    if roll < asks + (0.08 if home is not None else 0.28):
         return _other_turn(rng)
-    return _command_turn(command(rng, 0.38 * (0.3 + 0.7 * hard)), rng)
+    return _command_turn(command(rng, 0.33 * (0.3 + 0.7 * hard)), rng)
 
 
 def _start(home: list[states.Entry] | None, rng: random.Random) -> list[Message]:
-    if home:
+    if home is not None:
         return [{"role": "system", "content": states.message(home)}]
     if rng.random() < 0.03:
         return [{"role": "system", "content": rng.choice(_PLAIN_SYSTEM)}]
@@ -144,9 +161,11 @@ def training_group(rng: random.Random, hard: float = 1.0) -> list[Conversation]:
 
     `hard` from 0 to 1 is how much of what is long there is: large homes, several actions, several turns.
     """
-    home = states.random_home(rng, hard, rng.choice(OTHERS)) if rng.random() < HOMES else None
+    home = None
+    if rng.random() < HOMES:
+        home = states.random_home(rng, hard, rng.choice(OTHERS)) if rng.random() > 0.02 else []
     start = _start(home, rng)
-    return [_dialogue(start, home, rng, hard) for _ in range(ASKED if home else 1)]
+    return [_dialogue(start, home, rng, hard) for _ in range(1 if home is None else ASKED if home else 2)]
 
 
 def _dialogue(start: list[Message], home: list[states.Entry] | None, rng: random.Random, hard: float) -> Conversation:
@@ -157,7 +176,8 @@ def _dialogue(start: list[Message], home: list[states.Entry] | None, rng: random
         turn = _follow_up(turns[-1], rng) if turns and rng.random() < 0.55 else None
         turn = turn or _train_turn(home, rng, hard)
         if compatible([a for t in [*turns, turn] for a in t.actions]):
-            turn.text = turn.text.upper() if rng.random() < SHOUTED else turn.text
+            shouted = rng.random() < SHOUTED and _known(turn.actions)
+            turn.text = turn.text.upper() if shouted else turn.text
             turns.append(turn)
     messages = list(start)
     for turn in turns[:-1]:

@@ -66,6 +66,7 @@ OTHER_PLACES = _words(
 LIVING = ["kitchen", "living room", "bedroom", "master bedroom", "guest room", "kids room", "nursery", "office"]
 LIVING += ["dining room", "basement", "attic"]
 COLORS = ["white", "warm white", "cool white", "red", "green", "blue", "yellow", "orange", "purple", "pink"]
+COLORS += ["turquoise", "cyan", "magenta", "violet", "lime", "teal", "gold", "amber"]
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,16 @@ DEVICES: dict[str, Device] = {
     "thermostat": Device(
         _pairs(
             "thermostat thermostats|thermostat thermostats|heating heating|heating heating|heater heaters"
-            "|radiator radiators|heat heat|temperature temperatures"
+            "|radiator radiators|heat heat|temperature temperatures|central_heating central_heating"
         ),
         {"on": "bool", "temperature": "degrees"},
         [*LIVING, "bathroom", "hallway", "upstairs", "downstairs"],
         3.0,
     ),
     "ac": Device(
-        _pairs("ac acs|air_conditioning air_conditioning|air_conditioner air_conditioners|aircon aircons|a/c a/cs"),
+        _pairs(
+            "ac acs|air_conditioning air_conditioning|air_conditioner air_conditioners|aircon aircons|a/c a/cs|air_con air_con"
+        ),
         {"on": "bool", "temperature": "degrees"},
         LIVING,
         1.3,
@@ -118,7 +121,8 @@ DEVICES: dict[str, Device] = {
     "blinds": Device(
         _pairs(
             "blinds blinds|blinds blinds|blind blinds|curtains curtains|curtain curtains|shades shades|shade shades"
-            "|shutters shutters|drapes drapes|roller_blinds roller_blinds"
+            "|shutters shutters|drapes drapes|roller_blinds roller_blinds|left_curtain left_curtains|right_blind right_blinds"
+            "|roller_shutters roller_shutters|venetian_blinds venetian_blinds"
         ),
         {"open": "bool", "position": "percent"},
         [*LIVING, "bathroom", "balcony", "patio", "upstairs", "downstairs"],
@@ -137,25 +141,34 @@ DEVICES: dict[str, Device] = {
         1.6,
     ),
     "tv": Device(
-        _pairs("tv tvs|tv tvs|television televisions|telly tellies"),
+        _pairs("tv tvs|tv tvs|television televisions|telly tellies|tv tvs|tv_set tv_sets"),
         {"on": "bool", "volume": "percent", "muted": "bool", "channel": "channel"},
         ["living room", "bedroom", "kitchen", "kids room", "master bedroom", "guest room", "office", "basement"],
         1.8,
     ),
     "speaker": Device(
-        _pairs("speaker speakers|speaker speakers|stereo stereos|sound_system sound_systems|music music|radio radios"),
+        _pairs(
+            "speaker speakers|speaker speakers|stereo stereos|sound_system sound_systems|music music|radio radios|bluetooth_speaker bluetooth_speakers|music_player music_players"
+        ),
         {"on": "bool", "playing": "bool", "volume": "percent", "muted": "bool", "track": "track"},
         [*LIVING, "bathroom", "patio", "garage", "garden"],
-        1.8,
+        2.6,
     ),
     "plug": Device(
-        _pairs("plug plugs|smart_plug smart_plugs|outlet outlets|socket sockets|power_outlet power_outlets"),
+        _pairs(
+            "plug plugs|smart_plug smart_plugs|outlet outlets|socket sockets|power_outlet power_outlets"
+            "|smart_socket smart_sockets|wall_socket wall_sockets|wemo wemos|wemo_plug wemo_plugs|smart_outlet smart_outlets"
+            "|power_strip power_strips"
+        ),
         {"on": "bool"},
         [*LIVING, "bathroom", "garage", "hallway", "laundry room"],
         0.8,
     ),
     "vacuum": Device(
-        _pairs("vacuum vacuums|robot_vacuum robot_vacuums|vacuum_cleaner vacuum_cleaners|hoover hoovers|robot robots"),
+        _pairs(
+            "vacuum vacuums|robot_vacuum robot_vacuums|vacuum_cleaner vacuum_cleaners|hoover hoovers|robot robots"
+            "|vacuum_robot vacuum_robots|roomba roombas|robot_cleaner robot_cleaners|robot_vacuum_cleaner robot_vacuum_cleaners"
+        ),
         {"running": "bool", "docked": "bool"},
         [*LIVING, "hallway", "upstairs", "downstairs"],
         1.1,
@@ -168,10 +181,13 @@ DEVICES: dict[str, Device] = {
     ),
     "oven": Device(_pairs("oven ovens"), {"on": "bool", "temperature": "hot"}, [], 0.7),
     "coffee maker": Device(
-        _pairs("coffee_maker coffee_makers|coffee_machine coffee_machines|espresso_machine espresso_machines"),
+        _pairs(
+            "coffee_maker coffee_makers|coffee_machine coffee_machines|espresso_machine espresso_machines"
+            "|coffee_pot coffee_pots"
+        ),
         {"on": "bool"},
         ["kitchen", "office"],
-        0.6,
+        1.0,
     ),
     "kettle": Device(_pairs("kettle kettles"), {"on": "bool"}, ["kitchen", "office"], 0.35),
     "dishwasher": Device(_pairs("dishwasher dishwashers|dish_washer dish_washers"), {"on": "bool"}, [], 0.35),
@@ -192,7 +208,7 @@ DEVICES: dict[str, Device] = {
         _pairs("timer timers"),
         {"seconds": "count", "minutes": "count", "hours": "count", "on": "bool"},
         [],
-        1.0,
+        2.4,
     ),
     "all": Device([("everything", "everything")], {"on": "bool"}, ["all", *ROOMS], 0.5),
 }
@@ -247,7 +263,7 @@ def held_combo(device: str, room: str | None, attr: str) -> bool:
     Only named rooms are, and not those, such as the front door, that belong to one device alone: kept out, they would
     never be seen at all.
     """
-    if room is None or room == "all" or room in DOORS or room in OTHER_PLACES or device == "sprinklers":
+    if room not in ROOMS or device == "sprinklers":
         return False
     return _bucket(f"{device}/{room}/{attr}", 12) == 0
 
@@ -262,10 +278,10 @@ def pick_value(kind: str, rng: random.Random) -> bool | int | float | str:
     if kind == "bool":
         return rng.random() < 0.5
     if kind == "percent":
-        return rng.choice([rng.randrange(0, 101, 10), rng.randrange(5, 101, 5), rng.randrange(1, 101), 50, 100])
+        return rng.choice([rng.randrange(0, 101, 10), rng.randrange(5, 101, 5), rng.randrange(1, 101), 50, 100, 1])
     if kind == "degrees":
-        if rng.random() < 0.15:
-            return rng.randrange(55, 86)
+        if rng.random() < 0.22:
+            return rng.randrange(31, 91)
         return rng.randrange(10, 31) + (0.5 if rng.random() < 0.12 else 0)
     if kind == "hot":
         return rng.choice([rng.randrange(100, 261, 10), rng.randrange(200, 451, 25)])
@@ -278,3 +294,13 @@ def pick_value(kind: str, rng: random.Random) -> bool | int | float | str:
     if kind == "channel":
         return rng.randrange(1, 100) if rng.random() < 0.8 else rng.randrange(100, 1000)
     return rng.choice([rng.randrange(1, 13), rng.randrange(1, 61), 5 * rng.randrange(1, 13)])
+
+
+def pick_duration(unit: str, rng: random.Random) -> int:
+    """A timer's seconds, minutes or hours: of those that are longer than the next unit, as people say them."""
+    if unit == "hours":
+        return rng.choice([1, 1, 2, 2, 3, rng.randrange(1, 13)])
+    if rng.random() < 0.62:
+        return int(pick_value("count", rng))
+    whole = rng.choice([1, 1, 1, 2, 2, 3, rng.randrange(1, 6)])
+    return 60 * whole + rng.choice([5, 10, 15, 15, 20, 30, 30, 30, 40, 45, 45, 50, rng.randrange(1, 60)])

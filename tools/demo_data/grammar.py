@@ -35,6 +35,11 @@ _ONES = [
 _TENS = ["-", "-", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
+def listed(words: str) -> list[str]:
+    """Read "gym|library" style lists."""
+    return words.split("|")
+
+
 def expand(template: str, rng: random.Random, slots: dict[str, str] | None = None) -> str:
     """Make every choice of a template at random and fill in its slots."""
     text = template
@@ -111,21 +116,21 @@ def typo(text: str, rng: random.Random) -> str:
     return text[:i] + near.get(text[i], "e") + text[i + 1 :]
 
 
-def noise(text: str, rng: random.Random, question: bool = False, typos: float = 0.0) -> str:
-    """Casing, end punctuation and now and then a typo, as people type them."""
-    if rng.random() < typos:
+def noise(text: str, rng: random.Random, question: bool = False, typos: float = 0.0, plain: bool = False) -> str:
+    """Casing, end punctuation and now and then a typo, as people type them; where `plain`, no word is changed."""
+    if rng.random() < typos and not plain:
         text = typo(text, rng)
     if text[-1:] not in "?!.":
         text += rng.choice(["?", "?", "?", ""] if question else ["", "", "", ".", ".", "!"])
     if rng.random() < 0.1:
         text = text.replace(",", "")
-    if rng.random() < 0.1:
+    if rng.random() < 0.1 and not plain:
         text = text.replace("'", "")
     roll = rng.random()
     if roll < 0.5:
         text = text[:1].upper() + text[1:]
     elif roll < 0.95:
         text = text.lower()
-    elif roll < 0.97:
+    elif roll < 0.97 and not plain:
         text = text.upper()
     return text

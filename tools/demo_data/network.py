@@ -111,6 +111,18 @@ class Network(nn.Module):
         """Logits [N, vocabulary] of hidden states [N, hidden]."""
         return functional.linear(hidden, self.model.embed_tokens.weight)
 
+    @torch.no_grad()
+    def start_alike(self, variants: dict[int, tuple[int, bool, bool]]) -> None:
+        """Let tokens that differ by a space or a capital begin as one embedding and a difference common to all.
+
+        So the step from " first" to "first" is the same for words that training has seldom or never seen.
+        """
+        table = self.model.embed_tokens.weight
+        space, capital = torch.randn(2, table.shape[1]) * self.config.initializer_range
+        before = table.clone()
+        for token, (base, spaced, big) in variants.items():
+            table[token] = before[base] + spaced * space + big * capital
+
     def llama(self) -> LlamaForCausalLM:
         """The same model as transformers knows it."""
         made = LlamaForCausalLM(self.config)

@@ -6,9 +6,11 @@ import random
 
 from .devices import DEVICES, DOOR_WORDS, ROOMS, Action
 from .grammar import expand, number
+from .places import OWN_ROOMS
 
 ON_ROOMS = {"garden", "porch", "patio", "balcony", "stairs"}
-BARE_ROOMS = {"upstairs", "downstairs"}
+BARE_ROOMS = {"upstairs", "downstairs", "outside", "indoors"}
+_UPON = ("floor", "level", "terrace", "roof", "rooftop", "landing", "deck", "pier", "driveway", "table", "wall")
 EVERYWHERE = [
     "everywhere",
     "in the whole house",
@@ -16,6 +18,11 @@ EVERYWHERE = [
     "in all rooms",
     "in the entire house",
     "all over the house",
+    "in the house",
+    "in the (flat|apartment|building|place|home)",
+    "throughout the (house|flat|apartment|home)",
+    "(across|around) the (house|apartment|whole house)",
+    "in the (entire|whole) (flat|apartment|place|home)",
 ]
 
 
@@ -29,9 +36,17 @@ def place(room: str, rng: random.Random) -> str:
     words = room_words(room, rng)
     if room in BARE_ROOMS:
         return words
-    if room in ON_ROOMS and rng.random() < 0.6:
+    if room in OWN_ROOMS:
+        return f"in {words}"
+    if (room in ON_ROOMS and rng.random() < 0.6) or (room.endswith(_UPON) and rng.random() < 0.8):
         return f"on the {words}"
     return f"in the {words}" if rng.random() < 0.9 else f"in {rng.choice(['', 'my '])}{words}"
+
+
+def with_article(room: str, rng: random.Random) -> str:
+    """A room's name as it is spoken of: "the kitchen", "upstairs", "my room"."""
+    words = room_words(room, rng)
+    return words if room in BARE_ROOMS or room in OWN_ROOMS else f"the {words}"
 
 
 def _door(room: str | None, rng: random.Random) -> tuple[str, bool]:
@@ -52,9 +67,39 @@ def _door(room: str | None, rng: random.Random) -> tuple[str, bool]:
 
 def _one_or_many(device: str, attr: str, rng: random.Random) -> tuple[str, bool]:
     words = DEVICES[device].words
-    if device == "light" and rng.random() < 0.12:
+    if device == "light" and rng.random() < 0.16:
         words = [
-            (f"{w} lamp", f"{w} lamps") for w in ("desk", "floor", "table", "bedside", "reading", "standing", "night")
+            (f"{w} lamp", f"{w} lamps")
+            for w in (
+                "desk",
+                "floor",
+                "table",
+                "bedside",
+                "reading",
+                "standing",
+                "night",
+                "side",
+                "wall",
+                "big",
+                "small",
+            )
+        ]
+        words += [
+            (f"{w} light", f"{w} lights")
+            for w in (
+                "main",
+                "hue",
+                "smart",
+                "led",
+                "wall",
+                "string",
+                "strip",
+                "side",
+                "pendant",
+                "ambient",
+                "mood",
+                "christmas",
+            )
         ]
         words += [
             ("night light", "night lights"),
@@ -83,9 +128,11 @@ def thing(device: str, room: str | None, attr: str, rng: random.Random) -> tuple
     if room == "all":
         return _all_of(device, rng), True
     if room is None:
-        here = rng.choice(["in here", "in this room", "here"]) if rng.random() < 0.08 else ""
+        here = rng.choice(["in here", "in this room", "here", "in the room"]) if rng.random() < 0.08 else ""
         article = rng.choice(["the ", "the ", "the ", "the ", "", "my ", "our "])
         return f"{article}{word} {here}".strip(), many
+    if room in OWN_ROOMS:
+        return f"{rng.choice(['the ', 'the ', 'all the ' if many else '', ''])}{word} in {room}", many
     name = room_words(room, rng)
     roll = rng.random()
     if many and roll < 0.2:
@@ -96,8 +143,12 @@ def thing(device: str, room: str | None, attr: str, rng: random.Random) -> tuple
         many = False
     elif roll < 0.62:
         text = f"{rng.choice(['the ', 'the ', 'the ', '', 'my '])}{name} {word}"
-    elif roll < 0.66:
-        text = f"the {name}'s {word}"
+    elif roll < 0.64:
+        text = f"the {name}'s {word}" if room in ROOMS else f"the {word} of the {name}"
+    elif roll < 0.68:
+        text = f"{rng.choice(['the ', ''])}{word} of {rng.choice(['the ', 'the ', ''])}{name}"
+    elif roll < 0.7:
+        text = f"{word} {name}"
     else:
         text = f"{rng.choice(['the ', 'the ', 'the ', ''])}{word} {place(room, rng)}"
     return text, many
@@ -116,6 +167,11 @@ def _all_of(device: str, rng: random.Random) -> str:
     forms = ["all the {p}"] * 4 + ["all {p}", "all of the {p}", "every {s}", "each {s}", "every single {s}", "all {p}"]
     forms += ["all the {p} in the (house|home|apartment|flat|place)", "the {p} (everywhere|in the whole house)"]
     forms += [
+        "the {p} (in|throughout|across|around|all over) the (house|flat|apartment)",
+        "the (house|flat|apartment)'s {p}",
+    ]
+    forms += ["the (house|home|apartment) {p}", "every {s} there is", "all {p} of the (house|flat)"]
+    forms += [
         "the {p} in (every room|all rooms|the entire house)",
         "every {s} in the (house|home)",
         "the whole house {p}",
@@ -123,15 +179,28 @@ def _all_of(device: str, rng: random.Random) -> str:
     return expand(rng.choice(forms).format(p=plural, s=single), rng)
 
 
-def percent(n: int, rng: random.Random, bare: float = 0.25, special: bool = True) -> str:
+def percent(n: int, rng: random.Random, bare: float = 0.25, special: bool = True, lowest: bool = False) -> str:
     """30 as "30 percent", "30%", "thirty per cent", "half" …"""
     words = {
         50: ["half", "fifty fifty", "half"],
-        100: ["full", "maximum", "max", "the maximum", "one hundred percent"],
+        100: [
+            "full",
+            "maximum",
+            "max",
+            "the maximum",
+            "one hundred percent",
+            "the highest",
+            "the max",
+            "its brightest",
+        ],
     }
     words |= {25: ["a quarter"], 75: ["three quarters"]}
-    if special and n in words and rng.random() < 0.3:
+    if lowest:
+        words[1] = ["the lowest", "the minimum", "minimum", "its lowest", "lowest", "min", "the dimmest"]
+    if special and n in words and rng.random() < (0.8 if n == 1 else 0.35):
         return rng.choice(words[n])
+    if special and rng.random() < 0.04:
+        return f"{rng.choice(['level', 'a level of', 'a value of'])} {number(n, rng)}"
     if rng.random() < bare:
         return number(n, rng)
     if rng.random() < 0.45:
@@ -147,21 +216,52 @@ def degrees(n: float, rng: random.Random) -> str:
 
 
 def duration(n: int, unit: str, rng: random.Random) -> tuple[str, str]:
-    """10 minutes as ("10 minutes", "10 minute")."""
-    if unit == "minutes" and n == 30 and rng.random() < 0.4:
-        return "half an hour", "half hour"
-    if unit == "hours" and n == 1 and rng.random() < 0.5:
-        return "an hour", "one hour"
-    if unit == "minutes" and n == 1 and rng.random() < 0.5:
-        return "a minute", "one minute"
+    """10 minutes as ("10 minutes", "10 minute"); 75 minutes as ("1 hour and 15 minutes", "1 hour 15 minute")."""
+    said = {("minutes", 30): [("half an hour", "half hour")], ("hours", 1): [("an hour", "one hour")]}
+    said |= {("minutes", 1): [("a minute", "one minute")], ("seconds", 30): [("half a minute", "half minute")]}
+    said |= {("minutes", 15): [("a quarter of an hour", "quarter hour"), ("quarter of an hour", "quarter of an hour")]}
+    said |= {("minutes", 45): [("three quarters of an hour", "three quarter hour")]}
+    if (unit, n) in said and rng.random() < 0.4:
+        return rng.choice(said[unit, n])
+    if unit != "hours" and n > 60 and rng.random() < (0.9 if n > 99 or n % 30 else 0.75):
+        return _mixed(n, unit, rng)
     short = {
         "minutes": ["minute", "minute", "minute", "min"],
         "seconds": ["second", "second", "sec"],
-        "hours": ["hour"],
+        "hours": ["hour", "hour", "hour", "hr"],
     }
     word = rng.choice(short[unit])
     text = number(n, rng)
     return f"{text} {word}{'s' if n != 1 else ''}", f"{text}{rng.choice([' ', ' ', '-'])}{word}"
+
+
+def _mixed(n: int, unit: str, rng: random.Random) -> tuple[str, str]:
+    """75 minutes in hours and minutes, 90 seconds in minutes and seconds."""
+    whole, rest = divmod(n, 60)
+    large, small = ("hour", "minute") if unit == "minutes" else ("minute", "second")
+    one = "an" if large == "hour" else "a"
+    count = number(whole, rng, 0.3)
+    if rest == 30 and rng.random() < 0.6:
+        texts = [f"{count} and a half {large}s"] * 2
+        texts += (
+            [f"{one} {large} and a half", f"one and a half {large}s"]
+            if whole == 1
+            else [f"{count} and a half {large}s"]
+        )
+        text = rng.choice(texts)
+        return text, text.removesuffix("s")
+    if large == "hour" and rest == 15 and rng.random() < 0.2:
+        text = f"{'an hour' if whole == 1 else f'{count} hours'} and a quarter"
+        return text, text
+    if large == "hour" and rng.random() < 0.08:
+        return f"{whole}h {rest}m", rng.choice([f"{whole}h{rest}", f"{whole}h {rest}m"])
+    first, second = large, small
+    if rng.random() < 0.15:
+        first, second = {"hour": "hr", "minute": "min"}[large], {"minute": "min", "second": "sec"}[small]
+    start = f"{one} {first}" if whole == 1 and rng.random() < 0.35 else f"{count} {first}"
+    joined = rng.choice([" and ", " and ", " ", ", "]) + number(rest, rng, 0.2)
+    plural = f"{start}{'s' if whole != 1 else ''}{joined} {second}{'s' if rest != 1 else ''}"
+    return plural, f"{start}{joined} {second}"
 
 
 def value_words(action: Action, rng: random.Random) -> dict[str, str]:
@@ -185,7 +285,9 @@ def value_words(action: Action, rng: random.Random) -> dict[str, str]:
     if attr == "channel":
         return {"n": str(value) if value > 20 else number(value, rng)}
     n = int(abs(value))
-    return {"n": percent(n, rng, 0.7 if attr == "volume" else 0.25, attr != "speed"), "np": percent(n, rng, 0)}
+    special = attr != "speed" and not action.change
+    bare = 0.7 if attr == "volume" else 0.25
+    return {"n": percent(n, rng, bare, special, special and attr == "brightness"), "np": percent(n, rng, 0)}
 
 
 def _step(value: float, rng: random.Random) -> str:

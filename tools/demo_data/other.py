@@ -13,12 +13,12 @@ WORDS: dict[str, str] = {
     # Words of no consequence to a home, for what surrounds a request.
     "stray": "I|you|we|they|it|that|this|so|if|would|could|might|should|say|think|believe|hope|guess|ask|tell|told"
     "|asked|have|had|been|being|do|did|does|please|kindly|kind|nice|good|great|best|well|just|really|very"
-    "|quite|too|some|any|every|one|last|next|time|again|once|soon|later|today|before|after|while|when|because"
+    "|quite|too|some|any|one|because"
     "|since|though|although|but|or|as|for|with|without|about|over|your|my|our|their|give|take|make|made|let"
     "|want|wish|need|like|love|mind|matter|favour|happy|glad|sorry|grateful|thankful|appreciate|pleasure|help"
     "|hand|hands|chance|possible|sure|maybe|perhaps|honestly|truly|actually|simply|certainly|wondering|hoping"
     "|thinking|asking|busy|free|full|here|there|everyone|somebody|friend|sir|madam|buddy|pal|dear|fine|right"
-    "|thing|things|way|word|minute|moment|second|go|going|come|coming|get",
+    "|thing|things|way|word|go|going|come|coming|get",
     "country": "France|Germany|Spain|Italy|Japan|Brazil|Canada|Australia|India|China|Egypt|Kenya|Norway|Sweden|Peru"
     "|Mexico|Portugal|Greece|Turkey|Poland|Ireland|Chile|Cuba|Finland|Vietnam|Thailand|Morocco|Russia|Iceland",
     "city": "Paris|London|Berlin|New York|Tokyo|Rome|Madrid|Sydney|Moscow|Vienna|Chicago|Lisbon|Dublin|Oslo|Boston"
@@ -31,7 +31,7 @@ WORDS: dict[str, str] = {
     "|an atom|photosynthesis|evolution|inflation|democracy|philosophy|love|time|a robot|a battery|rain|snow|wifi",
     "food": "pizza|pasta|rice|bread|soup|cake|pancakes|salad|curry|an omelette|sushi|cookies|lasagne|a burger|tea"
     "|chicken|apple pie|eggs|risotto|tacos|chocolate|noodles|potatoes",
-    "language": "French|German|Spanish|Italian|Japanese|Chinese|Latin|Russian|Portuguese|Korean|Arabic|Dutch|Greek",
+    "language": "English|French|German|Spanish|Italian|Japanese|Chinese|Latin|Russian|Portuguese|Korean|Arabic|Dutch|Greek",
     "phrase": "good morning|thank you|I love you|where is the station|how are you|hello|the house is red|goodbye|water"
     "|happy birthday|see you tomorrow|cheese|dog|a table for two|my name is Anna|excuse me|the door|a light|window",
     "who": "my mum|mom|my boss|John|Anna|my wife|my husband|dad|my brother|Sarah|the doctor|grandma|Tom|my friend|Peter",
@@ -283,7 +283,7 @@ def _slots(rng: random.Random) -> dict[str, str]:
     return slots
 
 
-def _fill(template: str, rng: random.Random) -> str:
+def fill(template: str, rng: random.Random) -> str:
     """Expand a template; the same slot twice gets two words."""
     text = expand(template, rng)
     for _ in range(4):
@@ -299,10 +299,11 @@ _ASIDES = [
     "my <noun> is <adj>",
     "the <noun> is <adj>",
     "I (need|have|want|had) to <verb> (a|the|my) <noun>",
-    "(I|we) <verb> (a|the|my) <noun> <day>",
+    "(I|we) <verb> (a|the|my) <noun>",
+    "(I|we) (bought|found|lost|saw|sold|broke|painted|made) (a|the|my) <noun> [yesterday|last week|this morning]",
     "<who> (wants|likes|has|bought) a <adj> <noun>",
     "<who> is (here|coming|calling|waiting|hungry|sleeping)",
-    "(I'm|we're) (going|driving|flying|moving) to <city> <day>",
+    "(I'm|we're) (going|driving|flying|moving) to <city>",
     "I (feel|am) <feeling>",
     "I have <symptom>",
     "(I'm|we're) making <food>",
@@ -310,12 +311,19 @@ _ASIDES = [
     "we (will|want to) watch <show>",
     "<name> (said|thinks|hopes) it's <adj>",
     "it's such a <adj> day",
+    "(my|the) (boss|sister|neighbour|train|bus|dog|cat|phone) was (late|loud|slow|rude|sick|funny) [again|today|as always]",
+    "(I|we) (just got|only just came|finally got) (home|in|back|here)",
+    "(I don't know|you know|who knows) (why|how) but it's <adj>",
+    "(honestly|you know|look|well) I (was thinking about|forgot) the <noun>",
+    "(the kids|the baby|my wife|my husband|grandpa) (fell asleep|woke up|went out|is not feeling well)",
+    "I (always forget|never remember|was about to forget) (it|this|the <noun>)",
+    "(my hands are|my arms are) (full|wet|dirty)",
 ]
 
 
 def aside(rng: random.Random) -> str:
     """Something said beside a command that asks for nothing: a model must learn to let words pass."""
-    return _fill(rng.choice(_ASIDES), rng)
+    return fill(rng.choice(_ASIDES), rng)
 
 
 def stray(rng: random.Random) -> str:
@@ -330,7 +338,7 @@ def other(rng: random.Random, held: bool = False) -> tuple[str, str]:
         return _gibberish(rng), "gibberish"
     options = [(f"other#{i}", t) for i, t in enumerate(TEMPLATES) if t.startswith("~") == held]
     key, template = rng.choice(options)
-    text = _fill(template.lstrip("~"), rng)
+    text = fill(template.lstrip("~"), rng)
     if not held and rng.random() < 0.15:
         ask = ["please <c>", "<c> please", "hey, <c>", "can you tell me <c>", "ok, <c>", "so <c>", "I want to know <c>"]
         text = expand(rng.choice(ask), rng, {"c": text})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from .devices import DEVICES, DOORS, OTHER_PLACES, held_combo
+from .devices import DEVICES, DOORS, ROOMS, held_combo
 from .grammar import expand
 from .nouns import place, thing
 from .other import stray
@@ -109,6 +109,19 @@ WHICH = [
     "(which|what) <p> are <s>",
     "are (any|there any) <p> <s>",
     "(which|what) <p> are (still|currently) <s>",
+    "(which|what) <p> are <s> (right now|now|at the moment)",
+    "(how many|how many of the) <p> are <s>",
+    "how many <p> (do I have|have I left|did we leave|are there) <s>",
+    "(which|what) <p> (did I|did we|have we|have I) (leave|left) <s>",
+    "(is there|are there) any <p> [that are|still|left] <s>",
+    "is any of the <p> <s>",
+    "(has|have) any <p> been left <s>",
+    "any <s> <p>",
+    "the <p> that are <s>",
+    "tell me [about] the <p> that are <s>",
+    "(I wonder|I'm wondering|I need to know|I want to know) (which|what) <p> are [still] <s>",
+    "did (I|we|someone) leave (a|any) <one> <s> [somewhere|anywhere]",
+    "is (a|some|any|one of the) <one> [still] <s> [somewhere|anywhere|in the house]",
     "(list|show|show me|tell me|give me) [all] the <p> that are <s>",
     "(list|show|show me|name) all <s> <p>",
     "(tell me|do you know) (which|what) <p> are <s>",
@@ -131,6 +144,14 @@ THE_MANY = ["are the <p> <s>", "are the <p> (still|currently) <s>", "did (I|we) 
 ALL_ARE = [
     "are all [the|my|of the] <p> <s>",
     "are all [the] <p> <s> (now|right now)",
+    "are the <p> all <s>",
+    "(is|are) (every one|each|all) of the <p> <s>",
+    "(have|did) (we|I) (got|get) all [the] <p> <s>",
+    "(say|state|report|tell me) (whether|if) all [of the] <p> are <s>",
+    "is each <one> <s>",
+    "(are|were) all my <p> [left] <s>",
+    "(please|can you|could you) (check|make sure|verify) (whether|if|that) (all|all the|all of the) <p> are <s>",
+    "the <p> are all <s>, (right|aren't they|correct)",
     "is every <one> <s>",
     "(check|tell me|can you check) (if|whether|that) all [the] <p> are <s>",
     "all <p> <s>?",
@@ -143,6 +164,21 @@ ALL_ARE = [
 ]
 ONE = {"lights": "light", "doors": "door", "blinds": "blind", "windows": "window", "fans": "fan", "tvs": "tv"}
 ONE |= {"speakers": "speaker", "plugs": "plug"}
+HOUSE = [
+    "is the house locked [up]",
+    "is everything locked [up]",
+    "did (I|we) lock (the house|up|everything|all the doors|every door)",
+    "have (I|we) locked (the house|up|everything|all the doors|every door)",
+    "is (the house|everything) (safely|properly|all) locked",
+]
+# Other words for a state, in questions alone.
+SAID = {
+    "fan on": ["running", "spinning", "going"],
+    "light on": ["burning", "lit", "glowing"],
+    "window closed": ["shut"],
+}
+SAID |= {"blinds closed": ["shut", "down"], "blinds open": ["up"], "speaker playing": ["on"], "tv on": ["running"]}
+SAID |= {"garage door closed": ["shut"], "gate closed": ["shut"], "light off": ["out"]}
 SYNONYMS = {"lights": ["lights", "lights", "lamps"], "tvs": ["tvs", "televisions"], "blinds": ["blinds", "curtains"]}
 
 
@@ -170,6 +206,12 @@ def _pick(templates: list[str], held: bool, rng: random.Random, name: str) -> tu
     return key, template.lstrip("~")
 
 
+def said_as(device: str, state: str, rng: random.Random) -> str:
+    """The state's own word, or now and then another for the same."""
+    words = SAID.get(f"{device} {state}", [])
+    return rng.choice(words) if words and rng.random() < 0.2 else state
+
+
 def _said_of(device: str, rng: random.Random) -> tuple[str, str]:
     """The pair of states a yes/no question names."""
     active, idle = VALUES[device]
@@ -177,8 +219,8 @@ def _said_of(device: str, rng: random.Random) -> tuple[str, str]:
         active = "on"
     if device == "blinds" and rng.random() < 0.15:
         idle = "shut"
-    pair = [(active, idle), (idle, active)]
-    return rng.choice(pair)
+    pair = (said_as(device, active, rng), said_as(device, idle, rng))
+    return rng.choice([pair, pair[::-1]])
 
 
 def _question(device: str, room: str | None, rng: random.Random, held: bool) -> tuple[str, str]:
@@ -208,7 +250,7 @@ def _absent(home: list[Entry], rng: random.Random, others: float) -> tuple[str, 
 
 def ask_one(home: list[Entry], rng: random.Random, held: bool = False, combo_held: bool = False) -> Question:
     """A question about one device, in the home's state or not."""
-    others = 0.5 if any(e.room in OTHER_PLACES for e in home) else 0.0
+    others = 0.5 if any(e.room not in (None, *ROOMS, *DOORS) for e in home) else 0.0
     while True:
         entry = rng.choice(home) if home and rng.random() < PRESENT else None
         if entry:
@@ -248,7 +290,9 @@ def ask_which(home: list[Entry], rng: random.Random, held: bool = False) -> Ques
     if not every and not held and sum(e.device == device for e in home) > 1 and rng.random() < 0.15:
         key, template = _pick(THE_MANY, False, rng, "many")
     words = rng.choice(SYNONYMS.get(plural, [plural]))
-    text = expand(template, rng, {"p": words, "one": ONE[plural], "s": state, "s3": stray(rng)})
+    if device == "lock" and every and not held and state == "locked" and rng.random() < 0.3:
+        key, template = _pick(HOUSE, False, rng, "house")
+    text = expand(template, rng, {"p": words, "one": ONE[plural], "s": said_as(device, state, rng), "s3": stray(rng)})
     return Question(text, _which_answer(home, device, state, every), key)
 
 

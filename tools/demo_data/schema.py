@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from .devices import CHANGES, COLORS, DEVICES, DOORS, ROOMS
+from .other import REFUSAL
 
 _WORD = r"[^\s\"\\\x00-\x1f]{1,24}"
 _PLACE = rf"^{_WORD}( {_WORD}){{0,4}}$"  # a place of no list is kept as it was said: a few words
@@ -47,6 +48,39 @@ SCHEMA: dict[str, Any] = {
         "action": {"type": "object", "oneOf": _cases()},
     },
 }
+
+_TRUE = "(true|false)"
+_WHOLE = "(0|[1-9][0-9]{0,4})"
+_NUMBER = rf"-?{_WHOLE}([.][0-9]{{1,2}})?"
+_PERCENT = "(0|[1-9][0-9]?|100)"
+_WRITTEN = {
+    "bool": _TRUE,
+    "percent": _PERCENT,
+    "degrees": _NUMBER,
+    "hot": _WHOLE,
+    "speed": rf'("low"|"medium"|"high"|{_PERCENT})',
+    "color": '"(' + "|".join(COLORS) + ')"',
+    "track": '"(next|previous)"',
+    "channel": "[1-9][0-9]{0,4}",
+    "count": "[1-9][0-9]{0,4}",
+}
+
+
+def _action_pattern(device: str) -> str:
+    sets = [rf'"set":"{a}","value":{_WRITTEN[k]}' for a, k in DEVICES[device].sets.items()]
+    sets += [rf'"change":"{a}","value":("up"|"down"|{_NUMBER})' for a in CHANGES.get(device, [])]
+    return rf'"device":"{device}"(,"room":"{_PLACE[1:-1]}")?,({"|".join(sets)})'
+
+
+def pattern() -> str:
+    """A regular expression of every answer there is: actions, a sentence about the state, the refusal.
+
+    In the syntax that Python and Rust share, for a grammar that holds the model to it.
+    """
+    action = r"\{(" + "|".join(map(_action_pattern, DEVICES)) + r")\}"
+    actions = rf'\{{"actions":\[{action}(,{action})*\]\}}'
+    sentence = r"(The|No|All) [^{}\x00-\x1f]{1,600}[.]"
+    return rf"{actions}|{sentence}|{re.escape(REFUSAL).replace(chr(92) + ' ', ' ')}"
 
 
 def _fits(value: Any, rule: dict[str, Any]) -> bool:

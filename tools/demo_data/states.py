@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 
 from .devices import COLORS, DEVICES, DOORS, INSIDE, OTHER_PLACES
+from .places import unknown_place
 
 # Devices that report a state, with the values they report; the first is the one "active" value.
 VALUES: dict[str, tuple[str, str]] = {
@@ -38,6 +39,7 @@ VALUES: dict[str, tuple[str, str]] = {
 }
 PLURALS = {"light": "lights", "lock": "doors", "blinds": "blinds", "window": "windows", "fan": "fans", "tv": "tvs"}
 PLURALS |= {"speaker": "speakers", "plug": "plugs"}
+SIZES = [1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20]  # how many devices a home may have
 NEVER_ROOMED = {"garage door", "gate", "alarm", "oven", "vacuum", "dishwasher", "washing machine", "sprinklers"}
 
 
@@ -115,7 +117,7 @@ def random_room(device: str, rng: random.Random, others: float) -> str | None:
     if device in NEVER_ROOMED:
         return None
     if rng.random() < others:
-        return rng.choice(OTHER_PLACES)
+        return unknown_place(rng) if rng.random() < 0.4 else rng.choice(OTHER_PLACES)
     if device == "lock":
         # In a state message "garage door" is the door the car goes through.
         room = rng.choice([*DOORS, *DOORS, *INSIDE])
@@ -127,18 +129,19 @@ def random_room(device: str, rng: random.Random, others: float) -> str | None:
 
 
 def random_home(rng: random.Random, hard: float = 1.0, others: float = 0.0) -> list[Entry]:
-    """A home's state: 1 to 8 devices, none twice; fewer where `hard` is below 1.
+    """A home's state: 1 to 20 devices, none twice and often several of a kind; fewer where `hard` is below 1.
 
     `others` is the share of devices in places that only state messages know.
     """
-    size = max(1, round(rng.choice([1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 8]) * (0.4 + 0.6 * hard)))
+    size = max(1, round(rng.choice(SIZES) * (0.4 + 0.6 * hard)))
     home: dict[str, Entry] = {}
     weights = [DEVICES[d].weight for d in VALUES]
-    favourite = rng.choice(list(PLURALS)) if rng.random() < 0.5 else None
+    favourites = rng.choices(list(PLURALS), [DEVICES[d].weight for d in PLURALS], k=rng.choice([0, 1, 1, 2, 3]))
+    crowded = rng.choice([0.4, 0.7])
     while len(home) < size:
         device = rng.choices(list(VALUES), weights)[0]
-        if favourite and rng.random() < 0.35:
-            device = favourite
+        if favourites and rng.random() < crowded:
+            device = rng.choice(favourites)
         entry = Entry(device, random_room(device, rng, others), random_value(device, rng))
         if device not in NEVER_ROOMED and any(
             e.device == device and (e.room is None or entry.room is None) for e in home.values()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 from .other import REFUSAL
 from .schema import actions_of
@@ -35,12 +34,13 @@ def verdict(expected: str, answer: str) -> str:
     return "other" if {a.get("room") for a in actions} <= places else "wrong place"
 
 
-def count(results: Iterable[tuple[str, str, str]]) -> dict[str, Counter[str]]:
-    """(group, expected, answer) of each item → group → how often each verdict; "all" is over all."""
+def count(results: Iterable[tuple[Iterable[str], str, str]]) -> dict[str, Counter[str]]:
+    """(groups, expected, answer) of each item → group → how often each verdict; "all" is over all."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for group, expected, answer in results:
-        found["all"][(name := verdict(expected, answer))] += 1
-        found[group][name] += 1
+    for groups, expected, answer in results:
+        name = verdict(expected, answer)
+        for group in ("all", *groups):
+            found[group][name] += 1
     return dict(found)
 
 
@@ -54,8 +54,3 @@ def table(columns: dict[str, dict[str, Counter[str]]], groups: Iterable[str]) ->
         cells += [str(last[group][name]) for name in VERDICTS[1:5]]
         lines.append(f"| {group} | {' | '.join(cells)} | {last[group].total()} |")
     return lines
-
-
-def summary(counts: Counter[str]) -> dict[str, Any]:
-    """Shares in percent, for JSON."""
-    return {name: round(100 * counts[name] / counts.total(), 2) for name in VERDICTS}
