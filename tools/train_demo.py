@@ -33,6 +33,7 @@ DEMO = Path(__file__).resolve().parents[1] / "edgelm" / "demo"
 ROW, ROWS = 256, 12  # a batch: 12 rows of 256 tokens, each holding several groups of conversations
 POOL = 800  # groups of conversations packed together
 GROWTH = 300  # batches over which conversations grow to their full length
+LAST = 1500  # batches after which there is more of what is said most
 FAST_BF16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # else float32 is the faster type
 KEPT = 100  # steps after which a run that is ended can go on
 DECAY = 0.4  # share of the last steps over which the learning rate falls
@@ -60,11 +61,11 @@ def config(vocab_size: int) -> LlamaConfig:
     )
 
 
-def groups(tokenizer: PreTrainedTokenizerFast, rng: random.Random, hard: float, count: int) -> list[Group]:
-    """`count` groups of conversations, as token ids."""
+def groups(tokenizer: PreTrainedTokenizerFast, rng: random.Random, batches: int, count: int) -> list[Group]:
+    """`count` groups of conversations, as token ids, of training after so many batches."""
     made = []
     for _ in range(count):
-        conversations = training_group(rng, hard)
+        conversations = training_group(rng, min(1.0, batches / GROWTH), batches >= LAST)
         start = [m for m in conversations[0].messages if m["role"] == "system"]
         opening, _ = checkpoint.encode(tokenizer, start)
         pairs = [checkpoint.encode(tokenizer, c.full()) for c in conversations]
@@ -80,7 +81,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int, start: int = 0) -> It
     rng = random.Random(f"train-{seed}")
     made = 0
     while True:
-        rows = pack(groups(tokenizer, rng, min(1.0, made / GROWTH), POOL), ROW)
+        rows = pack(groups(tokenizer, rng, made, POOL), ROW)
         rng.shuffle(rows)
         for i in range(0, len(rows) - ROWS + 1, ROWS):
             made += 1

@@ -194,7 +194,7 @@ def random_action(rng: random.Random, combo_held: bool = False) -> Action:
     while True:
         device = rng.choices(list(DEVICES), [d.weight for d in DEVICES.values()])[0]
         spec = DEVICES[device]
-        action = random_for(device, _random_room(device, rng), rng)
+        action = random_for(device, random_room(device, rng), rng)
         if held_combo(action.device, action.room, action.attr) == combo_held and (spec.rooms or not combo_held):
             return action
 
@@ -202,7 +202,8 @@ def random_action(rng: random.Random, combo_held: bool = False) -> Action:
 ANYWHERE = {"light", "thermostat", "ac", "lock", "blinds", "window", "fan", "tv", "speaker", "plug", "vacuum", "all"}
 
 
-def _random_room(device: str, rng: random.Random) -> str | None:
+def random_room(device: str, rng: random.Random) -> str | None:
+    """Where a device may be asked for; None where no place is said."""
     rooms = DEVICES[device].rooms
     if device == "all":
         if rng.random() < 0.5:

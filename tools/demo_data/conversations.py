@@ -11,6 +11,7 @@ from . import questions, states
 from .combined import command, compatible, several
 from .commands import ANYWHERE, Command, phrase, single
 from .devices import DEVICES, DOORS, ROOMS, Action, answer, held_combo
+from .everyday import everyday
 from .grammar import expand, noise
 from .nouns import room_words
 from .other import REFUSAL, other
@@ -21,7 +22,11 @@ from .speech import spoken
 Message = dict[str, str]
 _KNOWN = {"all", *ROOMS, *DOORS}
 _ASKING = ("can ", "could ", "will ", "would ", "do ", "is it ", "how about", "hey, can", "hey, could", "what about")
-HOMES = 0.08  # share of groups that begin with a home's state
+HOMES = 0.08, 0.22  # share of groups that begin with a home's state: in the first part of training, and in the last
+WHICH = 0.5, 0.6  # share of questions about all of a kind, likewise
+SIZES = (0.2, 0.4, 0.7, 1.0)  # of homes in the last part, as shares of what they may have: small ones show what to look for
+EVERYDAY = 0.0, 0.45  # share of commands as they are said most, likewise
+REFUSED = 0.28, 0.38  # share of what is refused where there is no home's state, likewise
 ASKED = 7  # conversations about each
 NEAR = 0.55  # share of refusals whose request sounds like a command
 SPOKEN = 0.16  # share of training sentences as they are said rather than written
@@ -81,9 +86,14 @@ def _command_turn(made: Command, rng: random.Random, typos: float = TYPOS) -> _T
 
 
 def _question_turn(
-    home: list[states.Entry], rng: random.Random, held: bool = False, combo: bool = False, typos: float = TYPOS
+    home: list[states.Entry],
+    rng: random.Random,
+    held: bool = False,
+    combo: bool = False,
+    typos: float = TYPOS,
+    share: float = WHICH[0],
 ) -> _Turn:
-    which = not combo and rng.random() < (0.25 if held else 0.5)
+    which = not combo and rng.random() < (0.25 if held else share)
     made = questions.ask_which(home, rng, held) if which else questions.ask_one(home, rng, held, combo)
     text = spoken(made.text, rng, SPOKEN / 2 if typos else 0.0)
     if not held and rng.random() < 0.1:
@@ -133,13 +143,15 @@ def _follow_up(last: _Turn, rng: random.Random) -> _Turn | None:
     return _Turn(noise(text, rng, typos=TYPOS, plain=plain), answer([action]), "command", [key], [action])
 
 
-def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float) -> _Turn:
+def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float, last: bool) -> _Turn:
     roll = rng.random()
     asks = 0.76 if home is not None else 0.05
     if roll < asks:
-        return _question_turn(home or [], rng)
-    if roll < asks + (0.08 if home is not None else 0.28):
+        return _question_turn(home or [], rng, share=WHICH[last])
+    if roll < asks + (0.08 if home is not None else REFUSED[last]):
         return _other_turn(rng)
+    if last and rng.random() < EVERYDAY[last]:
+        return _command_turn(everyday(rng), rng)
     return _command_turn(command(rng, 0.33 * (0.3 + 0.7 * hard)), rng)
 
 
@@ -156,25 +168,29 @@ def training(rng: random.Random, hard: float = 1.0) -> Conversation:
     return rng.choice(training_group(rng, hard))
 
 
-def training_group(rng: random.Random, hard: float = 1.0) -> list[Conversation]:
+def training_group(rng: random.Random, hard: float = 1.0, last: bool = False) -> list[Conversation]:
     """Conversations of the training split that begin with the same system message: several about a home's state.
 
-    `hard` from 0 to 1 is how much of what is long there is: large homes, several actions, several turns.
+    `hard` from 0 to 1 is how much of what is long there is: large homes, several actions, several turns. The `last` part of
+    training has more of what is said most, and of states.
     """
     home = None
-    if rng.random() < HOMES:
-        home = states.random_home(rng, hard, rng.choice(OTHERS)) if rng.random() > 0.02 else []
+    if rng.random() < HOMES[last]:
+        size = (rng.choice(SIZES) - 0.4) / 0.6 if last else hard
+        home = states.random_home(rng, size, rng.choice(OTHERS)) if rng.random() > 0.02 else []
     start = _start(home, rng)
-    return [_dialogue(start, home, rng, hard) for _ in range(1 if home is None else ASKED if home else 2)]
+    return [_dialogue(start, home, rng, hard, last) for _ in range(1 if home is None else ASKED if home else 2)]
 
 
-def _dialogue(start: list[Message], home: list[states.Entry] | None, rng: random.Random, hard: float) -> Conversation:
+def _dialogue(
+    start: list[Message], home: list[states.Entry] | None, rng: random.Random, hard: float, last: bool
+) -> Conversation:
     roll = rng.random() * (0.9 + 0.1 * hard)
     count = 1 if roll < 0.9 else 2 if roll < 0.965 else 3 if roll < 0.99 else rng.randrange(4, 7)
     turns: list[_Turn] = []
     while len(turns) < count:
         turn = _follow_up(turns[-1], rng) if turns and rng.random() < 0.55 else None
-        turn = turn or _train_turn(home, rng, hard)
+        turn = turn or _train_turn(home, rng, hard, last)
         if compatible([a for t in [*turns, turn] for a in t.actions]):
             shouted = rng.random() < SHOUTED and _known(turn.actions)
             turn.text = turn.text.upper() if shouted else turn.text
@@ -182,9 +198,9 @@ def _dialogue(start: list[Message], home: list[states.Entry] | None, rng: random
     messages = list(start)
     for turn in turns[:-1]:
         messages += [{"role": "user", "content": turn.text}, {"role": "assistant", "content": turn.answer}]
-    last = turns[-1]
-    messages.append({"role": "user", "content": last.text})
-    made = Conversation(messages, last.answer, last.kind)
+    end = turns[-1]
+    messages.append({"role": "user", "content": end.text})
+    made = Conversation(messages, end.answer, end.kind)
     for turn in turns:
         made.skeleton += turn.skeleton
         made.combos += [a.combo for a in turn.actions] + ([turn.combo] if turn.combo else [])
