@@ -24,7 +24,8 @@ _KNOWN = {"all", *ROOMS, *DOORS}
 _ASKING = ("can ", "could ", "will ", "would ", "do ", "is it ", "how about", "hey, can", "hey, could", "what about")
 HOMES = 0.08, 0.22  # share of groups that begin with a home's state: in the first part of training, and in the last
 WHICH = 0.5, 0.6  # share of questions about all of a kind, likewise
-SIZES = (0.2, 0.4, 0.7, 1.0)  # of homes in the last part, as shares of what they may have: small ones show what to look for
+# Of homes in the last part, as shares of what they may have: small ones show what to look for.
+SIZES = (0.2, 0.4, 0.7, 1.0)
 EVERYDAY = 0.0, 0.45  # share of commands as they are said most, likewise
 REFUSED = 0.28, 0.38  # share of what is refused where there is no home's state, likewise
 ASKED = 7  # conversations about each
