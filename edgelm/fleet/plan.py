@@ -278,6 +278,8 @@ def _settings(table: Table, name: str) -> Settings:
             values[key] = table.string(key)
     if "tune" in table.data:
         values["tune"] = table.string("tune", _GOALS)
+    elif "tune_time" in table.data:
+        table.fail("tune_time", "is for tune, which is missing", 'tune = "speed"')
     if "seed" in table.data:
         values["seed"] = table.integer("seed", 0, 2**31)
     values |= {key: table.flag(key) for key in ("sensors", "profile") if key in table.data}

@@ -144,8 +144,8 @@ def _share(budget: Budget, grid: float) -> Budget:
 def _expect_power(log: Log) -> None:
     if isinstance(log.sensors.power, Missing):
         raise DeviceError(
-            f"tuning for energy needs a power sensor: {log.sensors.power.reason}",
-            hint="--power-meter COMMAND, a program that prints watts; or --for sustained",
+            f"tuning for energy needs watts: {log.sensors.power.reason}",
+            hint="--for speed and --for sustained need none",
         )
 
 

@@ -104,6 +104,10 @@ def test_names_stand_for_bundles_that_are_kept(write_plan):
             'bundles = ["BUNDLE"]\n[settings.s]\ntune = "fast"\n[boards.a]\nplace = "here"',
             ":3: settings.s.tune must be 'speed', 'energy' or 'sustained'",
         ),
+        (
+            'bundles = ["BUNDLE"]\n[settings.s]\ntune_time = "90s"\n[boards.a]\nplace = "here"',
+            ":3: settings.s.tune_time is for tune, which is missing",
+        ),
         ('retries = -1\nbundles = ["BUNDLE"]\n[boards.a]\nplace = "here"', ":1: retries must be from 0"),
         ('bundles = ["BUNDLE"]\nwheels = "no"\n[boards.a]\nplace = "here"', ":2: wheels is no folder"),
     ],

@@ -54,12 +54,31 @@ def test_one_that_prints_once_is_asked_again(tmp_path):
         ("import sys; sys.exit(3)", "ended with 3"),
         ("print('no plug found')", "prints no number within"),
         ("print('nan'); import sys; sys.exit(1)", "ended with 1"),
+        ("print('-3 W')", "prints -3, which is not from 0 to 10,000 watts"),
+        ("print(1e9)", "prints 1000000000.0, which is not"),
     ],
 )
 def test_one_that_does_not_work(tmp_path, monkeypatch, text, said):
     monkeypatch.setattr("edgelm.machine.sensors.meter._FIRST", 1.5)
     with pytest.raises(OptionError, match=said):
         Meter(program(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["while True: print('7.5 W')", "while True: print('power: 7.5 W\\n--')"])
+def test_one_that_floods_takes_no_time(tmp_path, text):
+    meter = Meter(program(tmp_path, text))
+    assert settled(meter, 7.5)
+    spent = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - spent < 0.2
+    meter.close()
+    assert not meter._thread.is_alive()
+
+
+def test_a_line_that_does_not_end(tmp_path):
+    meter = Meter(program(tmp_path, "import time\nprint('x' * 300000 + ' 4.25', end='', flush=True)"))
+    assert settled(meter, 4.25)
+    meter.close()
 
 
 @pytest.mark.parametrize("command", ["", "'open", "/no/such/program --watts"])

@@ -94,7 +94,7 @@ def test_energy_wants_a_sensor(quick: Path, monkeypatch: pytest.MonkeyPatch, tmp
 
     meters = module.Meters
     monkeypatch.setattr(module, "Meters", lambda command, idle_seconds: meters(command, 0.0, tmp_path))
-    with pytest.raises(DeviceError, match="needs a power sensor"):
+    with pytest.raises(DeviceError, match="needs watts"):
         edgelm.tune(FROZEN, "energy")
     assert list(quick.iterdir()) == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import re
 import shlex
 import subprocess
@@ -16,6 +16,9 @@ from edgelm.machine.sensors.supply import PowerSource
 
 _STALE = 5.0  # seconds after which the last number is none any more
 _FIRST = 5.0  # seconds in which the first one must come
+_PAUSE = 0.02  # seconds between two reads: one that floods waits for us, and takes no time from what is measured
+_BLOCK, _LONGEST, _LINES = 1 << 16, 1 << 10, 20  # bytes of a read, and of a line; lines of which one has a number
+_MOST = 10_000.0  # watts; what is beyond, or negative, is no board's power
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -35,7 +38,7 @@ class Meter:
         self._command, self._clock = command, clock
         self._lock, self._fresh = threading.Lock(), threading.Event()
         self._watts: float | None = None
-        self._at, self._failed = 0.0, ""
+        self._at, self._failed, self._odd = 0.0, "", ""
         self._ended = False
         try:
             self._args = shlex.split(command)
@@ -48,7 +51,8 @@ class Meter:
         self._thread.start()
         if not self._fresh.wait(_FIRST) or self._watts is None:
             self.close()
-            why = self._failed or f"prints no number within {_FIRST:g} seconds"
+            odd = f"prints {self._odd}, which is not from 0 to {_MOST:,.0f} watts" if self._odd else ""
+            why = self._failed or odd or f"prints no number within {_FIRST:g} seconds"
             raise OptionError(f"--power-meter {command!r} {why}", hint="it must print watts, one number a line")
 
     def source(self) -> PowerSource:
@@ -79,11 +83,9 @@ class Meter:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(2)
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> subprocess.Popen[bytes]:
         try:
-            return subprocess.Popen(
-                self._args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace", bufsize=1
-            )
+            return subprocess.Popen(self._args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
         except OSError as error:
             why = error.strerror or str(error)
             raise OptionError(f"--power-meter: {self._args[0]} cannot be run: {why}") from None
@@ -92,9 +94,8 @@ class Meter:
         while True:
             process = self._process
             assert process.stdout is not None
-            with process.stdout as lines:
-                for line in lines:
-                    self._take(line)
+            with process.stdout as pipe:
+                self._read(pipe.fileno())
             code = process.wait()
             if self._closing():
                 return
@@ -112,12 +113,28 @@ class Meter:
                     self._failed = str(error)
                     return
 
+    def _read(self, pipe: int) -> None:
+        """Take the last whole line with a number of what has come, again and again; at the end one may be open."""
+        rest = b""
+        while data := os.read(pipe, _BLOCK):
+            *lines, rest = (rest + data).split(b"\n")
+            rest = rest[-_LONGEST:]
+            any(self._take(line[-_LONGEST:].decode(errors="replace")) for line in reversed(lines[-_LINES:]))
+            time.sleep(_PAUSE)
+        self._take(rest.decode(errors="replace"))
+
     def _closing(self) -> bool:
         return self._ended
 
-    def _take(self, line: str) -> None:
+    def _take(self, line: str) -> bool:
+        """Whether the line has a number; watts are kept."""
         numbers = _NUMBER.findall(line)
-        if numbers and math.isfinite(watts := float(numbers[-1])):
+        if not numbers:
+            return False
+        if 0 <= (watts := float(numbers[-1])) <= _MOST:
             with self._lock:
                 self._watts, self._at = watts, self._clock()
             self._fresh.set()
+        else:
+            self._odd = numbers[-1][:20]
+        return True
