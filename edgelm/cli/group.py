@@ -11,6 +11,7 @@ from edgelm.cli.suggestions import nearest_command
 from edgelm.version import __version__
 
 _VERSION = "edgelm %(version)s"
+_COMPLETE = "_EDGELM_COMPLETE"  # click's name for it
 COMMANDS = {  # name -> what it does; the module has the same name and holds `command`
     "export": "Convert a checkpoint into a bundle for a target.",
     "run": "Generate text from a prompt.",
@@ -60,6 +61,10 @@ class Commands(click.Group):
             return None
         command: click.Command = import_module(f"edgelm.cli.{name}").command
         _add_version(command)
+        if os.environ.get(_COMPLETE):
+            from edgelm.cli.completion import add_completion
+
+            add_completion(command)
         return command
 
     def resolve_command(
@@ -114,10 +119,10 @@ def invoke(args: list[str]) -> int:
     Returns:
         the exit code a command chose. Errors are raised, click's own included.
     """
-    if completion := os.environ.get("_EDGELM_COMPLETE"):  # as click's own main does
+    if completion := os.environ.get(_COMPLETE):  # as click's own main does
         from click.shell_completion import shell_complete
 
-        return shell_complete(edgelm, {}, "edgelm", "_EDGELM_COMPLETE", completion)
+        return shell_complete(edgelm, {}, "edgelm", _COMPLETE, completion)
     if args[:1] == ["help"]:
         args = [*args[1:], "--help"]
     elif args[:1] == ["version"]:

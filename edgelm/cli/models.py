@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgelm.catalogue.models import Expected, Model, find, models, names
-from edgelm.cli.options import json_option, target_completion
+from edgelm.cli.options import json_option
 from edgelm.cli.show import fact, parameters, print_lines, size, table
 from edgelm.errors import OptionError, near
 from edgelm.target.target import AUTO, Target, load_target
@@ -22,7 +22,6 @@ from edgelm.target.target import AUTO, Target, load_target
     metavar="NAME",
     default="auto",
     show_default=True,
-    shell_complete=target_completion,
     help="The board that speeds are for; auto: this machine's.",
 )
 @json_option

@@ -2,84 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from edgelm.cli.sections import section
-from edgelm.errors import EdgeLMError, OptionError
+from edgelm.errors import OptionError
 from edgelm.files import read_text
 from edgelm.json_text import json_value
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 _LONGEST_FILE = 16 << 20  # bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _choices(known: Callable[[], Iterable[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """A completion by words, found only when a shell asks for them."""
-
-    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-        with contextlib.suppress(EdgeLMError):
-            return [word for word in known() if word.startswith(incomplete)]
-        return []
-
-    return complete
-
-
-def _targets() -> Iterable[str]:
-    from edgelm.target.target import target_names
-
-    return ["auto", *target_names()]
-
-
-def _models() -> Iterable[str]:
-    from edgelm.catalogue.models import names
-
-    return names()
-
-
-def _stored() -> Iterable[str]:
-    from edgelm.catalogue.store import Store
-
-    return [stored.name for stored in Store.of_user().bundles()]
-
-
-target_completion = _choices(_targets)
-model_completion = _choices(_models)
-stored_completion = _choices(_stored)
-
-
-def quant_completion(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """The recipes of the target that was typed before, or of all targets."""
-    from edgelm.target.target import load_all, load_target
-
-    target = ctx.params.get("target")
-    with contextlib.suppress(EdgeLMError):
-        boards = load_all() if target is None else [load_target(target)]
-        known = sorted({quant for board in boards for quant in board.quants} | {"auto"})
-        return [quant for quant in known if quant.startswith(incomplete)]
-    return []
-
-
-def bundle_completion(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of bundles and models, and folders."""
-    from click.shell_completion import CompletionItem
-
-    known = [*_choices(_stored)(ctx, parameter, incomplete), *_choices(_models)(ctx, parameter, incomplete)]
-    here = [str(path.parent) for path in Path("bundles").glob("*/manifest.json")]
-    known += [path for path in sorted(here) if path.startswith(incomplete)]
-    return [*map(CompletionItem, known), CompletionItem(incomplete, type="dir")]
-
-
 # A str, not a Path, which would take the ./ from a path: ./NAME is no name.
-bundle_argument = click.argument("bundle", shell_complete=bundle_completion)
+bundle_argument = click.argument("bundle")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 file_option = click.option("--file", metavar="NAME.gguf", help="The GGUF file of a model from the hub.")
 

@@ -9,23 +9,22 @@ from pathlib import Path
 import click
 
 from edgelm.cli.bundles import Order, model_named, pull
-from edgelm.cli.options import json_option, model_completion, quant_completion, target_completion
+from edgelm.cli.options import json_option
 from edgelm.cli.show import print_lines, size
 from edgelm.errors import OptionError, near, suggest
 from edgelm.target.target import load_target
 
 
 @click.command("pull")
-@click.argument("name", shell_complete=model_completion)
+@click.argument("name")
 @click.option(
     "--target",
     metavar="NAME|FILE",
     default="auto",
     show_default=True,
-    shell_complete=target_completion,
     help="The board; auto: this machine's.",
 )
-@click.option("--quant", metavar="NAME", shell_complete=quant_completion, help="Recipe.  [default: the target's]")
+@click.option("--quant", metavar="NAME", help="Recipe.  [default: the target's]")
 @click.option(
     "-c", "--context", type=int, metavar="N", help="Longest prompt plus answer in tokens.  [default: the target's]"
 )

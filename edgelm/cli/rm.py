@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelm.cli.options import json_option, stored_completion
+from edgelm.cli.options import json_option
 from edgelm.cli.show import print_lines, size
 from edgelm.errors import BundleError, near
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("rm")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=stored_completion)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @json_option
 def command(names: tuple[str, ...], as_json: bool) -> None:
     """Remove bundles that were exported by name, with their prepacked weights.

@@ -14,7 +14,6 @@ import click
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
 from edgelm.cli.options import (
-    bundle_completion,
     prefill_threads_option,
     profile_option,
     threads_option,
@@ -116,7 +115,7 @@ _BOUNDS = (
 
 
 @click.command("serve", cls=Sectioned)
-@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...", shell_complete=bundle_completion)
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @section("Where to listen", *_LISTENING)
 @section("Who may ask", *_ACCESS)
 @section("Models", *_MODELS)

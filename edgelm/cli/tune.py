@@ -12,7 +12,7 @@ import click
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
 from edgelm.cli.on import BoardCommand
-from edgelm.cli.options import bundle_completion, json_option, weight_cache_option
+from edgelm.cli.options import json_option, weight_cache_option
 from edgelm.cli.show import Bar, print_lines, table
 from edgelm.files import replacing
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("tune", cls=BoardCommand, reads=("bundle",), writes=("output",), refuses=("power_meter",))
-@click.argument("bundle", required=False, shell_complete=bundle_completion)
+@click.argument("bundle", required=False)
 @click.option(
     "--for",
     "goal",

@@ -11,7 +11,7 @@ import warnings
 import click
 import pytest
 
-from edgelm.cli import group
+from edgelm.cli import group, main
 from edgelm.errors import BundleError, EdgeLMError, PromptCacheError
 from edgelm.version import __version__
 
@@ -194,6 +194,37 @@ def test_shell_completion(start, monkeypatch):
     monkeypatch.setenv("_EDGELM_COMPLETE", "bash_source")
     ended = subprocess.run([sys.executable, "-m", "edgelm"], capture_output=True, timeout=60)
     assert b"_EDGELM_COMPLETE=bash_complete" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("export --target rp", ["plain,rpi-zero2w", "plain,rpi4", "plain,rpi5", "file,rp"]),
+        ("export --target rpi4 --quant int", ["plain,int4", "plain,int8"]),
+        ("export smollm2-1", ["plain,smollm2-135m", "plain,smollm2-1.7b", "file,smollm2-1"]),
+        ("estimate bund", ["plain,bundles/mine", "file,bund"]),
+        ("run bund", ["plain,bundles/mine", "dir,bund"]),
+        ("chat --draft bund", ["plain,bundles/mine", "dir,bund"]),
+        ("targets jet", ["plain,jetson-orin-nano", "file,jet"]),
+        ("models smollm3", ["plain,smollm3-3b"]),
+        ("bench my-bundle --on emulate:rpi5", ["plain,emulate:rpi5"]),
+        ("sweep --target rpi4 --recipe int8-", ["plain,int8-smooth"]),
+        ("results --calibrate rpi5", ["plain,rpi5", "file,rpi5"]),
+        ("eval my-bundle --task ho", ["plain,home", "file,ho"]),
+        ("rm x", []),
+        ("tun", ["plain,tune"]),
+    ],
+)
+def test_what_a_shell_completes(monkeypatch, capsys, tmp_path, words, found):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGELM_MODELS", str(tmp_path / "none"))
+    (tmp_path / "bundles/mine").mkdir(parents=True)
+    (tmp_path / "bundles/mine/manifest.json").write_text("{}")
+    monkeypatch.setenv("_EDGELM_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", f"edgelm {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+    assert main([]) == 0
+    assert sorted(capsys.readouterr().out.split()) == sorted(found)
 
 
 @pytest.mark.parametrize("kind", [EdgeLMError, BundleError, PromptCacheError])
