@@ -14,6 +14,11 @@ def path() -> Path:
     return _HERE / "model"
 
 
+def card() -> Path:
+    """The model card: what it is, how good, and its licence."""
+    return _HERE / "README.md"
+
+
 def heldout() -> Path:
     """The held-out split: one JSON object a line with `messages`, `answer`, `kind` and `split`."""
     return _HERE / "heldout.jsonl"

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from edgelm import demo
+from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.tokenizer.text_files import licence
 
 MAX_BYTES = 8_000_000
 
@@ -41,6 +43,10 @@ def test_the_folder_is_small_and_holds_only_what_loaders_need():
         "tokenizer_config.json",
     }
     assert sum(files.values()) <= MAX_BYTES
+
+
+def test_a_bundle_of_it_has_the_licence_of_its_card():
+    assert licence(Checkpoint(demo.path())) == "apache-2.0"
 
 
 def test_weights_are_fp16_and_tied_ones_are_stored_once():

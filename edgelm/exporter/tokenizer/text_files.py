@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
-from edgelm import files
+from edgelm import demo, files
 from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import ADDITIONAL, SpecialTokens, TokenizerFacts
 from edgelm.bundle.reader import GENERATION, TEMPLATE, TEMPLATES, TOKENIZER
@@ -269,6 +269,8 @@ def licence(checkpoint: Checkpoint) -> str | None:
         named = checkpoint.gguf.metadata.get("general.license")
         return named if isinstance(named, str) else None
     path = checkpoint.path / "README.md"
+    if checkpoint.path == demo.path():
+        path = demo.card()
     if not path.exists():
         return None
     try:
