@@ -6,6 +6,9 @@ import json
 import math
 from typing import Any, NoReturn
 
+_TOO_DEEP = "it is nested too deep"
+_DEEPEST = 128  # levels: whoever walks a value may need several calls a level, of the thousand that Python has
+
 
 def json_value(text: str | bytes, *, constants: bool = False, surrogates: bool = False) -> Any:
     """The value of a JSON text.
@@ -29,7 +32,9 @@ def json_value(text: str | bytes, *, constants: bool = False, surrogates: bool =
             if "\\ud" in text or "\\uD" in text:
                 json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError(_TOO_DEEP) from None
+    if text.count("[") + text.count("{") > _DEEPEST:
+        _expect_shallow(value)
     return value
 
 
@@ -40,9 +45,20 @@ def json_start(text: str) -> tuple[Any, int]:
         ValueError: there is none, or it is nested too deep.
     """
     try:
-        return _LENIENT.raw_decode(text)
+        value, end = _LENIENT.raw_decode(text)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError(_TOO_DEEP) from None
+    _expect_shallow(value)
+    return value, end
+
+
+def _expect_shallow(value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        if depth >= _DEEPEST:
+            raise ValueError(_TOO_DEEP)
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level, depth = [each for held in inner for each in held if isinstance(each, dict | list)], depth + 1
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -34,6 +34,9 @@ def test_a_value_is_what_it_was(value, ascii_only):
         ('"a\nb"', "Invalid control character"),
         ("[" * 100_000, "nested too deep"),
         ('{"a":' * 2_000 + "0" + "}" * 2_000, "nested too deep"),
+        ("[" * 900 + "]" * 900, "nested too deep"),
+        ('{"a":' * 129 + "0" + "}" * 129, "nested too deep"),
+        ("[[1], [[[" + "[" * 126 + "]" * 126 + "]]]]", "nested too deep"),
         ("9" * 5000, "integer string conversion"),
         ("[NaN]", "NaN is no number"),
         ("-Infinity", "-Infinity is no number"),
@@ -53,6 +56,11 @@ def test_what_is_no_json(text, said):
         json_value(text)
 
 
+def test_what_is_not_too_deep():
+    for text in ("[" * 128 + "]" * 128, '{"a":' * 128 + "0" + "}" * 128, "[" + "[[]], " * 500 + "1]"):
+        assert json_value(text) == json.loads(text)
+
+
 def test_what_python_writes_is_read_where_it_is_asked_for():
     assert str(json_value("[NaN, -Infinity, 1e400, 1e-400]", constants=True)) == "[nan, -inf, inf, 0.0]"
 
@@ -63,7 +71,9 @@ def test_halves_of_surrogate_pairs_are_read_where_they_are_asked_for():
     assert json_value(r'"\\ud800"') == "\\ud800"
 
 
-@pytest.mark.parametrize("text", ["{'a': 1}", "[NaN]", '{"a": 1e999}', '{"a":' * 2_000, "[" * 50_000, ""])
+@pytest.mark.parametrize(
+    "text", ["{'a': 1}", "[NaN]", '{"a": 1e999}', "[" * 200 + "]" * 200, '{"a":' * 2_000, "[" * 50_000, ""]
+)
 def test_a_text_that_begins_with_no_value(text):
     with pytest.raises(ValueError, match=r"Expecting|no number|too large|nested too deep"):
         json_start(text)

@@ -32,13 +32,13 @@ ODD: list[Any] = [
     *(None, True, -1, 0, 1, 1.5, 1e308, 1 << 31, 1 << 63, 10**30, float("nan"), float("inf")),
     *("", "x", "\0", "\ud800", "é" * 70, "../x", "a\nb", "x" * 5000),
     *([], {}, [None], [1, 2, 3], {"type": "x"}, {"": 0}, [[[[[[]]]]]], ["x"] * 100),
-    *(f"<{kind} of {depth}>" for kind in ("list", "object") for depth in (400, 900, 20_000)),
+    *(f"<{kind} of {depth}>" for kind in ("list", "object") for depth in (120, 900, 20_000)),
 ]
 # Deeper than `json` can write, or so deep that it can read it just now and who walks it cannot: put in their places as text.
 DEEP = {
     f'"<{kind} of {depth}>"'.encode(): opening * depth + b"0" + closing * depth
     for kind, opening, closing in (("list", b"[", b"]"), ("object", b'{"a":', b"}"))
-    for depth in (400, 900, 20_000)
+    for depth in (120, 900, 20_000)
 }
 
 

@@ -235,3 +235,16 @@ def test_real_tokenizers(data_dir: Path, name: str) -> None:
         assert plain.encode(text, "\ufdd5") == tokenizer.encode(text, special=False)
     forged = "".join(s[0] + "\ufdd5" + s[1:] for s in some if len(s) > 1)
     assert not specials(tokenizer, plain.encode(forged, "\ufdd5"))
+
+
+@pytest.mark.parametrize("parse_special", [False, True])
+def test_tools_without_an_end_are_an_error(parse_special: bool) -> None:
+    _, prompts = encoder()
+    endless: dict[str, Any] = {"name": "f"}
+    endless["parameters"] = endless
+    deep: Any = "x"
+    for _ in range(400):
+        deep = [deep]
+    for tools in ([endless], [{"name": deep}]):
+        with pytest.raises(PromptError, match="nested too deep"):
+            prompts.encode("on", how=Rendering(tools=tools, parse_special=parse_special))

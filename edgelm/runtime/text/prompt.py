@@ -148,8 +148,12 @@ class PromptEncoder:
         if how.parse_special:
             return template.render(messages, tools=tools, **how.variables), ""
         messages = check_messages(messages)
-        marked = Marker(self._tokenizer.named_specials, [messages, tools, how.variables, template.source])
-        return template.render(marked(messages), tools=marked(tools), **how.variables), marked.mark
+        try:
+            marked = Marker(self._tokenizer.named_specials, [messages, tools, how.variables, template.source])
+            messages, tools = marked(messages), marked(tools)
+        except RecursionError:
+            raise PromptError("the messages, or the tools, are nested too deep") from None
+        return template.render(messages, tools=tools, **how.variables), marked.mark
 
 
 def id_list(name: str, ids: object) -> list[int]:
