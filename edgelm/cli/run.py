@@ -159,6 +159,9 @@ def command(
     if as_json:
         answers = [_answer(completion) for completion in done]
         click.echo(json.dumps(facts | (answers[0] if n is None else {"completions": answers}), ensure_ascii=False))
+    if (json_schema or regex) and any(completion.finish_reason == "length" for completion in done):
+        more = ', or "additionalProperties": false where the schema leaves objects open' if json_schema else ""
+        say("note", f"the answer was cut off before its form was whole: give more tokens (-n){more}")
     for completion in done if stats else ():
         said = f"load {load_seconds:.2f} s, {speed(completion.timings)}, ended by {completion.finish_reason}"
         click.echo(said, err=True)

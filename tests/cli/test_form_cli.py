@@ -28,6 +28,12 @@ def test_the_text_has_the_form(edgelm, tiny_bundle, tmp_path):
     assert text("--choice", "yes", "--choice", "no") in ("yes", "no")
 
 
+def test_one_that_is_cut_off_is_told(edgelm, tiny_bundle):
+    ended = edgelm("run", tiny_bundle.path, "-p", "lamp", "-n", "2", "--regex", "[0-9]{30}", "--json")
+    assert ended.code == 0
+    assert "note: the answer was cut off before its form was whole: give more tokens (-n)\n" in ended.err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
