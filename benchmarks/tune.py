@@ -68,10 +68,10 @@ def known(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def pairs(bundle: Bundle, one: Settings, other: Settings, phase: str, count: int) -> list[float]:
-    """Ratios of the speed of `one` over that of `other`, measured in turn."""
+    """Ratios of the speed of `one` over that of `other`, measured in turn; 1 where they are the same to the phase."""
     test, found = tests(bundle)[PHASES.index(phase)], list[float]()
-    if one == other:
-        return [1.0]
+    if candidates.described(one, phase) == candidates.described(other, phase):
+        return [1.0]  # they differ in the other phase alone
     with (
         closing(Engine.load(bundle, LoadOptions(settings=one))) as a,
         closing(Engine.load(bundle, LoadOptions(settings=other))) as b,
