@@ -148,7 +148,7 @@ def plot(file: Path, model: str | None, board: str | None, test: str | None) -> 
     """
     from edgelm.results.tables import trend
 
-    check_svg(file)
+    check_svg(file, "edgelm results plot")
     rows = _some(_store(), _filter(model, board, test, None))
     write_svg(file, trend(rows, board or "what was measured"))
     click.echo(f"drawn: {len(rows)} measurements in {file}")

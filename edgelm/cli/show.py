@@ -125,11 +125,11 @@ def print_lines(lines: Iterable[str]) -> None:
         click.echo(line)
 
 
-def check_svg(path: Path) -> None:
-    """OptionError where no picture can be written to `path`, before any work is done."""
+def check_svg(path: Path, how: str = "--plot") -> None:
+    """OptionError where no picture can be written to `path`, before any work is done; `how` it was asked for."""
     if path.suffix.lower() != ".svg":
         drawn = path.with_suffix(".svg") if path.name else "FILE.svg"
-        raise OptionError(f"--plot draws SVG, not {path.suffix or path}", hint=f"--plot {drawn}")
+        raise OptionError(f"{how} draws SVG, not {path.suffix or path}", hint=f"{how} {drawn}")
     if not path.absolute().parent.is_dir():
         raise OptionError(f"cannot write {path}: {path.absolute().parent} is not a folder")
 

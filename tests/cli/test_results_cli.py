@@ -82,7 +82,7 @@ def test_a_target_is_calibrated(edgelm, tiny_bundle, kept, tmp_path, monkeypatch
         (["compare"], 1, "error: nothing was measured yet"),
         (["compare", "abc"], 1, "error: no run 'abc'"),
         (["compare", "abc", "def"], 1, "error: no run 'abc'"),
-        (["plot", "a.png"], 1, "error: --plot draws SVG"),
+        (["plot", "a.png"], 1, "error: edgelm results plot draws SVG, not .png\nhint: edgelm results plot a.svg"),
         (["export", "a.xls"], 1, "error: a.xls ends in none of .csv, .md, .parquet"),
         (["export", "a.csv"], 1, "has no such results"),
         (["list", "-n", "0"], 1, "error: -n must be at least 1"),
