@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from benchmarks.frontier.__main__ import main
 from benchmarks.frontier.measure import Case, Row, rows_of
-from benchmarks.frontier.report import against_line, frontier, on_line, table
+from benchmarks.frontier.report import against_line, frontier, on_line, plot_speed, table
 
 
 def row(engine: str, name: str, size: int, kld: float) -> Row:
@@ -47,6 +48,18 @@ def test_where_a_bundle_lies(size: int, kld: float, said: str) -> None:
     assert said in line
 
 
+def test_speeds_stand_in_the_table_where_they_were_measured(tmp_path: Path) -> None:
+    timed = replace(LLAMA[0], prefill=(300.0, 310.0, 290.0), decode=(60.0, 58.0, 61.0), peak=2e8)
+    head, _, first, *_ = table([timed, LLAMA[2]])
+    assert head.endswith("| perplexity | prefill 512, tok/s | decode, tok/s | peak MB |")
+    assert first.endswith("| 20.00 | 300 (290 … 310) | 60 (58 … 61) | 200 |")
+    assert "tok/s" not in next(iter(table(LLAMA)))
+    plot_speed([timed, LLAMA[2]], "a model", tmp_path / "speed.svg")
+    drawn = (tmp_path / "speed.svg").read_text()
+    assert "Q4_0" in drawn
+    assert "Q8_0" not in drawn  # not timed
+
+
 def test_without_llama_cpp_there_is_no_line() -> None:
     assert list(against_line([row("edgelm", "int4", 100, 0.1)])) == []
 
@@ -71,3 +84,15 @@ def test_a_short_run(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> No
     assert list(table([eight, four]))[2].startswith("| **edgelm int4")
     assert json.loads(report.read_text())["chunks"] == 1
     assert not (work / "logits.npy").exists()
+
+
+@pytest.mark.slow
+def test_a_timed_run(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(max_position_embeddings=1024)
+    text, picture = tmp_path / "text.txt", tmp_path / "speed.svg"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 30)
+    arguments = [str(checkpoint), "--text", str(text), "--chunks", "1", "-o", str(tmp_path / "work"), "--recipe", "int8"]
+    done = CliRunner().invoke(main, [*arguments, "--speed", "1", "--plot-speed", str(picture)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "| decode, tok/s |" in done.output
+    assert "int8" in picture.read_text()

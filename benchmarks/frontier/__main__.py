@@ -18,7 +18,8 @@ A file type with `imatrix` behind it is quantised by an importance matrix, of th
 
 The last lines say where each of edgelm's bundles lies: its divergence as a share of what llama.cpp's line has at that size,
 interpolated between its file types (logarithms of the divergence, linearly by size). `--plot FILE.svg` draws both lines,
-`--json FILE` writes every figure. What `-o` holds is used again: remove a file to make it anew.
+`--json FILE` writes every figure. `--speed 5` times all of them as well, in turn, five times, as `benchmarks.peers` does: a
+quiet machine, please; `--plot-speed FILE.svg` draws that against the divergence. What `-o` holds is used again: remove a file to make it anew.
 
 llama.cpp comes from a Python of its own: `python -m venv /tmp/llama; /tmp/llama/bin/pip install llama-cpp-python gguf`.
 """
@@ -29,11 +30,14 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from benchmarks.frontier.measure import Case, Original, measure
 from benchmarks.frontier.report import against_line, plot, table
+from benchmarks.frontier.report import plot_speed as draw_speed
+from benchmarks.frontier.speed import timed
 
 TYPES = ("Q4_0", "Q4_0 imatrix", "Q4_1", "Q4_K_M", "Q4_K_M imatrix", "Q5_K_M", "Q6_K", "Q8_0")
 RECIPES = ("int4 --calibrate none", "int4", "int8", "auto --max-size 92MB", "auto --max-size 105MB")
@@ -57,6 +61,8 @@ RECIPES = ("int4 --calibrate none", "int4", "int8", "auto --max-size 92MB", "aut
 @click.option("--llama-python", help="A Python with llama-cpp-python and gguf; without it edgelm is measured alone.")
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--speed", type=click.IntRange(min=1), help="Time each so many times, too.")
+@click.option("--plot-speed", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     checkpoint: Path,
@@ -69,6 +75,8 @@ def main(
     llama_python: str | None,
     output: Path,
     picture: Path | None,
+    speed: int | None,
+    plot_speed: Path | None,
     report: Path | None,
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
@@ -79,12 +87,17 @@ def main(
     for case in cases:
         rows.append(measure(case, original, target, llama_python, output))
         click.echo(f"{case.engine} {case.name}: {rows[-1].bytes / 1e6:.1f} MB, KLD {rows[-1].kld:.4f}", err=True)
+    facts: dict[str, Any] = {"checkpoint": checkpoint.name, "text": text.name, "chunks": chunks, "target": target}
+    if speed is not None:
+        timings = timed(rows, cases, output, llama_python, int(original.ids.max()) + 1, speed)
+        rows, facts["timed"] = timings.rows, timings.facts
     click.echo("\n".join([*table(rows), "", *against_line(rows)]))
     if report is not None:
-        facts = {"checkpoint": checkpoint.name, "text": text.name, "chunks": chunks, "target": target}
         report.write_text(json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     if picture is not None:
         plot(rows, checkpoint.name, picture)
+    if plot_speed is not None:
+        draw_speed(rows, checkpoint.name, plot_speed)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ class Row:
         top1: share of positions with the same likeliest token, 0 to 1.
         perplexity: of the quantised model.
         seconds: what quantising took, or None where it was there already.
+        prefill, decode: tokens a second of each repetition, where it was timed.
+        peak: bytes of memory, likewise.
     """
 
     engine: str
@@ -59,6 +61,9 @@ class Row:
     top1: float
     perplexity: float
     seconds: float | None
+    prefill: tuple[float, ...] = ()
+    decode: tuple[float, ...] = ()
+    peak: float | None = None
 
 
 @dataclass(frozen=True)

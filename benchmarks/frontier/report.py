@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 from benchmarks.frontier.measure import Row
 from edgelm.svg.scatter import Axes, Point, scatter
@@ -15,12 +17,22 @@ _KINDS = {"edgelm": "best", "llama.cpp": "other"}
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """Markdown, by size."""
-    yield "| | MB | KLD | ± | top-1 agreement | perplexity |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    speeds = any(row.decode for row in rows)
+    more = " prefill 512, tok/s | decode, tok/s | peak MB |" if speeds else ""
+    yield f"| | MB | KLD | ± | top-1 agreement | perplexity |{more}"
+    yield "|---|---:|---:|---:|---:|---:|" + "---:|---:|---:|" * speeds
     for row in sorted(rows, key=lambda row: row.bytes):
         name = f"**{row.engine} {row.name}**" if row.engine == "edgelm" else f"{row.engine} {row.name}"
         figures = f"{row.bytes / 1e6:.1f} | {row.kld:.4f} | {row.error:.4f} | {row.top1:.1%} | {row.perplexity:.2f}"
+        if speeds:
+            peak = "" if row.peak is None else f"{row.peak / 1e6:.0f}"
+            figures += f" | {_spread(row.prefill)} | {_spread(row.decode)} | {peak}"
         yield f"| {name} | {figures} |"
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The median, and the smallest and the largest."""
+    return f"{median(values):.0f} ({min(values):.0f} … {max(values):.0f})" if values else ""
 
 
 def frontier(rows: Sequence[Row]) -> list[Row]:
@@ -71,6 +83,14 @@ def plot(rows: Sequence[Row], title: str, output: Path) -> None:
     note = "blue: edgelm, grey: llama.cpp; the best of each joined, less is better"
     axes = Axes("size of the file, MB", "KL divergence from fp32, nats")
     output.write_text(scatter(title, note, list(points.values()), [line for line in lines if len(line) > 1], axes))
+
+
+def plot_speed(rows: Sequence[Row], title: str, output: Path) -> None:
+    """Speed of decode against divergence as an SVG."""
+    points = [replace(_point(row), x=median(row.decode)) for row in rows if row.kld > 0 and row.decode]
+    note = "blue: edgelm, grey: llama.cpp; further right is faster, lower is better"
+    axes = Axes("decode, tokens a second", "KL divergence from fp32, nats")
+    output.write_text(scatter(title, note, points, [], axes))
 
 
 def _point(row: Row) -> Point:
