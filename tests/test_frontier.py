@@ -91,7 +91,17 @@ def test_a_timed_run(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> No
     checkpoint = tiny_checkpoint(max_position_embeddings=1024)
     text, picture = tmp_path / "text.txt", tmp_path / "speed.svg"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 30)
-    arguments = [str(checkpoint), "--text", str(text), "--chunks", "1", "-o", str(tmp_path / "work"), "--recipe", "int8"]
+    arguments = [
+        str(checkpoint),
+        "--text",
+        str(text),
+        "--chunks",
+        "1",
+        "-o",
+        str(tmp_path / "work"),
+        "--recipe",
+        "int8",
+    ]
     done = CliRunner().invoke(main, [*arguments, "--speed", "1", "--plot-speed", str(picture)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "| decode, tok/s |" in done.output

@@ -64,5 +64,8 @@ def _contender(case: Case, folder: Path, llama_python: str | None) -> Contender:
     label = f"{case.engine} {case.name}"
     python = sys.executable if kind == "edgelm" else str(llama_python)
     return Contender(
-        EngineSpec(label, label, worker, kind, case.name), python, (folder / case.file).absolute(), Record(label, label, ())
+        EngineSpec(label, label, worker, kind, case.name),
+        python,
+        (folder / case.file).absolute(),
+        Record(label, label, ()),
     )

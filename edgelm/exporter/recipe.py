@@ -138,6 +138,13 @@ def named(spec: RecipeSpec, decoder: Decoder) -> RecipeSpec:
     return replace(spec, up=None, matrices={m.name: spec.up if m.name in first else spec.body for m in decoder.linears})
 
 
+def is_mixture(spec: RecipeSpec, decoder: Decoder) -> bool:
+    """Whether matrices have formats of their own, beyond that of the feed-forwards' first ones."""
+    first = {layer.mlp.up.name for layer in decoder.layers}
+    kinds = {(linear.name in first, spec.matrices.get(linear.name, spec.body)) for linear in decoder.linears}
+    return len(kinds) > 2
+
+
 def activations(recipe: RecipeSpec, target: Target) -> np.dtype[Any]:
     """The numpy type of activations: the target's, but float32 where the weights are kept in float32."""
     full = make_format(recipe.body).exact

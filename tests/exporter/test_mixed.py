@@ -22,7 +22,7 @@ from edgelm.exporter.mixed.replay import read_replay
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
-from edgelm.exporter.recipe import GraphPlan
+from edgelm.exporter.recipe import GraphPlan, is_mixture, named
 from edgelm.exporter.tokenizer.text_files import read_text
 from edgelm.forecast.cost_model import from_manifest
 from edgelm.runtime.engine import Engine
@@ -146,6 +146,16 @@ def test_what_a_bundle_takes_is_known_before_it_is_written(made: Bundle, checkpo
         bundle = export(checkpoint, auto.with_recipe(board, "one", spec), "one", output=tmp_path / "b", overwrite=True)
         told = native.weigh(GraphPlan(decoder, spec, board, bundle.context))
         assert told == bundle.files["model.onnx"].bytes + bundle.files["model.onnx.data"].bytes
+
+
+@pytest.mark.parametrize("target", ["x86-64", "rpi5"])
+def test_a_mixture_is_told_from_a_default_recipe(checkpoint: Path, target: str) -> None:
+    decoder = families.describe(Checkpoint(checkpoint).config)
+    default = named(load_target(target).recipe("int4"), decoder)
+    assert not is_mixture(default, decoder)
+    last = decoder.layers[0].mlp.down.name
+    other = replace(default, matrices={**default.matrices, last: FormatSpec("MatMulNBits", 8, 32)})
+    assert is_mixture(other, decoder)
 
 
 def test_a_budget_is_kept_to_the_byte(made: Bundle, checkpoint: Path, tmp_path: Path) -> None:

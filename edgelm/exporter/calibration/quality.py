@@ -48,6 +48,9 @@ from edgelm.target.target import FormatSpec, RecipeSpec
 BY_DEFAULT = True  # whether a model is calibrated without being asked
 LONGEST = 600.0  # seconds that this may take
 TOKENS = 8192  # of calibration text at most: a quarter more brings nothing that shows
+MIXED_TOKENS = (
+    16_384  # of it where matrices have formats of their own: an eighth less is lost, and time was taken already
+)
 CHUNK = 512  # tokens that are one text to the calibration
 CARD_CHUNKS = 16  # of a quality card's text at most
 SMALL = 16_000_000  # parameters of a model that is measured without being asked: it takes seconds
@@ -110,16 +113,17 @@ class QualityOptions:
         if chosen == AUTO:
             chosen = None
             if plan is not None and (mixed or _gains(plan, WeightReader(checkpoint))):
-                chosen = self._affordable(plan.decoder, tokenizer, progress)
+                cost = CalibrationCost.of(plan.decoder, MIXED_TOKENS if mixed else TOKENS)
+                chosen = self._affordable(cost, tokenizer, progress)
         if chosen is None and plan is not None and _coarse(plan.spec.body):
             progress.say(
                 f"blocks of {plan.spec.body.block} lose twice as much without calibration: --quant int4 has finer ones"
             )
         return replace(self, calibrate=chosen)
 
-    def _affordable(self, decoder: Decoder, tokenizer: Tokenizer, progress: Progress) -> str | None:
+    def _affordable(self, cost: CalibrationCost, tokenizer: Tokenizer, progress: Progress) -> str | None:
         """The text that suits a model, or None, which is told, where there is not the time or memory."""
-        if (reason := CalibrationCost.of(decoder).too_much) is not None:
+        if (reason := cost.too_much) is not None:
             progress.say(f"not calibrated, since that takes {reason}: --calibrate builtin does it all the same")
             return None
         if self.own != BUILTIN:
@@ -159,9 +163,9 @@ class CalibrationCost:
     memory: int
 
     @classmethod
-    def of(cls, decoder: Decoder) -> CalibrationCost:
-        """Of a model, on as much text as it is given."""
-        return cls(calibrate.seconds(decoder, TOKENS), calibrate.memory(decoder, TOKENS))
+    def of(cls, decoder: Decoder, tokens: int = TOKENS) -> CalibrationCost:
+        """Of a model, on so much text."""
+        return cls(calibrate.seconds(decoder, tokens), calibrate.memory(decoder, tokens))
 
     @property
     def too_much(self) -> str | None:
@@ -242,7 +246,8 @@ def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) ->
         yield calibrate.Prepared(reader)
         return
     passages = load_passages(calibration.wanted, "calibration")
-    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), TOKENS)
+    most = MIXED_TOKENS if recipe.is_mixture(plan.spec, decoder) else TOKENS
+    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), most)
     on, tokens = Text(passages.name, passages.sha256), sum(map(len, chunks))
     _tell_memory("calibration", calibrate.memory(decoder, tokens), progress)
     with calibration.folder("calibrating") as folder:

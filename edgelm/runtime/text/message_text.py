@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import tokenizers
@@ -47,7 +48,7 @@ class Marker:
     def __init__(self, names: SpecialNames, texts: Any) -> None:
         self._names = names
         used = "".join(strings(texts))
-        self.mark = next(mark for mark in (*_MARKS, *map(chr, range(0xF0000, 0xFFFFE))) if mark not in used)
+        self.mark = next(mark for mark in chain(_MARKS, map(chr, range(0xF0000, 0xFFFFE))) if mark not in used)
 
     def __call__(self, value: Any, key: str = "") -> Any:
         """JSON data with marks in its strings; keys of objects are left as they are, and so are roles but for whole names."""
