@@ -94,4 +94,6 @@ def plot_speed(rows: Sequence[Row], title: str, output: Path) -> None:
 
 
 def _point(row: Row) -> Point:
-    return Point(row.name, row.bytes / 1e6, row.kld, _KINDS[row.engine], row.engine == "edgelm")
+    return Point(
+        row.name.replace("--max-size ", ""), row.bytes / 1e6, row.kld, _KINDS[row.engine], row.engine == "edgelm"
+    )

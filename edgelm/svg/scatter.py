@@ -110,8 +110,14 @@ def _field(points: Sequence[Point], lines: Sequence[Sequence[Point]], axes: Axes
 
 def place_names(names: Sequence[str], places: Sequence[_Place]) -> list[_Name]:
     """Where names stand: beside a point that has room, in a column beside those that have not."""
+    near = _placed(names, places, _meeting(names, places))
+    return near if _apart(near, places) else _placed(names, places, _groups(names, places))
+
+
+def _placed(names: Sequence[str], places: Sequence[_Place], groups: Sequence[Sequence[int]]) -> list[_Name]:
+    """Each group's names together."""
     done: dict[int, _Name] = {}
-    for group in _groups(names, places):
+    for group in groups:
         if len(group) == 1:
             place = places[group[0]]
             width = _width(names[group[0]])
@@ -130,6 +136,51 @@ def _width(name: str) -> float:
 def _box(end: _Place, width: float, right: bool) -> tuple[float, float, float, float]:
     left = end[0] if right else end[0] - width
     return left, end[1] - _LINE / 2, left + width, end[1] + _LINE / 2
+
+
+def _meeting(names: Sequence[str], places: Sequence[_Place]) -> list[list[int]]:
+    """Points in groups of those whose names, each to the right of its point, would meet another's name or point."""
+    boxes = [_box((x + _DOT + _GAP, y), _width(name), right=True) for name, (x, y) in zip(names, places, strict=True)]
+    groups = [[index] for index in range(len(places))]
+    for i, j in combinations(range(len(places)), 2):
+        if (
+            _overlap(boxes[i], boxes[j])
+            or _overlap(boxes[i], _around(places[j]))
+            or _overlap(boxes[j], _around(places[i]))
+        ):
+            one, other = (next(group for group in groups if index in group) for index in (i, j))
+            if one is not other:
+                groups.remove(other)
+                one += other
+    return groups
+
+
+def _apart(found: Sequence[_Name], places: Sequence[_Place]) -> bool:
+    """Whether no name lies on another, on a point or over the edge, and no leader on a name or another leader."""
+    if any(name.box[0] < _LEFT or name.box[2] > _WIDTH for name in found):
+        return False
+    if any(_overlap(name.box, _around(place)) for name in found for place in places):
+        return False
+    for (one, a), (other, b) in combinations(zip(found, places, strict=True), 2):
+        if _overlap(one.box, other.box) or (one.leader and other.leader and _cross(a, one.end, b, other.end)):
+            return False
+        for name, place, box in ((one, a, other.box), (other, b, one.box)):
+            steps = [
+                (place[0] + t * (name.end[0] - place[0]) / 16, place[1] + t * (name.end[1] - place[1]) / 16)
+                for t in range(16)
+            ]
+            if name.leader and any(_overlap((x, y, x, y), box) for x, y in steps):
+                return False
+    return True
+
+
+def _around(place: _Place) -> tuple[float, float, float, float]:
+    """The box of a point."""
+    return place[0] - _DOT, place[1] - _DOT, place[0] + _DOT, place[1] + _DOT
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
 def _groups(names: Sequence[str], places: Sequence[_Place]) -> list[list[int]]:
