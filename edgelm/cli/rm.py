@@ -58,7 +58,7 @@ def _meant(store: Store, name: str) -> list[Stored]:
     if exact or of_model:
         return exact or of_model
     known = [stored.name for stored in found]
-    hint = near(name, known, listing="there are") if known else "none is there: edgelm pull NAME makes one"
+    hint = near(name, known, listing="there are") if known else "none is there: edgelm pull smollm2-135m makes one"
     raise BundleError(f"no bundle is called {name} in {store.folder}", hint=hint)
 
 

@@ -161,7 +161,7 @@ class Session:
             raise self.place.explain(255, "".join(said))
         if process.returncode > 128:
             name = signal.Signals(number).name if (number := process.returncode - 128) in _SIGNALS else str(number)
-            hint = "did memory run out there? dmesg tells, and edgelm estimate what a bundle takes"
+            hint = "did memory run out there? dmesg tells, and edgelm estimate tells what a bundle takes"
             raise RemoteError(f"{self.place.name}: the system ended edgelm by signal {name}", hint=hint)
         return process.returncode
 

@@ -209,7 +209,7 @@ def test_it_works_when_it_is_typed(
     extra = few.get(words[0], [])
     if words[0] in required and required[words[0]][0] not in words and "--adapter-only" not in words:
         extra = [*extra, *required[words[0]]]
-    if words == ["export", "--adapter-only"] or (
+    if words in (["export", "--adapter-only"], ["results", "plot"]) or (
         len(words) == 1
         and words[0]
         in ("export", "run", "chat", "bench", "verify", "inspect", "estimate", "eval", "embed", "fleet", "tune")
