@@ -164,7 +164,7 @@ def test_chats_are_renamed_exported_deleted_and_imported(browser: Browser, stub:
     browser.one("#import-file").send_keys(str(file))
     browser.until(lambda: len(browser.all(".chat")) == 3, "the file's are there, too")
     browser.js("[...document.querySelectorAll('.chat-open')].find(b => b.textContent.startsWith('Lamps')).click()")
-    assert browser.one(".answer .prose").text == answer
+    browser.until(lambda: browser.one(".answer .prose").text == answer, "its answer is shown")
     (downloads / "no chats.json").write_text('{"format": "something"}')
     browser.one("#import-file").send_keys(str(downloads / "no chats.json"))
     browser.until(lambda: "holds no chats" in browser.one("#toast-text").text, "the refusal is told")
