@@ -164,14 +164,15 @@ def _apart(found: Sequence[_Name], places: Sequence[_Place]) -> bool:
     for (one, a), (other, b) in combinations(zip(found, places, strict=True), 2):
         if _overlap(one.box, other.box) or (one.leader and other.leader and _cross(a, one.end, b, other.end)):
             return False
-        for name, place, box in ((one, a, other.box), (other, b, one.box)):
-            steps = [
-                (place[0] + t * (name.end[0] - place[0]) / 16, place[1] + t * (name.end[1] - place[1]) / 16)
-                for t in range(16)
-            ]
-            if name.leader and any(_overlap((x, y, x, y), box) for x, y in steps):
-                return False
+        if (one.leader and _through(a, one.end, other.box)) or (other.leader and _through(b, other.end, one.box)):
+            return False
     return True
+
+
+def _through(a: _Place, b: _Place, box: tuple[float, float, float, float]) -> bool:
+    """Whether the segment ab passes through a box: then it crosses one of its diagonals."""
+    left, top, right, bottom = box
+    return _cross(a, b, (left, top), (right, bottom)) or _cross(a, b, (left, bottom), (right, top))
 
 
 def _around(place: _Place) -> tuple[float, float, float, float]:

@@ -48,9 +48,7 @@ from edgelm.target.target import FormatSpec, RecipeSpec
 BY_DEFAULT = True  # whether a model is calibrated without being asked
 LONGEST = 600.0  # seconds that this may take
 TOKENS = 8192  # of calibration text at most: a quarter more brings nothing that shows
-MIXED_TOKENS = (
-    16_384  # of it where matrices have formats of their own: an eighth less is lost, and time was taken already
-)
+MIXED_TOKENS = 16_384  # of it for a mixture of formats: an eighth less is lost, and time was taken already
 CHUNK = 512  # tokens that are one text to the calibration
 CARD_CHUNKS = 16  # of a quality card's text at most
 SMALL = 16_000_000  # parameters of a model that is measured without being asked: it takes seconds
@@ -113,7 +111,7 @@ class QualityOptions:
         if chosen == AUTO:
             chosen = None
             if plan is not None and (mixed or _gains(plan, WeightReader(checkpoint))):
-                cost = CalibrationCost.of(plan.decoder, MIXED_TOKENS if mixed else TOKENS)
+                cost = CalibrationCost.of(plan.decoder, MIXED_TOKENS if mixed else _tokens(plan))
                 chosen = self._affordable(cost, tokenizer, progress)
         if chosen is None and plan is not None and _coarse(plan.spec.body):
             progress.say(
@@ -145,6 +143,11 @@ def _gains(plan: GraphPlan, reader: WeightReader) -> bool:
     )
 
 
+def _tokens(plan: GraphPlan) -> int:
+    """Of calibration text at most."""
+    return MIXED_TOKENS if recipe.is_mixture(plan.spec, plan.decoder) else TOKENS
+
+
 def _coarse(spec: FormatSpec) -> bool:
     """Whether weights in this format had better be calibrated."""
     return spec.bits == 4 and spec.rounding is None and (spec.block or 0) >= _COARSE
@@ -163,7 +166,7 @@ class CalibrationCost:
     memory: int
 
     @classmethod
-    def of(cls, decoder: Decoder, tokens: int = TOKENS) -> CalibrationCost:
+    def of(cls, decoder: Decoder, tokens: int) -> CalibrationCost:
         """Of a model, on so much text."""
         return cls(calibrate.seconds(decoder, tokens), calibrate.memory(decoder, tokens))
 
@@ -181,7 +184,7 @@ class CalibrationCost:
 def calibration_cost(plan: GraphPlan, checkpoint: Checkpoint) -> CalibrationCost | None:
     """What the calibration of an export takes; None where it gains nothing, and for what is quantised already."""
     gains = checkpoint.scheme is None and _gains(plan, WeightReader(checkpoint))
-    return CalibrationCost.of(plan.decoder) if gains else None
+    return CalibrationCost.of(plan.decoder, _tokens(plan)) if gains else None
 
 
 @dataclass(frozen=True)
@@ -246,8 +249,7 @@ def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) ->
         yield calibrate.Prepared(reader)
         return
     passages = load_passages(calibration.wanted, "calibration")
-    most = MIXED_TOKENS if recipe.is_mixture(plan.spec, decoder) else TOKENS
-    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), most)
+    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), _tokens(plan))
     on, tokens = Text(passages.name, passages.sha256), sum(map(len, chunks))
     _tell_memory("calibration", calibrate.memory(decoder, tokens), progress)
     with calibration.folder("calibrating") as folder:
