@@ -26,6 +26,7 @@ class Server:
     port: int
     process: subprocess.Popen[bytes]
     board: str = "board"
+    address: str = "127.0.0.1"
 
     @property
     def config(self) -> Path:
@@ -38,6 +39,12 @@ class Server:
     @property
     def base(self) -> Path:
         return self.home / ".cache/edgelm/remote"
+
+    def answers(self) -> bool:
+        """Whether a connection to it can be made."""
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            return probe.connect_ex((self.address, self.port)) == 0
 
     def sessions(self) -> list[int]:
         """The processes that serve a connection each."""
@@ -101,12 +108,12 @@ def serving(
     command = [*within, SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
     process = subprocess.Popen(command, stderr=(folder / "log").open("wb"))
     try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex((address, port)) == 0:
-                    break
+        server = Server(folder, port, process, next(iter(boards)), address)
+        until = time.monotonic() + 30
+        while not server.answers():
+            assert time.monotonic() < until, (folder / "log").read_text()
             time.sleep(0.05)
-        yield Server(folder, port, process, next(iter(boards)))
+        yield server
     finally:
         process.terminate()
         process.wait(10)

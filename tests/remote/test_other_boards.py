@@ -104,7 +104,15 @@ def network(
         folder = tmp_path_factory.mktemp("sshd")
         with serving(folder, {"board": ""}, address="10.231.77.2", within=("ip", "netns", "exec", name)) as server:
             monkeypatch.setenv("EDGELM_SSH_CONFIG", str(server.config))
-            yield server, lambda state: ip("-n", name, "link", "set", far, state) and None
+
+            def set_link(state: str) -> None:
+                ip("-n", name, "link", "set", far, state)
+                until = time.monotonic() + 30
+                # The kernel gives a cable some time to settle: until then this side still says "No route to host".
+                while state == "up" and not server.answers() and time.monotonic() < until:
+                    time.sleep(0.1)
+
+            yield server, set_link
     finally:
         ip("netns", "del", name)
 
