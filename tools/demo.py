@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 BUNDLE = Path("bundles/edgelm-home-rpi5-int4")
-ANSWERS = Path(__file__).resolve().parents[1] / "edgelm" / "demo" / "answers.regex"
 QUESTION = "dim the bedroom lamp to 30 percent and lock the front door"
 
 
@@ -23,7 +21,7 @@ def main() -> int:
     parameters = bundle["manifest"]["model"]["parameters"]
     say(f"   {BUNDLE}: {parameters / 1e6:.1f} million parameters in {bundle['bytes'] / 1e6:.1f} MB")
     say("\n2. Ask. It answers with JSON that a program can act on.")
-    answer = edgelm("run", str(BUNDLE), "-p", QUESTION, *grammar(), "--json")
+    answer = edgelm("run", str(BUNDLE), "-p", QUESTION, "--json")
     say(f"   {answer['text']}")
     say("\n3. How fast that is on this computer. A token is a piece of a word, about four letters.")
     speed = edgelm("bench", str(BUNDLE), "-r", "2", "-o", "json")
@@ -34,18 +32,13 @@ def main() -> int:
     return 0
 
 
-def grammar() -> list[str]:
-    """Holds the model to answers that there are, where the package is installed that can: edgelm[structured]."""
-    return ["--regex", ANSWERS.read_text().strip()] if importlib.util.find_spec("llguidance") else []
-
-
 def say(text: str) -> None:
     print(text, flush=True)
 
 
 def edgelm(*arguments: str) -> Any:
     """Show a command as one would type it, run it, and return its JSON; SystemExit where it fails."""
-    hidden = ("-o", "--card", "--json", "--overwrite", "-r", "--regex")  # for this program alone, and behind all others
+    hidden = ("-o", "--card", "--json", "--overwrite", "-r")  # for this program alone, and behind all others
     shown = list(itertools.takewhile(lambda word: word not in hidden, arguments))
     say("   $ edgelm " + " ".join(f'"{word}"' if " " in word else word for word in shown))
     done = subprocess.run([sys.executable, "-m", "edgelm", *arguments], stdout=subprocess.PIPE, text=True, check=False)

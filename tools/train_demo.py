@@ -26,7 +26,7 @@ from demo_data.conversations import heldout, training, training_group
 from demo_data.muon import Muon
 from demo_data.network import Network
 from demo_data.packing import IGNORED, Batch, Group, pack, stack
-from demo_data.schema import SCHEMA, pattern
+from demo_data.schema import SCHEMA
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 DEMO = Path(__file__).resolve().parents[1] / "edgelm" / "demo"
@@ -246,7 +246,8 @@ def write_data(out: Path, seed: int, sample: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_lines(out / "heldout.jsonl", heldout(seed))
     (out / "schema.json").write_text(json.dumps(SCHEMA, indent=2) + "\n")
-    (out / "answers.regex").write_text(pattern() + "\n")
+    if (out / "model").is_dir():
+        checkpoint.write_grammar(out / "model")
     if sample:
         rng = random.Random(f"train-{seed}")
         write_lines(out / "train_sample.jsonl", (training(rng).record("train") for _ in range(sample)))

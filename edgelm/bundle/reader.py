@@ -11,6 +11,7 @@
     generation_config.json   the model's sampling defaults
     genai_config.json        the same model told to onnxruntime-genai (native exports)
     quality.json             what quantisation costs it, where that was measured
+    answer_grammar.json      what answers may be, where the checkpoint says so
     lora.json                which matrices take a LoRA adapter at run time, in bundles exported so
 
 The same input gives the same bytes: no timestamps, no random names. A bundle is written in a hidden
@@ -28,6 +29,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edgelm.bundle import answer_grammar
+from edgelm.bundle.answer_grammar import AnswerGrammar
 from edgelm.bundle.beside import expect_lora, expect_quality
 from edgelm.bundle.embedding import Embedding
 from edgelm.bundle.json_table import JsonTable, read_json
@@ -47,6 +50,7 @@ TEMPLATES = "chat_templates.json"
 GENERATION = "generation_config.json"
 QUALITY = "quality.json"
 LORA = "lora.json"
+ANSWERS = answer_grammar.FILE
 PROMPT = "prompt.cache"  # the beginning of prompts, read already (edgelm.runtime.kv.compiled_prompt)
 GRAPH_FILES = frozenset({MODEL, DATA, PREFILL, PREFILL_DATA})
 HIDDEN = "last_hidden_state"  # the graph's output, in place of logits, in a bundle that embeds texts
@@ -177,6 +181,11 @@ class Bundle:
     def generation_config(self) -> dict[str, Any]:
         """The model's own sampling defaults, as in Hugging Face's generation_config.json."""
         return read_json(self.path / GENERATION) if GENERATION in self.files else {}
+
+    @cached_property
+    def answer_grammar(self) -> AnswerGrammar | None:
+        """What the model's answers may be, as its checkpoint said; None where it said nothing."""
+        return AnswerGrammar.read(self.path / ANSWERS) if ANSWERS in self.files else None
 
     @cached_property
     def quality(self) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from edgelm.cli.failures import say
 from edgelm.cli.loading import loaded
 from edgelm.cli.options import (
     adapter_option,
+    answer_grammar_option,
     bundle_argument,
     draft_option,
     loading_options,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     ),
 )
 @sampling_options
+@section("Constrained decoding", answer_grammar_option)
 @template_options
 @section("Memory and speed", prompt_cache_option, adapter_option, draft_option)
 @loading_options

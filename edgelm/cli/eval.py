@@ -18,7 +18,7 @@ from edgelm.cli.bundles import find_bundle, model_named, stored_bundle
 from edgelm.cli.interrupts import ends_at_once
 from edgelm.cli.loading import loaded
 from edgelm.cli.on import BoardCommand
-from edgelm.cli.options import bundle_argument, json_option, threads_option
+from edgelm.cli.options import answer_grammar_option, bundle_argument, json_option, threads_option
 from edgelm.cli.quality import divergence_lines
 from edgelm.cli.scheduler import executor, scheduler_option
 from edgelm.cli.sections import section
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         "--seed", type=int, metavar="S", help="Draw the N items at random; also of the bootstrap.  [default: 0]"
     ),
     click.option("--show-errors", type=int, default=0, metavar="N", help="Also print N wrong, or changed, answers."),
+    answer_grammar_option,
 )
 @section(
     "Texts",
@@ -78,6 +79,7 @@ def command(
     limit: int | None,
     seed: int | None,
     show_errors: int,
+    answer_grammar: bool | None,
     text: str | None,
     against: str | None,
     save: bool,
@@ -120,7 +122,7 @@ def command(
     opened = Bundle.open(find_bundle(bundle, quiet=as_json))
     with Bar(silent=as_json) as bar, _base(against, opened, bar) as base, ExitStack() as stack, ends_at_once():
         does, progress = stack.enter_context(executor(scheduler, bar, silent=as_json))
-        measure = (_Measure if does.local else _Spread)(opened, base, threads, progress, does)
+        measure = (_Measure if does.local else _Spread)(opened, base, threads, progress, does, answer_grammar)
         if items is not None:
             told, lines = measure.task(items, seed or 0, max(0, show_errors))
             facts["task"] = {"name": task, **told}
@@ -150,6 +152,7 @@ class _Measure:
     threads: int | None
     bar: Progress
     does: Executor
+    answer_grammar: bool | None = None
 
     def task(self, items: Sequence[Item], seed: int, show: int) -> tuple[dict[str, Any], list[str]]:
         """A task: for JSON, and in words, with `show` wrong or changed answers."""
@@ -200,7 +203,13 @@ class _Measure:
         from edgelm.evaluate.task import run_task
 
         with self._load(bundle) as lm:
-            return run_task(lm, items, on_example=_step(self.bar, f"task, {bundle.manifest.quant}"))
+            step = _step(self.bar, f"task, {bundle.manifest.quant}")
+            return run_task(lm, items, on_example=step, **self._options(bundle))
+
+    def _options(self, bundle: Bundle) -> dict[str, Any]:
+        """Of answers; a base that names no grammar of its answers is not asked to hold to one."""
+        asked = self.answer_grammar if self.answer_grammar is False or bundle is self.bundle else None
+        return {"answer_grammar": asked}
 
 
 @dataclass(frozen=True)
@@ -221,7 +230,7 @@ class _Spread(_Measure):
     def _run(self, bundle: Bundle, items: Sequence[Item]) -> TaskResult:
         from edgelm.cluster.evaluating import answer_task
 
-        return answer_task(self.does, bundle, items, self.threads, self.bar)
+        return answer_task(self.does, bundle, items, self.threads, self.bar, **self._options(bundle))
 
 
 def _identity(bundle: Bundle) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from edgelm.bundle.answer_grammar import EXTRA, installed
 from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import Memory, SpecialTokens
 from edgelm.bundle.reader import MANIFEST, Bundle
@@ -90,6 +91,7 @@ def command(
     else:
         bundle = Bundle.open(folder if folder.exists() else find_bundle(path, make=False))
         facts = {"path": path, "bytes": bundle.size, "chat_template": bundle.chat_template is not None}
+        facts |= {"answer_grammar": _answers(bundle)} if bundle.answer_grammar is not None else {}
         facts |= {"quality": bundle.quality, "lora": bundle.lora, "manifest": bundle.manifest.to_dict()}
         lines = _bundle_lines(bundle)
     if as_json:
@@ -145,6 +147,9 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
     yield fact(
         "template", "chat template" if bundle.chat_template else "none: the model continues text, it does not chat"
     )
+    if (answers := bundle.answer_grammar) is not None:
+        here = "" if installed() else f"; free here: {EXTRA} is not installed"
+        yield fact("answers", f"{answers}{here}")
     yield fact("tokens", _special(manifest.special_tokens))
     yield fact("needs", ", ".join(f"{name} {version}" for name, version in manifest.minimum_runtime.items()))
     if card := bundle.quality:
@@ -154,6 +159,12 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
     yield ""
     rows = [(name, size(entry.bytes), entry.sha256[:12]) for name, entry in sorted(bundle.files.items())]
     yield from table([("file", "size", "SHA-256"), *rows], left=(0, 2), indent="  ")
+
+
+def _answers(bundle: Bundle) -> dict[str, Any]:
+    """What answers may be, and whether they can be held to it here."""
+    assert bundle.answer_grammar is not None
+    return {"kind": bundle.answer_grammar.kind, "words": str(bundle.answer_grammar), "held": installed()}
 
 
 def _memory_lines(memory: Memory) -> Iterator[str]:

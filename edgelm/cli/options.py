@@ -130,6 +130,11 @@ _TEMPLATE = (
         help="Take names of special tokens in messages as those tokens; without it text is text.",
     ),
 )
+answer_grammar_option = click.option(
+    "--answer-grammar/--no-answer-grammar",
+    default=None,
+    help="Hold answers to the grammar that the model names for them.  [default: yes, where llguidance is installed]",
+)
 _FORM = (
     click.option(
         "--json-schema",
@@ -141,6 +146,7 @@ _FORM = (
     click.option(
         "--choice", multiple=True, metavar="STR", help="Let the text be STR; given several times, one of them."
     ),
+    answer_grammar_option,
 )
 
 

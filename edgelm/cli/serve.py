@@ -87,6 +87,9 @@ _MODELS = (
         is_flag=True,
         help="Take names of special tokens in messages as those tokens; without it text is text.",
     ),
+    click.option(
+        "--no-answer-grammar", is_flag=True, help="Leave answers free where a model names a grammar for them."
+    ),
 )
 _LOADING = (threads_option, prefill_threads_option, weight_cache_option, profile_option)
 _BOUNDS = (
@@ -177,6 +180,7 @@ def _settings(given: dict[str, Any]) -> Any:
         weight_cache=given["weight_cache"],
         profile=given["profile"],
         parse_special=given["parse_special"],
+        answer_grammar=not given["no_answer_grammar"],
         prompt_cache=None if given["no_prompt_cache"] else given["prompt_cache"] or _prompts(),
         temperature=temperature,
         limits=Limits(
@@ -212,7 +216,8 @@ def _unit(given: dict[str, Any]) -> str:
     names |= {"prompt_cache": "--prompt-cache", "alias": "--alias", "allow_host": "--allow-host", "cors": "--cors"}
     if given["socket"] is None:
         names |= {"host": "--host", "port": "--port"}
-    flags = [f"--{name.replace('_', '-')}" for name in ("insecure", "parse_special", "no_prompt_cache") if given[name]]
+    on = ("insecure", "parse_special", "no_prompt_cache", "no_answer_grammar")
+    flags = [f"--{name.replace('_', '-')}" for name in on if given[name]]
     words = [word for name, option in names.items() for value in _listed(given[name]) for word in (option, value)]
     program = shutil.which(sys.argv[0]) or shutil.which("edgelm")
     start = [os.path.abspath(program), "serve"] if program else [sys.executable, "-m", "edgelm", "serve"]

@@ -8,7 +8,7 @@ from functools import partial
 
 import click
 
-from edgelm.bundle.reader import PROMPT, Bundle
+from edgelm.bundle.reader import ANSWERS, PROMPT, Bundle
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.options import bundle_argument, json_option
 from edgelm.cli.show import Bar, print_lines, size, table
@@ -54,6 +54,11 @@ def _check(bundle: Bundle) -> dict[str, str | None]:
         for name, entry in sorted(bundle.files.items()):
             one = replace(bundle, manifest=replace(bundle.manifest, files={name: entry}))
             problems[name] = next(iter(one.verify(on_bytes=partial(bar.advance, detail=name))), None)
+    if problems.get(ANSWERS, "") is None:
+        try:
+            _ = bundle.answer_grammar
+        except BundleError as error:
+            problems[ANSWERS] = str(error)
     if PROMPT in problems and not any(problems.values()):
         from edgelm.runtime.kv.compiled_prompt import CompiledPrompt
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -49,12 +49,14 @@ class Answers:
         items: of the share.
         threads: of the runtime.
         name: of the share.
+        options: see `run_task`.
     """
 
     bundle: str
     items: tuple[Item, ...]
     threads: int | None
     name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -97,7 +99,12 @@ class Chunks:
 
 
 def answer_task(
-    executor: Executor, bundle: Bundle, items: Sequence[Item], threads: int | None, progress: Progress
+    executor: Executor,
+    bundle: Bundle,
+    items: Sequence[Item],
+    threads: int | None,
+    progress: Progress,
+    **options: Any,
 ) -> TaskResult:
     """What `run_task` gives, its items done by an executor.
 
@@ -110,7 +117,7 @@ def answer_task(
     for share in parts:
         mine = share.of(len(items))
         name = f"{bundle.manifest.quant}, items {mine.start + 1} to {mine.stop}"
-        tasks.append(Answers(_path(bundle), tuple(items[i] for i in mine), threads, name))
+        tasks.append(Answers(_path(bundle), tuple(items[i] for i in mine), threads, name, options))
     results = _in_order(executor, answered, tasks, progress, "task")
     return replace(results[0], outcomes=tuple(outcome for result in results for outcome in result.outcomes))
 
@@ -139,7 +146,7 @@ def answered(task: Answers, progress: Progress) -> TaskResult:
     tokenizer, template = text_tools(bundle)
     config = GenerationConfig.from_hf(bundle.generation_config)
     with _engine(bundle, task.threads) as engine, LM(engine, tokenizer, bundle, template, config) as lm:
-        return run_task(lm, task.items, on_example=counted(progress, "items"))
+        return run_task(lm, task.items, on_example=counted(progress, "items"), **task.options)
 
 
 def chunk_losses(task: Chunks, progress: Progress) -> np.ndarray:

@@ -35,8 +35,8 @@ def schema() -> Path:
 
 
 def answers() -> Path:
-    """A regular expression, one line, of every answer there is: for ``regex=`` and ``--regex``."""
-    return _HERE / "answers.regex"
+    """The grammar of its answers, a regular expression in JSON, to which chats are held (`Bundle.answer_grammar`)."""
+    return path() / "answer_grammar.json"
 
 
 def speakers() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgelm.bundle.answer_grammar import EXTRA, PACKAGE, AnswerGrammar, installed
 from edgelm.bundle.manifest import Manifest
 from edgelm.device.finding import Finding, gigabytes
 from edgelm.errors import TargetError
@@ -19,6 +20,16 @@ def bundle_findings(manifest: Manifest, cpu: CpuInfo, memory: MemoryInfo) -> lis
         *_memory_findings(manifest.memory.total_bytes, memory),
     ]
     return findings or [Finding("ok", "bundle", "nothing speaks against it on this machine")]
+
+
+def answer_findings(answers: AnswerGrammar | None) -> list[Finding]:
+    """Whether a bundle's answers are held to the grammar that it names for them."""
+    if answers is None:
+        return []
+    if installed():
+        return [Finding("ok", "answers", f"held to {answers}")]
+    detail = f"free: without {PACKAGE} nothing holds them to {answers}"
+    return [Finding("warn", "answers", detail, f"pip install '{EXTRA}'")]
 
 
 def _recipe_findings(manifest: Manifest, cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from edgelm.device import profile_check, sensors
 from edgelm.device.bandwidth import read_bandwidth
-from edgelm.device.bundle_check import bundle_findings
+from edgelm.device.bundle_check import answer_findings, bundle_findings
 from edgelm.device.finding import Finding, gigabytes
 from edgelm.errors import EdgeLMError
 from edgelm.machine.host import ROOT, CpuInfo, MemoryInfo, read_cpu, read_memory, read_text, recommended_threads
@@ -274,11 +274,12 @@ def _open_bundle(path: Path, cpu: CpuInfo, memory: MemoryInfo) -> list[Finding]:
     from edgelm.bundle.reader import Bundle
 
     try:
-        manifest = Bundle.open(path).manifest
+        bundle = Bundle.open(path)
+        manifest, answers = bundle.manifest, answer_findings(bundle.answer_grammar)
     except EdgeLMError as error:
         return [Finding("fail", "bundle", str(error), error.hint)]
     installed = next(filter(None, map(_installed, ("onnxruntime", *_ALSO["onnxruntime"]))), None)
-    return [*bundle_findings(manifest, cpu, memory), *profile_check.bundle_findings(manifest, cpu, installed)]
+    return [*bundle_findings(manifest, cpu, memory), *answers, *profile_check.bundle_findings(manifest, cpu, installed)]
 
 
 def _installed(package: str) -> str | None:

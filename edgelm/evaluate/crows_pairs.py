@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from edgelm.evaluate.items import score_texts
 from edgelm.evaluate.outcome import Metric, Outcome
@@ -42,7 +42,7 @@ class CrowsPair:
         """Texts are scored as they are."""
         return False
 
-    def answer(self, lm: LM) -> Outcome:
+    def answer(self, lm: LM, **options: Any) -> Outcome:
         """Score both sentences."""
         more, less = (found.total for found in score_texts(lm, (self.more, self.less)))
         preferred = 0 if more > less else 1

@@ -43,8 +43,12 @@ class Item(Protocol):
     def chats(self) -> bool:
         """Whether it is told in the model's chat template."""
 
-    def answer(self, lm: LM) -> Outcome:
+    def answer(self, lm: LM, **options: Any) -> Outcome:
         """Let a model answer it.
+
+        Args:
+            lm: the model.
+            options: of `LM.generate`, where it generates.
 
         Raises:
             PromptError: too long for the model's context, or its template refuses it.
@@ -76,10 +80,10 @@ class ExactMatch:
         """Whether it is messages."""
         return not isinstance(self.prompt, str)
 
-    def answer(self, lm: LM) -> Outcome:
+    def answer(self, lm: LM, **options: Any) -> Outcome:
         """Generate."""
         # Nothing is kept from the item before, so that no outcome depends on the order.
-        options: dict[str, Any] = {"max_tokens": MAX_TOKENS, "temperature": 0.0, "repetition_penalty": 1.0}
+        options |= {"max_tokens": MAX_TOKENS, "temperature": 0.0, "repetition_penalty": 1.0}
         if self.stop:
             options["stop"] = list(self.stop)
         found = lm.generate(self.prompt, **options, raw=not self.chats, reuse_cache=False)
@@ -117,7 +121,7 @@ class MultipleChoice:
         """Whether it is messages."""
         return not isinstance(self.prompt, str)
 
-    def answer(self, lm: LM) -> Outcome:
+    def answer(self, lm: LM, **options: Any) -> Outcome:
         """Score the choices."""
         found = score_choices(lm, self.prompt, self.choices, self.delimiter)
         sums = np.array([choice.total for choice in found])
@@ -148,7 +152,7 @@ class MinimalPair:
         """Sentences are scored as they are."""
         return False
 
-    def answer(self, lm: LM) -> Outcome:
+    def answer(self, lm: LM, **options: Any) -> Outcome:
         """Score both sentences."""
         good, bad = (found.total for found in score_texts(lm, (self.good, self.bad)))
         preferred = 0 if good > bad else 1

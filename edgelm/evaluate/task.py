@@ -60,13 +60,16 @@ def read_task(path: Path, limit: int | None = None, seed: int | None = None) -> 
     return [items[index * len(items) // limit] for index in range(limit)]
 
 
-def run_task(lm: LM, items: Sequence[Item], *, on_example: OnItem = lambda done, total: None) -> TaskResult:
+def run_task(
+    lm: LM, items: Sequence[Item], *, on_example: OnItem = lambda done, total: None, **options: Any
+) -> TaskResult:
     """Let the model answer every item.
 
     Args:
         lm: the model; its engine is used alone meanwhile.
         items: of one task.
         on_example: is called with every item.
+        options: of every answer that is generated (`LM.generate`), such as ``answer_grammar``.
 
     Raises:
         PromptError: an item is too long for the model's context, or its template refuses it, or it has none; it names
@@ -79,7 +82,7 @@ def run_task(lm: LM, items: Sequence[Item], *, on_example: OnItem = lambda done,
     for index, item in enumerate(items):
         on_example(index, len(items))
         try:
-            outcomes.append(item.answer(lm))
+            outcomes.append(item.answer(lm, **options))
         except PromptError as error:
             raise PromptError(f"line {item.line} of the task: {error}", hint=error.hint) from None
     first = items[0]

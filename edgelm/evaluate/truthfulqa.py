@@ -73,7 +73,7 @@ class Truthful:
         """Texts are scored as they are."""
         return False
 
-    def answer(self, lm: LM) -> Outcome:
+    def answer(self, lm: LM, **options: Any) -> Outcome:
         """Score every answer once."""
         answers = list(dict.fromkeys([*self.single, *self.true, *self.false]))
         found = score_choices(lm, f"{PROMPT}Q: {self.question}\nA:", answers, " ")

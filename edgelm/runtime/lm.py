@@ -267,11 +267,14 @@ def load(
     from edgelm.bundle.reader import Bundle
     from edgelm.profile.store import profile_for
     from edgelm.runtime.engine import Engine
+    from edgelm.runtime.loop.own_grammar import prepare
     from edgelm.runtime.model import LoadedModel
     from edgelm.runtime.ort.options import LoadOptions
 
     _expect_parallel(parallel, max_queue, draft)
     bundle = Bundle.open(path)
+    if bundle.answer_grammar is not None:
+        prepare()
     tuned = profile_for(bundle.manifest) if profile else None
     config = GenerationConfig.from_hf(bundle.generation_config)
     options = LoadOptions(

@@ -45,6 +45,8 @@ class Backend:
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
             self.clocks.look(model.name, prompt)
         given = {"max_tokens": model.bundle.context, **{k: v for k, v in options.items() if v is not None}}
+        if not self.settings.answer_grammar:
+            given["answer_grammar"] = False
         return Job(model, prompt, given, **more)
 
     async def begin(self, jobs: Sequence[Job]) -> Events:

@@ -26,6 +26,8 @@ def sampling(body: Body) -> dict[str, Any]:
         found["repetition_penalty"] = body.number(name, 1e-3, 100.0) or found.get("repetition_penalty")
     if body.has("top_k"):
         found["top_k"] = body.integer("top_k", 0)
+    if body.has("answer_grammar"):
+        found["answer_grammar"] = body.flag("answer_grammar")
     return {name: value for name, value in found.items() if value is not None}
 
 

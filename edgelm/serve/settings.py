@@ -63,6 +63,7 @@ class Settings:
         weight_cache: whether prepacked weights are cached.
         profile: whether a model runs as it was tuned for this machine.
         parse_special: whether names of special tokens in messages are those tokens, and not text.
+        answer_grammar: whether answers are held to the grammar that a model names for them.
         prompt_cache: the folder where beginnings of prompts survive a restart; None for none.
         temperature: gives the machine's temperature in °C, or None.
         limits: see `Limits`.
@@ -85,6 +86,7 @@ class Settings:
     weight_cache: bool = True
     profile: bool = True
     parse_special: bool = False
+    answer_grammar: bool = True
     prompt_cache: Path | None = None
     temperature: Callable[[], float | None] = lambda: None
     limits: Limits = field(default_factory=Limits)

@@ -36,6 +36,7 @@ def tensors():
 def test_the_folder_is_small_and_holds_only_what_loaders_need():
     files = {f.name: f.stat().st_size for f in demo.path().iterdir()}
     assert set(files) == {
+        "answer_grammar.json",
         "config.json",
         "generation_config.json",
         "model.safetensors",

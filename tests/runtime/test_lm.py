@@ -60,6 +60,7 @@ def make_lm(
 ) -> LM:
     bundle: Any = SimpleNamespace(
         expect_generator=lambda: None,
+        answer_grammar=None,
         manifest=manifest(special_tokens={"bos": bos, "eos": list(eos), "pad": None}, recipe=EXACT),
     )
     return LM(

@@ -256,7 +256,7 @@ def test_an_error_in_the_middle_of_a_stream_is_told(scripted: Callable[..., Any]
 def long_text(home_bundle: Bundle) -> dict[str, Any]:
     """A request whose text takes a while: it cannot end by itself."""
     eos = {str(token): -100 for token in home_bundle.manifest.special_tokens.eos}
-    return {"messages": HELLO, "stream": True, "max_tokens": 900, "logit_bias": eos}
+    return {"messages": HELLO, "stream": True, "max_tokens": 900, "logit_bias": eos, "answer_grammar": False}
 
 
 def test_a_full_queue_turns_away(home_bundle: Bundle, long_text: dict[str, Any]) -> None:

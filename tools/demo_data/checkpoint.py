@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from .schema import pattern
+
 SPECIAL = ["<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 PAD, BOS, SYSTEM, USER, ASSISTANT, END = range(6)
 VOCAB = 2048
@@ -138,7 +140,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write config, fp16 weights (the tied head once), tokenizer and generation defaults."""
+    """Write config, fp16 weights (the tied head once), tokenizer, generation defaults and the grammar of answers."""
     folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
@@ -154,6 +156,12 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     _json(folder / "config.json", described)
     defaults: dict[str, Any] = {"bos_token_id": BOS, "eos_token_id": END, "pad_token_id": PAD, "do_sample": False}
     _json(folder / "generation_config.json", defaults)
+    write_grammar(folder)
+
+
+def write_grammar(folder: Path) -> None:
+    """Write what answers may be, to which edgelm holds them."""
+    _json(folder / "answer_grammar.json", {"regex": pattern()})
 
 
 def _inline_template(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgelm import demo
 from edgelm.bundle.embedding import Embedding
+from edgelm.bundle.reader import ANSWERS
 from edgelm.bundle.writer import check_output
 from edgelm.errors import OptionError
 from edgelm.evaluate.passages import BUILTIN, builtin_in
@@ -29,7 +30,7 @@ from edgelm.exporter.recipe import GraphPlan, keeping_codes
 from edgelm.exporter.routes import Route, choose_route
 from edgelm.exporter.sizing import preflight
 from edgelm.exporter.sizing.footprint import Footprint
-from edgelm.exporter.tokenizer.text_files import read_text
+from edgelm.exporter.tokenizer.text_files import Text, read_text
 from edgelm.exporter.tokenizer.vocabulary import Domain, Trim, trim
 from edgelm.target.target import RecipeSpec, Target, load_target
 
@@ -119,7 +120,7 @@ def plan_export(options: ExportOptions, progress: Progress) -> ExportPlan:
     quality = QualityOptions.of(calibrate, options.card, own)
     budget, domain = Budget.of(options.max_size, options.max_kld), Domain.of(options.trim_vocab)
     source, checkpoint = _open(options, progress)
-    text, cut = read_text(source.path, checkpoint.config), None
+    text, cut = _text(source, checkpoint, options, progress), None
     if domain is not None:
         cut = trim(text, checkpoint.config, domain, progress)
         text = cut.text
@@ -203,6 +204,16 @@ def _open(options: ExportOptions, progress: Progress) -> tuple[Source, Checkpoin
     source = resolve(model, options.revision, progress, file=options.file)
     adapter = None if options.adapter is None else open_adapter(os.fspath(options.adapter), progress)
     return source, Checkpoint(source.path, adapter)
+
+
+def _text(source: Source, checkpoint: Checkpoint, options: ExportOptions, progress: Progress) -> Text:
+    """Tokenizer and what belongs to it; the grammar of answers where they will be those that it was made for."""
+    text = read_text(source.path, checkpoint.config)
+    if text.answers is None or (options.adapter is None and options.task == "generate"):
+        return text
+    if options.adapter is not None:
+        progress.say(f"the model's {ANSWERS} is left out: with an adapter its answers may be others")
+    return replace(text, answers=None)
 
 
 def _suited(recipe: RecipePlan, route: Route, progress: Progress) -> RecipePlan:

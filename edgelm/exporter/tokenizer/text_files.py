@@ -13,9 +13,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
 from edgelm import demo, files
+from edgelm.bundle.answer_grammar import AnswerGrammar
 from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import ADDITIONAL, SpecialTokens, TokenizerFacts
-from edgelm.bundle.reader import GENERATION, TEMPLATE, TEMPLATES, TOKENIZER
+from edgelm.bundle.reader import ANSWERS, GENERATION, TEMPLATE, TEMPLATES, TOKENIZER
 from edgelm.bundle.writer import BundleWriter, json_text
 from edgelm.errors import BundleError, CheckpointError, UnsupportedModelError
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ from edgelm.exporter.checkpoint.gguf.header import is_gguf
 from edgelm.exporter.checkpoint.gguf.model import read_metadata
 from edgelm.exporter.tokenizer import bytelevel, sentencepiece
 from edgelm.exporter.tokenizer.added_tokens import AddedTokens, optional_json
+from edgelm.exporter.tokenizer.answers import read_answers
 from edgelm.exporter.tokenizer.gguf import read_gguf_text
 from edgelm.exporter.tokenizer.special_tokens import special_tokens, vocabulary_size
 from edgelm.exporter.tokenizer.templates import read_templates
@@ -77,6 +79,7 @@ class Text:
         templates: sources of others by name.
         remarks: what an export should tell its user about the files.
         additional: text of special tokens without a name, where a template wants them.
+        answers: the grammar of the model's answers, or None.
     """
 
     tokenizer: Tokenizer
@@ -88,13 +91,15 @@ class Text:
     remarks: tuple[str, ...] = ()
     templates: Mapping[str, str] = field(default_factory=dict)
     additional: tuple[str, ...] = ()
+    answers: AnswerGrammar | None = None
 
 
 def read_text(source: Path, config: Config) -> Text:
     """Read the tokenizer and what belongs to it from a checkpoint's folder, or from a GGUF file.
 
     Raises:
-        CheckpointError: no tokenizer, a file that cannot be read, or a generation_config.json that no load would take.
+        CheckpointError: no tokenizer, a file that cannot be read, a generation_config.json that no load would take, or an
+            answer_grammar.json that says nothing of use.
     """
     if is_gguf(source):
         return _from_gguf(source)
@@ -118,6 +123,7 @@ def read_text(source: Path, config: Config) -> Text:
         tuple(remarks),
         templates.others,
         added.additional if wanted else (),
+        read_answers(source, tokenizer, special),
     )
 
 
@@ -153,6 +159,8 @@ def text_files(text: Text) -> TextFiles:
     files = {TOKENIZER: text.tokenizer.to_str(pretty=False), "tokenizer_config.json": json_text(settings)}
     if text.template is not None:
         files[TEMPLATE] = text.template
+    if text.answers is not None:
+        files[ANSWERS] = json_text(text.answers.options)
     if text.templates:
         files[TEMPLATES] = json_text(dict(text.templates))
     told = (*_IDS, "transformers_version", "_from_model_config")  # told anew below, or nothing about sampling

@@ -11,7 +11,7 @@ from edgelm.runtime.loop.generate import Drafter, FinishReason, Follow, generate
 from edgelm.runtime.loop.request import Request
 from edgelm.runtime.loop.results import Chunk, Stopwatch, Timings
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
-from edgelm.runtime.sample.sampling import Sampler, make_sampler
+from edgelm.runtime.sample.sampling import Floats, Sampler, make_sampler
 from edgelm.runtime.text.tokenizer import StoppedText, Tokenizer
 
 if TYPE_CHECKING:
@@ -173,8 +173,13 @@ def _constrained(
         return sampler, drafter, lambda token: ((token,), False)
     from edgelm.runtime.loop.structured import GrammarDrafter
 
+    def choose(logits: Floats, history: Sequence[int]) -> int:
+        if grammar.tries and grammar.allows(token := sampler(logits, history)):
+            return token
+        return sampler(grammar.mask(logits), history)
+
     return (
-        lambda logits, history: sampler(grammar.mask(logits), history),
+        choose,
         None if drafter is None else GrammarDrafter(drafter, grammar),
         lambda token: (grammar.follow(token), grammar.finished),
     )

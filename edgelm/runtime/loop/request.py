@@ -50,6 +50,9 @@ class Options(SamplingOptions, total=False):
             see `speculates`.
         json_schema, regex, choice: the grammar of the text, at most one of them; see `Grammars.grammar`. The text ends
             where the grammar does; one that `max_tokens` or a stop string cuts short is the beginning of such a text.
+        answer_grammar: False leaves answers free where the bundle names a grammar for them (`Bundle.answer_grammar`), to
+            which those to chats are held by default: where llguidance is installed and neither another grammar, tools nor
+            an adapter is given. True where they must be.
         logprobs, top_logprobs: whether results carry how likely each token was, and how many of the most likely others
             at its place; see `TokenLogprob`. They cost a little time, and all tokens are sampled then.
         echo: whether the text begins with the prompt's, as the model is given it.
@@ -70,6 +73,7 @@ class Options(SamplingOptions, total=False):
     json_schema: Mapping[str, Any] | bool | str | None
     regex: str | None
     choice: Sequence[str] | None
+    answer_grammar: bool | None
     logprobs: bool | None
     top_logprobs: int | None
     echo: bool | None
@@ -146,7 +150,7 @@ def expect_event(cancel: object) -> None:
         raise OptionError(f"cancel must be a threading.Event or have is_set(), not {type(cancel).__name__}")
 
 
-_FLAGS = ("raw", "parse_special", "reuse_cache", "echo", "token_healing")
+_FLAGS = ("raw", "parse_special", "reuse_cache", "echo", "token_healing", "answer_grammar")
 _SAMPLING = frozenset(field.name for field in fields(GenerationConfig))
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from edgelm.errors import OptionError
+from edgelm.bundle.answer_grammar import installed
+from edgelm.bundle.reader import ANSWERS
+from edgelm.errors import DependencyError, OptionError
 from edgelm.runtime.loop.generate import Limits
 from edgelm.runtime.loop.request import (
     Options,
@@ -28,6 +30,7 @@ from edgelm.target.operators import round_activations
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
+    from edgelm.runtime.loop.own_grammar import OwnGrammar
     from edgelm.runtime.loop.structured import Grammar, Grammars
     from edgelm.runtime.lora_adapter import AdapterCache, RuntimeAdapter
     from edgelm.runtime.model import LoadedModel
@@ -65,7 +68,9 @@ class RequestBuilder:
         self.eos = frozenset(bundle.manifest.special_tokens.eos)
         self.prompts = PromptEncoder(tokenizer, template, model.context, model.vocab_size)
         self.tokenizer, self._template = tokenizer, template
+        self._own = bundle.answer_grammar
         self._grammars: Grammars | None = None
+        self._answers: OwnGrammar | None = None
         self._adapters: AdapterCache | None = None
 
     def build(self, prompt: Prompt, options: Options, sequence: TextSequence) -> Request:
@@ -83,6 +88,7 @@ class RequestBuilder:
         interrupt = make_interrupt(started, others.get("deadline"), others.get("cancel"), cancelled.is_set)
         logprobs = wanted(others.get("logprobs"), others.get("top_logprobs"))
         raw = others.get("raw", False)
+        grammar = self._grammar(others, raw=raw, forces=logprobs is None)  # compiled while the prompt is made
         how = rendering(others)
         ids = self.prompts.encode(prompt, raw=raw, how=how)
         healing = self._heal(ids, others, raw) if others.get("token_healing") else None
@@ -93,7 +99,7 @@ class RequestBuilder:
             limits=Limits(config.max_tokens, self.eos, interrupt),
             reuse_cache=others.get("reuse_cache", True),
             speculate=speculates(others.get("speculate", "auto"), config, exact=self._exact),
-            grammar=self._grammar(others, forces=logprobs is None),
+            grammar=grammar,
             logprobs=logprobs,
             echo=self.prompts.text(prompt, raw=raw, how=how) if others.get("echo") else "",
             healing=healing,
@@ -132,12 +138,37 @@ class RequestBuilder:
             raise OptionError("token_healing and constrained decoding exclude each other")
         return heal(self.tokenizer, ids, self.vocab_size)
 
-    def _grammar(self, options: Mapping[str, Any], *, forces: bool) -> Grammar | None:
+    def _grammar(self, options: Mapping[str, Any], *, raw: bool, forces: bool) -> Grammar | None:
         given = {name: options[name] for name in _GRAMMARS if name in options}
-        if not given:
+        asked, chats = options.get("answer_grammar"), self.prompts.chats and not raw
+        if asked and (given or not chats or self._own is None):
+            what = "it excludes another one" if given else "a raw prompt has none" if raw else "this bundle names none"
+            raise OptionError(f"answer_grammar holds a chat's answers to the model's own grammar: {what}")
+        if given:
+            return self._compiler().grammar(**given, forces=forces)
+        # Tools are called in other ways, and an adapter makes another model of it.
+        other = not chats or "tools" in options or "adapter" in options
+        return self._own_grammar(bool(asked)) if asked or not (asked is False or other) else None
+
+    def _own_grammar(self, asked: bool) -> Grammar | None:
+        """That of the model's answers, where there is one and what holds to it."""
+        if self._own is None:
             return None
+        from edgelm.runtime.loop.own_grammar import OwnGrammar
+
+        if self._answers is None:
+            if not installed():
+                if asked:
+                    raise DependencyError(
+                        "answer_grammar needs llguidance", hint="install it with: pip install 'edgelm[structured]'"
+                    )
+                return None
+            self._answers = OwnGrammar(self._own, self._compiler(), str(self.bundle.path / ANSWERS))
+        return self._answers.grammar()
+
+    def _compiler(self) -> Grammars:
         from edgelm.runtime.loop.structured import Grammars
 
         if self._grammars is None:
             self._grammars = Grammars(self.tokenizer, self.eos, self.vocab_size)
-        return self._grammars.grammar(**given, forces=forces)
+        return self._grammars

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,13 +72,30 @@ class Grammar:
     """Says which tokens may come next, and follows those that do.
 
     Args:
-        matcher: of the grammar.
+        matcher: gives that of the grammar, at its start; is called with the first token.
         eos: ids that end the text; they are never forced.
         forces: whether tokens without an alternative are given out without being sampled.
+        tries: whether the token that would come without the grammar is tried first, and the others are told apart only
+            where it must not come: a text that is of the grammar anyway is then the one that comes without it, also of a
+            seed.
+        hint: what to do where it cannot be followed.
     """
 
-    def __init__(self, matcher: llguidance.LLMatcher, eos: Collection[int], *, forces: bool = True) -> None:
-        self._matcher, self._eos, self._forces = matcher, eos, forces
+    def __init__(
+        self,
+        matcher: Callable[[], llguidance.LLMatcher],
+        eos: Collection[int],
+        *,
+        forces: bool = True,
+        tries: bool = False,
+        hint: str = "simplify the schema or expression",
+    ) -> None:
+        self._begin, self._eos, self._forces, self._hint = matcher, eos, forces, hint
+        self.tries = tries
+
+    @cached_property
+    def _matcher(self) -> llguidance.LLMatcher:
+        return self._begin()
 
     @property
     def finished(self) -> bool:
@@ -103,6 +121,10 @@ class Grammar:
             self._check()
         return [token, *forced]
 
+    def allows(self, token: int) -> bool:
+        """Whether a token may come next."""
+        return bool(self._matcher.validate_tokens([token]) == 1)
+
     def possible(self, tokens: list[int]) -> list[int]:
         """As many of the tokens as may come one after the other."""
         return tokens[: self._matcher.validate_tokens(tokens)]
@@ -111,7 +133,7 @@ class Grammar:
         if self._matcher.is_error():
             raise EdgeLMError(
                 f"constrained decoding failed: {_line(self._matcher.get_error())}",
-                hint="simplify the schema or expression",
+                hint=self._hint,
             )
 
 
@@ -161,7 +183,15 @@ class Grammars:
             OptionError: not just one of them; invalid; or with a part that is not supported.
             DependencyError: llguidance is not installed.
         """
-        given = {"json_schema": json_schema, "regex": regex, "choice": choice}
+        matcher = self.matcher({"json_schema": json_schema, "regex": regex, "choice": choice})
+        return Grammar(lambda: matcher, self._eos, forces=forces)
+
+    def answers(self, matcher: Callable[[], llguidance.LLMatcher], hint: str) -> Grammar:
+        """A grammar for one answer, of what a matcher will be made of; nothing is forced, so that ids stay what they are."""
+        return Grammar(matcher, self._eos, forces=False, tries=True, hint=hint)
+
+    def matcher(self, given: Mapping[str, Any]) -> llguidance.LLMatcher:
+        """What follows a text of the one grammar that is not None in `given`; raises as `grammar` does."""
         names = [name for name, value in given.items() if value is not None]
         if len(names) != 1:
             raise OptionError(f"{' and '.join(names)} exclude each other: a text has one grammar")
@@ -172,30 +202,37 @@ class Grammars:
                 f"{names[0]} needs llguidance", hint="install it with: pip install 'edgelm[structured]'"
             ) from None
 
-        grammar = _grammar(llguidance.LLMatcher, json_schema, regex, choice)
-        if self._prepared is None:
-            # Ids that the tokenizer knows and the model does not are cut from the mask; no text ends with the reverse.
-            known = self._tokenizer.vocab_size
-            eos = [token for token in self._eos if token < known]
-            try:
-                self._prepared = llguidance.LLTokenizer(
-                    self._tokenizer.to_json(), n_vocab=max(self._vocab_size, known), eos_token=eos or None
-                )
-            except ValueError as error:
-                raise EdgeLMError(
-                    f"{names[0]} cannot be used with this tokenizer: {_line(str(error))}",
-                    hint="generate without it, or export a model with a tokenizer that says how a text ends",
-                ) from None
+        grammar = _grammar(
+            llguidance.LLMatcher, **{name: given.get(name) for name in ("json_schema", "regex", "choice")}
+        )
+        prepared = self._tokens(llguidance.LLTokenizer, names[0])
         try:
             with guarded():
-                failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, self._prepared)
-                matcher = None if failed or messages else llguidance.LLMatcher(self._prepared, grammar, log_level=0)
+                failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, prepared)
+                matcher = None if failed or messages else llguidance.LLMatcher(prepared, grammar, log_level=0)
                 problem = messages[0] if matcher is None else matcher.get_error() if matcher.is_error() else None
         except ValueError as error:
             raise OptionError(f"{names[0]} cannot be used: {error}") from None
         if matcher is None or problem is not None:
             raise OptionError(f"{names[0]} cannot be used: {_line(problem or '')}")
-        return Grammar(matcher, self._eos, forces=forces)
+        return matcher
+
+    def _tokens(self, kind: type[llguidance.LLTokenizer], name: str) -> llguidance.LLTokenizer:
+        """The tokenizer as llguidance knows it, for the grammar that is called so."""
+        if self._prepared is None:
+            # Ids that the tokenizer knows and the model does not are cut from the mask; no text ends with the reverse.
+            known = self._tokenizer.vocab_size
+            eos = [token for token in self._eos if token < known]
+            try:
+                self._prepared = kind(
+                    self._tokenizer.to_json(), n_vocab=max(self._vocab_size, known), eos_token=eos or None
+                )
+            except ValueError as error:
+                raise EdgeLMError(
+                    f"{name} cannot be used with this tokenizer: {_line(str(error))}",
+                    hint="generate without it, or export a model with a tokenizer that says how a text ends",
+                ) from None
+        return self._prepared
 
 
 def _grammar(matcher: type[llguidance.LLMatcher], json_schema: object, regex: object, choice: object) -> str:

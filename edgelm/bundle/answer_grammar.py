@@ -1,0 +1,78 @@
+"""answer_grammar.json: what a model's answers may be, as its checkpoint says and its bundle keeps.
+
+An object of one key, ``regex``, ``json_schema`` or ``choice``, with what the option of that name takes (`LM.stream`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgelm.bundle.json_table import parse_json, read_data, shown
+from edgelm.errors import BundleError, EdgeLMError
+
+PACKAGE, EXTRA = "llguidance", "edgelm[structured]"  # what holds answers to it, and what brings that
+FILE = "answer_grammar.json"
+KINDS = ("json_schema", "regex", "choice")
+_LONGEST = 1 << 20  # bytes of the file
+_HINT = "copy the bundle again, or export it again"
+
+
+@dataclass(frozen=True)
+class AnswerGrammar:
+    """The grammar of a model's answers, its shape checked; whether it compiles tells llguidance alone.
+
+    Attributes:
+        kind: one of `KINDS`.
+        value: the expression, the schema, or the strings.
+    """
+
+    kind: str
+    value: Any
+
+    @classmethod
+    def read(cls, path: Path, *, error: type[EdgeLMError] = BundleError, hint: str = _HINT) -> AnswerGrammar:
+        """From the file `path`.
+
+        Raises:
+            EdgeLMError: of the kind `error`: it cannot be read, is larger than 1 MiB, or holds no grammar.
+        """
+        data = read_data(path, error=error, hint=hint)
+        if len(data) > _LONGEST:
+            raise error(f"{path} is larger than {_LONGEST >> 20} MiB, which no grammar of answers is", hint=hint)
+        found = parse_json(data, path, error=error, hint=hint)
+        if len(found) != 1 or next(iter(found)) not in KINDS:
+            raise error(f"{path} must hold just one of {', '.join(KINDS)}", hint=hint)
+        ((kind, value),) = found.items()
+        if problem := _problem(kind, value):
+            raise error(f"{path}: key '{kind}' must be {problem}, not {shown(value)}", hint=hint)
+        return cls(kind, value)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """As `LM.stream` takes it, and as JSON."""
+        return {self.kind: self.value}
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.kind == "regex":
+            return f"a regular expression of {len(self.value):,} characters"
+        return "a JSON schema" if self.kind == "json_schema" else f"one of {len(self.value):,} strings"
+
+
+def installed() -> bool:
+    """Whether there is what holds answers to a grammar."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+def _problem(kind: str, value: object) -> str | None:
+    """What a value should have been; None where it is."""
+    if kind == "regex":
+        return None if isinstance(value, str) and value and "\0" not in value else "a regular expression"
+    if kind == "json_schema":
+        return None if isinstance(value, dict) else "a JSON schema, an object"
+    texts = isinstance(value, list) and value and all(isinstance(text, str) and text for text in value)
+    return None if texts else "a list of strings, none of them empty"
