@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelm.bundle.reader import MANIFEST
 from edgelm.errors import (
     BundleError,
     CheckpointError,
@@ -149,6 +148,8 @@ def find_bundle(
     board = load_target("auto")
     if (stored := store.find(model, board.name, board.default)) is not None:
         return stored.bundle.path
+    if "/" in given and (near_by := _near_here(given, 0.85)) is not None:  # before a typing error goes to the hub
+        raise BundleError(f"bundle {given} does not exist", hint=f"did you mean {near_by}?")
     if not make:
         what = f"bundle {given} does not exist" if "/" in model else f"{model} was not exported for this machine yet"
         raise BundleError(what, hint=f"to fetch and export the model: {suggest('pull', model)}")
@@ -191,7 +192,7 @@ def pull(model: str, order: Order, *, note: Callable[[str], None], progress: Pro
     try:
         export = load_export()
     except DependencyError as error:
-        near_by = sorted(path.parent for path in Path("bundles").glob(f"{stem(model)}-*/{MANIFEST}"))
+        near_by = sorted(path for path in _bundles_here() if Path(path).name.startswith(f"{stem(model)}-"))
         other = (
             f"give the folder of a bundle: {near_by[0]}" if near_by else "give the folder of a bundle made elsewhere"
         )
@@ -269,12 +270,48 @@ def _unknown(given: str) -> EdgeLMError:
     from edgelm.catalogue.models import names
     from edgelm.catalogue.store import Store
 
-    here = [str(path.parent) for path in Path("bundles").glob(f"*/{MANIFEST}")]
+    here = _bundles_here()
     if (path := next((path for path in here if Path(path).name == Path(given).name), None)) is not None:
         return BundleError(f"bundle {given} does not exist", hint=f"did you mean {path}?")
+    if "/" in given.rstrip("/"):
+        close_by = _near_here(given, 0.75)
+        how = _made_by(Path(given).name) or "edgelm export --target auto"
+        return BundleError(
+            f"bundle {given} does not exist",
+            hint=f"make {'one' if how.endswith('auto') else 'it'} with: {how}"
+            if close_by is None
+            else f"did you mean {close_by}?",
+        )
     known = [*names(), *(stored.name for stored in Store.of_user().bundles()), *here]
     close = near(given, known)
     return BundleError(
         f"bundle {given} does not exist",
         hint=close if close.startswith("did you mean") else "make one with: edgelm export --target auto",
     )
+
+
+def _bundles_here() -> list[str]:
+    """The folders of ./bundles that are bundles."""
+    from edgelm.bundle.reader import MANIFEST
+
+    return [str(path.parent) for path in Path("bundles").glob(f"*/{MANIFEST}")]
+
+
+def _near_here(given: str, likeness: float) -> str | None:
+    """The bundle of ./bundles whose path is so much like this one."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(given.rstrip("/"), _bundles_here(), n=1, cutoff=likeness)), None)
+
+
+def _made_by(name: str) -> str | None:
+    """The command that makes a folder of this name, MODEL-TARGET-QUANT of a model that has a name; None for another."""
+    from edgelm.catalogue.models import names
+    from edgelm.target.target import load_target, target_names
+
+    for model in names():
+        target, _, quant = name.removeprefix(f"{model}-").rpartition("-")
+        if name.startswith(f"{model}-") and target in target_names() and quant in load_target(target).quants:
+            other = () if quant == load_target(target).default else ("--quant", quant)
+            return suggest("export", model, "--target", target, *other)
+    return None

@@ -8,7 +8,6 @@ The command line prints them as ``error: …`` and ``hint: …`` and exits with 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -138,6 +137,8 @@ def suggest(*words: object) -> str:
 
 def near(name: str, known: Iterable[str], *, listing: str = "known") -> str:
     """A hint for a mistyped `name`: the near ones of `known`, or all of them where none is near."""
+    from difflib import get_close_matches  # here, too
+
     known = sorted(known)
     close = get_close_matches(name, known, n=3, cutoff=0.5) or [k for k in known if name and (name in k or k in name)]
     if close:

@@ -27,6 +27,8 @@ def main() -> int:
     speed = edgelm("bench", str(BUNDLE), "-r", "2", "-o", "json")
     for line in figures(speed):
         say(f"   {line}")
+    if any(row["unreliable"] for row in speed["results"]):
+        say("   (these vary: something else runs on this computer, too)")
     say(f"\nNext: edgelm chat {BUNDLE}, or a model of your own: README.md")
     say("      (. .venv/bin/activate first, so that the shell finds edgelm)")
     return 0
@@ -38,7 +40,7 @@ def say(text: str) -> None:
 
 def edgelm(*arguments: str) -> Any:
     """Show a command as one would type it, run it, and return its JSON; SystemExit where it fails."""
-    hidden = ("-o", "--card", "--json", "--overwrite", "-r")  # for this program alone, and behind all others
+    hidden = ("-o", "--card", "--json", "--overwrite")  # for this program alone, and behind all others
     shown = list(itertools.takewhile(lambda word: word not in hidden, arguments))
     say("   $ edgelm " + " ".join(f'"{word}"' if " " in word else word for word in shown))
     done = subprocess.run([sys.executable, "-m", "edgelm", *arguments], stdout=subprocess.PIPE, text=True, check=False)

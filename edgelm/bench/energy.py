@@ -106,10 +106,10 @@ def with_energy(results: Sequence[Rates], log: Log | None) -> list[Rates]:
 
 
 def lines(summary: SensorSummary, results: Sequence[Rates]) -> Iterator[str]:
-    """The sensors' part of a report, a fact a line; a dash, and why, for what the machine does not tell."""
-    missing = summary.missing
+    """The sensors' part of a report, a fact a line; in the last one what the machine does not tell, and why."""
+    missing, untold = summary.missing, list[str]()
     if summary.power is None:
-        yield f"energy: – ({missing.get('power', 'not read')})"
+        untold.append(f"energy ({missing.get('power', 'not read')})")
     elif all(rates.gross_joules_per_token is None for rates in results):
         yield "energy: – (the runs were too short for two readings: more tokens or repetitions)"
     else:
@@ -119,7 +119,7 @@ def lines(summary: SensorSummary, results: Sequence[Rates]) -> Iterator[str]:
             yield f"power by {summary.power}; idle power of {summary.idle_watts:.2f} W is taken off"
         yield f"energy: {', '.join(_energy(rates) for rates in results if rates.gross_joules_per_token is not None)}"
     if summary.celsius_start is None or summary.celsius_end is None:
-        yield f"temperature: – ({missing.get('temperature', 'not read')})"
+        untold.append(f"temperature ({missing.get('temperature', 'not read')})")
     else:
         most = "" if summary.celsius_max is None else f", {summary.celsius_max:.1f} °C at most"
         yield f"temperature: {summary.celsius_start:.1f} °C at the start, {summary.celsius_end:.1f} °C at the end{most}"
@@ -128,16 +128,18 @@ def lines(summary: SensorSummary, results: Sequence[Rates]) -> Iterator[str]:
             f"{name} {mid:,.0f} MHz, lowest {low:,.0f}" for name, (mid, low) in summary.mhz.items()
         )
     else:
-        yield f"clock: – ({missing.get('clock', 'not read')})"
+        untold.append(f"clock ({missing.get('clock', 'not read')})")
     if summary.throttled_share is None:
-        yield f"throttled: – ({missing.get('throttling', 'not read')})"
+        untold.append(f"throttling ({missing.get('throttling', 'not read')})")
     else:
         by = f" by {', '.join(summary.causes)}" if summary.causes else ""
         yield f"throttled: {summary.throttled_share:.0%} of the time{by}"
     if summary.stalled_share is None:
-        yield f"waited for memory: – ({missing.get('memory pressure', 'too short to tell')})"
+        untold.append(f"waiting for memory ({missing.get('memory pressure', 'too short to tell')})")
     else:
         yield f"waited for memory: {summary.stalled_share:.1%} of the time"
+    if untold:
+        yield f"this machine does not tell: {'; '.join(untold)}"
 
 
 def _energy(rates: Rates) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 import platform
@@ -21,6 +22,7 @@ from edgelm.bench.speed import OnStep, Rates, SpeedTest, measure, plan
 from edgelm.bench.sustained import UNRELIABLE, Sustained
 from edgelm.bundle.reader import Bundle
 from edgelm.machine.host import read_cpu
+from edgelm.machine.others import Others
 from edgelm.machine.sensors import SensorSummary
 from edgelm.profile.profile import Profile
 from edgelm.runtime.engine import Engine
@@ -31,6 +33,7 @@ from edgelm.runtime.ort.session import version as onnxruntime_version
 from edgelm.runtime.text.prompt import open_tokenizer
 from edgelm.version import __version__
 
+_SPARE = 0.2  # of a processor that others may take: the system's own work
 FORMATS = ("md", "json", "csv", "jsonl")
 
 
@@ -53,6 +56,8 @@ class Report:
         arch, cores, emulated, python: the machine, and the Python that ran.
         sustained: speed by the minute, where that was asked for; `results` then has every round.
         profile: the device profile that it ran by, and its `settings`; None for none.
+        other_cpus: how many processors' time other programs took meanwhile; None where the machine does not tell.
+        at: when it ended, in UTC.
     """
 
     model: str
@@ -82,6 +87,15 @@ class Report:
     python: str | None = None
     profile: str | None = None
     settings: Mapping[str, Any] | None = None
+    other_cpus: float | None = None
+    at: str | None = None
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other programs took processors that it would have computed with."""
+        if self.other_cpus is None or not self.cores:
+            return False
+        return min(self.threads, self.cores) + self.other_cpus > self.cores + _SPARE
 
     def effective_gbs(self, rates: Rates) -> float | None:
         """Weight bytes read per second of a decode test, in GB/s (10**9); None for a prompt, and with drafts."""
@@ -131,7 +145,7 @@ class Report:
             "n_depth": rates.test.depth,
             "avg_ts": rates.mean,
             "stddev_ts": rates.stddev,
-            "unreliable": unreliable(rates),
+            "unreliable": self.disturbed or unreliable(rates),
             "repetitions": len(rates.rates),
             "ttft_seconds": rates.ttft,
             "effective_gbs": self.effective_gbs(rates),
@@ -205,7 +219,7 @@ def benchmark(
         tokenizer = open_tokenizer(bundle)  # after the engine, as `edgelm.load` does it
         bos = tokenizer.bos if tokenizer.encode("")[:1] == [tokenizer.bos] else None
         engine.adapt(adapter)
-        over_time = None
+        over_time, others = None, Others.watch()
         if options.sustained is None:
             results = measure(
                 engine, tests, repetitions=options.repetitions, bos=bos, seed=options.seed, on_step=on_step
@@ -224,8 +238,10 @@ def benchmark(
             counts = list(dict.fromkeys(test.generation for test in tests))
             more, told = measure_drafted(engine, small, tokenizer, counts, options.repetitions, on_step=on_step)
             results, notes = results + more, notes + told
+        busy = others.cpus()
         report = _report(bundle, engine, results, notes, log)
         report = replace(report, sustained=over_time, adapter=None if adapter is None else adapter.id)
+        report = replace(report, other_cpus=busy)
         return report if tuned is None else replace(report, profile=tuned.id, settings=tuned.settings.to_dict())
 
 
@@ -279,6 +295,7 @@ def _report(bundle: Bundle, engine: Engine, results: Sequence[Rates], notes: Seq
         cores=len(cpu.cores),
         emulated=cpu.emulated,
         python=platform.python_version(),
+        at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -361,9 +378,15 @@ def _remarks(report: Report) -> Iterator[str]:
     elif doubtful := [rates.test.name for rates in report.results if unreliable(rates)]:
         named = ", ".join(doubtful)
         yield f"unreliable: the repetitions of {named} vary by more than {UNRELIABLE:.0%}: does something else run?"
+    if report.disturbed:
+        yield (
+            f"other programs took {report.other_cpus:.1f} of {report.cores} CPUs meanwhile: too slow to be this machine's "
+            "speed; measure again when nothing else runs"
+        )
     if report.sensors is not None:
         yield from lines(report.sensors, report.results)
-    yield f"cpu: {report.cpu or 'unknown'}"
+    emulated = " (emulated: speeds are the emulator's, not the board's)" if report.emulated else ""
+    yield f"cpu: {report.cpu or 'unknown'}{emulated}"
     yield f"edgelm {report.edgelm}, onnxruntime {report.onnxruntime}, bundle made for {report.target}"
 
 

@@ -327,7 +327,7 @@ def remarks(sustained: Sustained) -> Iterator[str]:
     """First against last, what is not to be relied on, and how it began: a fact a line."""
     for kind in ("prefill", "decode"):
         if (ratio := sustained.last_to_first(kind)) is not None:
-            yield f"{kind}: the last minute is {ratio:.2f} times as fast as the first"
+            yield f"{kind}: the last row is {ratio:.2f} times as fast as the first"
     if sustained.unreliable:
         which = ", ".join(map(str, sustained.unreliable))
         yield f"unreliable (~): rounds of row {which} differ by more than {UNRELIABLE:.0%}: does something else run?"

@@ -33,11 +33,20 @@ if TYPE_CHECKING:
     from edgelm.runtime.ort.options import LoadOptions
 
 
+# How click reads options of llama-bench's that are no options here: -pg, -ngl.
+_HABITS = {
+    "g": "there is no -pg: -p and -n measure prompt and generation, each by itself, and -d N generates behind N tokens",
+    "gl": "there is no -ngl: the target that a bundle was exported for says what runs it",
+}
+
+
 def counts(value: str) -> list[int]:
     """Whole numbers separated by commas, as an option's type."""
     try:
         return [int(part) for part in value.split(",")]
     except ValueError:
+        if (habit := _HABITS.get(value.partition(",")[0].rstrip("0123456789"))) is not None:
+            raise click.BadParameter(habit) from None
         raise click.BadParameter(f"{value!r} is no list of whole numbers such as 128,512") from None
 
 

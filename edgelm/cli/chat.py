@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelm.cli.cached import CachedSession
-from edgelm.cli.chat_commands import LEAVING, QUOTES, answer, obey
+from edgelm.cli.chat_commands import LEAVING, QUOTES, WORDS, answer, obey
 from edgelm.cli.conversation import Conversation
 from edgelm.cli.failures import say
 from edgelm.cli.loading import loaded
@@ -101,6 +101,9 @@ def command(
             if line.strip() in LEAVING:
                 break
             if not line.strip():
+                continue
+            if interactive and line.strip().lower() in WORDS:
+                say("note", f"commands begin with a slash: {WORDS[line.strip().lower()]}")
                 continue
             try:
                 obey(conversation, line.strip()) if line.startswith("/") else answer(conversation, line)

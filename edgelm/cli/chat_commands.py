@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 QUOTES = '"""'
 LEAVING = ("/bye", "/exit", "/quit")
+WORDS = dict.fromkeys(("exit", "quit", "bye", "q", "logout"), "/bye leaves, as Ctrl-D does") | {
+    "help": "/help lists them",
+    "?": "/help lists them",
+}  # what hands type at other prompts, alone on its line → what to type here
 HELP = """\
 /clear            forget the conversation (also /reset)
 /regen            another answer to the last message
@@ -68,6 +72,8 @@ def obey(conversation: Conversation, line: str) -> None:
         known[name](rest.strip())
     else:
         hint = nearest_command(name, [*known, *LEAVING])
+        if (option := _option(name.removeprefix("/"))) in _SETTINGS:
+            hint = f"did you mean /set {option} {rest.strip() or 'VALUE'}?"
         say("note", f"no command {name}; " + (hint if hint.startswith("did you mean") else "/help lists them"))
 
 
@@ -82,7 +88,7 @@ def _show(conversation: Conversation, ask: Callable[[threading.Event], Iterator[
             if not ended:
                 click.echo()
     if conversation.finish_reason == "length":
-        say("note", "the answer was cut off: --max-tokens, or the context is full")
+        say("note", "the answer was cut off: its most tokens, or the context is full (/set max_tokens N)")
 
 
 def _clear(conversation: Conversation) -> None:
@@ -100,12 +106,11 @@ def _system(conversation: Conversation, text: str | None) -> None:
 def _set(conversation: Conversation, text: str) -> None:
     """One option, checked; or all of them."""
     name, _, value = text.replace("=", " ", 1).partition(" ")
-    name = name.strip().lstrip("-").replace("-", "_")
+    name = _option(name)
     if not name:
         config = conversation.lm.config.replace(**_chosen(conversation.options))
         click.echo("\n".join(f"{key:<19} {getattr(config, key)!r}" for key in _SETTINGS), err=True)
         return
-    name = {"temp": "temperature", "n": "max_tokens"}.get(name, name)
     if name not in _SETTINGS:
         raise OptionError(f"no option {name}", hint=near(name, _SETTINGS, listing="options"))
     found: Any = None
@@ -116,6 +121,12 @@ def _set(conversation: Conversation, text: str) -> None:
         conversation.lm.config.replace(**{name: found})  # told before it is used
     conversation.options[name] = found
     say("note", f"{name} is " + (repr(found) if found is not None else "the model's own"))
+
+
+def _option(name: str) -> str:
+    """What the library calls an option, however it was typed."""
+    name = name.strip().lstrip("-").replace("-", "_")
+    return {"temp": "temperature", "n": "max_tokens"}.get(name, name)
 
 
 def _chosen(options: dict[str, Any]) -> dict[str, Any]:

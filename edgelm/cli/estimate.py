@@ -19,8 +19,12 @@ from edgelm.machine.host import read_cpu, recommended_threads
 from edgelm.target.target import AUTO, load_target
 
 if TYPE_CHECKING:
-    from edgelm.forecast.cost_model import Speed
+    from edgelm.forecast.cost_model import Forecast, Speed
     from edgelm.forecast.estimate import Estimate
+
+
+# Tokens a second at which people read and speak: 4 and 2.5 words, at 1.3 tokens a word and some more.
+_READING, _SPEAKING = 7.0, 3.0
 
 
 @click.command("estimate")
@@ -125,6 +129,7 @@ def _lines(found: Estimate) -> Iterator[str]:
     yield ""
     first, load = _time(expected.ttft_seconds, expected.ttft_range), _time(expected.load_seconds, expected.load_range)
     yield fact("first token", f"{first} after a prompt of {expected.prompt} tokens")
+    yield fact("answers", _pace(expected))
     yield fact("load", f"{load} the first time, from its storage")
     yield fact("bundle", size(found.bundle_bytes))
     memory = found.memory
@@ -137,6 +142,17 @@ def _lines(found: Estimate) -> Iterator[str]:
         yield fact("error", f"of forecasts measured on this board, at most: {told}")
     for note in expected.notes:
         yield fact("note", note)
+
+
+def _pace(expected: Forecast) -> str:
+    """What the speed of answers means to who waits for them, at its slow end."""
+    speed = expected.decode[0]
+    slowest = speed.tokens_per_second if speed.range is None else speed.range[0]
+    if slowest >= _READING:
+        return "come faster than one reads"
+    if slowest >= _SPEAKING:
+        return "come about as fast as one reads or speaks"
+    return f"come slower than one reads, about {60 / slowest:.0f} seconds for 60 tokens: for what can wait"
 
 
 def _row(name: str, speed: Speed) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from edgelm.bundle.reader import PROMPT, Bundle
 from edgelm.by_name import load_export, needing_extra
 from edgelm.cli.adapter_file import export_file
 from edgelm.cli.exports import export_many
+from edgelm.cli.failures import say
 from edgelm.cli.mixed import mixed_body, mixed_lines
 from edgelm.cli.options import file_option, json_option
 from edgelm.cli.quality import quality_summary
@@ -226,6 +227,11 @@ def command(
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         print_lines(_summary(bundle, board, seconds))
+        if options["calibrate"] == "none" and _loses(bundle.manifest):
+            say(
+                "note",
+                "not calibrated (--calibrate none): quick to make, but small models answer worse; good for trying out",
+            )
 
 
 def load_export_adapter() -> Callable[..., Path]:
@@ -238,6 +244,12 @@ def load_export_adapter() -> Callable[..., Path]:
 def memory(bundle: Bundle, target: Target) -> tuple[int, int]:
     """Bytes a bundle needs with its context full, and bytes the target has for a model."""
     return bundle.manifest.memory.total_bytes, target.memory.usable_mb << 20
+
+
+def _loses(manifest: Manifest) -> bool:
+    """Whether a bundle answers worse for not having been calibrated."""
+    body = manifest.recipe.body.spec
+    return body.bits == 4 and body.rounding is None and manifest.calibration is None
 
 
 def embedding_lines(manifest: Manifest) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from typing import TextIO
@@ -46,6 +45,8 @@ def report(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
     if os.environ.get("EDGELM_DEBUG", "") not in ("", "0"):
+        import traceback
+
         traceback.print_exception(error)
     if isinstance(error, click.ClickException):
         return _usage(error)

@@ -72,13 +72,29 @@ def command(
         _list(jobs, before, as_json=as_json)
         return
     missing = jobs if again else [job for job in jobs if job.key not in before]
+    if missing:
+        _expect_pyinfra()
     if not as_json:
         there = f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done already" if len(missing) < len(jobs) else ""
-        say("note", there or f"{len(jobs)} jobs on {len({job.board for job in jobs})} boards")
+        say("note", there or f"{_count(len(jobs), 'job')} on {_count(len({job.board for job in jobs}), 'board')}")
     progress = _measured(plan, jobs, missing, {} if again else before, store, silent=as_json)
     outcome = _outcome(plan, jobs, progress, store, missing if again else [])
     path = page or plan_file.with_suffix(".html")
     _tell(outcome, path, as_json=as_json)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _expect_pyinfra() -> None:
+    """DependencyError where what leads the boards is not installed."""
+    try:
+        import edgelm.fleet.crew  # noqa: F401
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("pyinfra", "gevent"):
+            raise
+        raise DependencyError("edgelm fleet needs pyinfra", hint="pip install 'edgelm[fleet]'") from None
 
 
 def _measured(
@@ -97,12 +113,8 @@ def _measured(
     progress = Progress(standings(jobs, before), changed)
     if not missing:
         return progress
-    try:
-        from edgelm.fleet.crew import Crew, run
-    except ImportError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("pyinfra", "gevent"):
-            raise
-        raise DependencyError("edgelm fleet needs pyinfra", hint="pip install 'edgelm[fleet]'") from None
+    from edgelm.fleet.crew import Crew, run
+
     with _held(missing), _ended_as_by_ctrl_c(), live.showing(lambda room, now: board_lines(progress.all(), room, now)):
         try:
             run(Crew(plan, progress, _Keeper(store, plan)), kept_meanwhile(missing))

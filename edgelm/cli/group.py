@@ -7,7 +7,6 @@ from importlib import import_module
 
 import click
 
-from edgelm.cli.suggestions import nearest_command
 from edgelm.version import __version__
 
 _VERSION = "edgelm %(version)s"
@@ -72,6 +71,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but with a suggestion for a mistyped name."""
         if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from edgelm.cli.suggestions import nearest_command
+
             ctx.fail(f"no command {args[0]!r}: {nearest_command(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 

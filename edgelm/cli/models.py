@@ -94,7 +94,11 @@ def _fits(expected: Expected, board: Target) -> bool:
 
 
 def _table(found: Sequence[Model], board: Target, *, auto: bool) -> Iterator[str]:
-    rows = [("name", "size", "licence", "board", "tok/s", "for")]
+    where = f"{board.name}, as this machine" if auto else board.name
+    yield f"tok/s: tokens a second of an answer, forecast for {where} with {board.cpu.threads} threads;"
+    yield "none where it does not fit. smallest: the board with the memory, however slow"
+    yield ""
+    rows = [("name", "size", "licence", "smallest", "tok/s", "for")]
     for model in found:
         expected = model.expected(board.name)
         speed = "" if expected is None or not _fits(expected, board) else _speed(expected.decode)
@@ -102,12 +106,9 @@ def _table(found: Sequence[Model], board: Target, *, auto: bool) -> Iterator[str
         rows.append((model.name, parameters(model.parameters), licence, model.smallest or "none", speed, model.about))
     yield from table(rows, left=(0, 2, 3, 5), drop=(1, 3))
     yield ""
-    where = f"this machine ({board.name})" if auto else board.name
-    yield "board: the smallest that has the memory for it"
-    yield f"tok/s: decode expected on {where}; none where it does not fit"
     yield "* its terms must be accepted on the hub first"
     yield 'try one: edgelm run smollm2-135m "Hello"'
-    yield "more of one: edgelm models NAME"
+    yield "more of one, on every board: edgelm models NAME"
 
 
 def _details(model: Model, board: Target) -> Iterator[str]:

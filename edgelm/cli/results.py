@@ -61,6 +61,7 @@ def command(
       edgelm results
       edgelm results list --model smollm --test tg128
       edgelm results compare                   the last run and the one before
+      edgelm results rm 3f9a                   a run by mistake
       edgelm results plot speeds.svg --test tg128
       edgelm results export all.csv
       edgelm results --calibrate rpi5 -o mypi.toml    for: --target ./mypi.toml
@@ -199,6 +200,21 @@ def add(file: Path, bundle: Path | None, place: str) -> None:
     click.echo(f"run {_store().add(report, manifest, place)}")
 
 
+@command.command("rm")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+def remove(runs: tuple[str, ...]) -> None:
+    """Take runs away, such as one that was measured by mistake; the beginning of a name is enough.
+
+    \b
+    Example:
+      edgelm results rm 3f9a
+    """
+    store = _store()
+    for run in [_run(store, part) for part in runs]:
+        gone = store.remove(run)
+        click.echo(f"removed: {run} ({gone} test{'' if gone == 1 else 's'})")
+
+
 def _store() -> Store:
     from edgelm.results.store import Store
 
@@ -277,10 +293,15 @@ def _compared(found: Iterable[Comparison]) -> Iterator[str]:
         margin = "" if one.margin is None else f", ± {one.margin:.1%}"
         verdict = _WORDS.get(one.verdict, one.verdict)
         yield f"{one.after.test}: {one.before.avg_ts:.2f} -> {one.after.avg_ts:.2f} t/s ({one.ratio:.3f}{margin}): {verdict}"
+        yield f"  runs: {_when(one.before)} -> {_when(one.after)}"
         for why in one.why:
             yield f"  {'not comparable' if one.verdict == 'incomparable' else 'doubtful'}: {why}"
         for name, before, after in one.changed:
             yield f"  changed: {name} {_short(before)} -> {_short(after)}"
+
+
+def _when(row: Row) -> str:
+    return f"{row.run} ({row.at[:16].replace('T', ' ')})"
 
 
 def _short(value: Any) -> str:

@@ -250,7 +250,10 @@ def _collect(chunks: Iterable[Chunk]) -> Completion:
 
 def _expect_order(bundle: str, text: str | None) -> None:
     """BundleError where prompt and bundle were given the other way round."""
-    if text is not None and not os.path.lexists(bundle) and (Path(text) / MANIFEST).is_file():
+    if text is None or os.path.lexists(bundle):
+        return
+
+    if (Path(text) / MANIFEST).is_file():
         raise BundleError(
             f"bundle {bundle} does not exist", hint=f"the bundle comes first: {suggest('run', text, bundle)}"
         )

@@ -18,7 +18,10 @@ from edgelm.files import replacing
 
 _BAR = 24  # characters of a bar
 _EVERY = 0.1  # seconds between two drawings
-_LINES = 5.0  # seconds between two lines of progress
+_LINES = 5.0  # seconds between two lines of progress, for a program that shows them
+_PATIENCE = 20.0  # seconds of a stage without a terminal, after which a line says how far it is
+_SELDOM = 60.0  # seconds between two such lines
+_TELLING = 10.0  # seconds of a stage after which the time left is told
 _LABEL = 13  # columns of a label in `fact`
 
 
@@ -144,7 +147,8 @@ def write_svg(path: Path, svg: str) -> None:
 
 
 class Bar(Progress):
-    """A line on stderr that tells how far a stage is; nothing at all where stderr is no terminal, or if `silent`.
+    """A line on stderr that tells how far a stage is; where stderr is no terminal, a line now and then of a stage that
+    takes long; nothing at all if `silent`.
 
     Use it as a context manager: the line is gone when the block is left, whichever way.
     """
@@ -152,8 +156,10 @@ class Bar(Progress):
     def __init__(self, *, silent: bool = False) -> None:
         self._on = self.visible = not silent and sys.stderr is not None and sys.stderr.isatty()
         # A command that runs on a board for one elsewhere tells its progress in lines now and then.
-        self._lines = not silent and not self._on and os.environ.get("EDGELM_PROGRESS") == "lines"
+        self._lines = not silent and not self._on and sys.stderr is not None
+        self._often = os.environ.get("EDGELM_PROGRESS") == "lines"
         self._what, self._total, self._done, self._drawn = "", 0, 0, 0.0
+        self._began = self._next = 0.0
 
     def __enter__(self) -> Bar:
         return self
@@ -164,6 +170,8 @@ class Bar(Progress):
     def start(self, what: str, total: int) -> None:
         """Begin a stage."""
         self._what, self._total, self._done, self._drawn = what, total, 0, 0.0
+        self._began = time.monotonic()
+        self._next = self._began + (0.0 if self._often else _PATIENCE)
         self._draw("")
 
     def advance(self, units: int, detail: str = "") -> None:
@@ -184,15 +192,24 @@ class Bar(Progress):
 
     def _draw(self, detail: str) -> None:
         now = time.monotonic()
-        if self._lines and now - self._drawn >= _LINES:
-            self._drawn = now
-            share = min(1.0, self._done / self._total) if self._total > 0 else 0.0
-            click.echo(f"{self._what}: {share:.0%} {detail}".rstrip(), err=True)
+        share = min(1.0, self._done / self._total) if self._total > 0 else 0.0
+        if self._lines and now >= self._next:
+            self._next = now + (_LINES if self._often else _SELDOM)
+            told = detail if self._often else _left(now - self._began, share)
+            click.echo(f"{self._what}: {share:.0%} {told}".rstrip(), err=True)
         if not self._on or now - self._drawn < _EVERY:
             return
         self._drawn = now
-        share = min(1.0, self._done / self._total) if self._total > 0 else 0.0
         filled = int(share * _BAR)
-        line = f"{self._what}  [{'#' * filled}{'-' * (_BAR - filled)}] {share:4.0%}  {detail}".rstrip()
+        told = "  ".join(filter(None, (_left(now - self._began, share), detail)))
+        line = f"{self._what}  [{'#' * filled}{'-' * (_BAR - filled)}] {share:4.0%}  {told}".rstrip()
         columns = shutil.get_terminal_size().columns
         click.echo(f"\r\x1b[K{line[: columns - 1]}", nl=False, err=True)
+
+
+def _left(seconds: float, share: float) -> str:
+    """How long a stage will take yet, that has taken `seconds` for its `share`; nothing where that is little, or not known."""
+    if seconds < _TELLING or not 0.01 <= share < 1.0:
+        return ""
+    left = seconds / share - seconds
+    return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"

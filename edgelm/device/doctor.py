@@ -20,6 +20,7 @@ from edgelm.device.bundle_check import answer_findings, bundle_findings
 from edgelm.device.finding import Finding, gigabytes
 from edgelm.errors import EdgeLMError
 from edgelm.machine.host import ROOT, CpuInfo, MemoryInfo, read_cpu, read_memory, read_text, recommended_threads
+from edgelm.machine.others import Others
 from edgelm.machine.wheels import lacking, obstacles
 from edgelm.target.match import best_target, is_android
 from edgelm.target.target import Target
@@ -31,6 +32,7 @@ REQUIRED: Mapping[str, str] = MappingProxyType(
 _ALSO = {"onnxruntime": ("onnxruntime-gpu",)}
 _GLIBC = (2, 28)  # of the onnxruntime wheels (manylinux_2_28)
 _HOT = 80.0  # °C; a Raspberry Pi begins to slow down here
+_BUSY = 0.4  # CPUs that other programs take
 _FULL = 1 << 30  # less free disk than this is worth a word: an int4 model of 1B takes about as much
 
 
@@ -69,7 +71,7 @@ def examine(
             found.append(finding)
             tell(finding)
 
-    android = is_android(root)
+    android, others = is_android(root), Others.watch(root)
     add(software_findings(android=android))
     add(package_findings())
     add([Finding("ok", "telemetry", "off: edgelm sets ORT_DISABLE_TELEMETRY=1 before it loads onnxruntime")])
@@ -82,6 +84,7 @@ def examine(
     threads = recommended_threads(target.cpu.threads if target else None, cpu)
     bandwidth = read_bandwidth(threads, memory.usable) if measure else None
     add(bandwidth_findings(bandwidth, threads, target, emulated=cpu.emulated) if measure else [])
+    add(busy_findings(others.cpus(), cpu) if measure else [])
     add(target_findings(cpu, target))
     add(jetson_findings(root, target))
     add(disk_findings(bundle or Path.cwd()))
@@ -237,6 +240,16 @@ def bandwidth_findings(
     slow = measured < 0.7 * expected
     todo = "something else uses the memory, or the clock is held down" if slow else None
     return [Finding("warn" if slow else "ok", "bandwidth", detail, todo)]
+
+
+def busy_findings(others: float | None, cpu: CpuInfo) -> list[Finding]:
+    """Whether other programs compute just now, `others` being how many CPUs' time they take."""
+    if others is None:
+        return []
+    if others > _BUSY:
+        todo = "what edgelm bench measures meanwhile is too slow: see what runs (top), and wait or stop it"
+        return [Finding("warn", "load", f"other programs take {others:.1f} of {len(cpu.cores)} CPUs", todo)]
+    return [Finding("ok", "load", "nothing else computes")]
 
 
 def target_findings(cpu: CpuInfo, target: Target | None) -> list[Finding]:

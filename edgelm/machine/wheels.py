@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import platform
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -107,5 +106,7 @@ def require(cpu: CpuInfo | None = None) -> None:
 
 def probe() -> int:
     """The exit code of a process that imports what the wheels bring."""
+    import subprocess  # here: it takes milliseconds, and is for old cores alone
+
     command = [sys.executable, "-c", f"import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; {_PROBE}"]
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode

@@ -25,6 +25,7 @@ from edgelm.target.target import Target
 
 _SPRING = 0.03  # of a factor's logarithm, beside errors of forecasts' logarithms
 _STEPS = 25
+_MOST_ERROR = 1000.0  # percent that a target's file may tell
 _FARTHEST = math.log(100.0)  # beyond a hundredfold the board is another one
 
 
@@ -77,7 +78,8 @@ def measured(
 ) -> list[Measured]:
     """The tests of the rows whose bundle's manifest is there; those on emulated boards only if asked for.
 
-    Tests with a draft or an adapter, those that were throttled, and those whose repetitions vary widely are left out.
+    Tests with a draft or an adapter, those that were throttled, those whose repetitions vary widely or are one alone, and
+    those with more threads than the machine has cores are left out.
     """
     work = dict[str, Workload]()
     for digest, data in manifests.items():
@@ -88,9 +90,10 @@ def measured(
     found = []
     for row in rows:
         usual = row.test.replace(" ", "") == row.test or (" @ d" in row.test and row.test.count(" ") == 2)
-        doubtful = row.unreliable or (row.throttled_share or 0.0) > 0.05
+        threads = (row.prefill_threads or row.threads) if row.n_prompt else row.threads
+        doubtful = row.unreliable or (row.throttled_share or 0.0) > 0.05 or row.repetitions < 2
+        doubtful = doubtful or threads > (row.cores or threads)
         if row.bundle in work and usual and not doubtful and row.adapter is None and row.emulated is emulated:
-            threads = (row.prefill_threads or row.threads) if row.n_prompt else row.threads
             found.append(
                 Measured(row.bundle, work[row.bundle], row.n_prompt, row.n_gen, row.n_depth, threads, row.avg_ts)
             )
@@ -126,6 +129,7 @@ def calibrate(target: Target, tests: Sequence[Measured], source: str) -> Calibra
         kind: max(100 * abs(told / real - 1) for k, told, real in errors if k == kind)
         for kind in dict.fromkeys(k for k, _, _ in errors)
     }
+    _expect_likely(worst, target)
     rates = replace(best.rates, measured=True, error_percent=worst, spread={}, source=source)
     cores = range(1, target.cpu.cores + 1)
     rates = replace(
@@ -133,6 +137,17 @@ def calibrate(target: Target, tests: Sequence[Measured], source: str) -> Calibra
     )
     memory = replace(target.memory, bandwidth_gbs=max(best.gbs(n) for n in cores), source=source)
     return Calibrated(replace(target, rates=rates, memory=memory), len(tests), len(bundles), held_out, tuple(errors))
+
+
+def _expect_likely(worst: Mapping[str, float], target: Target) -> None:
+    """ResultsError where a forecast is so far off that what was measured cannot be of this board alone."""
+    for kind, percent in worst.items():
+        if percent > _MOST_ERROR:
+            raise ResultsError(
+                f"a forecast of {kind} is {percent:,.0f} % off what was measured: some of it is not of {target.name}, or was "
+                "disturbed",
+                hint="edgelm results shows what was measured, edgelm results rm RUN takes a run away",
+            )
 
 
 @dataclass(frozen=True)

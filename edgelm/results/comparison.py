@@ -26,6 +26,7 @@ _MUST_AGREE = {
 _MAY_DIFFER = (
     "quant", "target", "bundle", "adapter", "edgelm", "onnxruntime", "python", "threads", "prefill_threads", "packed", "profile", "place",
 )  # fmt: skip
+_ALIKE = ("threads", "prefill_threads", "profile")  # of the result that one compares with, if nothing else is asked for
 _HOT = 0.05  # of the time throttled, from which a figure tells of heat
 # The 97.5 % point of Student's t, by degrees of freedom.
 _T = {
@@ -98,7 +99,8 @@ def compare(before: Row, after: Row) -> Comparison:
 
 
 def against_last(rows: Sequence[Row], run: str) -> list[Comparison]:
-    """Each test of a run against the newest comparable result before it; those that were never measured are left out.
+    """Each test of a run against the newest comparable result before it, of those with as many threads and the same profile
+    where there are such; those that were never measured are left out.
 
     Args:
         rows: the oldest first.
@@ -109,6 +111,9 @@ def against_last(rows: Sequence[Row], run: str) -> list[Comparison]:
         if row.run != run:
             continue
         earlier = [r for r in rows[:index] if r.run != run and r.quant == row.quant and r.adapter == row.adapter]
+        earlier.sort(
+            key=lambda r: [getattr(r, name) == getattr(row, name) for name in _ALIKE]
+        )  # stable: the newest last
         compared = (compare(other, row) for other in reversed(earlier))
         if (last := next((c for c in compared if c.verdict != "incomparable"), None)) is not None:
             found.append(last)

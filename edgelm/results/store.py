@@ -107,6 +107,21 @@ class Store:
             database.executemany(f"INSERT INTO results ({names}) VALUES ({marks})", values)
         return run
 
+    def remove(self, run: str) -> int:
+        """Take a run away; how many tests it had.
+
+        Raises:
+            ResultsError: there is no such run, or the file cannot be written.
+        """
+        if not self.path.exists():
+            raise ResultsError(f"no run {run!r} in {self.path}", hint="see: edgelm results list")
+        with self._open(make=True) as database:
+            gone = database.execute("DELETE FROM results WHERE run = ?", (run,)).rowcount
+            database.execute("DELETE FROM runs WHERE run = ?", (run,))
+        if not gone:
+            raise ResultsError(f"no run {run!r} in {self.path}", hint="see: edgelm results list")
+        return gone
+
     def rows(self, which: Filter = Filter()) -> list[Row]:
         """The rows that a filter lets through, the oldest first; `limit` keeps the newest."""
         wanted, values = [], list[Any]()

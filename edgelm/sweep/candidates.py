@@ -65,7 +65,10 @@ def chosen(found: Sequence[Candidate], names: Iterable[str]) -> list[Candidate]:
     known = [candidate.name for candidate in found]
     for name in wanted:
         if name not in known:
-            raise OptionError(f"no recipe {name!r} to try", hint=near(name, known, listing="recipes"))
+            raise OptionError(
+                f"no recipe {name!r} to try",
+                hint=f"{near(name, known, listing='recipes')}; all of them: edgelm sweep --list",
+            )
     return [candidate for candidate in found if not wanted or candidate.name in (*wanted, BASE)]
 
 

@@ -8,7 +8,6 @@ from edgelm import demo
 from edgelm.bundle.manifest import Manifest
 from edgelm.errors import suggest
 from edgelm.machine.host import CpuInfo, MemoryInfo, read_memory
-from edgelm.target.match import best_target
 from edgelm.target.operators import OPERATORS
 
 
@@ -48,6 +47,8 @@ def exact_int8(cpu: CpuInfo) -> bool:
 
 def export_line(manifest: Manifest, cpu: CpuInfo, memory: MemoryInfo | None, quant: str) -> str:
     """The command that exports a bundle's model for this machine."""
+    from edgelm.target.match import best_target  # here: every load asks for a fallback, and few find one
+
     best, id = best_target(cpu, memory or read_memory()), manifest.model.id
     known = "/" in id or id == demo.NAME
     line = suggest("export", id if known else "MODEL", "--target", best.name if best else "TARGET", "--quant", quant)

@@ -5,6 +5,7 @@
 // The prompt becomes the ids that `edgelm run` makes of it: by the model's chat template where it has one, which writes BOS
 // itself; otherwise as it is, behind BOS where the model wants that.
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
@@ -79,7 +80,16 @@ Sequences encode(OgaTokenizer* tokenizer, const std::string& folder, const std::
   return sequences;
 }
 
-void answer(const std::string& folder, const std::string& prompt, int max_tokens, bool ids) {
+// The longest prompt plus answer, in tokens, as genai_config.json has it.
+size_t context_of(const std::string& folder) {
+  const std::string text = read(folder + "/genai_config.json"), key = "\"context_length\":";
+  const size_t found = text.find(key);
+  if (found == std::string::npos) throw std::runtime_error(folder + " is no bundle: it has no genai_config.json");
+  return std::strtoul(text.c_str() + found + key.size(), nullptr, 10);
+}
+
+void answer(const std::string& folder, const std::string& prompt, size_t max_tokens, bool ids) {
+  const size_t context = context_of(folder);
   OgaModel* model = nullptr;
   check(OgaCreateModel(folder.c_str(), &model));
   Model model_owner(model);
@@ -97,11 +107,15 @@ void answer(const std::string& folder, const std::string& prompt, int max_tokens
     for (size_t i = 0; i < length; ++i) std::cerr << data[i] << (i + 1 < length ? ' ' : '\n');
   }
 
+  if (length >= context) {
+    throw std::runtime_error("the prompt has " + std::to_string(length) + " tokens, and the model takes " +
+                             std::to_string(context) + ": shorten it");
+  }
   OgaGeneratorParams* params = nullptr;
   check(OgaCreateGeneratorParams(model, &params));
   Params params_owner(params);
   // Prompt and answer. The KV cache is made this long at once: keep it short.
-  check(OgaGeneratorParamsSetSearchNumber(params, "max_length", static_cast<double>(length + max_tokens)));
+  check(OgaGeneratorParamsSetSearchNumber(params, "max_length", static_cast<double>(std::min(length + max_tokens, context))));
   OgaGenerator* generator = nullptr;
   check(OgaCreateGenerator(model, params, &generator));
   Generator generator_owner(generator);
@@ -128,7 +142,7 @@ int main(int count, char** arguments) {
   }
   int code = 0;
   try {
-    answer(arguments[1], arguments[2], count > 3 ? std::atoi(arguments[3]) : 128, std::getenv("EDGELM_SHOW_IDS") != nullptr);
+    answer(arguments[1], arguments[2], count > 3 ? std::strtoul(arguments[3], nullptr, 10) : 128, std::getenv("EDGELM_SHOW_IDS") != nullptr);
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << '\n';
     code = 1;

@@ -62,7 +62,7 @@ def test_a_machine_that_heats_up():
     over = Sustained(128, 64, minutes, None, None, False)
     assert over.last_to_first("decode") == pytest.approx(0.5)
     assert over.unreliable == ()
-    assert "decode: the last minute is 0.50 times as fast as the first" in list(remarks(over))
+    assert "decode: the last row is 0.50 times as fast as the first" in list(remarks(over))
 
 
 def test_a_wide_spread_is_marked_and_not_averaged_away():

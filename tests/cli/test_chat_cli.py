@@ -23,7 +23,12 @@ from edgelm.runtime.loop.results import Chunk, Timings
 from edgelm.runtime.sample.config import GenerationConfig
 
 FEW = ("--max-tokens", "6", "--temperature", "0.5", "--seed", "1")
-FAREWELL = "note: the answer was cut off: --max-tokens, or the context is full\n"
+WORDS = {  # what other prompts understand, typed alone
+    "exit": "note: commands begin with a slash: /bye leaves",
+    "Help": "note: commands begin with a slash: /help lists them",
+    "/temperature 0.7": r"note: no command /temperature; did you mean /set temperature 0\.7\?",
+}
+FAREWELL = "note: the answer was cut off: its most tokens, or the context is full (/set max_tokens N)\n"
 
 
 @pytest.fixture
@@ -293,5 +298,9 @@ def test_on_a_terminal_an_error_does_not_end_the_chat(tiny_bundle):
     chat.wait_for(r"\. ")
     chat.type('two"""\n')
     chat.wait_for("> ")
+    for typed, said in WORDS.items():
+        chat.type(f"{typed}\n")
+        chat.wait_for(said)
+        chat.wait_for("> ")
     chat.type("/bye\n")
     assert chat.end() == 0

@@ -68,7 +68,8 @@ def test_the_table_fits_a_terminal(edgelm) -> None:
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["name", "size", "licence", "board", "tok/s", "for"]
+    assert lines[0].startswith("tok/s: tokens a second of an answer, forecast for rpi5 with ")
+    assert lines[3].split() == ["name", "size", "licence", "smallest", "tok/s", "for"]
     assert "…" not in ended.out
     assert any(line.startswith("smollm2-135m ") and "Apache-2.0" in line for line in lines)
 
@@ -108,6 +109,11 @@ def test_a_model_that_does_not_fit_has_no_speed(edgelm) -> None:
         (("run", "edgelm-hom", *PROMPT), "error: bundle edgelm-hom does not exist\nhint: did you mean edgelm-home?\n"),
         (("run", "bundles/none", *PROMPT), "error: bundle bundles/none does not exist\nhint: make one with: edgelm "),
         (("run", "./smollm2-135m", *PROMPT), "error: bundle ./smollm2-135m does not exist\n"),
+        (
+            ("chat", "bundles/smollm2-135m-rpi4-int4"),
+            "error: bundle bundles/smollm2-135m-rpi4-int4 does not exist\n"
+            "hint: make it with: edgelm export smollm2-135m --target rpi4 --quant int4\n",
+        ),
         (("verify", "edgelm-home"), "error: edgelm-home was not exported for this machine yet\nhint: to fetch and export the model: edgelm pull edgelm-home\n"),
         (("rm", "edgelm-home"), "error: no bundle is called edgelm-home in "),
         (("pull", "nonsense"), "error: nonsense is no model's name\nhint: see edgelm models: "),

@@ -45,6 +45,9 @@ def test_from_bench_to_tables(edgelm, tiny_bundle, kept, tmp_path):
     assert re.search("(seconds|minutes) since 20", (tmp_path / "a.svg").read_text())
     assert edgelm("results", "export", tmp_path / "a.csv").code == 0
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 5
+    assert edgelm("results", "rm", rows[2]["run"][:unique]).out == f"removed: {rows[2]['run']} (2 tests)\n"
+    assert json.loads(edgelm("results", "--json").out)["results"] == rows[:2]
+    assert edgelm("results", "rm", rows[2]["run"]).err.startswith(f"error: no run '{rows[2]['run']}' in ")
 
 
 def test_a_report_from_elsewhere(edgelm, tiny_bundle, kept, tmp_path, monkeypatch):
@@ -65,6 +68,7 @@ def test_a_report_from_elsewhere(edgelm, tiny_bundle, kept, tmp_path, monkeypatc
 
 def test_a_target_is_calibrated(edgelm, tiny_bundle, kept, tmp_path, monkeypatch):
     monkeypatch.setattr("edgelm.bench.report.unreliable", lambda rates: False)  # this machine is shared
+    monkeypatch.setattr("edgelm.machine.others.Others.cpus", lambda self: None)
     assert edgelm("bench", tiny_bundle.path, *BENCH).code == 0
     ended = edgelm("results", "--calibrate", "x86-64", "-o", tmp_path / "mine.toml")
     assert (ended.code, ended.out) == (0, f"saved: {tmp_path / 'mine.toml'}\n")

@@ -51,3 +51,26 @@ def test_no_bar_elsewhere(monkeypatch):
         bar.start("weights", 0)
         bar.advance(5, "layer 3")
     assert stream.getvalue() == ""
+
+
+def test_without_a_terminal_a_long_stage_tells_now_and_then_how_far_it_is(monkeypatch):
+    stream, now = io.StringIO(), [100.0]
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(show.time, "monotonic", lambda: now[0])
+    with show.Bar() as bar:
+        bar.start("calibrating", 100)
+        for _ in range(10):
+            now[0] += 10.0
+            bar.advance(2, "a matrix")
+    assert stream.getvalue() == "calibrating: 4% about 8 min left\ncalibrating: 16% about 7 min left\n"
+
+
+def test_the_time_left_is_told_on_a_terminal_too(monkeypatch):
+    terminal, now = Terminal(), [0.0]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(show.time, "monotonic", lambda: now[0])
+    with show.Bar() as bar:
+        bar.start("calibrating", 4)
+        now[0] = 30.0
+        bar.advance(1, "a matrix")
+        assert terminal.getvalue().endswith("]  25%  about 2 min left  a matrix")

@@ -40,7 +40,6 @@ ELSEWHERE = {
     r".* --scheduler tcp:": "tests/cluster/test_cluster.py",
     r"bench .* --sustained 10m": "tests/bench/test_sustained.py",
     r"pull .* --from /media": "tests/cli/test_names_cli.py",
-    r"(export|run|chat) .*(real-models|bundles/smollm2(?![-\w]))": "tests/cli/test_real_names.py",
 }
 _EXPORT = re.compile(
     r"^edgelm export --target ([\w-]+)(?: --overwrite)?(?: +#.*)?$", re.M

@@ -386,7 +386,7 @@ def nothing(_: Hub) -> dict[str, str]:
     [
         ("owner/none", nothing, "no folder owner/none, and no model of that name on the hub", "check the spelling"),
         (MODEL, gated, f"model {MODEL} is gated", "accept its licence on its page"),
-        (MODEL, away, f"no folder {MODEL}, and the hub cannot be reached", "check the path, or the network"),
+        (MODEL, away, f"no folder {MODEL} here, and the hub cannot be reached", "check the network and its proxy"),
         (MODEL, offline, f"no folder {MODEL}, and the hub is switched off by HF_HUB_OFFLINE", "unset HF_HUB_OFFLINE"),
         (MODEL, failing, f"the hub cannot give {MODEL}: it answers 503", "run the command again"),
         ("owner/a--b", nothing, "owner/a--b is neither a folder nor an id of the hub", "None"),
@@ -407,7 +407,7 @@ def test_a_client_that_was_closed_did_not_reach_the_hub(monkeypatch: pytest.Monk
         raise RuntimeError("Cannot send a request, as the client has been closed.")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", closed)
-    with pytest.raises(CheckpointError, match=r"no folder owner/none, and the hub cannot be reached"):
+    with pytest.raises(CheckpointError, match=r"no folder owner/none here, and the hub cannot be reached"):
         resolve("owner/none")
 
 

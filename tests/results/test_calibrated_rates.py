@@ -119,6 +119,14 @@ def test_nothing_measured():
         calibrate(load_target("rpi5"), [], "")
 
 
+def test_what_cannot_be_of_the_board_is_an_error_that_says_what_to_do(truth):
+    tests = made(truth, SHAPES)
+    tests[0] = replace(tests[0], rate=tests[0].rate / 1000)
+    with pytest.raises(ResultsError, match=r"a forecast of prefill is [\d,]+ % off what was measured") as caught:
+        calibrate(load_target("rpi5"), tests, "a test")
+    assert "edgelm results rm RUN" in str(caught.value.hint)
+
+
 def test_which_rows_count(row, tiny_bundle):
     manifests: dict[str, dict[str, Any]] = {"good": tiny_bundle.manifest.to_dict(), "bad": {"format": 1}}
     rows = [
@@ -132,6 +140,8 @@ def test_which_rows_count(row, tiny_bundle):
         row(bundle="good", emulated=True),
         row(bundle="good", test="tg128 text +draft"),
         row(bundle="good", test="tg128 text"),
+        row(bundle="good", repetitions=1),
+        row(bundle="good", threads=64),
     ]
     assert [(t.depth, t.threads) for t in measured(rows, manifests)] == [(0, 3), (64, 3)]
     assert len(measured(rows, manifests, emulated=True)) == 1

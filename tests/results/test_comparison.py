@@ -73,5 +73,10 @@ def test_against_last_time(row):
     (told,) = against_last(rows, "e")
     assert (told.before.run, told.after.run, told.verdict) == ("b", "e", "faster")
     assert against_last(rows, "a") == []
+    rows.insert(
+        4, row(run="odd", threads=64, avg_ts=9.0)
+    )  # newer, but with other threads: only where there is none else
+    assert against_last(rows, "e")[0].before.run == "b"
+    assert against_last([rows[4], rows[5]], "e")[0].before.run == "odd"
     assert [c.before.run for c in between(rows[:1], rows[1:2])] == ["a"]
-    assert between(rows[:1], rows[5:]) == []
+    assert between(rows[:1], rows[6:]) == []

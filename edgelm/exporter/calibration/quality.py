@@ -56,6 +56,7 @@ SMALL = 16_000_000  # parameters of a model that is measured without being asked
 AUTO = "auto"  # in place of a text
 
 _FEW = 4096  # tokens of calibration text that are worth a word
+_LONG = 30.0  # seconds of calibration that are told beforehand
 _SHORT = 128  # tokens of a chunk of a language's text, of which there is little
 _COARSE = 128  # weights of a 4-bit block that had better be calibrated
 
@@ -251,6 +252,7 @@ def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) ->
     passages = load_passages(calibration.wanted, "calibration")
     chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), _tokens(plan))
     on, tokens = Text(passages.name, passages.sha256), sum(map(len, chunks))
+    _tell_time(calibrate.seconds(decoder, tokens), progress)
     _tell_memory("calibration", calibrate.memory(decoder, tokens), progress)
     with calibration.folder("calibrating") as folder:
         smoothed: int | None = None
@@ -287,6 +289,15 @@ def with_kv_scales(plan: GraphPlan, weights: calibrate.Prepared, calibration: Ca
         )
     facts = KVCalibration(Text(passages.name, passages.sha256), sum(map(len, chunks)))
     return replace(weights, kv=kvscales.KVRanges(scales, facts))
+
+
+def _tell_time(seconds: float, progress: Progress) -> None:
+    """A word where one has to wait."""
+    if seconds >= _LONG:
+        wait = f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+        progress.say(
+            f"calibrating takes about {wait} if nothing else runs here; --calibrate none goes without, and answers get worse"
+        )
 
 
 def _tell_memory(what: str, needed: int, progress: Progress) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgelm.catalogue.store import MIRROR
 from edgelm.errors import CheckpointError, DependencyError, EdgeLMError
 from edgelm.exporter.checkpoint.checkpoint import pickles, weight_files
 from edgelm.exporter.checkpoint.gguf import files as gguf
@@ -282,7 +283,8 @@ class HubModel:
 
 def _away(model: str) -> CheckpointError:
     return CheckpointError(
-        f"no folder {model}, and the hub cannot be reached", hint="check the path, or the network and its proxy"
+        f"no folder {model} here, and the hub cannot be reached to fetch it",
+        hint=f"check the network and its proxy, or the path; {MIRROR}=DIR names a folder with copies of models",
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from edgelm.errors import PromptError, TemplateError
@@ -205,6 +204,8 @@ def _joined(message: dict[str, Any]) -> dict[str, Any]:
 
 def _explained(error: Exception, template: jinja2.Template) -> TemplateError:
     """The one line that says what a rendering failed of."""
+    from traceback import walk_tb
+
     import jinja2
 
     lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == _FILE]

@@ -7,6 +7,7 @@ import android.widget.Button
 import android.widget.EditText
 import android.widget.TextView
 import java.io.File
+import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
@@ -59,7 +60,11 @@ class MainActivity : Activity() {
         send.setText(R.string.stop)
         running = scope.launch {
             try {
-                loaded.answer(prompt).flowOn(worker).collect { answer.append(it) }
+                loaded.answer(listOf(Message("user", prompt))).flowOn(worker).collect { answer.append(it) }
+            } catch (error: CancellationException) {
+                throw error
+            } catch (error: Exception) { // such as a prompt that is too long
+                answer.append(error.message)
             } finally {
                 send.setText(R.string.send)
             }
