@@ -81,6 +81,7 @@ def test_what_is_none_is_refused(checkpoint: Path, tmp_path: Path, content: byte
     ("content", "says"),
     [
         (b'{"regex": "("}', "regex cannot be used: "),
+        (b'{"regex": "[^\\\\x00-\\\\U0010ffff]"}', "no token of the vocabulary can come next"),
         (b'{"json_schema": {"propertes": {}}}', "json_schema: unknown word 'propertes' at /"),
     ],
 )

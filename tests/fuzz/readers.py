@@ -69,6 +69,7 @@ SCHEMA = {
     "additionalProperties": False,
     "$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 99}},
 }
+ANSWERS = {"regex": r"(a|b|ab){1,9}( (a|\w{2,9})){0,4}|(ab|b[^{}\x00-\x1f]+) a"}
 PROFILE: dict[str, Any] = {
     "version": 1,
     "goal": "speed",
@@ -414,6 +415,7 @@ READERS = {
     "tokenizer of a checkpoint": Reader("tokenizer.json", _tokenizer, _read_text_files, json=True),
     "tokenizer settings": Reader("tokenizer_config.json", dumped(SETTINGS), _read_text_files, json=True),
     "generation config": Reader("generation_config.json", dumped(GENERATION), _read_text_files, json=True),
+    "answer grammar": Reader("answer_grammar.json", dumped(ANSWERS), _read_text_files, json=True),
     "vocabulary": Reader("vocab.json", _vocab, _read_vocab, json=True),
     "merges": Reader("merges.txt", lambda folder: b"#version: 0.2\na b\n", _read_merges),
     "config": Reader("config.json", dumped(CONFIG), _read_config, json=True),

@@ -26,6 +26,7 @@ from edgelm.runtime.text.tokenizer_file import guarded
 if TYPE_CHECKING:
     import llguidance
 
+_STUCK = {"NoExtensionBias": "no token of the vocabulary can come next"}  # llguidance's words → ours
 # JSON as models know it, on one line or indented, and not blanks for ever; a schema's own "x-guidance" counts more.
 _JSON = {"whitespace_pattern": r"( |\n[ \t]{0,32})?"}
 
@@ -132,7 +133,7 @@ class Grammar:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise EdgeLMError(
-                f"constrained decoding failed: {_line(self._matcher.get_error())}",
+                f"constrained decoding failed: {_STUCK.get(found := _line(self._matcher.get_error()), found)}",
                 hint=self._hint,
             )
 
@@ -208,13 +209,12 @@ class Grammars:
         prepared = self._tokens(llguidance.LLTokenizer, names[0])
         try:
             with guarded():
-                failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, prepared)
-                matcher = None if failed or messages else llguidance.LLMatcher(prepared, grammar, log_level=0)
-                problem = messages[0] if matcher is None else matcher.get_error() if matcher.is_error() else None
+                matcher = llguidance.LLMatcher(prepared, grammar, log_level=0)
+                problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
         except ValueError as error:
             raise OptionError(f"{names[0]} cannot be used: {error}") from None
-        if matcher is None or problem is not None:
-            raise OptionError(f"{names[0]} cannot be used: {_line(problem or '')}")
+        if problems:
+            raise OptionError(f"{names[0]} cannot be used: {_line(problems[0])}")
         return matcher
 
     def _tokens(self, kind: type[llguidance.LLTokenizer], name: str) -> llguidance.LLTokenizer:
