@@ -17,7 +17,7 @@ from edgelm.runtime.sample.logprobs import TokenLogprob
 from edgelm.serve.body import Body, read_body
 from edgelm.serve.calls import ToolCall
 from edgelm.serve.clocks import ClockWatch
-from edgelm.serve.errors import ApiError
+from edgelm.serve.errors import LOG, ApiError
 from edgelm.serve.generation import Begun, End, Event, Generations, Job, Piece
 from edgelm.serve.metrics import Metrics
 from edgelm.serve.pool import Pool, Served
@@ -35,6 +35,7 @@ class Backend:
     generations: Generations
     metrics: Metrics
     clocks: ClockWatch = field(default_factory=ClockWatch)
+    unaware: set[str] = field(default_factory=set)  # models whose template knows no tools, and was given some
 
     def model(self, body: Body) -> Served:
         """The model that a request names."""
@@ -44,6 +45,13 @@ class Backend:
         """A text; without a number of tokens it may fill the context."""
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
             self.clocks.look(model.name, prompt)
+        if (
+            options.get("tools")
+            and "tools" not in (model.bundle.chat_template or "")
+            and model.name not in self.unaware
+        ):
+            self.unaware.add(model.name)
+            LOG.warning("%s is given tools, but its chat template knows none: it does not see them", model.name)
         given = {"max_tokens": model.bundle.context, **{k: v for k, v in options.items() if v is not None}}
         if not self.settings.answer_grammar:
             given["answer_grammar"] = False

@@ -92,9 +92,12 @@ class Pool:
             return next(iter(self.models.values()))
         found = self.models.get(name) or self.models.get(name.removesuffix(":latest"))
         if found is None:
+            hint = near(name[:200], self.models, listing="models")
+            if not hint.startswith("did you"):  # an app that asks for a name of its own
+                hint += f"; --alias {name[:200]} serves one by this name"
             raise ApiError(
                 404,
-                f"there is no model {name[:200]!r}; {near(name[:200], self.models, listing='models')}",
+                f"there is no model {name[:200]!r}; {hint}",
                 param="model",
                 code="model_not_found",
             )

@@ -209,7 +209,7 @@ def test_an_answer_of_special_tokens_alone_is_not_silently_empty(scripted: Calla
     assert choice.message.content == "<|odd|><|odd|>"
 
 
-def test_a_tool_that_must_be_called_is(client: Any) -> None:
+def test_a_tool_that_must_be_called_is(client: Any, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("llguidance")
     named = {"type": "function", "function": {"name": "set_light"}}
     for choice in ("required", named):
@@ -220,6 +220,8 @@ def test_a_tool_that_must_be_called_is(client: Any) -> None:
         assert call.function.name == "set_light"
         assert json.loads(call.function.arguments)["room"] in ("kitchen", "attic")
         assert done.choices[0].finish_reason == "tool_calls"
+    told = [message for message in caplog.messages if "its chat template knows none" in message]
+    assert len(told) == 1  # said once: the model's template shows it no tools
 
 
 def test_results_of_tools_go_back_to_the_model(scripted: Callable[..., Any]) -> None:
