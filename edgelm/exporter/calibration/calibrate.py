@@ -24,6 +24,7 @@ from edgelm.exporter.calibration.kvscales import KVRanges
 from edgelm.exporter.calibration.layer_runner import Part
 from edgelm.exporter.calibration.moments import ENOUGH, correction, hessian
 from edgelm.exporter.formats.format import Format, Parts
+from edgelm.exporter.formats.parallel import in_slices
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
@@ -272,7 +273,7 @@ class _Work:
         for piece in _batches(rows):
             if more is not None and by_data is not None:
                 piece = piece + more.of(piece)
-            parts = (by_data or format.quantize)(piece)
+            parts = in_slices(by_data or format.quantize, piece)
             waiting.add(parts)
             rounded = format.values(parts, k)
             off = rounded - piece

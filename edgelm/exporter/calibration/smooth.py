@@ -7,6 +7,7 @@ free at run time:
 
     the matrix after a norm that nothing else reads       s goes into the norm's weight and bias
     down, after a gated feed-forward, or after a ReLU     s goes into the rows of up
+    out, after attention                                  s goes into the rows of value, the same for all queries of a head
 
 ``s_j = x_j^α / max |W_ij|^(1-α)``, x_j being the largest magnitude of the channel or its root mean square, whichever and
 with the α, or none at all, for which the quantised product of a sample comes nearest to the exact one.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.formats.format import Format
 from edgelm.exporter.graph.decoder_graph import Formats
-from edgelm.exporter.model.decoder import Decoder, Layer, Linear, Norm
+from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Linear, Norm
 from edgelm.exporter.model.weights import Smoothing, WeightReader
 from edgelm.exporter.progress import Progress
 
@@ -72,25 +74,51 @@ def smooth(
     flow = Flow(decoder, [embed(ids[None], {}) for ids in chunks])
     for index, layer in enumerate(decoder.layers):
         parts = layer_runner.parts(decoder, formats, index, reader, context, folder)
-        origins = {layer.linears[number].name: origin for number, origin in _places(layer)}
+        places = {layer.linears[place.number].name: place for place in _places(layer)}
         for linear, inputs in flow.through(layer, parts):
-            weight, origin = reader.matrix(linear), origins.get(linear.name)
-            if origin is not None and formats.of(linear).smooths and not _kept(reader, formats, linear, origin):
-                _choose(found, linear, origin, formats.multiplied(linear), weight, inputs)
+            weight, place = reader.matrix(linear), places.get(linear.name)
+            if place is not None and formats.of(linear).smooths and not _kept(reader, formats, linear, place.origin):
+                _choose(found, linear, place, formats.multiplied(linear), weight, inputs)
             flow.multiply(linear, weight)
         progress.advance(1, layer.name)
     progress.finish()
     return found
 
 
-def _places(layer: Layer) -> Iterator[tuple[int, Norm | Linear]]:
-    """(Number of a matrix in the layer, what makes its inputs and nobody else's)."""
+@dataclass(frozen=True)
+class _Place:
+    """Where a matrix' inputs can be divided by something.
+
+    Attributes:
+        number: of the matrix in its layer.
+        origin: what makes its inputs, and nobody else's.
+        row: of a matrix that does, the first of the rows that make them.
+        heads: (that the rows make, that read each): channels of the latter have one factor; None where every channel of
+            the inputs is a row.
+    """
+
+    number: int
+    origin: Norm | Linear
+    row: int = 0
+    heads: tuple[int, int] | None = None
+
+
+def _places(layer: Layer) -> Iterator[_Place]:
+    mixer, mlp = layer.attention, layer.mlp
     if layer.attention_norm is not None and not (layer.parallel and layer.mlp_norm is None):
-        yield 0, layer.attention_norm
+        yield _Place(0, layer.attention_norm)
+    if isinstance(mixer, Attention) and _plain(mixer.qkv):
+        row = (mixer.heads + mixer.kv_heads) * mixer.head_dim
+        yield _Place(1, mixer.qkv, row, (mixer.kv_heads, mixer.heads // mixer.kv_heads))
     if layer.mlp_norm is not None:
-        yield 2, layer.mlp_norm
-    if (layer.mlp.gated or layer.mlp.activation == "relu") and not layer.mlp.up.biases:
-        yield 3, layer.mlp.up
+        yield _Place(2, layer.mlp_norm)
+    if (mlp.gated or mlp.activation == "relu") and _plain(mlp.up):
+        yield _Place(3, mlp.up, mlp.up.outputs - mlp.down.inputs)  # of gate and up, stacked, up comes second
+
+
+def _plain(linear: Linear) -> bool:
+    """Whether the values of its biases are those of whole tensors, in order."""
+    return not any(source.every for source in linear.biases)
 
 
 def _kept(reader: WeightReader, formats: Formats, linear: Linear, origin: Norm | Linear) -> bool:
@@ -100,7 +128,7 @@ def _kept(reader: WeightReader, formats: Formats, linear: Linear, origin: Norm |
 
 
 def _choose(
-    found: Found, linear: Linear, origin: Norm | Linear, format: Format, weight: np.ndarray, inputs: np.ndarray
+    found: Found, linear: Linear, place: _Place, format: Format, weight: np.ndarray, inputs: np.ndarray
 ) -> None:
     sample = _sample(inputs)
     exact = sample @ weight.T
@@ -115,21 +143,45 @@ def _choose(
         return float((np.square(off).sum(axis=1) / typical).mean())
 
     before = error(np.ones(linear.inputs, np.float32))
-    columns = np.abs(weight).max(axis=0)
-    tried = [channel_scales(level, columns, alpha) for level in _levels(format, inputs) for alpha in _ALPHAS]
+    columns = _of_heads(np.abs(weight).max(axis=0), place.heads)
+    levels = [_of_heads(level, place.heads) for level in _levels(format, inputs)]
+    made = [channel_scales(level, columns, alpha) for level in levels for alpha in _ALPHAS]
+    tried = [_for_all(scale, place.heads) for scale in made]
     after, number = min((error(scale), number) for number, scale in enumerate(tried))
     if after >= before:
         return
-    scale = tried[number]
     found.before[linear.name], found.after[linear.name] = before, after
-    found.smoothing.columns[linear.name] = scale
+    found.smoothing.columns[linear.name] = tried[number]
+    _divide(found.smoothing, place, made[number])
+
+
+def _of_heads(channels: np.ndarray, heads: tuple[int, int] | None) -> np.ndarray:
+    """Of channels [heads * head_dim], those that several queries have in common: the largest."""
+    if heads is None:
+        return channels
+    largest: np.ndarray = channels.reshape(*heads, -1).max(axis=1).ravel()
+    return largest
+
+
+def _for_all(scales: np.ndarray, heads: tuple[int, int] | None) -> np.ndarray:
+    """The factors of all channels, by those that queries have in common."""
+    return scales if heads is None else np.repeat(scales.reshape(heads[0], -1), heads[1], axis=0).ravel()
+
+
+def _divide(smoothing: Smoothing, place: _Place, scale: np.ndarray) -> None:
+    """What makes inputs makes them smaller."""
+    origin = place.origin
     if isinstance(origin, Norm):
-        found.smoothing.vectors[origin.weight] = (1 / scale, origin.offset)
+        smoothing.vectors[origin.weight] = (1 / scale, origin.offset)
         if origin.bias is not None:
-            found.smoothing.vectors[origin.bias] = (1 / scale, 0.0)
-    else:  # of gate and up, stacked, up comes second
-        gate = np.ones(origin.outputs - linear.inputs, np.float32)
-        found.smoothing.rows[origin.name] = np.concatenate([gate, 1 / scale])
+            smoothing.vectors[origin.bias] = (1 / scale, 0.0)
+        return
+    factors = np.ones(origin.outputs, np.float32)
+    factors[place.row : place.row + len(scale)] = 1 / scale
+    smoothing.rows[origin.name] = factors
+    starts = accumulate((source.rows for source in origin.biases), initial=0)
+    for source, start in zip(origin.biases, starts, strict=False):
+        smoothing.vectors[source.tensor] = (factors[start : start + source.rows], 0.0)
 
 
 def _sample(inputs: np.ndarray) -> np.ndarray:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+import numpy as np
+
+_SLICE = (
+    512  # rows that are worked on at once; not a share of the cores', since a bundle must not depend on their number
+)
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -30,3 +36,12 @@ def ordered_map(work: Callable[[A], B], pieces: Iterable[A], workers: int | None
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def in_slices(work: Callable[[np.ndarray], Mapping[str, np.ndarray]], rows: np.ndarray) -> Mapping[str, np.ndarray]:
+    """``work(rows)`` [n, k], where rows do not depend on each other, by slices of them; each array it gives has n rows."""
+    pieces = [rows[start : start + _SLICE] for start in range(0, len(rows), _SLICE)]
+    if len(pieces) < 2:
+        return work(rows)
+    found = list(ordered_map(work, pieces))
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}

@@ -4,7 +4,7 @@ The model is run layer by layer in fp32. Small errors act on the divergence by t
 second-order expansion behind Optimal Brain Surgeon, Hassibi & Stork, 1993), so that three things are measured:
 
     of every layer      the divergence that its matrices cause together, each in its format of fewest bytes: that variant
-                        is taken to the end, beside the model as it is
+                        is taken to the end, beside the model as it is; of a deep model two neighbouring layers share one
     of every matrix     the error that it leaves in the hidden states after its layer, in the format of fewest bytes
     of every format     the error of the matrix' product, with activations rounded as the format's operator does
 
@@ -29,6 +29,7 @@ from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.calibration.moments import hessian
 from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.parallel import in_slices
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
@@ -44,6 +45,7 @@ _VALUES = 1 << 20  # logits compared at once
 _TOGETHER = 4096  # tokens of variants that go through a layer at once
 _SAMPLE = 256  # inputs on which formats are told apart
 _ROWS = 192  # of a matrix that are looked at for that
+_DEEP = 16  # layers of a model of which two neighbours share a variant: what is after them hardly tells them apart
 
 Losses = dict[str, list[float]]
 """Name of a matrix → KL divergence in nats of each of its formats, in their order."""
@@ -71,7 +73,12 @@ class Choices:
 
 def disk(decoder: Decoder, tokens: int) -> int:
     """Bytes that the variants take in a file while they wait, of a text of so many tokens."""
-    return 4 * (1 + len(decoder.layers)) * -(-tokens // _EVERY) * decoder.hidden
+    return 4 * (1 + -(-len(decoder.layers) // _shared(decoder))) * -(-tokens // _EVERY) * decoder.hidden
+
+
+def _shared(decoder: Decoder) -> int:
+    """How many neighbouring layers share a variant."""
+    return 2 if len(decoder.layers) >= _DEEP else 1
 
 
 def text_size(decoder: Decoder, context: int) -> tuple[int, int]:
@@ -166,17 +173,21 @@ class _Work:
         self.reader, self.decoder, self.choices = reader, decoder, choices
         self.chunks, self.others, self.folder, self.progress = text.measured, text.others, folder, progress
         self.length = len(self.chunks[0])
-        self.exact = Formats(EXACT, EXACT, EXACT)
+        self.exact, self.shared = Formats(EXACT, EXACT, EXACT), _shared(decoder)
         self.variants: list[_Variant] = []
-        shape = (1 + len(decoder.layers), len(self.chunks), self.length, decoder.hidden)
+        shape = (self._before(len(decoder.layers)), len(self.chunks), self.length, decoder.hidden)
         self.waiting = np.lib.format.open_memmap(folder / "variants.npy", "w+", np.float32, shape)
 
     @property
     def total(self) -> int:
         """Runs over the text: of layers, and of the head."""
         layers = len(self.decoder.layers)
-        waiting = layers * (layers + 1) // 2
-        return layers + waiting + len(self.decoder.linears) + layers + 1 + len(self.choices.head)
+        waiting = sum(self._before(index) - (index % self.shared > 0) for index in range(layers))
+        return layers + waiting + len(self.decoder.linears) + self._before(layers) + len(self.choices.head)
+
+    def _before(self, index: int) -> int:
+        """Variants that there are before a layer: the embedding's, and those of layers."""
+        return 1 + -(-index // self.shared)
 
     def embed(self) -> list[np.ndarray]:
         """The hidden states before the first layer [S, hidden] of every chunk: those measured on, then the others."""
@@ -212,11 +223,12 @@ class _Work:
             flow.multiply(linear, matrices[linear.name])
         run, after = layer_runner.whole(*given), flow.hidden
         self.progress.advance(1, layer.name)
-        self._carry(layer, parts, matrices)
-        variant = self._variant()
-        for number, x in enumerate(base[: len(self.chunks)]):
+        goes_on = index % self.shared > 0
+        self._carry(layer, parts, matrices, len(self.variants) - goes_on)
+        variant = self.variants[-1] if goes_on else self._variant()
+        variant.whole += _error(after[:1], [run(base[0][None], smallest)])
+        for number, x in enumerate(self.waiting[variant.place] if goes_on else base[: len(self.chunks)]):
             self.waiting[variant.place, number] = run(x[None], smallest)
-        variant.whole = _error(after[:1], self.waiting[variant.place, :1])
         for linear in layer.linears:
             alone = run(base[0][None], {**matrices, linear.name: smallest[linear.name]})
             left = _error(after[:1], [alone])
@@ -224,11 +236,13 @@ class _Work:
             self.progress.advance(1, linear.name)
         return after
 
-    def _carry(self, layer: Layer, parts: Sequence[layer_runner.Part], matrices: Mapping[str, np.ndarray]) -> None:
-        """Take what waits through a layer, several variants at once."""
+    def _carry(
+        self, layer: Layer, parts: Sequence[layer_runner.Part], matrices: Mapping[str, np.ndarray], count: int
+    ) -> None:
+        """Take the first variants through a layer, several at once."""
         several = max(1, _TOGETHER // (len(self.chunks) * self.length))
-        for start in range(0, len(self.variants), several):
-            waiting = self.waiting[start : min(start + several, len(self.variants))]
+        for start in range(0, count, several):
+            waiting = self.waiting[start : min(start + several, count)]
             flow = Flow(self.decoder, list(waiting.reshape(-1, *waiting.shape[2:])))
             for linear, _ in flow.through(layer, parts):
                 flow.multiply(linear, matrices[linear.name])
@@ -244,7 +258,7 @@ class _Work:
         """The matrix in its format of fewest bytes, by the other inputs where there are any."""
         format, others = self.choices.body[linear.name][0], inputs[self.length * len(self.chunks) :]
         by_data = format.rounder(hessian(others)) if len(others) else None
-        return format.values((by_data or format.quantize)(weight), linear.inputs)
+        return format.values(in_slices(by_data or format.quantize, weight), linear.inputs)
 
     def _product_errors(
         self, linear: Linear, inputs: np.ndarray, weight: np.ndarray, smallest: np.ndarray
