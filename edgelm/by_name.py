@@ -24,7 +24,7 @@ from edgelm.errors import (
     near,
     suggest,
 )
-from edgelm.files import path_argument
+from edgelm.files import expanded, path_argument
 
 if TYPE_CHECKING:
     from edgelm.bundle.reader import Bundle
@@ -140,8 +140,8 @@ def find_bundle(
 
     store, model = Store.of_user(), model_named(given)
     if model is None:
-        if os.path.lexists(Path(given).expanduser()):
-            return Path(given).expanduser()
+        if os.path.lexists(expanded(given)):
+            return expanded(given)
         if (stored := store.find(given)) is None:
             raise _unknown(given)
         return stored.bundle.path

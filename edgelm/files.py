@@ -45,6 +45,16 @@ def path_argument(name: str, value: object) -> Path:
     return Path(given)
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the home folder for its ``~``; as it stands where there is no such user, which `Path.expanduser` raises."""
+    return Path(os.path.expanduser(path))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something of that name; not where the name is too long for any, which `Path.exists` raises."""
+    return os.path.exists(path)
+
+
 def expect_name(path: str | os.PathLike[str]) -> None:
     """OSError for what can be the name of no file: with a NUL, or with half of a surrogate pair."""
     try:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import edgelm
-from edgelm.errors import EdgeLMError, OptionError
+from edgelm.errors import EdgeLMError, OptionError, PromptError
 from edgelm.runtime.lm import LM
+from edgelm.target.target import load_target
 
 FROZEN = Path(__file__).parent / "frozen" / "format1"
 NO_PATHS = [5, b"x", 1.5, [], {}, True, object()]
@@ -126,3 +130,53 @@ def test_other_arguments_of_a_load(name: str, value: Any) -> None:
 def test_other_arguments_of_an_export(name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"^{name} must be "):
         edgelm.export(**{"target": "x86-64", "quant": "fp32", name: value})
+
+
+@pytest.mark.parametrize("value", [None, *NO_PATHS])
+def test_arguments_of_an_adapters_export(value: Any) -> None:
+    for name in ("adapter", "base", *(() if value is None else ("output",))):
+        with pytest.raises(TypeError, match=f"^{name} must be a path"):
+            edgelm.export_adapter(**{"adapter": "x", "base": FROZEN, name: value})
+    with pytest.raises(TypeError, match=r"^overwrite must be True or False"):
+        edgelm.export_adapter("x", FROZEN, overwrite="no")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"did you mean output"):
+        edgelm.export_adapter("x", FROZEN, outputs="y")  # type: ignore[call-arg]
+
+
+def test_other_public_names(lm: LM) -> None:
+    bundle, odd = edgelm.Bundle.open(FROZEN), np.array([1, 2])
+    for name, call in {
+        "config": lambda: edgelm.GenerationConfig.from_hf(None),  # type: ignore[arg-type]
+        "check": lambda: edgelm.Bundle.open(FROZEN, check=odd),  # type: ignore[arg-type]
+        "on_bytes": lambda: bundle.verify(5),  # type: ignore[arg-type]
+        "name_or_path": lambda: load_target(None),  # type: ignore[arg-type]
+        "quant": lambda: load_target("rpi5").recipe(8),  # type: ignore[arg-type]
+        "ids": lambda: lm.engine.forward([1.5]),  # type: ignore[list-item]
+        "num_logits": lambda: lm.engine.forward([3], odd),  # type: ignore[arg-type]
+        "position": lambda: lm.engine.rewind(math.nan),  # type: ignore[arg-type]
+    }.items():
+        with pytest.raises(TypeError, match=f"^{name} must be "):
+            call()
+    for ids in ("x", [[1], [2, 3]], [None], b"x", {"a": 1}, [True]):
+        with pytest.raises(TypeError, match=r"^ids must be token ids"):
+            lm.engine.forward(ids)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="only text is supported"):
+        lm.generate([{"role": "user", "content": [{"type": odd, "text": "x"}]}])
+    with pytest.raises(OptionError, match=r"^cancel must be a threading\.Event"):
+        lm.generate("hi", cancel=threading.Event)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "é" * 300, "~nosuchuser/x", "a/" * 3000, "~"])
+def test_names_that_no_folder_can_have(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for call in (
+        edgelm.load,
+        edgelm.Bundle.open,
+        load_target,
+        partial(edgelm.export, target="x86-64"),
+        partial(edgelm.export_adapter, base=FROZEN),
+        partial(edgelm.export_adapter, FROZEN),
+    ):
+        with pytest.raises(EdgeLMError):
+            call(name)

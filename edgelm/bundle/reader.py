@@ -39,7 +39,7 @@ from edgelm.bundle.manifest import MANIFEST as MANIFEST
 from edgelm.bundle.manifest import MODEL as MODEL
 from edgelm.bundle.manifest import TOKENIZER as TOKENIZER
 from edgelm.bundle.manifest import FileEntry, Manifest
-from edgelm.errors import BundleError, TaskError, suggest
+from edgelm.errors import BundleError, TaskError, expect_flags, suggest
 from edgelm.files import open_regular, path_argument, read_text, recover
 
 DATA = "model.onnx.data"
@@ -99,7 +99,11 @@ class Bundle:
             BundleError: no bundle there, made for a newer edgelm, or a file missing, truncated or edited.
         """
         folder = path_argument("path", path)
-        bundle = cls(folder, _read_manifest(folder))
+        expect_flags(check=check)
+        try:
+            bundle = cls(folder, _read_manifest(folder))
+        except OSError as error:  # a name that is too long, a folder that is not for everyone
+            raise BundleError(f"bundle {folder} cannot be opened: {error.strerror or error}") from None
         for name in bundle.files if check else ():
             bundle.check_file(name, whole=False)
         return bundle
@@ -208,6 +212,8 @@ class Bundle:
         Returns:
             one line for each file that differs, with what was expected; empty when all is well.
         """
+        if on_bytes is not None and not callable(on_bytes):
+            raise TypeError(f"on_bytes must be a function of a number of bytes, not {type(on_bytes).__name__}")
         problems = []
         for name in sorted(self.files):
             try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from edgelm.bundle.reader import MANIFEST, Bundle
 from edgelm.catalogue.models import find
 from edgelm.errors import DeviceError, EdgeLMError, ExportError
-from edgelm.files import swept_folder
+from edgelm.files import expanded, swept_folder
 
 FOLDER = "EDGELM_MODELS"
 MIRROR = "EDGELM_MIRROR"
@@ -45,7 +45,7 @@ class Store:
             DeviceError: a user without a home folder has none.
         """
         if own := os.environ.get(FOLDER):
-            return cls(Path(own).expanduser())
+            return cls(expanded(own))
         base = os.environ.get("XDG_CACHE_HOME") or ""
         try:
             return cls((Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "edgelm" / "models")
@@ -116,7 +116,7 @@ def mirrored(id: str, folder: Path | None = None) -> Path | None:
     if folder is None:
         if not (own := os.environ.get(MIRROR)):
             return None
-        folder = Path(own).expanduser()
+        folder = expanded(own)
     name = id.rsplit("/", 1)[-1]
     for place in (folder / id, folder / name):
         if (place / "config.json").is_file():

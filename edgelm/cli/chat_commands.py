@@ -17,6 +17,7 @@ from edgelm.cli.failures import say
 from edgelm.cli.run import print_chunk, speed
 from edgelm.cli.suggestions import nearest_command
 from edgelm.errors import OptionError, near
+from edgelm.files import expanded
 from edgelm.json_text import json_value
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _file(text: str, command: str) -> Path:
         words = [text]
     if not words:
         raise OptionError(f"{command} needs a file", hint=f"{command} chat.json")
-    return Path(" ".join(words)).expanduser()
+    return expanded(" ".join(words))
 
 
 def _stats(conversation: Conversation) -> None:

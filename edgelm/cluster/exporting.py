@@ -10,6 +10,7 @@ from typing import Any
 from edgelm.bundle.reader import Bundle
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress
+from edgelm.files import expanded, is_there
 from edgelm.target.target import Target
 
 _FILES = ("adapter", "calibrate", "card", "recipe", "compile_prompt")  # options that may name a file or folder
@@ -73,4 +74,4 @@ def names_of(models: Sequence[str]) -> Mapping[str, int]:
 
 
 def _exists(path: str) -> bool:
-    return Path(path).expanduser().exists()
+    return is_there(expanded(path))

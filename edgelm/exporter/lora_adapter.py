@@ -26,13 +26,13 @@ from edgelm.bundle.json_table import plain
 from edgelm.bundle.manifest import Manifest
 from edgelm.bundle.reader import Bundle, lora_inputs
 from edgelm.bundle.writer import json_text
-from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError
+from edgelm.errors import CheckpointError, ExportError, UnsupportedModelError, expect_flags, expect_type, names_keywords
 from edgelm.exporter.checkpoint.hub import resolve, slug
 from edgelm.exporter.checkpoint.lora import Adapter, LowRank
 from edgelm.exporter.checkpoint.names import bare, by_bare_name
 from edgelm.exporter.model.decoder import Decoder, Linear, Source
 from edgelm.exporter.progress import Progress
-from edgelm.files import replacing, umask
+from edgelm.files import path_argument, replacing, umask
 from edgelm.runtime.lora_adapter import FORMAT, METADATA, digest_of
 
 
@@ -77,6 +77,7 @@ def open_adapter(adapter: str, progress: Progress) -> Adapter:
     return Adapter.open(source.path, source.id, source.revision)
 
 
+@names_keywords
 def export_adapter(
     adapter: str | os.PathLike[str],
     base: str | os.PathLike[str],
@@ -100,15 +101,19 @@ def export_adapter(
     Raises:
         EdgeLMError: of the kind that fits, with what is wrong and what to do; nothing half-written is left.
     """
-    bundle = Bundle.open(base)
+    given = os.fspath(path_argument("adapter", adapter))
+    wanted = None if output is None else path_argument("output", output)
+    expect_flags(overwrite=overwrite)
+    expect_type("progress", progress, (Progress, type(None)), "a Progress")
+    bundle = Bundle.open(path_argument("base", base))
     table = bundle.lora
     if table is None:
         raise UnsupportedModelError(
             f"{bundle.path} has no places for an adapter at run time",
             hint="export it with --lora-ready, or merge the adapter: edgelm export MODEL --adapter DIR",
         )
-    source = open_adapter(os.fspath(adapter), progress or Progress())
-    path = Path(output) if output is not None else _beside(bundle, source)
+    source = open_adapter(given, progress or Progress())
+    path = _beside(bundle, source) if wanted is None else wanted
     _expect_free(path, overwrite=overwrite)
     tensors = _tensors(source, table)
     if not tensors:

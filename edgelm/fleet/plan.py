@@ -15,7 +15,7 @@ from typing import Any
 from edgelm.bench.sustained import duration
 from edgelm.bundle.reader import Bundle
 from edgelm.errors import EdgeLMError, FleetError, OptionError, near
-from edgelm.files import read_text
+from edgelm.files import expanded, read_text
 from edgelm.remote.place import parse
 from edgelm.target.table import Table
 from edgelm.target.toml_lines import key_lines
@@ -245,7 +245,7 @@ def _bundles(table: Table, find: Find) -> tuple[Bundle, ...]:
         table.fail("bundles", "is empty")
     found = []
     for name in names:
-        path = table.file.absolute().parent / Path(name).expanduser()
+        path = table.file.absolute().parent / expanded(name)
         if not path.exists():
             path = find(name) or path
         try:
@@ -303,7 +303,7 @@ def _time(table: Table, key: str) -> float:
 
 
 def _folder(table: Table) -> Path:
-    path = table.file.absolute().parent / Path(table.string("wheels")).expanduser()
+    path = table.file.absolute().parent / expanded(table.string("wheels"))
     if not path.is_dir():
         table.fail("wheels", f"is no folder: {path}")
     return path

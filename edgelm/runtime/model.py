@@ -16,8 +16,9 @@ from typing import Literal
 
 import numpy as np
 
+from edgelm.bundle.json_table import shown
 from edgelm.bundle.reader import Bundle
-from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError
+from edgelm.errors import BundleError, DeviceError, EdgeLMError, EdgeLMWarning, OptionError, PromptError, expect_type
 from edgelm.machine.host import read_cpu
 from edgelm.runtime.kv.cache import PROMPT_PASS, Cache, KVSnapshot, SharedCache
 from edgelm.runtime.kv.compiled_prompt import CompiledPrompt
@@ -221,7 +222,7 @@ class Sequence:
             OptionError: num_logits is out of range.
             DeviceError: not enough memory, or onnxruntime fails.
         """
-        tokens = np.asarray(ids, dtype=np.int64).reshape(-1)
+        tokens = _token_array(ids)
         listed: list[int] = tokens.tolist()  # of a single token, all that follows is faster in Python than in numpy
         self.expect_valid(listed, num_logits)
         cache, total = self._opened(), len(self._tokens) + len(listed)
@@ -297,6 +298,7 @@ class Sequence:
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from `position` on; a model with states or windows may read tokens before it again."""
+        expect_type("position", position, (int, np.integer), "a number of tokens")
         if not 0 <= position <= self.position:
             raise OptionError(f"cannot rewind to {position}: the engine holds {self.position} tokens")
         if position == self.position:
@@ -337,6 +339,7 @@ class Sequence:
         """The first `position` tokens and what they left in the cache, as views of it; some fewer for a model with
         states, where the state of that place was not saved.
         """
+        expect_type("position", position, (int, np.integer), "a number of tokens")
         if not 0 <= position <= self.position:
             raise OptionError(f"cannot save {position} tokens: the engine holds {self.position}")
         cache = self._opened()
@@ -361,6 +364,7 @@ class Sequence:
 
     def expect_valid(self, ids: list[int], num_logits: int) -> None:
         """PromptError or OptionError where `forward` cannot be called so."""
+        expect_type("num_logits", num_logits, (int, np.integer), "how many of the ids")
         if not ids or not 0 <= num_logits <= len(ids):
             raise OptionError(f"num_logits must be from 0 to the number of ids ({len(ids)}), not {num_logits}")
         total = len(self._tokens) + len(ids)
@@ -381,3 +385,14 @@ class Sequence:
         if self.cache is None:
             raise EdgeLMError("the engine is closed")
         return self.cache
+
+
+def _token_array(ids: abc.Sequence[int] | np.ndarray) -> np.ndarray:
+    """Token ids, int64 [n]; TypeError where they are none."""
+    try:
+        found = np.asarray(ids)
+    except ValueError:  # lists of unequal lengths
+        found = np.empty(1, object)
+    if found.dtype.kind not in "iu" and found.size:
+        raise TypeError(f"ids must be token ids, a list or an array of integers, not {shown(ids)}")
+    return found.astype(np.int64, copy=False).reshape(-1)

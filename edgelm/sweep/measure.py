@@ -30,7 +30,7 @@ from edgelm.exporter.checkpoint.hub import resolve
 from edgelm.exporter.manifest import source_hashes
 from edgelm.exporter.pipeline import export
 from edgelm.exporter.progress import Progress, counted
-from edgelm.files import aside, scratch
+from edgelm.files import aside, expanded, is_there, scratch
 from edgelm.runtime.engine import Engine
 from edgelm.runtime.lm import LM
 from edgelm.runtime.sample.config import GenerationConfig
@@ -267,7 +267,7 @@ class Step:
         """The checkpoint and the text to calibrate on, where they are files."""
         calibrate = self.sweep.calibrate if self.candidate.calibrated else None
         paths = [name for name in (self.sweep.model, calibrate) if name is not None]
-        return tuple(name for name in paths if Path(name).expanduser().exists())
+        return tuple(name for name in paths if is_there(expanded(name)))
 
     def moved(self, paths: Mapping[str, str]) -> Step:
         """With the checkpoint and the text elsewhere."""

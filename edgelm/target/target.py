@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from edgelm.bundle.format_spec import FormatSpec as FormatSpec
-from edgelm.errors import TargetError, near
-from edgelm.files import read_text
+from edgelm.errors import TargetError, expect_type, near
+from edgelm.files import path_argument, read_text
 from edgelm.target.operators import operators_of
 from edgelm.target.rates import Rates, read_rates
 from edgelm.target.table import Table
@@ -142,6 +142,7 @@ class Target:
             TargetError: the target has no such recipe.
         """
         name = self.default if quant is None else quant
+        expect_type("quant", name, str, "the name of a recipe")
         if name in self.recipes:
             return self.recipes[name]
         if name in ("fp32", "fp16"):
@@ -191,7 +192,7 @@ def load_target(name_or_path: str | os.PathLike[str]) -> Target:
         TargetError: no such target or file, or one that is not a valid target; it names the file, key and line. Or none
             fits this machine.
     """
-    name = os.fspath(name_or_path)
+    name = name_or_path if isinstance(name_or_path, str) else os.fspath(path_argument("name_or_path", name_or_path))
     if isinstance(name_or_path, str) and name in AUTO:
         from edgelm.target.match import target_here  # which looks through these
 
@@ -200,7 +201,7 @@ def load_target(name_or_path: str | os.PathLike[str]) -> Target:
     if isinstance(name_or_path, str) and name in known:
         return _parse(_targets_dir() / f"{name}.toml")
     path = Path(name)
-    if name and (name.endswith(".toml") or os.sep in name or path.is_file()):
+    if name and (name.endswith(".toml") or os.sep in name or os.path.isfile(path)):
         return _parse(path)
     raise TargetError(
         f"unknown target {name!r}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from readers import READERS
 
 COUNT = int(os.environ.get("EDGELM_FUZZ", "0"))
+WAITS = 60  # seconds for an input that computes nothing
 PROFILE = settings(
     max_examples=COUNT or 40,
     derandomize=not COUNT,
@@ -147,6 +149,14 @@ class Worker:
     def _answer(self) -> str:
         assert self._process is not None
         assert self._process.stdout is not None
+        for _ in range(
+            WAITS
+        ):  # not one wait of a minute: while this process is stopped, or has no core, none of them passes
+            if select.select([self._process.stdout], [], [], 1.0)[0]:
+                break
+        else:
+            self.close()
+            return "ended by a wait of a minute"
         if line := self._process.stdout.readline():
             return line.decode().rstrip("\n")
         code = self._process.wait()

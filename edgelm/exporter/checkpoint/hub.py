@@ -17,7 +17,7 @@ from edgelm.errors import CheckpointError, EdgeLMError, OptionError, near
 from edgelm.exporter.checkpoint.gguf import files as gguf
 from edgelm.exporter.checkpoint.hub_model import HubModel, Source
 from edgelm.exporter.progress import Progress
-from edgelm.files import real_path
+from edgelm.files import expanded, is_there, real_path
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _GGUF_ID = re.compile(rf"({_HUB_ID.pattern}):([\w.-]+)")  # as llama.cpp's users write it: owner/name:Q4_K_M
@@ -40,7 +40,7 @@ def meant(model: str | None, revision: str | None = None, file: str | None = Non
     """What a MODEL means: a path that is there is that path; names of the catalogue and addresses of the hub's pages
     become ids.
     """
-    if model is None or Path(model).expanduser().exists():
+    if model is None or is_there(expanded(model)):
         return Wanted(model, revision, file)
     if (known := catalogue.find(model)) is not None:
         return Wanted(None if known.embedded else known.id, revision, file)
@@ -72,8 +72,8 @@ def name_of(model: str | None, file: str | None = None) -> str:
     """What the model is called, without a look at the hub: its name in the catalogue, its id, or that of its file."""
     if model is None:
         return demo.NAME
-    path = Path(model).expanduser()
-    if path.exists():
+    path = expanded(model)
+    if is_there(path):
         return gguf.stem(real_path(path).name)
     if (known := catalogue.find(model)) is not None and "/" not in model:
         return known.name
@@ -131,8 +131,8 @@ def resolve(
     """
     wanted = meant(model, revision, file)
     model, revision, file = wanted.model, wanted.revision, wanted.file
-    path = Path(model).expanduser() if model is not None else demo.path()
-    if model is not None and not path.exists():
+    path = expanded(model) if model is not None else demo.path()
+    if model is not None and not is_there(path):
         if _on_hub(model) and _HUB_ID.fullmatch(model):
             if revision is None and file is None and (copy := mirrored(model)) is not None:
                 return Source(copy, gguf.stem(copy.name) if copy.is_file() else model)
@@ -197,7 +197,7 @@ def described(
     """
     wanted = meant(model, revision, file)
     model, revision, file = wanted.model, wanted.revision, wanted.file
-    elsewhere = model is not None and not Path(model).expanduser().exists() and _on_hub(model)
+    elsewhere = model is not None and not is_there(expanded(model)) and _on_hub(model)
     named = None if model is None else _GGUF_ID.fullmatch(model)
     plain = named is None and file is None
     if not elsewhere or model is None or (named is not None and file is not None):

@@ -22,7 +22,7 @@ from edgelm.exporter.checkpoint.claims import tables_tied, with_tables
 from edgelm.exporter.checkpoint.config import Config, read_json
 from edgelm.exporter.checkpoint.names import HEADS, embedding_of, head_of
 from edgelm.exporter.checkpoint.tensors import Derived, Readable, RowRange, Tensor, read_header
-from edgelm.files import real_path
+from edgelm.files import is_there, real_path
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -118,8 +118,8 @@ class Adapter:
             CheckpointError: no adapter there, or a damaged one.
             UnsupportedModelError: a kind of adapter that cannot be merged.
         """
-        if not path.is_dir() or not (path / CONFIG).exists():
-            what = f"has no {CONFIG}" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"
+        if not path.is_dir() or not is_there(path / CONFIG):
+            what = f"has no {CONFIG}" if path.is_dir() else "is not a folder" if is_there(path) else "does not exist"
             raise CheckpointError(
                 f"adapter {path} {what}", hint=f"give a PEFT adapter's folder, with {CONFIG} and {WEIGHTS}"
             )

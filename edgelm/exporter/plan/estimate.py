@@ -22,6 +22,7 @@ from edgelm.exporter.sizing import workload
 from edgelm.exporter.sizing.context import choose_context
 from edgelm.exporter.sizing.preflight import misfit
 from edgelm.exporter.tokenizer.text_files import TextFiles, read_text, text_files
+from edgelm.files import expanded, is_there
 from edgelm.forecast.cost_model import forecast
 from edgelm.forecast.estimate import Estimate
 from edgelm.target.target import Target
@@ -101,7 +102,7 @@ def of_model(
 
 def _named(model: str, hub: HubOptions) -> Model | None:
     """The model of the catalogue that a name means, whose shape is known without a network; None for anything else."""
-    if Path(model).expanduser().exists() or hub != HubOptions():
+    if is_there(expanded(model)) or hub != HubOptions():
         return None
     found = find(model)
     return None if found is None or found.embedded or "/" in model or mirrored(found.id) else found

@@ -146,7 +146,7 @@ def make_interrupt(
 
 def expect_event(cancel: object) -> None:
     """OptionError where nothing can be cancelled by it."""
-    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+    if cancel is not None and (isinstance(cancel, type) or not callable(getattr(cancel, "is_set", None))):
         raise OptionError(f"cancel must be a threading.Event or have is_set(), not {type(cancel).__name__}")
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from edgelm.bundle.json_table import shown
-from edgelm.errors import BundleError, OptionError
+from edgelm.errors import BundleError, OptionError, expect_type
 from edgelm.runtime.sample.rules import Rules
 
 _HF_TOP_K = 50  # what transformers takes where a sampling model's generation_config.json names no top_k
@@ -115,6 +115,7 @@ class GenerationConfig:
         Raises:
             BundleError: a key that is used holds a value outside its range.
         """
+        expect_type("config", config, Mapping, "a dict, the content of a generation_config.json")
         config, _ = settled(config)
         sample = config.get("do_sample")
         options: dict[str, Any] = {"temperature": 1.0, "top_k": _HF_TOP_K} if sample else {}

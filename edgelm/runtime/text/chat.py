@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgelm.bundle.json_table import shown
 from edgelm.errors import PromptError, TemplateError
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class ChatTemplate:
     def names(self) -> tuple[str, ...]:
         """Of the model's templates; this one is the default."""
         return ("default", *self._others)
+
+    @property
+    def each(self) -> tuple[ChatTemplate, ...]:
+        """All of the model's templates, this one first."""
+        return (self, *self._others.values())
 
     def named(self, name: str | None, *, tools: bool = False) -> ChatTemplate:
         """The model's template of that name; None for ``tool_use`` where there are `tools` and it has one, else this one.
@@ -160,7 +166,7 @@ def _check_message(message: Any, where: str) -> dict[str, Any]:
         raise PromptError(f"{where} must be a dict with role and content, not {type(message).__name__}")
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
-        raise PromptError(f"{where} needs a role such as 'user', not {role!r}")
+        raise PromptError(f"{where} needs a role such as 'user', not {shown(role)}")
     if content is None:
         if not message.get("tool_calls"):
             raise PromptError(f"{where} ({role}) has no content")
@@ -177,8 +183,8 @@ def _check_message(message: Any, where: str) -> dict[str, Any]:
 
 def _check_part(part: Any, where: str) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    if kind != "text":
-        raise PromptError(f"{where}: only text is supported, not {kind!r}")
+    if not isinstance(kind, str) or kind != "text":
+        raise PromptError(f"{where}: only text is supported, not {shown(kind)}")
     if not isinstance(part.get("text"), str):
         raise PromptError(f"{where}: text must be a str, not {type(part.get('text')).__name__}")
 

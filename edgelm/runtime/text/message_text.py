@@ -37,26 +37,40 @@ class SpecialNames:
         return (match.start() for match in self._found.finditer(text)) if self._found is not None else iter(())
 
 
+def unused_mark(texts: Any) -> str:
+    """A character that is in none of the strings of JSON data."""
+    used = "".join(strings(texts))
+    return next(mark for mark in chain(_MARKS, map(chr, range(0xF0000, 0xFFFFE))) if mark not in used)
+
+
 class Marker:
     """Marks the names of special tokens in text.
 
     Args:
-        names: of the tokenizer's special tokens.
-        texts: all that a template is given; the mark is a character that none of it holds.
+        names: which names.
+        mark: what is put into them; see `unused_mark`.
     """
 
-    def __init__(self, names: SpecialNames, texts: Any) -> None:
-        self._names = names
-        used = "".join(strings(texts))
-        self.mark = next(mark for mark in chain(_MARKS, map(chr, range(0xF0000, 0xFFFFE))) if mark not in used)
+    def __init__(self, names: SpecialNames, mark: str) -> None:
+        self._names, self.mark = names, mark
 
     def __call__(self, value: Any, key: str = "") -> Any:
-        """JSON data with marks in its strings; keys of objects are left as they are, and so are roles but for whole names."""
+        """JSON data with marks in its strings; keys of objects and roles are left as they are but for whole names in them."""
         if isinstance(value, str):
             return self._marked(value, edges=key not in ("role", "type"))
         if isinstance(value, Mapping):
-            return {name: self(item, name) for name, item in value.items()}
+            return {self._key(name): self(item, name) for name, item in value.items()}
         return [self(item, key) for item in value] if isinstance(value, list | tuple) else value
+
+    def variables(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a template is given beside messages: as a call, but a string that is a whole name, such as an EOS, stays one."""
+        names = self._names.names
+        return {
+            key: value if isinstance(value, str) and value in names else self(value) for key, value in values.items()
+        }
+
+    def _key(self, name: Any) -> Any:
+        return self._marked(name, edges=False) if isinstance(name, str) else name
 
     def _marked(self, text: str, *, edges: bool) -> str:
         places = {start + 1 for start in self._names.places(text)}
@@ -82,14 +96,14 @@ class Marker:
 
 
 class PlainEncoder:
-    """A tokenizer whose special tokens have other names, so that their usual ones are text like any other.
+    """A tokenizer whose tokens of some names have others, so that their usual ones are text like any other.
 
     The model, which is what takes memory, is the tokenizer's own. Where that spells a special token from text, since the
     name stands in its vocabulary, a second one is built without.
 
     Args:
         tokenizer: the tokenizer.
-        names: of its special tokens.
+        names: of its special tokens, and of others among those that were added.
         content: gives its tokenizer.json.
     """
 
@@ -118,14 +132,14 @@ class PlainEncoder:
 
 
 def _renamed(tokenizer: tokenizers.Tokenizer, new: Mapping[str, str]) -> tuple[tokenizers.Tokenizer, dict[int, int]]:
-    """A tokenizer of the same model, whose special tokens have `new` names; and the ids of its added tokens, by those there."""
+    """A tokenizer of the same model, whose added tokens have `new` names; and the ids of its added tokens, by those there."""
     inner = tokenizers.Tokenizer(tokenizer.model)
     if tokenizer.normalizer is not None:
         inner.normalizer = tokenizer.normalizer
     if tokenizer.pre_tokenizer is not None:
         inner.pre_tokenizer = tokenizer.pre_tokenizer
     added = sorted(tokenizer.get_added_tokens_decoder().items())
-    names = [new.get(token.content, token.content) if token.special else token.content for _, token in added]
+    names = [new.get(token.content, token.content) for _, token in added]
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     inner.add_tokens(
         [
@@ -138,7 +152,7 @@ def _renamed(tokenizer: tokenizers.Tokenizer, new: Mapping[str, str]) -> tuple[t
 
 
 def _rebuilt(content: str, new: Mapping[str, str]) -> tokenizers.Tokenizer:
-    """The tokenizer of a tokenizer.json with `new` names of its special tokens, in the vocabulary as well."""
+    """The tokenizer of a tokenizer.json with `new` names of added tokens, in the vocabulary as well."""
     table = json.loads(content)
     for token in table.get("added_tokens") or []:
         token["content"] = new.get(token["content"], token["content"])

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from edgelm.bundle.json_table import shown
 from edgelm.errors import PromptError, expect_flags, expect_type
 from edgelm.runtime.text.chat import ChatTemplate, check_messages
-from edgelm.runtime.text.message_text import Marker
+from edgelm.runtime.text.message_text import Marker, unused_mark
+from edgelm.runtime.text.reserved import Reserved
 from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.bundle.manifest import SpecialTokens, TokenizerFacts
     from edgelm.bundle.reader import Bundle
+
+_ANSWERS = frozenset({"tool", "function", "ipython", "observation", "tool_response", "environment"})  # roles of tools
 
 Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]
 
@@ -75,6 +78,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, context: int, vocab_size: int) -> None:
         self._tokenizer, self._template = tokenizer, template
         self._context, self._vocab_size = context, vocab_size
+        self._reserved = None if template is None else Reserved(tokenizer, template)
 
     @property
     def chats(self) -> bool:
@@ -102,7 +106,7 @@ class PromptEncoder:
             return self._encode_raw(prompt)
         # As transformers does: a template writes BOS itself where the model wants it.
         text, mark = self._render(prompt, raw, how or Rendering())
-        ids = self._tokenizer.encode(text, special=False) if not mark else self._tokenizer.encode_marked(text, mark)
+        ids = self._tokenizer.encode(text, special=False) if not mark else self._encode_marked(text, mark)
         if not ids:
             raise PromptError("the chat template makes an empty prompt of these messages")
         return ids
@@ -140,7 +144,7 @@ class PromptEncoder:
     def _render(self, prompt: Prompt, raw: bool, how: Rendering) -> tuple[str, str]:
         """A conversation's text, and the mark that stands in names of special tokens which are text; '' for none."""
         messages: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        if self._template is None:
+        if self._template is None or self._reserved is None:
             raise PromptError(
                 "this model has no chat template, so it takes no messages", hint="give the prompt as one str"
             )
@@ -149,11 +153,18 @@ class PromptEncoder:
             return template.render(messages, tools=tools, **how.variables), ""
         messages = check_messages(messages)
         try:
-            marked = Marker(self._tokenizer.named_specials, [messages, tools, how.variables, template.source])
-            messages, tools = marked(messages), marked(tools)
+            mark = unused_mark([messages, tools, how.variables, template.source])
+            marked, answered = Marker(self._reserved.anywhere, mark), Marker(self._reserved.of_tools, mark)
+            messages = [(answered if message["role"] in _ANSWERS else marked)(message) for message in messages]
+            tools, variables = marked(tools), marked.variables(how.variables)
         except RecursionError:
             raise PromptError("the messages, or the tools, are nested too deep") from None
-        return template.render(messages, tools=tools, **how.variables), marked.mark
+        return template.render(messages, tools=tools, **variables), mark
+
+    def _encode_marked(self, text: str, mark: str) -> list[int]:
+        reserved = self._reserved
+        assert reserved is not None
+        return self._tokenizer.encode_marked(text, mark, lambda: reserved.encoder)
 
 
 def id_list(name: str, ids: object) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ import tokenizers
 
 from edgelm.errors import BundleError, PromptError
 from edgelm.runtime.text import tokenizer_file
-from edgelm.runtime.text.message_text import PlainEncoder, SpecialNames
+from edgelm.runtime.text.message_text import PlainEncoder
 
 
 class Tokenizer:
@@ -75,8 +75,13 @@ class Tokenizer:
             raise PromptError(f"the tokenizer cannot encode the text: {error}") from None
         return self._prefix + ids if special else ids
 
-    def encode_marked(self, text: str, mark: str) -> list[int]:
-        """The ids of a rendered conversation, without any around it: a name of a special token that holds a `mark` is text.
+    def encode_marked(self, text: str, mark: str, encoder: Callable[[], PlainEncoder]) -> list[int]:
+        """The ids of a rendered conversation, without any around it: a name that holds a `mark` is text.
+
+        Args:
+            text: the conversation.
+            mark: what stands in such names.
+            encoder: gives a `plain_encoder`, where there is such a name.
 
         Raises:
             PromptError: see `encode`.
@@ -86,7 +91,7 @@ class Tokenizer:
         _expect_unicode(text)
         try:
             with tokenizer_file.guarded():
-                return self._plain.encode(text, mark)
+                return encoder().encode(text, mark)
         except ValueError as error:
             raise PromptError(f"the tokenizer cannot encode the text: {error}") from None
 
@@ -96,13 +101,13 @@ class Tokenizer:
         return tuple(t.content for t in self._inner.get_added_tokens_decoder().values() if t.special)
 
     @cached_property
-    def named_specials(self) -> SpecialNames:
-        """How `special_names` are found in text."""
-        return SpecialNames(self.special_names)
+    def other_added(self) -> tuple[str, ...]:
+        """The added tokens that are not special, such as ``<think>`` in many models."""
+        return tuple(t.content for t in self._inner.get_added_tokens_decoder().values() if not t.special)
 
-    @cached_property
-    def _plain(self) -> PlainEncoder:
-        return PlainEncoder(self._inner, self.special_names, self.to_json)
+    def plain_encoder(self, names: Sequence[str]) -> PlainEncoder:
+        """One to which added tokens of these `names` are text where they are marked."""
+        return PlainEncoder(self._inner, names, self.to_json)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are no valid UTF-8 become U+FFFD, ids without a token nothing.
