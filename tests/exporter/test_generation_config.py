@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgelm.exporter.progress import Progress
 from edgelm.exporter.tokenizer.text_files import read_text
 from edgelm.runtime.lm import LM, load
 from edgelm.runtime.sample.config import GenerationConfig, settled
+from edgelm.runtime.sample.penalties import make_adjustment
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -110,6 +112,40 @@ def test_rules_of_the_model_are_kept(pair: tuple[LM, Any], plain: tuple[list[int
         "sequence_bias",
     ):
         assert ours != tokens
+
+
+def some_settings(rng: np.random.Generator, vocab: int) -> dict[str, Any]:
+    """Settings of a generation_config.json, of which each is there half of the time."""
+    ids = lambda n: rng.integers(3, vocab, n).tolist()  # noqa: E731
+    every = {
+        "sequence_bias": [[ids(1), float(rng.normal(0, 3))], [ids(2), -2.5], [ids(1), -math.inf]],
+        "repetition_penalty": float(rng.choice([0.5, 1.3, 2.0])),
+        "no_repeat_ngram_size": int(rng.integers(1, 4)),
+        "bad_words_ids": [ids(1), ids(2), [2]],
+        "min_length": int(rng.integers(0, 12)),
+        "min_new_tokens": int(rng.integers(0, 5)),
+        "forced_bos_token_id": ids(1)[0],
+        "forced_eos_token_id": int(rng.integers(2, vocab)),
+        "suppress_tokens": ids(5),
+        "begin_suppress_tokens": ids(5),
+    }
+    return {"eos_token_id": [2, *ids(1)], **{key: value for key, value in every.items() if rng.random() < 0.5}}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_logits_are_those_of_transformers(pair: tuple[LM, Any], seed: int) -> None:
+    rng, vocab, most = np.random.default_rng(seed), 40, 6
+    settings, prompt = some_settings(rng, vocab), int(rng.choice([1, 1, 2, 7]))
+    theirs = transformers.GenerationConfig.from_dict({**settings, "max_length": prompt + most, "max_new_tokens": most})
+    pair[1]._prepare_special_tokens(theirs, device="cpu")
+    processors = pair[1]._get_logits_processor(theirs, prompt, torch.zeros(1, prompt), None, [], device="cpu")
+    adjust = make_adjustment(GenerationConfig.from_hf(settings).replace(max_tokens=most), prompt)
+    history = rng.integers(3, vocab, prompt).tolist()
+    for _ in range(most):
+        logits = rng.normal(0, 2, vocab).astype(np.float32)
+        wanted = processors(torch.tensor([history]), torch.tensor(logits[None].copy()))[0].numpy()
+        np.testing.assert_allclose(adjust(logits, history), wanted, rtol=1e-6)
+        history.append(int(rng.integers(3, vocab)))
 
 
 def test_a_forced_first_token(pair: tuple[LM, Any]) -> None:

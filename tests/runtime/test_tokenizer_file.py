@@ -46,10 +46,20 @@ def template(token: str, ids: list[int], known: str = "<x>") -> dict[str, Any]:
     }
 
 
-def charsmap(size: int) -> dict[str, Any]:
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def added(content: str, index: int = 9) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": index, "content": content, "special": True, **flags}
+
+
+def charsmap(size: int, rules: str = "") -> dict[str, Any]:
     return {
         "type": "Precompiled",
-        "precompiled_charsmap": base64.b64encode(size.to_bytes(4, "little") + bytes(60)).decode(),
+        "precompiled_charsmap": base64.b64encode(
+            size.to_bytes(4, "little") + (bytes(60) if not rules else bytes(4) + rules.encode() + b"\0")
+        ).decode(),
     }
 
 
@@ -68,6 +78,15 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a template without an end": {"post_processor": template("<x>", [1] * 100_000)},
     "characters of 4 GB": {"normalizer": charsmap(0xFFFFFFF0)},
     "no characters": {"normalizer": charsmap(0)},
+    "a table that replaces by much": {"normalizer": charsmap(4, "y" * 1000)},
+    "bytes of bytes of bytes": {"pre_tokenizer": many("pretokenizers", *[BYTES] * 20)},
+    "a token of a megabyte": {
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a" * 1_000_000, 0]]}
+    },
+    "a token of quotes": {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ['"' * 100_000, 0]]}},
+    "a prefix of all tokens": {"model": BPE | {"continuing_subword_prefix": "x" * 5_000_000}},
+    "an added token of 20 MB": {"added_tokens": [added("x" * 20_000_000)]},
+    "added tokens of 10 MB": {"added_tokens": [added(f"{i:05}" * 2000, i + 9) for i in range(1000)]},
 }
 
 

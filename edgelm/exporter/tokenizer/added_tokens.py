@@ -13,6 +13,7 @@ from edgelm.bundle.manifest import ADDITIONAL
 from edgelm.errors import CheckpointError
 from edgelm.exporter.checkpoint.config import read_json
 from edgelm.exporter.tokenizer.tokenizer_class import TokenizerClass
+from edgelm.runtime.text import tokenizer_file
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
@@ -94,6 +95,10 @@ class AddedTokens:
                     continue
                 new.add(token.content)
             ready.append(AddedToken(token.content, **flags))
+        try:
+            tokenizer_file.expect_lengths((), map(str, ready))
+        except ValueError as error:
+            raise CheckpointError(f"tokenizer_config.json: the tokenizer cannot be used: {error}") from None
         tokenizer.add_tokens(ready)
 
     def _differing(self, trusted: Mapping[str, AddedToken], own: Mapping[str, AddedToken]) -> list[AddedToken]:

@@ -14,6 +14,7 @@ from edgelm.exporter.tokenizer import sentencepiece
 from edgelm.exporter.tokenizer.sentencepiece import CONTROL, UNKNOWN, USER_DEFINED, Piece, SentencePiece
 from edgelm.runtime.text import tokenizer_file
 
+_ADDED = (CONTROL, USER_DEFINED, UNKNOWN)
 _KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # What llama.cpp calls two of them in full.
 _KEYS = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
@@ -163,6 +164,7 @@ def _byte_level(data: Metadata, pieces: tuple[Piece, ...]) -> tuple[Tokenizer, b
     vocabulary = {piece.text: index for index, piece in enumerate(pieces)}
     try:
         with tokenizer_file.guarded():
+            tokenizer_file.expect_lengths(vocabulary, (piece.text for piece in pieces if piece.kind in _ADDED))
             tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre.whole))
     except ValueError as error:
         raise CheckpointError(f"{data.path}: its tokenizer cannot be converted: {error}") from None
@@ -201,6 +203,6 @@ def _add_special(tokenizer: Tokenizer, pieces: tuple[Piece, ...]) -> None:
         [
             AddedToken(piece.text, normalized=False, special=piece.kind != USER_DEFINED)
             for piece in pieces
-            if piece.kind in (CONTROL, USER_DEFINED, UNKNOWN) and piece.text
+            if piece.kind in _ADDED and piece.text
         ]
     )

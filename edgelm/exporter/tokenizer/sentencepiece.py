@@ -216,6 +216,9 @@ def _normalizers(source: SentencePiece, path: Path, *, legacy: bool, prefix: boo
 def _tokenizer(source: SentencePiece, renamed: Mapping[int, str], gemma: bool) -> Tokenizer:
     """The model itself, with its control and user-defined pieces as added tokens."""
     vocabulary = [(renamed.get(i, piece.text), piece.score) for i, piece in enumerate(source.pieces)]
+    tokenizer_file.expect_lengths(
+        (text for text, _ in vocabulary), (p.text for p in source.pieces if p.kind in (CONTROL, USER_DEFINED))
+    )
     vocabulary[:3] = [(text, 0.0) for text, _ in vocabulary[:3]]
     known = {piece.text: i for i, piece in enumerate(source.pieces)}
     if gemma:

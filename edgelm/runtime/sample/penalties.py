@@ -16,7 +16,7 @@ Adjust = Callable[[Floats, Sequence[int]], Floats]
 
 
 def make_adjustment(config: GenerationConfig, prompt_tokens: int) -> Adjust:
-    """All that `config` asks for: repetition penalty, the model's own rules, then OpenAI's two penalties, then biases.
+    """All that `config` asks for: the model's own biases, repetition penalty, its other rules, then OpenAI's two penalties, then biases.
 
     It serves one sequence, since it remembers what it has counted.
 
@@ -24,7 +24,7 @@ def make_adjustment(config: GenerationConfig, prompt_tokens: int) -> Adjust:
         config: the options.
         prompt_tokens: how many tokens of the history are the prompt, which only the repetition penalty looks at.
     """
-    steps: list[Callable[[Floats, Sequence[int]], None]] = []
+    steps: list[Callable[[Floats, Sequence[int]], None]] = [config.rules.bias] if config.rules.biases else []
     if config.repetition_penalty != 1:
         steps.append(_repetition(config.repetition_penalty))
     if config.rules:

@@ -26,7 +26,7 @@ class Rules:
 
     Attributes:
         suppressed: ids that never come.
-        suppressed_first: ids that do not come as the first token of an answer.
+        suppressed_first: ids that do not come as the first token of an answer, behind `forced_first`.
         biases: what is added to the logit of a sequence's last token where the others stand before it; -inf forbids.
         no_repeat_ngram: no sequence of so many tokens comes twice, prompt included; 0 for no such rule.
         min_length: tokens, prompt included, before which no end comes.
@@ -78,9 +78,9 @@ class Rules:
         """Whether there is any rule."""
         return self != Rules()
 
-    def apply(self, scores: Floats, history: Sequence[int], prompt_tokens: int, max_tokens: int) -> None:
-        """Change the logits [V] of what follows `history`, in place."""
-        done, new = len(history), len(history) - prompt_tokens
+    def bias(self, scores: Floats, history: Sequence[int]) -> None:
+        """Add `biases` to the logits [V] of what follows `history`, in place; before any penalty."""
+        done = len(history)
         for words, bias in self.biases:
             before = words[:-1]
             if (
@@ -89,6 +89,10 @@ class Rules:
                 and list(history[done - len(before) :]) == list(before)
             ):
                 scores[words[-1]] += scores.dtype.type(bias)
+
+    def apply(self, scores: Floats, history: Sequence[int], prompt_tokens: int, max_tokens: int) -> None:
+        """Change the logits [V] of what follows `history`, in place, by all the others."""
+        done, new = len(history), len(history) - prompt_tokens
         if self.no_repeat_ngram:
             _ban(scores, _would_repeat(history, self.no_repeat_ngram))
         if done < self.min_length or new < self.min_new_tokens:
@@ -98,7 +102,7 @@ class Rules:
         if new == max_tokens - 1 and self.forced_last:
             _force(scores, self.forced_last)
         _ban(scores, self.suppressed)
-        if new == 0:
+        if new == (1 if prompt_tokens == 1 and self.forced_first is not None else 0):  # the first that is not forced
             _ban(scores, self.suppressed_first)
 
 

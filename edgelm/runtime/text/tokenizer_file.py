@@ -5,6 +5,7 @@ The library is written in Rust and trusts its files. What they can do, and what 
     a panic (a regular expression that gives up, an id that is not there) is a BaseException: `guarded`
     an allocation that fails ends the process: the size of a table of characters is compared with what there is of it
     text that grows as it is normalised or decoded: `expect_bounded`, by what replaces what
+    a token of a megabyte, for which a trie calls itself as often: `expect_short`, `expect_lengths`
     ids with holes between them, which are listed when the tokenizer is written: `expect_ids`
 """
 
@@ -16,7 +17,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tokenizers
@@ -28,10 +29,14 @@ from edgelm.runtime.text import large_bpe
 
 _LONGEST = 256 << 20  # bytes of a file; Gemma 3's has 33 MB
 _MOST_IDS = 1 << 22
+_BLOCK = 32 << 10  # bytes; a string of twice as many is found wherever it begins
+_LONGEST_TOKEN = 32 << 10  # characters
+_ADDED = 4 << 20  # characters of all added tokens; a table of 40 bytes for each finds them in a text
 _GROWTH = 256  # times as long as before a text may become
 _LONGEST_PIECE = 64  # characters, or tokens, that are put around or into a text at once
 _ESCAPED = re.compile(rb"\\u00(?:[2-6]|7[0-9a-eA-E])")  # a plain character, which nobody writes so
 _CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"]{8})([^"]*)"')
+_CONTENT, _VALUE = b'"content"', re.compile(rb'\s*:\s*"(?:[^"\\]|\\.)*', re.DOTALL)
 _RUNS = (20, 30, 45, 70, 100, 150, 220, 330, 500, 750, 1100, 1600)  # characters
 _SLOW = 0.15  # seconds of processor time for such a run; sound expressions take a hundredth
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
@@ -66,6 +71,7 @@ def read(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
             data = json.dumps(json.loads(data), ensure_ascii=False).encode()
     for match in _CHARSMAP.finditer(data):
         _expect_charsmap(*match.groups())
+    expect_short(data)
     with guarded():
         tokenizer = large_bpe.read(data) if (large := len(data) >= large_bpe.LARGE) else None
         if tokenizer is None:
@@ -77,6 +83,46 @@ def read(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
         give_back()  # what parsing took
     expect_bounded(tokenizer)
     return tokenizer
+
+
+def expect_short(data: bytes) -> None:
+    """ValueError where a string of a tokenizer.json is absurdly long, or added tokens are in sum; but for its characters' table.
+
+    A long string has a block without the end of one. Only files that are large can have many.
+    """
+    tables: list[tuple[int, int]] | None = None
+    for start in range(0, len(data), _BLOCK):
+        if not _has_quote(data, start, min(start + _BLOCK, len(data))) and start + _BLOCK < len(data):
+            tables = [match.span() for match in _CHARSMAP.finditer(data)] if tables is None else tables
+            if not any(first <= start and start + _BLOCK <= last for first, last in tables):
+                raise ValueError(f"it has a string of more than {_BLOCK:,} bytes")
+    if len(data) > _ADDED and sum(_contents(data)) > _ADDED:
+        raise ValueError("its added tokens are absurdly long")
+
+
+def _has_quote(data: bytes, start: int, end: int) -> bool:
+    """Whether a quote stands there that a backslash does not make a letter."""
+    at = data.find(b'"', start, end)
+    while at > 0 and data[at - 1] == ord("\\"):
+        at = data.find(b'"', at + 1, end)
+    return at >= 0
+
+
+def _contents(data: bytes) -> Iterator[int]:
+    """The lengths of what stands behind each ``"content"``."""
+    at = data.find(_CONTENT)
+    while at >= 0:
+        if match := _VALUE.match(data, at + len(_CONTENT)):
+            yield len(match[0])
+        at = data.find(_CONTENT, at + len(_CONTENT))
+
+
+def expect_lengths(tokens: Iterable[str], added: Iterable[str] = ()) -> None:
+    """ValueError where a token is absurdly long, or added ones are in sum."""
+    if (longest := max(map(len, tokens), default=0)) > _LONGEST_TOKEN:
+        raise ValueError(f"it has a token of {longest:,} characters")
+    if sum(map(len, added)) > _ADDED:
+        raise ValueError("its added tokens are absurdly long")
 
 
 def expect_bounded(tokenizer: tokenizers.Tokenizer) -> None:
@@ -158,6 +204,10 @@ def _growth(name: str, piece: Mapping[str, Any]) -> int:
     kind = piece.get("type")
     if kind == "Replace":
         return _replaced(piece)
+    if kind == "ByteLevel" and name != "decoder":
+        return 2  # a letter of two bytes for bytes that are none of ASCII's
+    if kind == "Precompiled":
+        return _longest_rule(piece["precompiled_charsmap"])
     if kind == "Prepend" and len(piece["prepend"]) > _LONGEST_PIECE:
         raise ValueError(f"its {name} puts {len(piece['prepend']):,} characters before a text")
     if kind == "FixedLength" and piece["length"] < 1:
@@ -175,6 +225,13 @@ def _replaced(piece: Mapping[str, Any]) -> int:
     if text:
         return max(1, -(-content // len(text)))
     return 1 + content  # an expression, or the empty text, may stand before every character
+
+
+def _longest_rule(table: str) -> int:
+    """Characters of the longest text that a table of SentencePiece's puts in place of others."""
+    data = base64.b64decode(table)
+    texts = data[4 + int.from_bytes(data[:4], "little") :].split(b"\0")
+    return max(1, *(len(text.decode(errors="ignore")) for text in texts))
 
 
 def _expect_template(piece: Mapping[str, Any]) -> None:
