@@ -139,5 +139,6 @@ def test_the_plan_of_the_documentation(tmp_path: Path):
     assert [(b.name, b.bundles[0].path.name, len(b.settings), b.runs) for b in plan.boards] == [
         ("kitchen", "home-rpi5-int4", 2, 1),
         ("hall", "home-rpi4-int8", 1, 1),
+        ("pc", "home-rpi5-int4", 2, 1),
         ("desk", "home-rpi5-int4", 2, 2),
     ]
