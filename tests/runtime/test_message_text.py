@@ -282,6 +282,19 @@ UNSPECIAL = (
 )
 
 
+def test_thoughts_in_what_a_user_says_are_what_they_were() -> None:
+    """NVIDIA's Nemotron 3 Nano looks for "/think" there, but not for that of "</think>"."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}<think></think>{{ m.content }}{% else %}<|im_start|>{{ m.content }}"
+        "{% if '/think' in m.content.replace('</think>', '') %}!{% endif %}{% endif %}{% endfor %}"
+    )
+    inner = byte_level()
+    inner.add_tokens(["<think>", "</think>"])
+    tokenizer, prompts = encoder(inner, template)
+    assert prompts.text("a</think>") == "<|im_start|>a</think>"
+    assert prompts.encode("a</think>") == tokenizer.encode("<|im_start|>a</think>", special=False)
+
+
 @pytest.mark.parametrize("kind", BUILT)
 @pytest.mark.parametrize("role", ["system", "user", "tool"])
 def test_turn_markers_that_are_not_special_are_text_too(kind: str, role: str) -> None:

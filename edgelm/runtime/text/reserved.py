@@ -19,6 +19,7 @@ from edgelm.runtime.text.tokenizer import Tokenizer
 
 # What looks like a mark: runs of blanks, and "###", are added tokens too, and honest text.
 _MARK = re.compile(r"[<\[{]\S+[>\]}]")
+_THOUGHT = re.compile(r"</?(?:think|thought|reasoning)>")
 _TURNS = [
     [{"role": role, "content": "a"} for role in roles]
     for roles in (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user",))
@@ -40,7 +41,8 @@ class Reserved:
     @cached_property
     def anywhere(self) -> SpecialNames:
         """Special tokens, and others that begin or end a turn: text in every message."""
-        written = " ".join(_plain_turns(each) for each in self.template.each)
+        # Thoughts, which some templates write empty into answers, end no turn, and templates look for them in what users say.
+        written = _THOUGHT.sub("", " ".join(_plain_turns(each) for each in self.template.each))
         tokens = " ".join(str(value) for value in self.template.special_tokens.values())
         return SpecialNames([*self.tokenizer.special_names, *self._within(written), *self._within(tokens)])
 
