@@ -79,7 +79,9 @@ def pattern() -> str:
     """
     action = r"\{(" + "|".join(map(_action_pattern, DEVICES)) + r")\}"
     actions = rf'\{{"actions":\[{action}(,{action})*\]\}}'
-    sentence = r"(The|No|All) [^{}\x00-\x1f]{1,600}[.]"
+    # Of at most twenty devices: a model that begins to repeat itself comes to an end.
+    part = r"[^{},\x00-\x1f]"
+    sentence = rf"(The|No|All) {part}{{1,90}}(, {part}{{1,60}}){{0,19}}[.]"
     return rf"{actions}|{sentence}|{re.escape(REFUSAL).replace(chr(92) + ' ', ' ')}"
 
 
