@@ -143,12 +143,8 @@ def command(**given: Any) -> None:
     if install:
         click.echo(_unit(given), nl=False)
         return
-    try:
-        import starlette
-        import uvicorn
-    except ImportError as error:
-        raise DependencyError(f"serve needs more packages: {error}", hint="pip install 'edgelm[serve]'") from None
-    del starlette, uvicorn
+    if missing := _missing():
+        raise DependencyError(f"serve needs more packages: {missing}", hint="pip install 'edgelm[serve]'")
     from edgelm.serve.app import build
     from edgelm.serve.server import serve
 
@@ -161,6 +157,17 @@ def command(**given: Any) -> None:
         say("note", f"serving {names} on {address}" + ("" if settings.keys else ", without a key"))
 
     serve(application, ready)
+
+
+def _missing() -> str | None:
+    """What says that packages are wanting; None where all are there."""
+    try:
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        return str(error)
+    del starlette, uvicorn
+    return None
 
 
 def _settings(given: dict[str, Any]) -> Any:
@@ -207,10 +214,15 @@ def _log() -> None:
 
 def _unit(given: dict[str, Any]) -> str:
     """The unit for the options of this command line."""
+    from edgelm.serve.settings import expect_loopback
     from edgelm.serve.unit import unit
 
     if given["api_key"]:
         raise OptionError("a unit is no place for a key: others may read it", hint="--api-key-file FILE")
+    if given["socket"] is None and given["api_key_file"] is None and not given["insecure"]:
+        expect_loopback(given["host"])
+    if missing := _missing():
+        say("warning", f"the service cannot start before this: pip install 'edgelm[serve]' ({missing})")
     names = {"idle_unload": "--idle-unload", "threads": "--threads", "prefill_threads": "--prefill-threads"}
     names |= {"parallel": "--parallel", "timeout": "--timeout", "max_queue": "--max-queue", "max_body": "--max-body"}
     names |= {"prompt_cache": "--prompt-cache", "alias": "--alias", "allow_host": "--allow-host", "cors": "--cors"}

@@ -96,11 +96,8 @@ class Settings:
             raise OptionError("serve needs a bundle", hint="edgelm serve BUNDLE")
         if len(self.aliases) > len(self.bundles):
             raise OptionError(f"{len(self.aliases)} aliases for {len(self.bundles)} bundles")
-        if self.socket is None and not self.keys and not self.insecure and not is_loopback(self.host):
-            raise OptionError(
-                f"--host {self.host} opens the server to others, and it has no key",
-                hint="--api-key-file FILE, or --insecure where everyone who can reach it may use it",
-            )
+        if self.socket is None and not self.keys and not self.insecure:
+            expect_loopback(self.host)
         kept = self.prompt_cache
         if kept is not None and os.path.lexists(kept) and not kept.is_dir():
             raise OptionError(f"prompt cache {kept} is no folder", hint="--prompt-cache DIR, or --no-prompt-cache")
@@ -133,6 +130,19 @@ class Settings:
         name = _without_port(host.strip().lower())
         # An address cannot be pointed elsewhere; it is admitted where the network may come in at all.
         return name in names or (not is_loopback(self.host) and _is_address(name))
+
+
+def expect_loopback(host: str) -> None:
+    """For a server that anybody who reaches it may use.
+
+    Raises:
+        OptionError: `host` is reached from elsewhere.
+    """
+    if not is_loopback(host):
+        raise OptionError(
+            f"--host {host} opens the server to others, and it has no key",
+            hint="--api-key-file FILE, or --insecure where everyone who can reach it may use it",
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -210,6 +210,7 @@ def test_the_command_serves_tells_systemd_and_ends_at_a_signal(home_bundle: Bund
         (["--api-key-file", "/nowhere/at/all"], "cannot be read"),
         (["--api-key", "short"], "an API key must have"),
         (["--install-unit", "--api-key", "a-key-of-sixteen"], "no place for a key"),
+        (["--install-unit", "--host", "0.0.0.0"], "it has no key"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(
@@ -232,6 +233,8 @@ def test_without_its_packages_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "starlette", None)
     assert main(["serve", str(home_bundle.path)]) == 1
     assert "hint: pip install 'edgelm[serve]'" in capsys.readouterr().err
+    assert main(["serve", str(home_bundle.path), "--install-unit"]) == 0
+    assert "warning: the service cannot start before this: pip install 'edgelm[serve]'" in capsys.readouterr().err
 
 
 def test_importing_edgelm_imports_no_server() -> None:
