@@ -113,7 +113,8 @@ def calibrate(target: Target, tests: Sequence[Measured], source: str) -> Calibra
     """
     if not tests:
         raise ResultsError(
-            f"nothing was measured that {target.name} could be calibrated by: results that vary widely do not count",
+            f"nothing was measured that {target.name} could be calibrated by: results that vary widely, or were "
+            "taken while other programs computed, do not count",
             hint="run edgelm bench on the board, while nothing else runs there, with two bundles or more",
         )
     start = _Constants(target, rates_of(target)[0])

@@ -127,7 +127,7 @@ def between(before: Iterable[Row], after: Iterable[Row]) -> list[Comparison]:
 
 
 def _doubts(row: Row) -> list[str]:
-    found = ["its repetitions vary widely"] if row.unreliable else []
+    found = ["its repetitions vary widely, or other programs computed meanwhile"] if row.unreliable else []
     if row.throttled_share is not None and row.throttled_share > _HOT:
         found.append(f"throttled for {row.throttled_share:.0%} of the time")
     return found
