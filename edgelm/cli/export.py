@@ -6,16 +6,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.bundle.embedding import POOLINGS
-from edgelm.bundle.manifest import Manifest
-from edgelm.bundle.reader import PROMPT, Bundle
 from edgelm.by_name import load_export, needing_extra
 from edgelm.cli.adapter_file import export_file
-from edgelm.cli.exports import export_many
 from edgelm.cli.failures import say
 from edgelm.cli.mixed import mixed_body, mixed_lines
 from edgelm.cli.options import file_option, json_option
@@ -25,7 +21,11 @@ from edgelm.cli.sections import Sectioned, section
 from edgelm.cli.show import Bar, fact, parameters, print_lines, size
 from edgelm.cli.vocabulary import vocabulary_lines
 from edgelm.errors import OptionError, suggest
-from edgelm.target.target import Target, load_target, target_names
+
+if TYPE_CHECKING:
+    from edgelm.bundle.manifest import Manifest
+    from edgelm.bundle.reader import Bundle
+    from edgelm.target.target import Target
 
 AUTO = "auto"  # as in edgelm.exporter.mixed.recipes
 
@@ -200,6 +200,8 @@ def command(
         return
     if base is not None:
         raise click.UsageError("--base goes with --adapter-only")
+    from edgelm.target.target import load_target, target_names
+
     if target is None and model in (AUTO, *target_names()):
         raise OptionError(
             f"{model} is a target, not a model",
@@ -212,6 +214,8 @@ def command(
         board.recipe(quant)  # a typing error is told before the libraries are loaded
     export = load_export()
     if model is not None and (more or scheduler is not None):
+        from edgelm.cli.exports import export_many
+
         export_many((model, *more), board, quant, options, scheduler=scheduler, as_json=as_json)
         return
     if scheduler is not None:
@@ -256,6 +260,8 @@ def embedding_lines(manifest: Manifest) -> Iterator[str]:
     """How a bundle makes vectors of texts; nothing of one that generates them."""
     if (facts := manifest.embedding) is None:
         return
+    from edgelm.bundle.embedding import POOLINGS
+
     scaled = ", scaled to length 1" if facts.normalized else ""
     yield fact("task", f"embedding: {manifest.graph.hidden:,} numbers, {POOLINGS[facts.pooling]}{scaled}")
     if facts.prompts:
@@ -265,6 +271,8 @@ def embedding_lines(manifest: Manifest) -> Iterator[str]:
 def prompt_lines(bundle: Bundle) -> Iterator[str]:
     """What prompts may begin with for nothing."""
     if (facts := bundle.manifest.compiled_prompt) is not None:
+        from edgelm.bundle.reader import PROMPT
+
         taken = size(bundle.files[PROMPT].bytes)
         yield fact(
             "prompt",

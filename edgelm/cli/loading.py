@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelm.bundle.reader import Bundle
 from edgelm.cli.bundles import find_bundle
 from edgelm.cli.failures import say
 from edgelm.cli.show import Bar
@@ -22,6 +21,8 @@ def loaded(bundle: str | Path, **options: Any) -> Iterator[LM]:
     """`edgelm.load` with its `options`, to generate; `bundle` and its ``draft`` may be names. A bundle that embeds texts
     is refused before it is loaded.
     """
+    from edgelm.bundle.reader import Bundle
+
     path = find_bundle(bundle)
     Bundle.open(path, check=False).expect_generator()
     if (draft := options.get("draft")) is not None:
@@ -33,6 +34,8 @@ def loaded(bundle: str | Path, **options: Any) -> Iterator[LM]:
 @contextmanager
 def loaded_to_embed(bundle: str | Path, **options: Any) -> Iterator[LM]:
     """The same to embed texts."""
+    from edgelm.bundle.reader import Bundle
+
     path = find_bundle(bundle)
     Bundle.open(path, check=False).expect_embedding()
     with _loaded(path, **options) as lm:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from edgelm.bundle.format_spec import StoredFormat
-from edgelm.bundle.manifest import Manifest
-from edgelm.bundle.origins import Budget
 from edgelm.cli.show import fact, size, table
+
+if TYPE_CHECKING:
+    from edgelm.bundle.format_spec import StoredFormat
+    from edgelm.bundle.manifest import Manifest
+    from edgelm.bundle.origins import Budget
 
 
 def mixed_lines(manifest: Manifest) -> Iterator[str]:

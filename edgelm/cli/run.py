@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelm.bundle.manifest import MANIFEST
 from edgelm.cli.cached import CachedSession
 from edgelm.cli.failures import say
 from edgelm.cli.loading import loaded
@@ -252,6 +251,8 @@ def _expect_order(bundle: str, text: str | None) -> None:
     """BundleError where prompt and bundle were given the other way round."""
     if text is None or os.path.lexists(bundle):
         return
+
+    from edgelm.bundle.manifest import MANIFEST
 
     if (Path(text) / MANIFEST).is_file():
         raise BundleError(

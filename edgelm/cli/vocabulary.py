@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from edgelm.bundle.origins import Vocabulary
 from edgelm.cli.show import fact, size
+
+if TYPE_CHECKING:
+    from edgelm.bundle.origins import Vocabulary
 
 
 def vocabulary_lines(trimmed: Vocabulary) -> Iterator[str]:
