@@ -81,6 +81,7 @@ def main(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
         return
     for name in wanted:
         click.echo(f"{name}  {found[name]}")
+    click.echo(f"so that edgelm finds them by name, in every new terminal: export EDGELM_MIRROR={cache()}", err=True)
 
 
 def cache() -> Path:
