@@ -36,6 +36,7 @@ _GROWTH = 256  # times as long as before a text may become
 _LONGEST_PIECE = 64  # characters, or tokens, that are put around or into a text at once
 _ESCAPED = re.compile(rb"\\u00(?:[2-6]|7[0-9a-eA-E])")  # a plain character, which nobody writes so
 _CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"]{8})([^"]*)"')
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _CONTENT, _VALUE = b'"content"', re.compile(rb'\s*:\s*"(?:[^"\\]|\\.)*', re.DOTALL)
 _RUNS = (20, 30, 45, 70, 100, 150, 220, 330, 500, 750, 1100, 1600)  # characters
 _SLOW = 0.15  # seconds of processor time for such a run; sound expressions take a hundredth
@@ -88,13 +89,15 @@ def read(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
 def expect_short(data: bytes) -> None:
     """ValueError where a string of a tokenizer.json is absurdly long, or added tokens are in sum; but for its characters' table.
 
-    A long string has a block without the end of one. Only files that are large can have many.
+    A long string has a block without the end of one, as have a table of characters and blanks: only then strings are looked
+    for one by one. Only files that are large can have many.
     """
-    tables: list[tuple[int, int]] | None = None
-    for start in range(0, len(data), _BLOCK):
-        if not _has_quote(data, start, min(start + _BLOCK, len(data))) and start + _BLOCK < len(data):
-            tables = [match.span() for match in _CHARSMAP.finditer(data)] if tables is None else tables
-            if not any(first <= start and start + _BLOCK <= last for first, last in tables):
+    starts = range(0, len(data) - _BLOCK, _BLOCK)
+    if not all(_has_quote(data, start, start + _BLOCK) for start in starts):
+        tables = [match.span() for match in _CHARSMAP.finditer(data)]
+        for match in _STRING.finditer(data):
+            first, last = match.span()
+            if last - first > _BLOCK and not any(a <= first and last <= b for a, b in tables):
                 raise ValueError(f"it has a string of more than {_BLOCK:,} bytes")
     if len(data) > _ADDED and sum(_contents(data)) > _ADDED:
         raise ValueError("its added tokens are absurdly long")
