@@ -147,7 +147,7 @@ def _expect_likely(worst: Mapping[str, float], target: Target) -> None:
             raise ResultsError(
                 f"a forecast of {kind} is {percent:,.0f} % off what was measured: some of it is not of {target.name}, or was "
                 "disturbed",
-                hint="edgelm results shows what was measured, edgelm results rm RUN takes a run away",
+                hint="see what was measured: edgelm results list; to take a wrong run away: edgelm results rm --help",
             )
 
 

@@ -67,7 +67,7 @@ def chosen(found: Sequence[Candidate], names: Iterable[str]) -> list[Candidate]:
         if name not in known:
             raise OptionError(
                 f"no recipe {name!r} to try",
-                hint=f"{near(name, known, listing='recipes')}; all of them: edgelm sweep --list",
+                hint=f"{near(name, known, listing='recipes')}; --list in the place of --recipe shows them all",
             )
     return [candidate for candidate in found if not wanted or candidate.name in (*wanted, BASE)]
 
