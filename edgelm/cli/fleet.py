@@ -58,6 +58,7 @@ def command(
       edgelm fleet boards.toml --board kitchen --again
     """
     from edgelm.fleet.jobs import done, jobs_of
+    from edgelm.fleet.page import counted
     from edgelm.fleet.plan import read_plan
     from edgelm.results.store import Store
 
@@ -76,15 +77,11 @@ def command(
         _expect_pyinfra()
     if not as_json:
         there = f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done already" if len(missing) < len(jobs) else ""
-        say("note", there or f"{_count(len(jobs), 'job')} on {_count(len({job.board for job in jobs}), 'board')}")
+        say("note", there or f"{counted(len(jobs), 'job')} on {counted(len({job.board for job in jobs}), 'board')}")
     progress = _measured(plan, jobs, missing, {} if again else before, store, silent=as_json)
     outcome = _outcome(plan, jobs, progress, store, missing if again else [])
     path = page or plan_file.with_suffix(".html")
     _tell(outcome, path, as_json=as_json)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _expect_pyinfra() -> None:

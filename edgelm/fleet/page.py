@@ -103,7 +103,7 @@ def _head(outcome: Outcome) -> Iterator[str]:
     left = len(outcome.left)
     yield f"<h1>{escape(outcome.name)}</h1>"
     yield (
-        f'<p class="soft">{_count(boards, "board")}, {_count(bundles, "bundle")}, {_count(len(outcome.jobs), "job")} '
+        f'<p class="soft">{counted(boards, "board")}, {counted(bundles, "bundle")}, {counted(len(outcome.jobs), "job")} '
         f"· {escape(outcome.at)}</p>"
     )
     if left:
@@ -114,7 +114,7 @@ def _head(outcome: Outcome) -> Iterator[str]:
     if any(row.emulated for row in rows):
         yield '<p class="soft">Speeds of emulated boards are those of the emulator here, not of such a board.</p>'
     if count := sum(row.unreliable for row in rows):
-        yield f'<p class="soft">{_count(count, "figure")} marked unreliable: the repetitions differ widely.</p>'
+        yield f'<p class="soft">{counted(count, "figure")} marked unreliable: the repetitions differ widely.</p>'
 
 
 def _failures(outcome: Outcome) -> Iterator[str]:
@@ -130,7 +130,7 @@ def _failures(outcome: Outcome) -> Iterator[str]:
     waiting = [job for job in outcome.left if job.key not in told and job.board not in gone]
     for board in dict.fromkeys(job.board for job in waiting):
         count = sum(job.board == board for job in waiting)
-        rows.append((board, _count(count, "job"), "not come to", "0"))
+        rows.append((board, counted(count, "job"), "not come to", "0"))
     yield "<h2>Not done</h2>"
     cells = [
         f'<tr><td>{escape(board)}</td><td>{escape(job)}</td><td class="why">{escape(why)}</td><td class="n">{n}</td></tr>'
@@ -232,5 +232,6 @@ def _kind(name: str) -> str:
     return ' class="n"' if name in _NUMBERS else ""
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

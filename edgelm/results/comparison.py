@@ -111,9 +111,8 @@ def against_last(rows: Sequence[Row], run: str) -> list[Comparison]:
         if row.run != run:
             continue
         earlier = [r for r in rows[:index] if r.run != run and r.quant == row.quant and r.adapter == row.adapter]
-        earlier.sort(
-            key=lambda r: [getattr(r, name) == getattr(row, name) for name in _ALIKE]
-        )  # stable: the newest last
+        # Of those that are as much alike the newest stays last.
+        earlier.sort(key=lambda r: [getattr(r, name) == getattr(row, name) for name in _ALIKE])
         compared = (compare(other, row) for other in reversed(earlier))
         if (last := next((c for c in compared if c.verdict != "incomparable"), None)) is not None:
             found.append(last)

@@ -113,11 +113,11 @@ class Store:
         Raises:
             ResultsError: there is no such run, or the file cannot be written.
         """
-        if not self.path.exists():
-            raise ResultsError(f"no run {run!r} in {self.path}", hint="see: edgelm results list")
-        with self._open(make=True) as database:
-            gone = database.execute("DELETE FROM results WHERE run = ?", (run,)).rowcount
-            database.execute("DELETE FROM runs WHERE run = ?", (run,))
+        gone = 0
+        if self.path.exists():
+            with self._open(make=True) as database:
+                gone = database.execute("DELETE FROM results WHERE run = ?", (run,)).rowcount
+                database.execute("DELETE FROM runs WHERE run = ?", (run,))
         if not gone:
             raise ResultsError(f"no run {run!r} in {self.path}", hint="see: edgelm results list")
         return gone

@@ -45,11 +45,7 @@ class Backend:
         """A text; without a number of tokens it may fill the context."""
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
             self.clocks.look(model.name, prompt)
-        if (
-            options.get("tools")
-            and "tools" not in (model.bundle.chat_template or "")
-            and model.name not in self.unaware
-        ):
+        if options.get("tools") and model.name not in self.unaware and not _knows_tools(model):
             self.unaware.add(model.name)
             LOG.warning("%s is given tools, but its chat template knows none: it does not see them", model.name)
         given = {"max_tokens": model.bundle.context, **{k: v for k, v in options.items() if v is not None}}
@@ -151,3 +147,9 @@ async def _gone(receive: Receive) -> None:
     """Returns when the client has left, or has its answer."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _knows_tools(model: Served) -> bool:
+    """Whether one of a model's chat templates looks at tools."""
+    templates = (model.bundle.chat_template or "", *model.bundle.chat_templates.values())
+    return any("tools" in template for template in templates)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgelm.runtime.text.tokenizer import overlap
+from edgelm.runtime.text.stop_strings import overlap
 from edgelm.serve.call_forms import MARKS, OPENERS, parse_calls
 
 _DIGITS = string.ascii_letters + string.digits

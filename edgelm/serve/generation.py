@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edgelm.bundle.answer_grammar import KINDS
 from edgelm.runtime.lm import LM
 from edgelm.runtime.loop.results import Chunk, Timings
 from edgelm.runtime.sample.logprobs import TokenLogprob
@@ -23,7 +24,7 @@ from edgelm.serve.scored import scored_chunks
 from edgelm.serve.thoughts import THOUGHT_MARKS, ThoughtReader, opened_by
 from edgelm.serve.tool_messages import fitted
 
-_FORMS = ("json_schema", "regex", "choice", "grammar")
+_FORMS = (*KINDS, "grammar")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from edgelm.runtime.text.tokenizer import Detokenizer, StopStrings, Tokenizer
+from edgelm.runtime.text.stop_strings import StopStrings
+from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 
 
 class MarkedText:

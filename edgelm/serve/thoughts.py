@@ -13,7 +13,7 @@ from typing import Any
 
 from edgelm.errors import PromptError
 from edgelm.runtime.text.chat import ChatTemplate
-from edgelm.runtime.text.tokenizer import overlap
+from edgelm.runtime.text.stop_strings import overlap
 
 OPENERS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
 THOUGHT_MARKS = frozenset(OPENERS) | frozenset(OPENERS.values())

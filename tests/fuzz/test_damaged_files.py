@@ -149,9 +149,8 @@ class Worker:
     def _answer(self) -> str:
         assert self._process is not None
         assert self._process.stdout is not None
-        for _ in range(
-            WAITS
-        ):  # not one wait of a minute: while this process is stopped, or has no core, none of them passes
+        # Not one wait of a minute: while this process is stopped, or has no core, none of these passes.
+        for _ in range(WAITS):
             if select.select([self._process.stdout], [], [], 1.0)[0]:
                 break
         else:

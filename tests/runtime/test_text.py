@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from edgelm.errors import BundleError, PromptError
-from edgelm.runtime.text.tokenizer import Detokenizer, StoppedText, StopStrings, Tokenizer
+from edgelm.runtime.text.stop_strings import StoppedText, StopStrings
+from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 
 FAMILY = "👩‍👩‍👧‍👦"  # one emoji to the eye: 25 bytes, four characters joined by three more
 

@@ -31,10 +31,8 @@ from edgelm.exporter.model.weights import Smoothing, WeightReader
 from edgelm.exporter.progress import Progress
 
 _ALPHAS = (0.5, 0.65, 0.8)
-_BEGINNING, _SAMPLE = (
-    128,
-    256,
-)  # inputs on which the choice is made: of the text's beginning, and with those from all of it
+# Inputs on which the choice is made: of the text's beginning, and with those from all of it.
+_BEGINNING, _SAMPLE = 128, 256
 STRIDE = 3  # of the text's chunks one is read: these figures are found on fewer tokens than a Hessian
 _SMALLEST = 1e-5  # of a channel, as a share of the largest
 

@@ -10,9 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-_SLICE = (
-    512  # rows that are worked on at once; not a share of the cores', since a bundle must not depend on their number
-)
+# Rows that are worked on at once; not a share of the cores', since a bundle must not depend on their number.
+_SLICE = 512
 
 A = TypeVar("A")
 B = TypeVar("B")

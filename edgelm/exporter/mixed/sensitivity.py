@@ -73,12 +73,17 @@ class Choices:
 
 def disk(decoder: Decoder, tokens: int) -> int:
     """Bytes that the variants take in a file while they wait, of a text of so many tokens."""
-    return 4 * (1 + -(-len(decoder.layers) // _shared(decoder))) * -(-tokens // _EVERY) * decoder.hidden
+    return 4 * _variants(decoder, len(decoder.layers)) * -(-tokens // _EVERY) * decoder.hidden
 
 
 def _shared(decoder: Decoder) -> int:
     """How many neighbouring layers share a variant."""
     return 2 if len(decoder.layers) >= _DEEP else 1
+
+
+def _variants(decoder: Decoder, index: int) -> int:
+    """How many there are before a layer: the embedding's, and those of layers."""
+    return 1 + -(-index // _shared(decoder))
 
 
 def text_size(decoder: Decoder, context: int) -> tuple[int, int]:
@@ -175,19 +180,15 @@ class _Work:
         self.length = len(self.chunks[0])
         self.exact, self.shared = Formats(EXACT, EXACT, EXACT), _shared(decoder)
         self.variants: list[_Variant] = []
-        shape = (self._before(len(decoder.layers)), len(self.chunks), self.length, decoder.hidden)
+        shape = (_variants(decoder, len(decoder.layers)), len(self.chunks), self.length, decoder.hidden)
         self.waiting = np.lib.format.open_memmap(folder / "variants.npy", "w+", np.float32, shape)
 
     @property
     def total(self) -> int:
         """Runs over the text: of layers, and of the head."""
         layers = len(self.decoder.layers)
-        waiting = sum(self._before(index) - (index % self.shared > 0) for index in range(layers))
-        return layers + waiting + len(self.decoder.linears) + self._before(layers) + len(self.choices.head)
-
-    def _before(self, index: int) -> int:
-        """Variants that there are before a layer: the embedding's, and those of layers."""
-        return 1 + -(-index // self.shared)
+        waiting = sum(_variants(self.decoder, index) - (index % self.shared > 0) for index in range(layers))
+        return layers + waiting + len(self.decoder.linears) + _variants(self.decoder, layers) + len(self.choices.head)
 
     def embed(self) -> list[np.ndarray]:
         """The hidden states before the first layer [S, hidden] of every chunk: those measured on, then the others."""
@@ -226,9 +227,10 @@ class _Work:
         goes_on = index % self.shared > 0
         self._carry(layer, parts, matrices, len(self.variants) - goes_on)
         variant = self.variants[-1] if goes_on else self._variant()
-        variant.whole += _error(after[:1], [run(base[0][None], smallest)])
-        for number, x in enumerate(self.waiting[variant.place] if goes_on else base[: len(self.chunks)]):
-            self.waiting[variant.place, number] = run(x[None], smallest)
+        waiting = self.waiting[variant.place]
+        for number, x in enumerate(waiting if goes_on else base[: len(self.chunks)]):
+            waiting[number] = run(x[None], smallest)
+        variant.whole += _error(after[:1], [run(base[0][None], smallest)] if goes_on else waiting[:1])
         for linear in layer.linears:
             alone = run(base[0][None], {**matrices, linear.name: smallest[linear.name]})
             left = _error(after[:1], [alone])

@@ -12,7 +12,8 @@ from edgelm.runtime.loop.request import Request
 from edgelm.runtime.loop.results import Chunk, Stopwatch, Timings
 from edgelm.runtime.loop.speculation import PassCost, PromptLookup
 from edgelm.runtime.sample.sampling import Floats, Sampler, make_sampler
-from edgelm.runtime.text.tokenizer import StoppedText, Tokenizer
+from edgelm.runtime.text.stop_strings import StoppedText
+from edgelm.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgelm.runtime.loop.draft import DraftModel, ModelDrafter

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from edgelm.bundle.answer_grammar import installed
+from edgelm.bundle.answer_grammar import EXTRA, KINDS, PACKAGE, installed
 from edgelm.bundle.reader import ANSWERS
 from edgelm.errors import DependencyError, OptionError
 from edgelm.runtime.loop.generate import Limits
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from edgelm.runtime.model import LoadedModel
     from edgelm.runtime.model import Sequence as TextSequence
     from edgelm.runtime.sample.token_healing import Healing
-
-_GRAMMARS = ("json_schema", "regex", "choice")
 
 
 class RequestBuilder:
@@ -134,12 +132,12 @@ class RequestBuilder:
 
         if not raw and self._template is not None:
             raise OptionError("token_healing needs raw=True: behind a chat template no prompt ends within a word")
-        if any(name in options for name in _GRAMMARS):
+        if any(name in options for name in KINDS):
             raise OptionError("token_healing and constrained decoding exclude each other")
         return heal(self.tokenizer, ids, self.vocab_size)
 
     def _grammar(self, options: Mapping[str, Any], *, raw: bool, forces: bool) -> Grammar | None:
-        given = {name: options[name] for name in _GRAMMARS if name in options}
+        given = {name: options[name] for name in KINDS if name in options}
         asked, chats = options.get("answer_grammar"), self.prompts.chats and not raw
         if asked and (given or not chats or self._own is None):
             what = "it excludes another one" if given else "a raw prompt has none" if raw else "this bundle names none"
@@ -160,7 +158,7 @@ class RequestBuilder:
             if not installed():
                 if asked:
                     raise DependencyError(
-                        "answer_grammar needs llguidance", hint="install it with: pip install 'edgelm[structured]'"
+                        f"answer_grammar needs {PACKAGE}", hint=f"install it with: pip install '{EXTRA}'"
                     )
                 return None
             self._answers = OwnGrammar(self._own, self._compiler(), str(self.bundle.path / ANSWERS))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgelm.bundle.answer_grammar import EXTRA, KINDS, PACKAGE
 from edgelm.bundle.json_table import shown
 from edgelm.errors import DependencyError, EdgeLMError, OptionError
 from edgelm.json_text import json_value
@@ -200,12 +201,10 @@ class Grammars:
             import llguidance
         except ImportError:
             raise DependencyError(
-                f"{names[0]} needs llguidance", hint="install it with: pip install 'edgelm[structured]'"
+                f"{names[0]} needs {PACKAGE}", hint=f"install it with: pip install '{EXTRA}'"
             ) from None
 
-        grammar = _grammar(
-            llguidance.LLMatcher, **{name: given.get(name) for name in ("json_schema", "regex", "choice")}
-        )
+        grammar = _grammar(llguidance.LLMatcher, **{name: given.get(name) for name in KINDS})
         prepared = self._tokens(llguidance.LLTokenizer, names[0])
         try:
             with guarded():
