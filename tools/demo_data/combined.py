@@ -22,7 +22,16 @@ def several(rng: random.Random, held_phrase: bool = False, pair_held: bool = Fal
     """One command with two or three actions."""
     makers = [_joined]
     if not held_phrase and not pair_held:
-        makers = [_joined] * 6 + [_shared_verb, _shared_verb, _rooms, _gapped, _pronoun]
+        makers = [_joined] * 6 + [
+            _shared_verb,
+            _shared_verb,
+            _rooms,
+            _gapped,
+            _pronoun,
+            _fragments,
+            _fragments,
+            _counted,
+        ]
     while True:
         try:
             made = rng.choice(makers)(rng, held_phrase)
@@ -116,6 +125,44 @@ def _gapped(rng: random.Random, held: bool) -> Command:
     text = verb + ", ".join(texts[:-1]) + rng.choice([" and ", " and ", ", ", " but "]) + texts[-1]
     text, outer = frame(text, verb in {"turn ", "switch "}, rng)
     return Command(text, actions, [f"gapped:{verb.strip()}", outer])
+
+
+def _fragments(rng: random.Random, held: bool) -> Command:
+    """What is wanted, one after the other and without verbs: "lights off, blinds down, 20 degrees in the den"."""
+    count = rng.choice([2, 3, 3])
+    actions = [random_action(rng) for _ in range(count)]
+    parts = [phrase(action, rng) for action in actions]
+    if any(imperative or len(text) > 45 for text, _, imperative in parts):
+        raise LookupError
+    join = rng.choice([", ", ", ", ". ", "; ", " and ", " - "])
+    last = rng.choice([join, join, " and ", ", and "])
+    text = join.join(p[0] for p in parts[:-1]) + last + parts[-1][0]
+    return Command(text, actions, [*(p[1] for p in parts), "fragments"])
+
+
+def _counted(rng: random.Random, held: bool) -> Command:
+    """A list that says so: "two things: first lock up, second turn the tv off"."""
+    count = rng.choice([2, 2, 3])
+    actions = [random_action(rng) for _ in range(count)]
+    parts = [phrase(action, rng) for action in actions]
+    if not all(imperative for _, _, imperative in parts):
+        raise LookupError
+    number = ["two", "three"][count - 2]
+    marks = rng.choice(
+        [
+            ["first", "second", "third"],
+            ["first", "then", "finally"],
+            ["firstly", "secondly", "thirdly"],
+            ["one", "two", "three"],
+            ["to start with", "after that", "and lastly"],
+            ["1", "2", "3"],
+        ]
+    )
+    after = rng.choice([" ", ", ", ": "]) if marks[0] not in {"1", "one"} else rng.choice([": ", ", ", ") "])
+    start = rng.choice(["", "", f"{number} things: ", f"I need {number} things, ", f"{number} tasks for you. "])
+    said = [f"{mark}{after}{text}" for mark, (text, _, _) in zip(marks, parts, strict=False)]
+    text = start + rng.choice([", ", ". ", "; ", " and "]).join(said)
+    return Command(text, actions, [*(p[1] for p in parts), "counted"])
 
 
 def _pronoun(rng: random.Random, held: bool) -> Command:

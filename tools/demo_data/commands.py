@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from . import templates_home
+from .courtesy import polite
 from .devices import CHANGES, DEVICES, DOOR_WORDS, Action, held_combo, pick_duration, pick_value
 from .grammar import expand, gerund, slots_of
 from .nouns import EVERYWHERE, place, thing, value_words, with_article
@@ -33,7 +34,8 @@ _TIMED = [
     "break",
     "soup",
 ]
-UNKNOWN = 0.2  # share of the places in commands that are of no list
+POLITE = 0.14  # share of imperatives that are said with layers of courtesy
+UNKNOWN = 0.26  # share of the places in commands that are of no list
 
 
 @dataclass
@@ -155,6 +157,8 @@ def frame(text: str, imperative: bool, rng: random.Random, held: bool = False) -
             rng,
             {"c": inner, "b": expand(rng.choice(BECAUSE), rng)},
         ), key
+    if imperative and not held and rng.random() < POLITE:
+        return polite(text, rng), "polite"
     if not held and rng.random() < 0.05:
         inner, key = frame(text, imperative, rng)
         return ramble(inner, rng), key

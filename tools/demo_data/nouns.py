@@ -220,6 +220,14 @@ def duration(n: int, unit: str, rng: random.Random) -> tuple[str, str]:
     said = {("minutes", 30): [("half an hour", "half hour")], ("hours", 1): [("an hour", "one hour")]}
     said |= {("minutes", 1): [("a minute", "one minute")], ("seconds", 30): [("half a minute", "half minute")]}
     said |= {("minutes", 15): [("a quarter of an hour", "quarter hour"), ("quarter of an hour", "quarter of an hour")]}
+    said |= {("minutes", 60): [("sixty minutes", "sixty minute"), ("60 mins", "60 min")]}
+    said |= {("hours", 2): [("a couple of hours", "two hour"), ("two full hours", "two hour")]}
+    said |= {
+        ("minutes", 2): [("a couple of minutes", "two minute")],
+        ("minutes", 12): [("a dozen minutes", "12 minute")],
+    }
+    said |= {("seconds", 45): [("three quarters of a minute", "45 second")]}
+    said |= {("seconds", 15): [("a quarter of a minute", "15 second"), ("quarter of a minute", "15 second")]}
     said |= {("minutes", 45): [("three quarters of an hour", "three quarter hour")]}
     if (unit, n) in said and rng.random() < 0.4:
         return rng.choice(said[unit, n])

@@ -9,6 +9,7 @@ import random
 
 from .devices import DOOR_WORDS, OTHER_PLACES, ROOMS
 from .grammar import listed
+from .other import WORDS
 
 _NAMED = listed(
     "first floor|second floor|third floor|top floor|ground floor|upper floor|lower floor|lower level|play corner|play area"
@@ -80,7 +81,10 @@ def unknown_place(rng: random.Random) -> str:
 
 def _draw(rng: random.Random) -> str:
     roll = rng.random()
-    if roll < 0.36:
+    if roll < 0.09:
+        word = rng.choice(WORDS[rng.choice(["noun", "adj", "animal", "sport"])].split("|")).removeprefix("the ").lower()
+        return f"{word} {rng.choice(_KINDS)}"
+    if roll < 0.40:
         return rng.choice(rng.choice([_NAMED, OTHER_PLACES])).removeprefix("the ")
     if roll < 0.7:
         return f"{rng.choice(_BEFORE)} {rng.choice(_KINDS)}"

@@ -184,6 +184,31 @@ _SAID = [
     "(welcome|come) (home|in|to the <r>|back|inside)",
     "(who|why) (bought|built|broke|invented|painted|cleans) (the|this) (<d>|<r>)",
 ]
+# What was, or is, or what somebody thinks of it: devices and rooms are named, and nothing is asked for.
+_TOLD = [
+    "(yesterday|last night|this morning|last week|an hour ago|earlier|on <day>) (I|we|somebody|my wife|the kids) <past> the <d> [<in>]",
+    "(I|we|they|he|she|someone|the cleaner|my husband|our guests) [already|never|always|once|nearly|just|finally] <past> the <d> <in> [yesterday|last night|last year|on <day>|myself]",
+    "(I|we) (was|were) (about to|going to|supposed to|too lazy to) (switch off|open|close|fix|lock|replace|paint) the <d> [<in>] [but forgot|but it rained|yesterday]",
+    "the <d> <in> (was|is|looks|seems|used to be|has been|will be) (new|old|expensive|cheap|pretty|ugly|a gift|broken|my favourite|from <city>|so heavy|imported|second hand|very modern)",
+    "(my|our|the neighbour's|grandma's) <d> (is|was|looks) (nicer|older|bigger|louder|newer|better|uglier) than (yours|mine|ours|the <o>)",
+    "(I|we) (spent|paid|saved|lost) (a lot|a fortune|<n> euros|too much|hardly anything) (on|for) the <d> [<in>]",
+    "(the|our|my) <r> (has|had|needs|gets|could use) (two|three|no|a new|a bigger|a better|only one) (<d>|window|wall|carpet|ceiling|door)",
+    "the <d> (bill|repair|invoice|warranty|manual|brand|guy) (was|is|looks|came) (high|late|here|expensive|in the mail|missing)",
+    "(I|we) (read|slept|ate|danced|cried|worked|met|studied|argued) (in|under|by|near|next to) the (<d>|<r>) [yesterday|all day|last night]",
+    "(people|some folks|children|cats|architects) (like|love|hate|prefer|ignore|enjoy) (<d>s|a <d>|their <r>|bright rooms|warm rooms)",
+    "(it's|it is|that's) (funny|odd|nice|a pity|typical|amazing) (how|that) the <d> <past> [itself|again] [yesterday]",
+    "(a|the|every) <d> (makes|made|gives|gave|has) (a room|our life|the evening|the <r>) [so] (nicer|easier|prettier|cosy)",
+    "(I|we) (prefer|admire|remember|miss|recommend|compared|measured|drew|photographed) the <d> <in>",
+    "(my <o>|the <o>|<p>) (likes|fell on|is behind|is under|hit|scratched|is on top of|was next to) the <d> [<in>]",
+    "(once|long ago|when I was small|back then) (we|they|nobody) had (a|no|one) <d> [<in>]",
+    "(I|we|they) (will|might|may) (buy|sell|paint|replace|move|rent) (a|the|our) (<d>|<r>) [next year|one day|soon]",
+    "(thanks|thank you|well done|good job|nice) (for|with) the <d> [<in>] [yesterday|earlier]",
+    "the (light|heat|noise|sound|air|music) (in|of|from) (<city>|the city|the past|my youth|the market) (is|was) (lovely|harsh|special|different)",
+]
+_PAST = listed(
+    "turned off|turned on|switched off|opened|closed|locked|dimmed|broke|fixed|painted|bought|sold|cleaned|installed|moved"
+    "|dropped|forgot|touched|noticed|replaced|borrowed|repaired|hung up|unplugged|started|stopped|set|raised|left open"
+)
 _FOREIGN = [
     (
         "guten abend|bitte|danke|wie viel kostet das|ich bin müde|schönes wochenende|was machst du|wo bist du|mach das licht aus"
@@ -292,6 +317,8 @@ def _slots(rng: random.Random) -> dict[str, str]:
         "o": rng.choice(WORDS["noun"].split("|")),
         "v": rng.choice(WORDS["verb"].split("|")),
         "p": rng.choice(WORDS["who"].split("|")),
+        "past": rng.choice(_PAST),
+        "city": rng.choice(WORDS["city"].split("|")),
         "k": rng.choice(_ARTISTS),
     }
 
@@ -310,10 +337,29 @@ def _foreign(rng: random.Random) -> str:
 
 def _story(rng: random.Random) -> str:
     """Somebody tells of the day and asks for nothing."""
-    parts = [expand(rng.choice(_SAID), rng, _slots(rng)) for _ in range(rng.randrange(1, 3))]
+    parts = [
+        expand(rng.choice(rng.choice([_SAID, _TOLD, _TOLD])), rng, _slots(rng)) for _ in range(rng.randrange(1, 3))
+    ]
     return rng.choice([", ", " and ", ". ", ", and then ", " so "]).join(
         [*parts, fill("my <noun> is <adj>", rng)][: rng.randrange(1, 4)]
     )
+
+
+def _salad(rng: random.Random) -> str:
+    """Words in no order, a device or a room among them: more than a name, and no request."""
+    kinds = ["noun", "adj", "animal", "food", "planet", "stray", "verb", "number"]
+    words = [rng.choice(WORDS[rng.choice(kinds)].split("|")) for _ in range(rng.randrange(2, 7))]
+    slots = _slots(rng)
+    for _ in range(rng.choice([0, 1, 1, 2])):
+        words.insert(rng.randrange(len(words) + 1), slots[rng.choice("drx")].removeprefix("the "))
+    roll = rng.random()
+    if roll < 0.15:
+        words = [rng.choice(words)] * rng.randrange(3, 6)
+    if roll > 0.8:
+        words.insert(rng.randrange(len(words) + 1), made_up(rng))
+    if 0.6 < roll < 0.75:  # letters instead of words
+        words = ["".join(rng.choice("qwertzuiopasdfghjklyxcvbnm") for _ in range(rng.randrange(2, 8))) for _ in words]
+    return rng.choice([" ", " ", " ", ", ", "-", " and "]).join(words)
 
 
 MAKERS: dict[str, tuple[float, Callable[[random.Random], str]]] = {
@@ -325,7 +371,8 @@ MAKERS: dict[str, tuple[float, Callable[[random.Random], str]]] = {
     "cut": (0.8, _from(_CUT)),
     "clock": (1.6, _from(_CLOCKS)),
     "song": (1.2, _from(_SONGS)),
-    "said": (1.2, _story),
+    "said": (2.4, _story),
+    "salad": (0.9, _salad),
     "negated": (0.8, _negated),
     "foreign": (1.0, _foreign),
 }

@@ -98,11 +98,11 @@ def random_value(device: str, rng: random.Random) -> str:
     if rng.random() < 0.5:
         return idle
     roll = rng.random()
-    if device == "light" and roll < 0.5:
+    if device == "light" and roll < 0.62:
         return f"on {rng.randrange(1, 101)}%"
-    if device == "light" and roll < 0.56:
+    if device == "light" and roll < 0.7:
         return f"on {rng.choice(COLORS)}"
-    if device == "blinds" and roll < 0.4:
+    if device == "blinds" and roll < 0.55:
         return f"open {rng.randrange(1, 100)}%"
     if device == "fan" and roll < 0.5:
         return rng.choice(["on low", "on medium", "on high", f"on {rng.randrange(10, 101, 10)}%"])

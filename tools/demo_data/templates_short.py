@@ -101,11 +101,25 @@ COFFEE = [
     "!coffee [please|now|time]",
     "!(can|could|may) I (have|get) [a|some|a cup of] coffee",
     "!(I'm|I am) so (tired|sleepy), (make|I need) some coffee",
+    "(brew|make|fix|whip up|pour|serve) (us|me|everyone|the guests|my wife) [a|some|one] (coffee|espresso|latte|americano)",
+    "(fire up|power up|boot up|wake up|run|get) the (coffee machine|coffee maker|espresso machine|coffee pot) [going|running]",
+    "!(the|my) (coffee machine|coffee maker) (should|can|must) (start|run|brew|go on|heat up)",
+    "!(time|ready) for (a|some|my|another|the first) (coffee|espresso|cup of coffee)",
+    "!(nothing happens|I can't start|I don't function) without [a|my] coffee, (make|brew) (one|some|it)",
+    "!(we|I) (are|am|'re|'m) (out of|dying for|longing for|in the mood for) [a|some] (coffee|espresso)",
+    "!(let's|let us) (have|get|make|brew) [a|some] coffee",
+    "!how about (a|some|a fresh) (coffee|espresso)",
+    "prepare the coffee (machine|maker|pot)",
+    "(refill|heat) the coffee [pot]",
 ]
 COFFEE_OFF = [
     "stop (making|brewing) [the] coffee",
     "(turn|switch) off the coffee [pot]",
     "!no more coffee",
+    "(stop|end|halt|quit|cancel) the coffee (maker|machine|brewing)",
+    "!(that's|this is) enough coffee[, (turn|switch) (it|the machine) off]",
+    "!(the|my) coffee (is|was) (done|ready|strong enough), (turn|switch) off the (machine|coffee maker)",
+    "(shut|power) down the (coffee machine|coffee maker|espresso machine)",
     "!coffee off",
 ]
 CLEAN = [
@@ -137,6 +151,18 @@ TIMER = [
     "tell me when <n> (is over|are over|have passed|are up)",
     "(wake|remind|ping|buzz) me in <n>",
     "make it a <n1> timer",
+    "(I'm|we're) (boiling|baking|cooking|steaming|roasting) <nm>, [please] (time|count) <n>",
+    "!the <nm> (needs|takes|wants) <n>, [so] (start|set) a timer",
+    "(time|clock) (me|us|this|it) for <n>",
+    "(start|set|begin) counting [down] (for|from) <n>",
+    "(run|launch|open|activate) a timer (of|for|over) <n>",
+    "put <n> on the (clock|timer) [for the <nm>]",
+    "(beep|ring|buzz|sound) (in|after) <n>",
+    "!a timer [please][,] <n>",
+    "!countdown[:|,] <n>",
+    "!timer of <n> (for|called) [the|my] <nm>",
+    "(set|start) (one|another|a second|a new) timer (for|of) <n>",
+    "keep (time|track) for <n>",
 ]
 TIMER_OFF = [
     "(cancel|stop|delete|clear|end|remove|reset|turn off) (the|my) <nm> timer",
@@ -145,6 +171,10 @@ TIMER_OFF = [
     "(stop|cancel) timing",
     "!(you can|please) (stop|cancel|end) (the|that|this) timer [now]",
     "!forget (about the|that|my) timer",
+    "(scrap|abort|dismiss|drop|discontinue|shut off) (the|my|that|this) [<nm>] timer",
+    "!(I|we) (don't|no longer) (need|want) (the|that|a) [<nm>] timer [now|any longer]",
+    "!the <nm> (is|are) (done|ready|out of the oven), (stop|cancel|end) the timer",
+    "(let|call) the [<nm>] timer off",
     "~drop the timer",
 ]
 THERMOSTAT_ON = [
