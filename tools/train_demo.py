@@ -33,6 +33,7 @@ DEMO = Path(__file__).resolve().parents[1] / "edgelm" / "demo"
 ROW, ROWS = 256, 12  # a batch: 12 rows of 256 tokens, each holding several groups of conversations
 POOL = 800  # groups of conversations packed together
 GROWTH = 300  # batches over which conversations grow to their full length
+FIRST = 400  # batches in which homes are recited above all: a value is found by its name before anything else is learnt
 LAST = 1500  # batches after which there is more of what is said most
 FAST_BF16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # else float32 is the faster type
 KEPT = 100  # steps after which a run that is ended can go on
@@ -65,7 +66,7 @@ def groups(tokenizer: PreTrainedTokenizerFast, rng: random.Random, batches: int,
     """`count` groups of conversations, as token ids, of training after so many batches."""
     made = []
     for _ in range(count):
-        conversations = training_group(rng, min(1.0, batches / GROWTH), batches >= LAST)
+        conversations = training_group(rng, min(1.0, batches / GROWTH), batches >= LAST, batches < FIRST)
         start = [m for m in conversations[0].messages if m["role"] == "system"]
         opening, _ = checkpoint.encode(tokenizer, start)
         pairs = [checkpoint.encode(tokenizer, c.full()) for c in conversations]

@@ -29,6 +29,7 @@ SIZES = (0.2, 0.4, 0.7, 1.0)
 EVERYDAY = 0.0, 0.45  # share of commands as they are said most, likewise
 REFUSED = 0.28, 0.38  # share of what is refused where there is no home's state, likewise
 ASKED = 7  # conversations about each
+FIRST_HOMES = 0.7  # share of groups that begin with a home's state while homes are recited above all
 RECITED = 0.5, 0.15  # share of homes that are recited, device by device, likewise: see `_recital`
 NEAR = 0.55  # share of refusals whose request sounds like a command
 SPOKEN = 0.16  # share of training sentences as they are said rather than written
@@ -172,18 +173,20 @@ def training(rng: random.Random, hard: float = 1.0) -> Conversation:
     return made
 
 
-def training_group(rng: random.Random, hard: float = 1.0, last: bool = False) -> list[Conversation]:
+def training_group(
+    rng: random.Random, hard: float = 1.0, last: bool = False, first: bool = False
+) -> list[Conversation]:
     """Conversations of the training split that begin with the same system message: several about a home's state.
 
     `hard` from 0 to 1 is how much of what is long there is: large homes, several actions, several turns. The `last` part of
-    training has more of what is said most, and of states.
+    training has more of what is said most, and of states; the `first` batches recite homes above all.
     """
     home = None
-    if rng.random() < HOMES[last]:
+    if rng.random() < (FIRST_HOMES if first else HOMES[last]):
         size = (rng.choice(SIZES) - 0.4) / 0.6 if last else hard
         home = states.random_home(rng, size, rng.choice(OTHERS)) if rng.random() > 0.02 else []
     start = _start(home, rng)
-    if home and rng.random() < RECITED[last] and (recited := _recital(start, home, rng)):
+    if home and (first or rng.random() < RECITED[last]) and (recited := _recital(start, home, rng)):
         return recited
     return [_dialogue(start, home, rng, hard, last) for _ in range(1 if home is None else ASKED if home else 2)]
 
