@@ -33,7 +33,7 @@ DEMO = Path(__file__).resolve().parents[1] / "edgelm" / "demo"
 ROW, ROWS = 256, 12  # a batch: 12 rows of 256 tokens, each holding several groups of conversations
 POOL = 800  # groups of conversations packed together
 GROWTH = 300  # batches over which conversations grow to their full length
-FIRST = 400  # batches in which homes are recited above all: a value is found by its name before anything else is learnt
+FIRST = 200  # batches in which homes are recited above all: a value is found by its name before anything else is learnt
 LAST = 1500  # batches after which there is more of what is said most
 FAST_BF16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # else float32 is the faster type
 KEPT = 100  # steps after which a run that is ended can go on
@@ -220,6 +220,7 @@ def make(args: argparse.Namespace) -> None:
     rng = random.Random(f"tokenizer-{args.seed}")
     tokenizer = checkpoint.train_tokenizer(training(rng).full() for _ in range(15000))
     network = Network(config(len(tokenizer)))
+    network.start_recalling()
     network.start_alike(checkpoint.variants(tokenizer))
     count = sum(p.numel() for p in network.parameters())
     print(f"{count:,} parameters, {len(tokenizer)} tokens", flush=True)

@@ -151,3 +151,22 @@ def test_tokens_that_differ_by_a_space_begin_alike(tokenizer):
     assert len(steps) > 300
     assert all(torch.allclose(step, steps[0], atol=1e-6) for step in steps)
     assert variants[vocab[checkpoint.SPACE + "kitchen"]] == (vocab["kitchen"], True, False)
+
+
+@torch.no_grad()
+def test_untrained_it_looks_for_what_it_has_read_before():
+    """Random words, then the same words again: the second time the next one is thought likelier than most."""
+    torch.manual_seed(0)
+    size, length = 2048, 40
+    ids = torch.randperm(size)[:length].repeat(2)[None]
+    mask = torch.ones(2 * length, 2 * length, dtype=torch.bool).tril()[None, None]
+    rank = {}
+    for recalling in (False, True):
+        made = Network(train_demo.config(size))
+        if recalling:
+            made.start_recalling()
+        logits = made.logits(made(ids, torch.arange(2 * length)[None], mask)[0])
+        following = ids[0, 1:, None]
+        ranks = (logits[:-1] > logits[:-1].gather(1, following)).sum(dim=1)
+        rank[recalling] = float(ranks[length:].float().median())
+    assert rank[True] < 0.15 * size < 0.25 * size < rank[False]

@@ -123,6 +123,51 @@ class Network(nn.Module):
         for token, (base, spaced, big) in variants.items():
             table[token] = before[base] + spaced * space + big * capital
 
+    @torch.no_grad()
+    def start_recalling(self) -> None:
+        """Let the first two layers begin as an induction circuit: what followed a word before is what follows it now.
+
+        A model this small finds that circuit late, if at all, and answers about one of several devices are a matter of
+        chance until then (Olsson et al. 2022, "In-context learning and induction heads"). Here two heads of layer 0 look
+        one and two tokens back, which rotary embedding can say of a constant; layer 1 looks for what stands behind the
+        same one or two tokens as now, and copies it. Training changes all of it freely.
+        """
+        width, half = self.config.hidden_size, len(self.frequencies)
+        size = 2 * half
+        basis = torch.linalg.qr(torch.randn(width, width)).Q.T  # rows: directions of the residual stream
+        words, back1, back2 = basis[: width - 2 * size], basis[-2 * size : -size], basis[-size:]
+        table = self.model.embed_tokens.weight
+        constant = words[0]
+        words = words[1:]
+        table.copy_((table @ words.T) @ words * (width / len(words)) ** 0.5)
+        table += constant * 0.5 * self.config.initializer_range * width**0.5
+        first, second = (layer.self_attn for layer in list(self.model.layers)[:2])
+
+        heads = first.q_proj.weight.unflatten(0, (-1, size))
+        for head, back in ((0, 1), (1, 2)):
+            angle = self.frequencies * back
+            heads[head] = 0.9 * torch.cat([angle.cos(), -angle.sin()])[:, None] * constant
+        keys = first.k_proj.weight.unflatten(0, (-1, size))
+        keys[0] = 0.9 * torch.cat([torch.ones(half), torch.zeros(half)])[:, None] * constant
+        read = words[:size]
+        first.v_proj.weight.unflatten(0, (-1, size))[0] = 0.3 * read
+        into = first.o_proj.weight.unflatten(1, (-1, size))
+        into[:, 0], into[:, 1] = 0.08 * back1.T, 0.08 * back2.T
+
+        # Only slow rotations compare words at any distance: the last pairs of a head.
+        slow = torch.cat([torch.arange(half - 12, half), torch.arange(size - 12, size)])
+        heads, keys = second.q_proj.weight.unflatten(0, (-1, size)), second.k_proj.weight.unflatten(0, (-1, size))
+        gain = 1.6
+        heads[2, slow], keys[1, slow] = gain * read[:24], gain * back1[:24]
+        both = torch.cat([slow[:6], slow[12:18]]), torch.cat([slow[6:12], slow[18:]])
+        heads[0, both[0]], keys[0, both[0]] = gain * read[:12], gain * back1[:12]
+        heads[0, both[1]], keys[0, both[1]] = gain * back1[12:24], gain * back2[12:24]
+        values, into = second.v_proj.weight.unflatten(0, (-1, size)), second.o_proj.weight.unflatten(1, (-1, size))
+        for head, kv in ((0, 0), (2, 1)):
+            seen = words[kv * (size - 1) : kv * (size - 1) + size]
+            values[kv] = 0.3 * seen
+            into[:, head] = 0.08 * seen.T
+
     def llama(self) -> LlamaForCausalLM:
         """The same model as transformers knows it."""
         made = LlamaForCausalLM(self.config)
