@@ -33,6 +33,7 @@ from edgelm.evaluate.perplexity import (
 
 PERCENTILES = (90.0, 95.0, 99.0, 99.9)
 _VALUES = 1 << 20  # logits compared at once, in float64: 8 MB a temporary
+_CACHED = 1 << 16  # in float32
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,36 @@ def kl_divergence(base: np.ndarray, other: np.ndarray) -> np.ndarray:
     # Rounding can take a divergence of nothing a hair below zero.
     found: np.ndarray = np.maximum(np.einsum("nv,nv->n", np.exp(log_p), log_p - log_q), 0.0)
     return found
+
+
+class Reference:
+    """Logits [n, vocabulary] that many others are compared with, in single precision: to a millionth of a nat, and several
+    times as fast as `kl_divergence`.
+    """
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self._step = max(1, _CACHED // logits.shape[1])
+        self._shifted = logits - logits.max(axis=1, keepdims=True)
+        self._shares = np.exp(self._shifted)
+        sums = self._shares.sum(axis=1, keepdims=True)
+        self._shares /= sums
+        self._logs = np.log(sums[:, 0].astype(np.float64))
+
+    def mean_divergence(self, other: np.ndarray) -> float:
+        """Mean KL divergence of other logits from these, in nats."""
+        found, room = (
+            0.0,
+            np.empty((2, self._step, other.shape[1]), np.float32),
+        )  # fresh memory costs as much as its use
+        for start in range(0, len(other), self._step):
+            part = slice(start, min(start + self._step, len(other)))
+            shifted, apart = room[:, : part.stop - part.start]
+            np.subtract(other[part], other[part].max(axis=1, keepdims=True), out=shifted)
+            np.subtract(self._shifted[part], shifted, out=apart)
+            expected = np.einsum("nv,nv->n", self._shares[part], apart)
+            logs = np.log(np.exp(shifted, out=shifted).sum(axis=1).astype(np.float64))
+            found += float(np.maximum(expected + logs - self._logs[part], 0.0).sum())
+        return found / len(other)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -88,6 +88,16 @@ def test_large_logits_do_not_overflow():
     assert kl_divergence(base, other) == pytest.approx([0.31300], rel=1e-3)
 
 
+def test_one_reference_serves_many():
+    """In single precision, whatever the rows that are compared at once."""
+    rng = np.random.default_rng(0)
+    base = 4 * rng.standard_normal((33, 5000), dtype=np.float32)
+    reference = module.Reference(base)
+    for noise in (0.0, 0.01, 0.3):
+        other = base + 7 + noise * rng.standard_normal(base.shape, dtype=np.float32)
+        assert reference.mean_divergence(other) == pytest.approx(kl_divergence(base, other).mean(), abs=1e-6)
+
+
 def test_the_shorter_context_counts(ids):
     found = divergence(FakeEngine(context=32), FakeEngine(context=64), ids)
     assert found.quantised.chunk == 32

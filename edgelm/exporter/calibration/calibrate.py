@@ -9,8 +9,7 @@ What is held is one layer, the hidden states of the calibration text, and one He
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from edgelm.exporter.calibration.kvscales import KVRanges
 from edgelm.exporter.calibration.layer_runner import Part
 from edgelm.exporter.calibration.moments import ENOUGH, correction, hessian
 from edgelm.exporter.formats.format import Format, Parts
-from edgelm.exporter.formats.parallel import in_slices
+from edgelm.exporter.formats.parallel import Ahead, at_once, cores, pieces_apart
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
@@ -35,6 +34,7 @@ _ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their c
 _RATE = 5e10  # floating-point operations a second and core, of numpy's products with all around them; measured
 _MOST = 4e13  # operations that a calibration with corrections may take: a model of half a billion weights, not of one
 _LITTLE = 1e12  # operations, of which half are not worth saving
+_LEAST = 0.375  # of a text, that the exact model reads, too
 _ROUNDING = 1.5e-7  # seconds a weight; measured
 _SAMPLE = 128  # inputs on which the error of a product is told
 
@@ -112,6 +112,7 @@ class Prepared:
     kv: KVRanges | None = None
 
 
+@pieces_apart()
 def calibrate(
     reader: WeightReader,
     decoder: Decoder,
@@ -132,27 +133,28 @@ def calibrate(
     """
     found = Calibrated(sum(map(len, chunks)))
     context, compared = max(map(len, chunks)), math.ceil(len(chunks) * _compared(decoder, found.tokens))
-    if compared < len(chunks):  # half of them and more: those are from all over the text
-        chunks = [*chunks[::2], *chunks[1::2]]
+    if compared < len(chunks):  # those are from all over the text
+        first = {round(place) for place in np.linspace(0, len(chunks) - 1, compared)}
+        chunks = [chunks[i] for i in sorted(range(len(chunks)), key=lambda i: (i not in first, i))]
     work = _Work(found, folder)
     head = _head(reader, decoder, formats)
     progress.start("calibrating", sum(_cost(m) for m in decoder.linears) + (0 if head is None else _cost(decoder.head)))
-    flows = [_embedded(reader, decoder, formats, chunks, folder)]
+    flow, exact = _embedded(reader, decoder, formats, chunks, folder), None
     if corrects(decoder, formats, found.tokens):
-        flows.append(_embedded(reader, decoder, Formats(EXACT, EXACT, EXACT), chunks[:compared], folder))
+        exact = _embedded(reader, decoder, Formats(EXACT, EXACT, EXACT), chunks[:compared], folder)
+        exact.workers = max(1, cores() - 1)  # one is rounding meanwhile
     for index, layer in enumerate(decoder.layers):
         parts = layer_runner.parts(decoder, formats, index, reader, context, folder)
-        for linear, *inputs in _together(flows, layer, parts):
-            format, weight = formats.multiplied(linear), reader.matrix(linear)
-            rounded = weight
+        ahead = Ahead(_as_it_was(reader, layer, parts, exact))
+        for (linear, inputs), (weight, *known) in zip(flow.through(layer, parts), ahead, strict=True):
+            format, rounded = formats.multiplied(linear), weight
             if format.calibrates and not _kept(reader, linear, format):
-                rounded = work.round(linear, format, [weight], *inputs)
-            for flow, matrix in zip(flows, (rounded, weight), strict=False):
-                flow.multiply(linear, matrix)
+                rounded = work.round(linear, format, [weight], inputs, *known, beside=ahead.start)
+            flow.multiply(linear, rounded)
             progress.advance(_cost(linear), linear.name)
     if head is not None:
         run = layer_runner.final(decoder, formats, reader, folder)
-        last = [np.concatenate([run(x[None], {}) for x in flow.hidden]) for flow in flows]
+        last = [np.concatenate([run(x[None], {}) for x in f.hidden]) for f in (flow, exact) if f is not None]
         work.round(decoder.head, head, reader.rows(decoder.head), *last, keep=False)
         progress.advance(_cost(decoder.head), decoder.head.name)
     progress.finish()
@@ -160,13 +162,13 @@ def calibrate(
 
 
 def _compared(decoder: Decoder, tokens: int) -> float:
-    """The share of a text that the exact model reads, too: half serves as well, or as much more as is enough for all matrices
-    that the whole is enough for.
+    """The share of a text that the exact model reads, too: `_LEAST` serves as well, or as much more as is enough for all
+    matrices that the whole is enough for.
     """
     if _work(decoder, tokens, 1.0) <= _LITTLE:
         return 1.0
     enough = (ENOUGH * m.inputs for m in decoder.linears if tokens >= ENOUGH * m.inputs)
-    return max(0.5, max(enough, default=0) / tokens)
+    return max(_LEAST, max(enough, default=0) / tokens)
 
 
 def corrects(decoder: Decoder, formats: Formats, tokens: int) -> bool:
@@ -191,7 +193,7 @@ def seconds(decoder: Decoder, tokens: int) -> float:
     corrected = _work(decoder, tokens, 1.0) <= _MOST
     work = _work(decoder, tokens, _compared(decoder, tokens) if corrected else 0.0)
     rounding = _ROUNDING * (sum(map(_cost, decoder.linears)) + _cost(decoder.head))
-    return (work / _RATE + rounding) / len(os.sched_getaffinity(0))
+    return (work / _RATE + rounding) / cores()
 
 
 def _work(decoder: Decoder, tokens: int, compared: float) -> float:
@@ -229,10 +231,17 @@ def _embedded(
     return Flow(decoder, [embed(ids[None], {}) for ids in chunks])
 
 
-def _together(flows: Sequence[Flow], layer: Layer, parts: Sequence[Part]) -> Iterator[tuple[Any, ...]]:
-    """Every matrix of a layer in turn, and its inputs in each flow."""
-    for steps in zip(*(flow.through(layer, parts) for flow in flows), strict=True):
-        yield steps[0][0], *(inputs for _, inputs in steps)
+def _as_it_was(
+    reader: WeightReader, layer: Layer, parts: Sequence[Part], exact: Flow | None
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Every matrix of a layer in turn, and its inputs in the exact model where that is run."""
+    if exact is None:
+        yield from ((reader.matrix(linear),) for linear in layer.linears)
+        return
+    for linear, inputs in exact.through(layer, parts):
+        weight = reader.matrix(linear)
+        exact.multiply(linear, weight)
+        yield weight, inputs
 
 
 def _cost(linear: Linear) -> int:
@@ -255,16 +264,19 @@ class _Work:
         exact: np.ndarray | None = None,
         *,
         keep: bool = True,
+        beside: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Round a matrix on its inputs [tokens, k], so that it gives what it gave on the `exact` ones of the first tokens
-        where these are known; its rounded values [n, k], where they are to be kept.
+        where these are known; its rounded values [n, k], where they are to be kept. Rounding takes one core: `beside` is
+        called when it begins.
         """
         compared = len(inputs) if exact is None else len(exact)
         found = hessian(inputs[:compared])
-        more = None if exact is None else correction(inputs[:compared], exact, found)
-        if compared < len(inputs):
-            found += hessian(inputs[compared:])
-        by_data = format.rounder(found)
+        whole = found + hessian(inputs[compared:]) if compared < len(inputs) else found
+        more, by_data = at_once(
+            lambda: None if exact is None else correction(inputs[:compared], exact, found),
+            lambda: format.rounder(whole),
+        )
         sample = inputs[:: max(1, len(inputs) // _SAMPLE)]
         n, k = linear.outputs, linear.inputs
         waiting = _Waiting(self.folder / str(len(self.found.matrices)), n)
@@ -273,7 +285,8 @@ class _Work:
         for piece in _batches(rows):
             if more is not None and by_data is not None:
                 piece = piece + more.of(piece)
-            parts = in_slices(by_data or format.quantize, piece)
+            beside()
+            parts = (by_data or format.quantize)(piece)  # in one thread: several get in each other's way
             waiting.add(parts)
             rounded = format.values(parts, k)
             off = rounded - piece

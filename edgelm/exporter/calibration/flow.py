@@ -1,4 +1,5 @@
-"""A calibration text on its way through a decoder, matrix by matrix; every product is made once.
+"""A calibration text on its way through a decoder, matrix by matrix; every product is made once, some texts at a time by
+each core.
 
 What is held is the hidden states, what one matrix reads or the products it gave, and of a layer's other products those
 that a later part of it reads.
@@ -13,9 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgelm.exporter.calibration.layer_runner import Part
+from edgelm.exporter.formats.parallel import ordered_map
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 
-_TOGETHER = 2048  # tokens whose product with a matrix is made at once: more take as long each, fewer longer
+_TOGETHER = 1024  # tokens whose product with a matrix is made at once: more take as long each, fewer longer
 
 
 @dataclass
@@ -25,10 +27,12 @@ class Flow:
     Attributes:
         decoder: of the model.
         hidden: of every chunk [S, hidden], before the layer that comes next.
+        workers: chunks or groups of them that are worked on at once; None for as many as there are cores.
     """
 
     decoder: Decoder
     hidden: list[np.ndarray]
+    workers: int | None = None
     _products: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _last: tuple[Linear, np.ndarray, np.ndarray] | None = None
     _inputs: np.ndarray | None = None
@@ -68,24 +72,41 @@ class Flow:
         later = frozenset[str]().union(*(part.needs for part in parts[number + 1 :]))
         last, part = self._last, parts[number]
         earlier = part.needs & self._products.keys()
-        products = iter(()) if last is None else self._multiplied(*last[1:])
-        for chunk, x in enumerate(self.hidden):
-            given = {name: self._products[name][chunk][None] for name in earlier}
-            if last is not None:
-                name, product = last[0].name, next(products)
-                if name in later:
-                    self._products.setdefault(name, []).append(product)
-                given[name] = product[None]
-            yield part.run(x[None], given)
+
+        def run(group: range) -> list[tuple[np.ndarray | None, np.ndarray]]:
+            """Of every chunk of the group its product with the last matrix, and what the part gives."""
+            products = itertools.repeat(None) if last is None else self._multiplied(group, *last[1:])
+            found = []
+            for chunk, product in zip(group, products, strict=False):
+                given = {name: self._products[name][chunk][None] for name in earlier}
+                if last is not None and product is not None:
+                    given[last[0].name] = product[None]
+                out = part.run(self.hidden[chunk][None], given)
+                found.append((product if last is not None and last[0].name in later else None, out))
+            return found
+
+        kept = []
+        for group in ordered_map(run, self._groups(), self.workers):
+            for product, out in group:
+                kept.append(product)
+                yield out
+        if last is not None and last[0].name in later:
+            self._products[last[0].name] = [product for product in kept if product is not None]
         self._last = None
         self._products = {name: values for name, values in self._products.items() if name in later}
 
-    def _multiplied(self, inputs: np.ndarray, weight: np.ndarray) -> Iterator[np.ndarray]:
-        """The product of every chunk, several of which are made at once."""
-        sizes, start = list(map(len, self.hidden)), 0
-        while sizes:
-            count = int(np.searchsorted(np.cumsum(sizes), _TOGETHER)) + 1
-            bounds = np.cumsum([0, *sizes[:count]])
-            several = inputs[start : start + bounds[-1]] @ weight.T
-            yield from (several[a:b] for a, b in itertools.pairwise(bounds))
-            start, sizes = start + bounds[-1], sizes[count:]
+    def _groups(self) -> Iterator[range]:
+        """Chunks that are multiplied at once: as many as have `_TOGETHER` tokens, or the last ones."""
+        first, tokens = 0, 0
+        for chunk, x in enumerate(self.hidden):
+            tokens += len(x)
+            if tokens >= _TOGETHER or chunk + 1 == len(self.hidden):
+                yield range(first, chunk + 1)
+                first, tokens = chunk + 1, 0
+
+    def _multiplied(self, group: range, inputs: np.ndarray, weight: np.ndarray) -> Iterator[np.ndarray]:
+        """The product of every chunk of a group, made at once."""
+        sizes = list(map(len, self.hidden))
+        bounds = np.cumsum([sum(sizes[: group.start]), *sizes[group.start : group.stop]])
+        several = inputs[bounds[0] : bounds[-1]] @ weight.T
+        yield from (several[a - bounds[0] : b - bounds[0]] for a, b in itertools.pairwise(bounds))

@@ -82,6 +82,7 @@ def parts(
 ) -> list[Part]:
     """A layer cut at its matrices: what each of them reads, in graph order, and at last the next layer's hidden states.
 
+    Each runs on one thread: several texts go through it at once.
     Products are made by who runs it, from matrices that are rounded or not, and none is made twice.
     """
     layer = decoder.layers[index]
@@ -100,7 +101,7 @@ def parts(
     found, names = [], {linear.name for linear in layer.linears}
     for number in (*range(len(layer.linears)), None):
         width = decoder.hidden if number is None else layer.linears[number].inputs
-        run, needs = _open(partial(build, until=number), width, _empty_past(index, layer), folder)
+        run, needs = _open(partial(build, until=number), width, _empty_past(index, layer), folder, threads=1)
         found.append(Part(width, needs & names, run))
     return found
 
@@ -162,7 +163,9 @@ def final(decoder: Decoder, formats: Formats, reader: WeightReader, folder: Path
     return _open(build, decoder.hidden, {}, folder)[0]
 
 
-def head(decoder: Decoder, formats: Formats, reader: WeightReader, positions: int, folder: Path) -> Run:
+def head(
+    decoder: Decoder, formats: Formats, reader: WeightReader, positions: int, folder: Path, threads: int | None = None
+) -> Run:
     """Hidden states after the last layer [1, S, hidden] → logits of the last `positions`, by the head as `formats` say."""
 
     def build(b: Builder) -> ir.Value:
@@ -173,7 +176,7 @@ def head(decoder: Decoder, formats: Formats, reader: WeightReader, positions: in
         matrix = formats.head.pack(b, linear.name, linear.outputs, linear.inputs, reader.rows(linear))
         return graph.logits(Stream(x), b.integers([positions]), matrix)
 
-    return _open(build, decoder.vocab, {}, folder)[0]
+    return _open(build, decoder.vocab, {}, folder, threads)[0]
 
 
 class _Reached(Exception):
@@ -255,10 +258,14 @@ def _empty_past(index: int, part: Layer) -> dict[str, np.ndarray]:
 
 
 def _open(
-    build: Callable[[Builder], ir.Value], width: int, past: Mapping[str, np.ndarray], folder: Path
+    build: Callable[[Builder], ir.Value],
+    width: int,
+    past: Mapping[str, np.ndarray],
+    folder: Path,
+    threads: int | None = None,
 ) -> tuple[Run, frozenset[str]]:
     """Build a graph of one output [1, S, width], and load it: what runs it, and the inputs it has."""
-    run_all, names = _open_all(lambda b: [build(b)], [[1, "sequence_length", width]], past, folder)
+    run_all, names = _open_all(lambda b: [build(b)], [[1, "sequence_length", width]], past, folder, threads)
     return lambda x, given: run_all(x, given)[0][0], names
 
 
@@ -273,8 +280,11 @@ def _open_all(
     shapes: list[list[int | str]],
     past: Mapping[str, np.ndarray],
     folder: Path,
+    threads: int | None = None,
 ) -> tuple[Callable[[np.ndarray, Mapping[str, np.ndarray]], list[np.ndarray]], frozenset[str]]:
-    """Build a graph in a folder of its own, load it, and let the folder go; what no output is made of is left out."""
+    """Build a graph in a folder of its own, load it for so many threads, and let the folder go; what no output is made of is
+    left out.
+    """
     from edgelm.runtime.ort.session import open_session  # here: it loads onnxruntime, which other exports do without
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -288,7 +298,7 @@ def _open_all(
         # Loaded weights stay mapped without the file's name. Threads sleep between runs: numpy wants the cores.
         session: Any = open_session(
             Path(place, MODEL),
-            _threads(len(os.sched_getaffinity(0))),
+            threads or _threads(len(os.sched_getaffinity(0))),
             ["CPUExecutionProvider"],
             disable_spinning=True,
         )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgelm.exporter.formats.parallel import ordered_map, slices
+from edgelm.exporter.formats.rounding.cholesky import lower_factor
+
 ENOUGH = 3  # tokens for each column, to tell what has been lost
 _LOUDER = 4.0  # that a token's inputs are made at most
-_TOKENS = 5120  # whose inputs are weighed at once
+_TOKENS = 2048  # whose inputs are weighed at once
 _BLOCK = 128  # columns that are solved for at once
 _DAMPING = 0.5  # of the mean diagonal of ``Xᵀ X``: what is found must hold for other texts, too
 
@@ -50,14 +54,20 @@ class Correction:
             found = self._found(rows)
         else:
             self._whole = self._found(None) if self._whole is None else self._whole
-            found = rows @ self._whole
+            found = _by_rows(self._times_whole, rows)
         return found if np.isfinite(found).all() else np.zeros_like(rows)
+
+    def _times_whole(self, rows: np.ndarray) -> np.ndarray:
+        assert self._whole is not None
+        product: np.ndarray = rows @ self._whole
+        return product
 
     def _found(self, rows: np.ndarray | None) -> np.ndarray:
         """``W C``, or C where there are no rows."""
         tokens, k = self.inputs.shape
         lost = _sum(self.inputs, _shares(self.inputs), self.exact, rows)
-        found: np.ndarray = np.float32(1 - k / tokens) * _solved(self.lower, lost.T).T
+        found = _by_rows(_Solver(self.lower), lost)
+        found *= np.float32(1 - k / tokens)
         return found
 
 
@@ -70,22 +80,32 @@ def correction(inputs: np.ndarray, exact: np.ndarray, hessian: np.ndarray) -> Co
     if tokens < ENOUGH * k or not mean > 0 or not np.isfinite(mean):
         return None
     try:
-        lower = np.linalg.cholesky(hessian + np.float32(_DAMPING * mean) * np.eye(k, dtype=np.float32))
+        lower = lower_factor(hessian + np.float32(_DAMPING * mean) * np.eye(k, dtype=np.float32))
     except np.linalg.LinAlgError:
         return None
     return Correction(inputs, exact, lower)
 
 
-def _solved(lower: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """X of ``A X = B`` with ``A = L Lᵀ`` [k, k], block by block: numpy's own solver takes three times as long."""
-    found = given.copy()
-    blocks = [slice(start, min(start + _BLOCK, len(found))) for start in range(0, len(found), _BLOCK)]
-    inverses = [np.linalg.inv(lower[block, block]) for block in blocks]
-    for block, inverse in zip(blocks, inverses, strict=True):
-        found[block] = inverse @ (found[block] - lower[block, : block.start] @ found[: block.start])
-    for block, inverse in zip(reversed(blocks), reversed(inverses), strict=True):
-        found[block] = inverse.T @ (found[block] - lower[block.stop :, block].T @ found[block.stop :])
-    return found
+def _by_rows(work: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """``work(rows)`` [n, k], by slices of the rows."""
+    return np.concatenate(list(ordered_map(work, (rows[part] for part in slices(len(rows))))))
+
+
+class _Solver:
+    """``B A⁻¹`` of rows B [n, k] with ``A = L Lᵀ`` [k, k], block by block: numpy's own solver takes three times as long."""
+
+    def __init__(self, lower: np.ndarray) -> None:
+        self.lower, self.blocks = lower, slices(len(lower), _BLOCK)
+        self.inverses = [np.linalg.inv(lower[block, block]) for block in self.blocks]
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """``B A⁻¹``."""
+        found, lower, steps = rows.T.copy(), self.lower, list(zip(self.blocks, self.inverses, strict=True))
+        for block, inverse in steps:
+            found[block] = inverse @ (found[block] - lower[block, : block.start] @ found[: block.start])
+        for block, inverse in reversed(steps):
+            found[block] = inverse.T @ (found[block] - lower[block.stop :, block].T @ found[block.stop :])
+        return found.T
 
 
 def _shares(inputs: np.ndarray) -> np.ndarray:
@@ -101,12 +121,16 @@ def _sum(
     inputs: np.ndarray, shares: np.ndarray, exact: np.ndarray | None = None, rows: np.ndarray | None = None
 ) -> np.ndarray:
     """``Xᵀ X`` [k, k] of inputs [tokens, k] with their shares, or ``(X̃ - X)ᵀ X``, or ``W (X̃ - X)ᵀ X`` of rows W [n, k]."""
-    width = inputs.shape[1]
-    found: np.ndarray = np.zeros((width if rows is None else len(rows), width), np.float32)
-    for start in range(0, len(inputs), _TOKENS):
-        part = slice(start, start + _TOKENS)
+
+    def some(part: slice) -> np.ndarray:
         weighed = inputs[part] * shares[part]
         # The product of a matrix with itself takes half the time.
         left = weighed if exact is None else exact[part] * shares[part] - weighed
-        found += (left if rows is None else left @ rows.T).T @ weighed
+        product: np.ndarray = (left if rows is None else left @ rows.T).T @ weighed
+        return product
+
+    width = inputs.shape[1]
+    found: np.ndarray = np.zeros((width if rows is None else len(rows), width), np.float32)
+    for product in ordered_map(some, slices(len(inputs), _TOKENS)):
+        found += product
     return found

@@ -25,6 +25,7 @@ import numpy as np
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.parallel import ordered_map, pieces_apart
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Attention, Decoder, Layer, Linear, Norm
 from edgelm.exporter.model.weights import Smoothing, WeightReader
@@ -33,7 +34,7 @@ from edgelm.exporter.progress import Progress
 _ALPHAS = (0.5, 0.65, 0.8)
 # Inputs on which the choice is made: of the text's beginning, and with those from all of it.
 _BEGINNING, _SAMPLE = 128, 256
-STRIDE = 3  # of the text's chunks one is read: these figures are found on fewer tokens than a Hessian
+TOKENS = 2048  # that are read: these figures are found on fewer than a Hessian
 _SMALLEST = 1e-5  # of a channel, as a share of the largest
 
 
@@ -57,6 +58,7 @@ class Found:
     after: dict[str, float] = field(default_factory=dict)
 
 
+@pieces_apart()
 def smooth(
     reader: WeightReader,
     decoder: Decoder,
@@ -65,8 +67,9 @@ def smooth(
     folder: Path,
     progress: Progress,
 ) -> Found:
-    """Choose the scales of a decoder's layers on calibration text, ids int64 [S] a chunk."""
+    """Choose the scales of a decoder's layers on chunks, ids int64 [S] each, from all over a calibration text."""
     found, context = Found(), max(map(len, chunks))
+    chunks = chunks[:: max(1, sum(map(len, chunks)) // TOKENS)]
     progress.start("smoothing", len(decoder.layers))
     embed = layer_runner.embedding(decoder, formats, reader, folder)
     flow = Flow(decoder, [embed(ids[None], {}) for ids in chunks])
@@ -145,7 +148,7 @@ def _choose(
     levels = [_of_heads(level, place.heads) for level in _levels(format, inputs)]
     made = [channel_scales(level, columns, alpha) for level in levels for alpha in _ALPHAS]
     tried = [_for_all(scale, place.heads) for scale in made]
-    after, number = min((error(scale), number) for number, scale in enumerate(tried))
+    after, number = min((after, number) for number, after in enumerate(ordered_map(error, tried)))
     if after >= before:
         return
     found.before[linear.name], found.after[linear.name] = before, after

@@ -24,12 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelm.evaluate.divergence import kl_divergence
+from edgelm.evaluate.divergence import Reference
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.calibration.moments import hessian
 from edgelm.exporter.formats.format import Format
-from edgelm.exporter.formats.parallel import in_slices
+from edgelm.exporter.formats.parallel import at_once, cores, ordered_map, pieces_apart
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
@@ -39,9 +39,8 @@ from edgelm.exporter.progress import Progress
 _SMALL = 16_000_000  # parameters of a model for which more text costs little
 _CHUNK = 256  # tokens that are one text
 _TOKENS, _FEW_TOKENS = 2048, 768  # of text that is measured on, for a small model and for others
-_EVERY = 7  # of the text's chunks one is measured on; matrices are rounded by the others
+_EVERY = 4  # of the text's chunks one is measured on; matrices are rounded by the others
 _LOGITS = 1 << 23  # at most, of a chunk
-_VALUES = 1 << 20  # logits compared at once
 _TOGETHER = 4096  # tokens of variants that go through a layer at once
 _SAMPLE = 256  # inputs on which formats are told apart
 _ROWS = 192  # of a matrix that are looked at for that
@@ -91,6 +90,7 @@ def text_size(decoder: Decoder, context: int) -> tuple[int, int]:
     return min(_CHUNK, context), _EVERY * (_TOKENS if decoder.parameters <= _SMALL else _FEW_TOKENS)
 
 
+@pieces_apart()
 def measure(
     reader: WeightReader,
     decoder: Decoder,
@@ -216,16 +216,19 @@ class _Work:
         )
         matrices = {linear.name: self.reader.matrix(linear) for linear in layer.linears}
         smallest, products, flow = dict[str, np.ndarray](), dict[str, list[float]](), Flow(self.decoder, list(base))
-        parts = layer_runner.parts(*given)
-        for linear, inputs in flow.through(layer, parts):
-            name, matrix = linear.name, matrices[linear.name]
-            smallest[name] = self._rounded(linear, inputs, matrix)
-            products[name] = self._product_errors(linear, inputs, matrix, smallest[name])
-            flow.multiply(linear, matrices[linear.name])
+        parts, goes_on = layer_runner.parts(*given), index % self.shared > 0
+
+        def rounding() -> None:
+            for linear, inputs in flow.through(layer, parts):
+                name, matrix = linear.name, matrices[linear.name]
+                smallest[name] = self._rounded(linear, inputs, matrix)
+                products[name] = self._product_errors(linear, inputs, matrix, smallest[name])
+                flow.multiply(linear, matrix)
+
+        carried = len(self.variants) - goes_on
+        at_once(rounding, lambda: self._carry(layer, parts, matrices, carried))
         run, after = layer_runner.whole(*given), flow.hidden
-        self.progress.advance(1, layer.name)
-        goes_on = index % self.shared > 0
-        self._carry(layer, parts, matrices, len(self.variants) - goes_on)
+        self.progress.advance(1 + carried, layer.name)
         variant = self.variants[-1] if goes_on else self._variant()
         waiting = self.waiting[variant.place]
         for number, x in enumerate(waiting if goes_on else base[: len(self.chunks)]):
@@ -241,15 +244,14 @@ class _Work:
     def _carry(
         self, layer: Layer, parts: Sequence[layer_runner.Part], matrices: Mapping[str, np.ndarray], count: int
     ) -> None:
-        """Take the first variants through a layer, several at once."""
+        """Take the first variants through a layer, several at once, by all cores but one: that one is rounding."""
         several = max(1, _TOGETHER // (len(self.chunks) * self.length))
         for start in range(0, count, several):
             waiting = self.waiting[start : min(start + several, count)]
-            flow = Flow(self.decoder, list(waiting.reshape(-1, *waiting.shape[2:])))
+            flow = Flow(self.decoder, list(waiting.reshape(-1, *waiting.shape[2:])), max(1, cores() - 1))
             for linear, _ in flow.through(layer, parts):
                 flow.multiply(linear, matrices[linear.name])
             waiting[:] = np.reshape(flow.hidden, waiting.shape)
-            self.progress.advance(len(waiting), layer.name)
 
     def _variant(self) -> _Variant:
         """One more."""
@@ -260,7 +262,7 @@ class _Work:
         """The matrix in its format of fewest bytes, by the other inputs where there are any."""
         format, others = self.choices.body[linear.name][0], inputs[self.length * len(self.chunks) :]
         by_data = format.rounder(hessian(others)) if len(others) else None
-        return format.values(in_slices(by_data or format.quantize, weight), linear.inputs)
+        return format.values((by_data or format.quantize)(weight), linear.inputs)
 
     def _product_errors(
         self, linear: Linear, inputs: np.ndarray, weight: np.ndarray, smallest: np.ndarray
@@ -294,18 +296,21 @@ class _Work:
         positions = max(1, min(self.length // 2, _LOGITS // self.decoder.vocab))
         last = layer_runner.final(self.decoder, self.exact, self.reader, self.folder)
 
-        def opened(head: Format) -> layer_runner.Run:
+        def opened(head: Format, threads: int | None = None) -> layer_runner.Run:
             formats = replace(self.exact, head=head)
-            return layer_runner.head(self.decoder, formats, self.reader, positions, self.folder)
+            return layer_runner.head(self.decoder, formats, self.reader, positions, self.folder, threads)
 
-        head, linear = opened(EXACT), self.decoder.head
+        head, linear = opened(EXACT, threads=1), self.decoder.head
         normed = [last(x[None], {})[None] for x in base]
-        exact_logits = [head(x, {}) for x in normed]
-        for number, exact in enumerate(exact_logits):
-            for variant in self.variants:
-                logits = head(last(self.waiting[variant.place, number][None], {})[None], {})
-                variant.loss += _divergence(exact, logits) / len(self.chunks)
-                self.progress.advance(int(number == 0), linear.name)
+        references = [Reference(head(x, {})) for x in normed]
+
+        def lost(variant: _Variant) -> float:
+            hidden = (last(x[None], {})[None] for x in self.waiting[variant.place])
+            return _mean([exact.mean_divergence(head(x, {})) for exact, x in zip(references, hidden, strict=True)])
+
+        for variant, loss in zip(self.variants, ordered_map(lost, self.variants), strict=True):
+            variant.loss = loss
+            self.progress.advance(1, linear.name)
         losses: Losses = {}
         for variant in self.variants:
             losses |= variant.losses()
@@ -313,8 +318,8 @@ class _Work:
         for option, format in enumerate(self.choices.head):
             if not format.exact:
                 rounded = opened(format)
-                pairs = zip(exact_logits, normed, strict=True)
-                own[option] = sum(_divergence(exact, rounded(x, {})) for exact, x in pairs) / len(self.chunks)
+                pairs = zip(references, normed, strict=True)
+                own[option] = _mean([exact.mean_divergence(rounded(x, {})) for exact, x in pairs])
             self.progress.advance(1, linear.name)
         if not self.choices.embedding:  # the head's bytes serve the embedding, too
             looked_up = losses.pop(self.decoder.embedding.name)
@@ -331,8 +336,5 @@ def _error(exact: Sequence[np.ndarray], found: Sequence[np.ndarray] | np.ndarray
     return total
 
 
-def _divergence(exact: np.ndarray, rounded: np.ndarray) -> float:
-    """Mean KL divergence of the rows of two logits [n, vocabulary]."""
-    step = max(1, _VALUES // exact.shape[1])
-    parts = (slice(start, start + step) for start in range(0, len(exact), step))
-    return float(np.concatenate([kl_divergence(exact[part], rounded[part]) for part in parts]).mean())
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgelm.exporter.formats.rounding.cholesky import lower_factor
 from edgelm.exporter.formats.rounding.grids import Blocks, block_grids
 from edgelm.exporter.formats.rounding.rtn import usable_inverse
 
@@ -55,19 +56,19 @@ def factor(hessian: np.ndarray, block: int, damping: float = DAMPING) -> Factor 
     if not np.isfinite(mean) or mean <= 0:
         return None
     order = block_order(diagonal, block)
-    padded = np.zeros((len(order), len(order)))
+    padded = np.zeros((len(order), len(order)), np.float32)
     padded[:k, :k] = hessian
-    padded = padded[np.ix_(order, order)]
-    every = np.arange(len(order))
-    given = padded.diagonal().copy()
+    every, turned = np.arange(len(order)), order[::-1]
     for times in _DAMPINGS:
-        padded[every, every] = given + times * damping * mean
+        # What factorises gives the lower factor: turned round, before and after, it is the upper one.
+        wanted = padded[np.ix_(turned, turned)]
+        wanted[every, every] += np.float32(times * damping * mean)
         try:
-            # numpy has the lower factor only: turned round, before and after, it is the upper one.
-            upper = np.linalg.cholesky(padded[::-1, ::-1])[::-1, ::-1]
+            upper = lower_factor(wanted)[::-1, ::-1]
         except np.linalg.LinAlgError:
             continue
-        return Factor(np.ascontiguousarray(upper, dtype=np.float32), order, block)
+        if np.isfinite(upper).all():
+            return Factor(np.ascontiguousarray(upper), order, block)
     return None
 
 
