@@ -79,7 +79,7 @@ def test_numpy_keeps_to_its_thread(cores: int, threads: int, monkeypatch: pytest
     assert now() == before
 
 
-@pytest.mark.parametrize("size", [1, 5, 128, 129, 700])
+@pytest.mark.parametrize("size", [1, 5, 128, 129, 700, 2300])
 def test_factors_are_those_of_numpy(size: int) -> None:
     rng = np.random.default_rng(size)
     inputs = rng.standard_normal((3 * size, size), dtype=np.float32)

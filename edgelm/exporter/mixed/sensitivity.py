@@ -29,7 +29,7 @@ from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.calibration.moments import hessian
 from edgelm.exporter.formats.format import Format
-from edgelm.exporter.formats.parallel import at_once, cores, ordered_map, pieces_apart
+from edgelm.exporter.formats.parallel import at_once, ordered_map, pieces_apart
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
@@ -244,11 +244,11 @@ class _Work:
     def _carry(
         self, layer: Layer, parts: Sequence[layer_runner.Part], matrices: Mapping[str, np.ndarray], count: int
     ) -> None:
-        """Take the first variants through a layer, several at once, by all cores but one: that one is rounding."""
+        """Take the first variants through a layer, several at once."""
         several = max(1, _TOGETHER // (len(self.chunks) * self.length))
         for start in range(0, count, several):
             waiting = self.waiting[start : min(start + several, count)]
-            flow = Flow(self.decoder, list(waiting.reshape(-1, *waiting.shape[2:])), max(1, cores() - 1))
+            flow = Flow(self.decoder, list(waiting.reshape(-1, *waiting.shape[2:])))
             for linear, _ in flow.through(layer, parts):
                 flow.multiply(linear, matrices[linear.name])
             waiting[:] = np.reshape(flow.hidden, waiting.shape)
@@ -280,15 +280,15 @@ class _Work:
         def error(x: np.ndarray, values: np.ndarray) -> float:
             return float((np.square(x @ values.T - exact).sum(axis=1) / size).sum())
 
-        least, errors, left = error(sample, smallest[::step]), list[float](), 1.0
-        for number, format in enumerate(self.choices.body[linear.name]):
+        def errors(format: Format) -> tuple[float, float]:
+            """By the weights, and by the inputs."""
             values = format.rounded(rows)
             by_weights = error(sample, values)
-            if number == 0 and by_weights > 0:
-                left = least / by_weights
-            by_inputs = max(error(format.read(sample), values) - by_weights, 0.0)
-            errors.append((by_inputs + left * by_weights) / least if least > 0 else 0.0)
-        return errors
+            return by_weights, max(error(format.read(sample), values) - by_weights, 0.0)
+
+        least, found = error(sample, smallest[::step]), list(ordered_map(errors, self.choices.body[linear.name]))
+        left = least / found[0][0] if found[0][0] > 0 else 1.0
+        return [(by_inputs + left * by_weights) / least if least > 0 else 0.0 for by_weights, by_inputs in found]
 
     def end(self, base: list[np.ndarray]) -> Losses:
         """All through the head, and what was lost."""

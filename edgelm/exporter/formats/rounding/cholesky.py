@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
+
+from edgelm.exporter.formats.parallel import ordered_map
 
 _BLOCK = 128  # columns that are factorised at once
 _ROWS = 512  # of what is left that are brought up to date at once
+_MUCH = 2048  # rows that are worth more than one core
 
 
 def lower_factor(matrix: np.ndarray) -> np.ndarray:
@@ -19,9 +24,16 @@ def lower_factor(matrix: np.ndarray) -> np.ndarray:
         matrix[block, block], matrix[block, block.stop :] = corner, 0
         below = matrix[block.stop :, block] @ np.linalg.inv(corner).T
         matrix[block.stop :, block] = below
-        for part in _blocks(len(below), _ROWS):  # nothing of what is right of the diagonal is needed
-            matrix[block.stop :, block.stop :][part, : part.stop] -= below[part] @ below[: part.stop].T
+        update = partial(_subtract, matrix[block.stop :, block.stop :], below)
+        parts = _blocks(len(below), _ROWS)
+        for _ in ordered_map(update, parts) if len(below) >= _MUCH else map(update, parts):
+            pass
     return matrix
+
+
+def _subtract(rest: np.ndarray, below: np.ndarray, part: slice) -> None:
+    """Of some rows of what is left, what is known of them now; nothing of what is right of the diagonal is needed."""
+    rest[part, : part.stop] -= below[part] @ below[: part.stop].T
 
 
 def _blocks(count: int, size: int) -> list[slice]:
