@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from edgelm.runtime.ort.weightcache import WeightCache
     from edgelm.target.target import Target
 
-_EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "gguf")  # what `edgelm[export]` brings
+_EXTRA = (
+    "onnx_ir",
+    "safetensors",
+    "ml_dtypes",
+    "huggingface_hub",
+    "gguf",
+    "threadpoolctl",
+)  # what `edgelm[export]` brings
 
 
 @names_keywords

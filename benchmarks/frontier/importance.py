@@ -18,6 +18,7 @@ from edgelm.exporter import families
 from edgelm.exporter.calibration import layer_runner
 from edgelm.exporter.calibration.flow import Flow
 from edgelm.exporter.checkpoint.checkpoint import Checkpoint
+from edgelm.exporter.formats.parallel import pieces_apart
 from edgelm.exporter.formats.registry import EXACT
 from edgelm.exporter.graph.decoder_graph import Formats
 from edgelm.exporter.model.weights import WeightReader
@@ -37,7 +38,8 @@ def importance(checkpoint: Path, bundle: Bundle, text: str = "builtin") -> dict[
     tokenizer, template = text_tools(bundle)
     ids = list(load_passages(text, "calibration").encode(tokenizer, template))
     chunks = spread_chunks(ids, CHUNK, TOKENS, starting_token(tokenizer))
-    return dict(_means(Checkpoint(checkpoint), chunks))
+    with pieces_apart():
+        return dict(_means(Checkpoint(checkpoint), chunks))
 
 
 def _means(checkpoint: Checkpoint, chunks: list[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

@@ -23,7 +23,7 @@ def without_extra(monkeypatch: pytest.MonkeyPatch):
     real = builtins.__import__
 
     def missing(name, *args, **kwargs):
-        if name.partition(".")[0] in ("onnx_ir", "safetensors", "ml_dtypes"):
+        if name.partition(".")[0] in ("onnx_ir", "safetensors", "ml_dtypes", "threadpoolctl"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name, *args, **kwargs)
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,10 @@ from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 from edgelm.exporter.model.weights import WeightReader
 from edgelm.exporter.progress import Progress
 
-_ROWS = 8192  # rows rounded at once: enough to make numpy's calls worth their cost
+_ROWS = 8192  # rows of a table rounded at once: enough to make numpy's calls worth their cost
 _RATE = 5e10  # floating-point operations a second and core, of numpy's products with all around them; measured
 _MOST = 4e13  # operations that a calibration with corrections may take: a model of half a billion weights, not of one
-_LITTLE = 1e12  # operations, of which half are not worth saving
+_LITTLE = 1e12  # operations, of which a part is not worth saving
 _LEAST = 0.375  # of a text, that the exact model reads, too
 _ROUNDING = 1.5e-7  # seconds a weight; measured
 _SAMPLE = 128  # inputs on which the error of a product is told
@@ -139,19 +140,19 @@ def calibrate(
     work = _Work(found, folder)
     head = _head(reader, decoder, formats)
     progress.start("calibrating", sum(_cost(m) for m in decoder.linears) + (0 if head is None else _cost(decoder.head)))
-    flow, exact = _embedded(reader, decoder, formats, chunks, folder), None
+    flow, exact, stop = _embedded(reader, decoder, formats, chunks, folder), None, Event()
     if corrects(decoder, formats, found.tokens):
         exact = _embedded(reader, decoder, Formats(EXACT, EXACT, EXACT), chunks[:compared], folder)
-        exact.workers = max(1, cores() - 1)  # one is rounding meanwhile
+        exact.workers, exact.stop = max(1, cores() - 1), stop  # one core is rounding meanwhile
     for index, layer in enumerate(decoder.layers):
         parts = layer_runner.parts(decoder, formats, index, reader, context, folder)
-        ahead = Ahead(_as_it_was(reader, layer, parts, exact))
-        for (linear, inputs), (weight, *known) in zip(flow.through(layer, parts), ahead, strict=True):
-            format, rounded = formats.multiplied(linear), weight
-            if format.calibrates and not _kept(reader, linear, format):
-                rounded = work.round(linear, format, [weight], inputs, *known, beside=ahead.start)
-            flow.multiply(linear, rounded)
-            progress.advance(_cost(linear), linear.name)
+        with Ahead(_as_it_was(reader, layer, parts, exact), stop) as ahead:
+            for (linear, inputs), (weight, *known) in zip(flow.through(layer, parts), ahead, strict=True):
+                format, rounded = formats.multiplied(linear), weight
+                if format.calibrates and not _kept(reader, linear, format):
+                    rounded = work.round(linear, format, [weight], inputs, *known, beside=ahead.start)
+                flow.multiply(linear, rounded)
+                progress.advance(_cost(linear), linear.name)
     if head is not None:
         run = layer_runner.final(decoder, formats, reader, folder)
         last = [np.concatenate([run(x[None], {}) for x in f.hidden]) for f in (flow, exact) if f is not None]
@@ -181,19 +182,21 @@ def corrects(decoder: Decoder, formats: Formats, tokens: int) -> bool:
 
 def memory(decoder: Decoder, tokens: int) -> int:
     """Bytes that calibration takes about: of the rounded model and the exact one hidden states, inputs and products of a
-    matrix; a layer three times; a Hessian and its factorisation.
+    matrix; a layer three times; nine arrays of a Hessian's size, which are sums of parts, corrections and factorisations.
     """
     layer = max(sum(map(_cost, layer.linears)) for layer in decoder.layers)
     widest = max(linear.inputs for linear in decoder.linears)
-    return 2 * 4 * tokens * (decoder.hidden + 2 * widest) + 12 * layer + (4 + 4 * 8) * widest**2
+    return 2 * 4 * tokens * (decoder.hidden + 2 * widest) + 12 * layer + 9 * 4 * widest**2
 
 
 def seconds(decoder: Decoder, tokens: int) -> float:
-    """How long calibration takes here, about: its work at `_RATE` a core, and rounding."""
+    """How long calibration takes here, about: its work at `_RATE` a core, and rounding, which takes one, and beside which the
+    exact model goes on where there is one.
+    """
     corrected = _work(decoder, tokens, 1.0) <= _MOST
     work = _work(decoder, tokens, _compared(decoder, tokens) if corrected else 0.0)
-    rounding = _ROUNDING * (sum(map(_cost, decoder.linears)) + _cost(decoder.head))
-    return (work / _RATE + rounding) / cores()
+    rounding = _ROUNDING * sum(map(_cost, decoder.linears))
+    return work / _RATE / cores() + rounding / (min(2, cores()) if corrected else 1)
 
 
 def _work(decoder: Decoder, tokens: int, compared: float) -> float:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from threading import Event
 
 import numpy as np
 
 from edgelm.exporter.calibration.layer_runner import Part
-from edgelm.exporter.formats.parallel import ordered_map
+from edgelm.exporter.formats.parallel import Stopped, ordered_map
 from edgelm.exporter.model.decoder import Decoder, Layer, Linear
 
 _TOGETHER = 1024  # tokens whose product with a matrix is made at once: more take as long each, fewer longer
@@ -27,12 +28,14 @@ class Flow:
     Attributes:
         decoder: of the model.
         hidden: of every chunk [S, hidden], before the layer that comes next.
-        workers: chunks or groups of them that are worked on at once; None for as many as there are cores.
+        workers: groups of chunks that are worked on at once; None for as many as there are cores.
+        stop: once it is set, going on raises `Stopped`.
     """
 
     decoder: Decoder
     hidden: list[np.ndarray]
     workers: int | None = None
+    stop: Event | None = None
     _products: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _last: tuple[Linear, np.ndarray, np.ndarray] | None = None
     _inputs: np.ndarray | None = None
@@ -75,6 +78,8 @@ class Flow:
 
         def run(group: range) -> list[tuple[np.ndarray | None, np.ndarray]]:
             """Of every chunk of the group its product with the last matrix, and what the part gives."""
+            if self.stop is not None and self.stop.is_set():
+                raise Stopped
             products = itertools.repeat(None) if last is None else self._multiplied(group, *last[1:])
             found = []
             for chunk, product in zip(group, products, strict=False):

@@ -13,6 +13,7 @@ from edgelm.exporter.formats.rounding.cholesky import lower_factor
 ENOUGH = 3  # tokens for each column, to tell what has been lost
 _LOUDER = 4.0  # that a token's inputs are made at most
 _TOKENS = 2048  # whose inputs are weighed at once
+_WIDE = 4096  # columns whose sums are not held several times over
 _BLOCK = 128  # columns that are solved for at once
 _DAMPING = 0.5  # of the mean diagonal of ``Xᵀ X``: what is found must hold for other texts, too
 
@@ -24,7 +25,8 @@ def hessian(inputs: np.ndarray) -> np.ndarray:
     are, the sum is theirs alone, and a matrix is rounded for them; but what is after a matrix norms every token by
     itself. So each is brought to the same mean square, small ones to `_LOUDER` times their size at most.
     """
-    return _sum(inputs, _shares(inputs))
+    shares = _shares(inputs)
+    return _sum(inputs, shares) if inputs.shape[1] <= _WIDE else _by_columns(inputs * shares)
 
 
 @dataclass
@@ -115,6 +117,20 @@ def _shares(inputs: np.ndarray) -> np.ndarray:
     share = np.sqrt(typical / np.maximum(square, typical / _LOUDER**2)) if typical > 0 else np.ones_like(square)
     shares: np.ndarray = share[:, None]
     return shares
+
+
+def _by_columns(weighed: np.ndarray) -> np.ndarray:
+    """``Xᵀ X`` [k, k], some columns at a time, what is right of the diagonal alone."""
+    width = weighed.shape[1]
+    found = np.empty((width, width), np.float32)
+
+    def some(part: slice) -> None:
+        found[part, part.start :] = weighed[:, part].T @ weighed[:, part.start :]
+        found[part.stop :, part] = found[part, part.stop :].T
+
+    for _ in ordered_map(some, slices(width)):
+        pass
+    return found
 
 
 def _sum(

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 
@@ -180,6 +181,7 @@ class _Work:
         self.length = len(self.chunks[0])
         self.exact, self.shared = Formats(EXACT, EXACT, EXACT), _shared(decoder)
         self.variants: list[_Variant] = []
+        self.stop = Event()
         shape = (_variants(decoder, len(decoder.layers)), len(self.chunks), self.length, decoder.hidden)
         self.waiting = np.lib.format.open_memmap(folder / "variants.npy", "w+", np.float32, shape)
 
@@ -226,7 +228,7 @@ class _Work:
                 flow.multiply(linear, matrix)
 
         carried = len(self.variants) - goes_on
-        at_once(rounding, lambda: self._carry(layer, parts, matrices, carried))
+        at_once(rounding, lambda: self._carry(layer, parts, matrices, carried), self.stop)
         run, after = layer_runner.whole(*given), flow.hidden
         self.progress.advance(1 + carried, layer.name)
         variant = self.variants[-1] if goes_on else self._variant()
@@ -248,7 +250,7 @@ class _Work:
         several = max(1, _TOGETHER // (len(self.chunks) * self.length))
         for start in range(0, count, several):
             waiting = self.waiting[start : min(start + several, count)]
-            flow = Flow(self.decoder, list(waiting.reshape(-1, *waiting.shape[2:])))
+            flow = Flow(self.decoder, list(waiting.reshape(-1, *waiting.shape[2:])), stop=self.stop)
             for linear, _ in flow.through(layer, parts):
                 flow.multiply(linear, matrices[linear.name])
             waiting[:] = np.reshape(flow.hidden, waiting.shape)

@@ -14,7 +14,7 @@ _MUCH = 2048  # rows that are worth more than one core
 
 
 def lower_factor(matrix: np.ndarray) -> np.ndarray:
-    """The lower factor L [k, k] of ``A = L Lᵀ``; A is overwritten. Block by block, which takes numpy half its time.
+    """The lower factor L [k, k] of ``A = L Lᵀ``; A is overwritten. Of what is not finite comes what is not finite.
 
     Raises:
         numpy.linalg.LinAlgError: it is not positive definite.
