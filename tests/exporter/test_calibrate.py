@@ -382,7 +382,7 @@ def test_the_exact_model_reads_a_part_of_the_text_where_that_is_enough(
     assert calibrate._compared(decoder, 8192) == 1.0
     monkeypatch.setattr(calibrate, "_LITTLE", 0.0)
     widest = max(linear.inputs for linear in decoder.linears)
-    assert calibrate._compared(decoder, 8192) == 0.375
+    assert calibrate._compared(decoder, 8192) == calibrate._LEAST
     assert calibrate._compared(decoder, moments.ENOUGH * widest) == 1.0, "fewer would be too few for the widest matrix"
     assert calibrate._compared(decoder, 4 * widest) == 0.75
     read: list[int] = []
@@ -398,7 +398,7 @@ def test_the_exact_model_reads_a_part_of_the_text_where_that_is_enough(
     facts = made.manifest.calibration
     assert facts is not None
     assert len(read) == len(decoder.linears)
-    assert set(read) == {math.ceil(facts.tokens // 512 * 0.375) * 512}
+    assert set(read) == {math.ceil(facts.tokens // 512 * calibrate._LEAST) * 512}
 
 
 def test_the_exact_model_goes_through_beside(stories: dict[str, Path], tmp_path: Path) -> None:

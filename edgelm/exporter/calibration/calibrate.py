@@ -35,7 +35,7 @@ _ROWS = 8192  # rows of a table rounded at once: enough to make numpy's calls wo
 _RATE = 5e10  # floating-point operations a second and core, of numpy's products with all around them; measured
 _MOST = 4e13  # operations that a calibration with corrections may take: a model of half a billion weights, not of one
 _LITTLE = 1e12  # operations, of which a part is not worth saving
-_LEAST = 0.375  # of a text, that the exact model reads, too
+_LEAST = 0.3  # of a text, that the exact model reads, too
 _ROUNDING = 1.5e-7  # seconds a weight; measured
 _SAMPLE = 128  # inputs on which the error of a product is told
 
