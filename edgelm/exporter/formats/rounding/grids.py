@@ -82,7 +82,8 @@ def _trials(
     """(Inverse scales [n], codes of zero) to try."""
     high, low = values.max(axis=0), values.min(axis=0)
     first = np.where(high > -low, high, low) / np.float32(-half)
-    for trial in _SYMMETRIC if zero_points else _TRIALS if half <= _COARSE else _TRIALS[:1]:
+    tried = _SYMMETRIC if zero_points else _TRIALS
+    for trial in tried if half <= _COARSE else tried[:1]:
         yield usable_inverse(first * np.float32(trial))[1], np.float32(half)
     if not zero_points:
         return
