@@ -327,10 +327,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 
 def test_the_embedded_model_answers_alike(home: dict[str, Bundle]) -> None:
     lines = [json.loads(line) for line in demo.heldout().read_text(encoding="utf-8").splitlines()[::80]]
+    compared = 0
     with load(home["whole"].path) as whole, load(home["trimmed"].path) as trimmed:
         for line in lines:
-            expected, found = (lm.generate(line["messages"], max_tokens=120) for lm in (whole, trimmed))
+            expected = whole.generate(line["messages"], max_tokens=120)
+            if expected.text != line["answer"]:
+                continue  # a wrong answer may be of tokens that the text has not
+            found = trimmed.generate(line["messages"], max_tokens=120)
             assert (found.text, found.finish_reason) == (expected.text, expected.finish_reason)
+            compared += 1
+    assert compared >= 7
     assert home["trimmed"].manifest.vocabulary.tokens < home["whole"].manifest.graph.vocab
 
 
