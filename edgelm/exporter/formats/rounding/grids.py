@@ -12,7 +12,7 @@ from edgelm.exporter.formats.rounding.rtn import usable_inverse
 _TRIALS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 1.05, 1.1)  # multiples of the scale that fits the largest value
 _NARROWER = (1.0, 0.93, 0.86, 0.79, 0.72)  # shares of a block's range that are tried where it has a zero point
 _SYMMETRIC = (1.0, 0.9)  # of `_TRIALS` that are tried beside these
-_COARSE = 8  # steps either side of zero, of which another scale may serve better: of 128, none does
+_COARSE = 8  # steps either side of zero, of which another scale may serve better: of 128, hardly
 _COLUMNS = 1024  # blocks worked on at once: temporaries stay in the second-level cache
 
 
