@@ -34,14 +34,8 @@ if TYPE_CHECKING:
     from edgelm.runtime.ort.weightcache import WeightCache
     from edgelm.target.target import Target
 
-_EXTRA = (
-    "onnx_ir",
-    "safetensors",
-    "ml_dtypes",
-    "huggingface_hub",
-    "gguf",
-    "threadpoolctl",
-)  # what `edgelm[export]` brings
+# What `edgelm[export]` brings.
+_EXTRA = ("onnx_ir", "safetensors", "ml_dtypes", "huggingface_hub", "gguf", "threadpoolctl")
 
 
 @names_keywords

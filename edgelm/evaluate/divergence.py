@@ -201,10 +201,8 @@ class Reference:
 
     def mean_divergence(self, other: np.ndarray) -> float:
         """Mean KL divergence of other logits from these, in nats."""
-        found, room = (
-            0.0,
-            np.empty((2, self._step, other.shape[1]), np.float32),
-        )  # fresh memory costs as much as its use
+        found = 0.0
+        room = np.empty((2, self._step, other.shape[1]), np.float32)  # fresh memory costs as much as its use
         for start in range(0, len(other), self._step):
             part = slice(start, min(start + self._step, len(other)))
             shifted, apart = room[:, : part.stop - part.start]

@@ -22,16 +22,7 @@ def several(rng: random.Random, held_phrase: bool = False, pair_held: bool = Fal
     """One command with two or three actions."""
     makers = [_joined]
     if not held_phrase and not pair_held:
-        makers = [_joined] * 6 + [
-            _shared_verb,
-            _shared_verb,
-            _rooms,
-            _gapped,
-            _pronoun,
-            _fragments,
-            _fragments,
-            _counted,
-        ]
+        makers = [_joined] * 6 + [_shared_verb] * 2 + [_rooms, _gapped, _pronoun] + [_fragments] * 2 + [_counted]
     while True:
         try:
             made = rng.choice(makers)(rng, held_phrase)

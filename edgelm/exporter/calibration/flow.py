@@ -74,29 +74,30 @@ class Flow:
         """What a part gives for every chunk; of the products only those stay that later parts need."""
         later = frozenset[str]().union(*(part.needs for part in parts[number + 1 :]))
         last, part = self._last, parts[number]
-        earlier = part.needs & self._products.keys()
+        name = None if last is None else last[0].name
+        earlier, keeps = part.needs & self._products.keys(), name in later
 
         def run(group: range) -> list[tuple[np.ndarray | None, np.ndarray]]:
             """Of every chunk of the group its product with the last matrix, and what the part gives."""
             if self.stop is not None and self.stop.is_set():
                 raise Stopped
-            products = itertools.repeat(None) if last is None else self._multiplied(group, *last[1:])
+            products = [None] * len(group) if last is None else self._multiplied(group, *last[1:])
             found = []
-            for chunk, product in zip(group, products, strict=False):
-                given = {name: self._products[name][chunk][None] for name in earlier}
-                if last is not None and product is not None:
-                    given[last[0].name] = product[None]
-                out = part.run(self.hidden[chunk][None], given)
-                found.append((product if last is not None and last[0].name in later else None, out))
+            for chunk, product in zip(group, products, strict=True):
+                given = {other: self._products[other][chunk][None] for other in earlier}
+                if name is not None and product is not None:
+                    given[name] = product[None]
+                found.append((product if keeps else None, part.run(self.hidden[chunk][None], given)))
             return found
 
-        kept = []
+        kept: list[np.ndarray] = []
         for group in ordered_map(run, self._groups(), self.workers):
             for product, out in group:
-                kept.append(product)
+                if product is not None:
+                    kept.append(product)
                 yield out
-        if last is not None and last[0].name in later:
-            self._products[last[0].name] = [product for product in kept if product is not None]
+        if name is not None and keeps:
+            self._products[name] = kept
         self._last = None
         self._products = {name: values for name, values in self._products.items() if name in later}
 

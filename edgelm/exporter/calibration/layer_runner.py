@@ -7,7 +7,6 @@ are inputs: whoever runs a layer gives them, rounded or not, and nothing but tha
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import onnx_ir as ir
 
 from edgelm.bundle.reader import DATA, MODEL
 from edgelm.exporter.formats.format import Format, Matrix
+from edgelm.exporter.formats.parallel import cores
 from edgelm.exporter.graph.attention import KVLayout
 from edgelm.exporter.graph.decoder_graph import (
     Formats,
@@ -298,7 +298,7 @@ def _open_all(
         # Loaded weights stay mapped without the file's name. Threads sleep between runs: numpy wants the cores.
         session: Any = open_session(
             Path(place, MODEL),
-            threads or _threads(len(os.sched_getaffinity(0))),
+            threads or _threads(cores()),
             ["CPUExecutionProvider"],
             disable_spinning=True,
         )

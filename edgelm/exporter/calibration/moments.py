@@ -55,14 +55,9 @@ class Correction:
         if few and self._whole is None:
             found = self._found(rows)
         else:
-            self._whole = self._found(None) if self._whole is None else self._whole
-            found = _by_rows(self._times_whole, rows)
+            whole = self._whole = self._found(None) if self._whole is None else self._whole
+            found = _by_rows(lambda part: part @ whole, rows)
         return found if np.isfinite(found).all() else np.zeros_like(rows)
-
-    def _times_whole(self, rows: np.ndarray) -> np.ndarray:
-        assert self._whole is not None
-        product: np.ndarray = rows @ self._whole
-        return product
 
     def _found(self, rows: np.ndarray | None) -> np.ndarray:
         """``W C``, or C where there are no rows."""

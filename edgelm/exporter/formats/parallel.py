@@ -135,5 +135,9 @@ class Ahead(Iterator[A]):
 def slices(count: int, most: int = _SLICE) -> list[slice]:
     """Of so many rows, of about one size, `most` of them each; as many for one core of two as for the other."""
     number = 2 * -(-count // (2 * most))
-    size = max(1, -(-count // max(1, number)))
+    return blocks(count, max(1, -(-count // max(1, number))))
+
+
+def blocks(count: int, size: int) -> list[slice]:
+    """Of so many rows, `size` each; the last one may have fewer."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from threading import Event
 
 import numpy as np
@@ -308,7 +309,7 @@ class _Work:
 
         def lost(variant: _Variant) -> float:
             hidden = (last(x[None], {})[None] for x in self.waiting[variant.place])
-            return _mean([exact.mean_divergence(head(x, {})) for exact, x in zip(references, hidden, strict=True)])
+            return fmean([exact.mean_divergence(head(x, {})) for exact, x in zip(references, hidden, strict=True)])
 
         for variant, loss in zip(self.variants, ordered_map(lost, self.variants), strict=True):
             variant.loss = loss
@@ -321,7 +322,7 @@ class _Work:
             if not format.exact:
                 rounded = opened(format)
                 pairs = zip(references, normed, strict=True)
-                own[option] = _mean([exact.mean_divergence(rounded(x, {})) for exact, x in pairs])
+                own[option] = fmean([exact.mean_divergence(rounded(x, {})) for exact, x in pairs])
             self.progress.advance(1, linear.name)
         if not self.choices.embedding:  # the head's bytes serve the embedding, too
             looked_up = losses.pop(self.decoder.embedding.name)
@@ -336,7 +337,3 @@ def _error(exact: Sequence[np.ndarray], found: Sequence[np.ndarray] | np.ndarray
         size = np.maximum(np.square(x).sum(axis=1), np.finfo(np.float32).tiny)
         total += float((np.square(y - x).sum(axis=1) / size).sum(dtype=np.float64))
     return total
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -7,7 +7,6 @@ memory is taken is a model fitted to measurements (onnxruntime 1.32, 135M and 0.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from edgelm.exporter.checkpoint.checkpoint import Checkpoint
 from edgelm.exporter.checkpoint.config import Config
 from edgelm.exporter.checkpoint.prequantized import Scheme
 from edgelm.exporter.formats.format import Format
+from edgelm.exporter.formats.parallel import cores
 from edgelm.exporter.formats.registry import PREFILL
 from edgelm.exporter.graph import decoder_graph, prefill
 from edgelm.exporter.graph.attention import SLACK, cache_head_dim
@@ -176,7 +176,7 @@ def of_decoder(decoder: Decoder, spec: RecipeSpec, target: Target, scheme: Schem
         width=dtype.itemsize * sum(n + k for _, n, k in body) // max(1, len(decoder.layers)),
         scores=0,
         host=_EXPORTER
-        + _SLICE * (len(os.sched_getaffinity(0)) + 1)
+        + _SLICE * (cores() + 1)
         + max(
             format.packing_bytes(n, k) for format, n, k in (products if spec.prefill is None else [*products, *prompts])
         )

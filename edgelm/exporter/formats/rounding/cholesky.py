@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from edgelm.exporter.formats.parallel import ordered_map
+from edgelm.exporter.formats.parallel import blocks, ordered_map
 
 _BLOCK = 128  # columns that are factorised at once
 _ROWS = 512  # of what is left that are brought up to date at once
@@ -19,13 +19,13 @@ def lower_factor(matrix: np.ndarray) -> np.ndarray:
     Raises:
         numpy.linalg.LinAlgError: it is not positive definite.
     """
-    for block in _blocks(len(matrix), _BLOCK):
+    for block in blocks(len(matrix), _BLOCK):
         corner = np.linalg.cholesky(matrix[block, block])
         matrix[block, block], matrix[block, block.stop :] = corner, 0
         below = matrix[block.stop :, block] @ np.linalg.inv(corner).T
         matrix[block.stop :, block] = below
         update = partial(_subtract, matrix[block.stop :, block.stop :], below)
-        parts = _blocks(len(below), _ROWS)
+        parts = blocks(len(below), _ROWS)
         for _ in ordered_map(update, parts) if len(below) >= _MUCH else map(update, parts):
             pass
     return matrix
@@ -34,7 +34,3 @@ def lower_factor(matrix: np.ndarray) -> np.ndarray:
 def _subtract(rest: np.ndarray, below: np.ndarray, part: slice) -> None:
     """Of some rows of what is left, what is known of them now; nothing of what is right of the diagonal is needed."""
     rest[part, : part.stop] -= below[part] @ below[: part.stop].T
-
-
-def _blocks(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
