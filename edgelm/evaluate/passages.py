@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -74,6 +74,13 @@ class Passages:
         """
         texts = self.texts(template)
         return [token for text, special in texts for token in tokenizer.encode(text, special=special)]
+
+    def by_kind(self) -> tuple[Passages, Passages]:
+        """The conversations, and the rest, each in its order."""
+        told = tuple(p for p in self.passages if not isinstance(p, str))
+        return replace(self, passages=told), replace(
+            self, passages=tuple(p for p in self.passages if isinstance(p, str))
+        )
 
     def texts(self, template: Renders | None) -> Iterator[tuple[str, bool]]:
         """Each passage as (its text, whether what begins a text is yet to be added: a template writes it itself).
@@ -189,6 +196,24 @@ def spread_chunks(ids: Sequence[int], size: int, most: int, bos: int | None) -> 
     for chunk in chunks if bos is not None else ():
         chunk[0] = bos
     return chunks
+
+
+def mixed_chunks(told: Sequence[int], plain: Sequence[int], size: int, most: int, bos: int | None) -> list[np.ndarray]:
+    """`spread_chunks` of conversations and of other text: of the former as many as there are, a third at most, and evenly
+    among the others.
+
+    Apps talk with a model, and the sample has more to read than to say: with its share of an eighth, the answers to
+    questions lose more than the sentences of an encyclopedia.
+
+    Raises:
+        OptionError: all of the text is shorter than a chunk.
+    """
+    if min(len(told), len(plain)) < size or most < 3 * size:
+        return spread_chunks([*told, *plain], size, most, bos)
+    chats = spread_chunks(told, size, most // 3, bos)
+    others = spread_chunks(plain, size, most - sum(map(len, chats)), bos)
+    places = [(place + 0.5) / len(kind) for kind in (chats, others) for place in range(len(kind))]
+    return [chunk for _, chunk in sorted(zip(places, [*chats, *others], strict=True), key=lambda pair: pair[0])]
 
 
 def _builtin(name: str, part: Part) -> Passages:

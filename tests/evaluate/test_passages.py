@@ -10,10 +10,12 @@ from tokenizers import Tokenizer
 
 from edgelm.errors import EdgeLMError, OptionError
 from edgelm.evaluate.passages import (
+    BUILTIN,
     builtin_in,
     builtin_languages,
     fluent_languages,
     load_passages,
+    mixed_chunks,
     spread_chunks,
     starting_token,
 )
@@ -102,6 +104,30 @@ def test_chunks_are_spread_over_the_text():
     assert len(spread_chunks(range(100), 10, 1000, bos=None)) == 10
     [chunk] = spread_chunks(range(19), 10, 5, bos=7)
     assert chunk.tolist() == [7, *range(1, 10)]
+
+
+def test_conversations_are_a_third_at_most_and_evenly_among_the_others():
+    told, plain = range(1000, 1055), range(300)
+    chunks = [int(chunk[0]) for chunk in mixed_chunks(told, plain, 10, 90, bos=None)]
+    assert chunks == [0, 1000, 50, 100, 1010, 150, 200, 1030, 250]
+    few = [int(chunk[0]) for chunk in mixed_chunks(range(1000, 1012), plain, 10, 90, bos=None)]
+    assert sorted(few)[-1] == 1000
+    assert len(few) == 9
+    assert few.index(1000) == 4
+
+
+@pytest.mark.parametrize(("told", "plain"), [(9, 100), (100, 9), (0, 100), (100, 0)])
+def test_one_kind_alone_is_one_text(told, plain):
+    chunks = mixed_chunks(range(1000, 1000 + told), range(plain), 10, 60, bos=None)
+    assert all(map(np.array_equal, chunks, spread_chunks([*range(1000, 1000 + told), *range(plain)], 10, 60, bos=None)))
+
+
+def test_the_kinds_of_a_text():
+    told, plain = load_passages(BUILTIN, "calibration").by_kind()
+    assert len(told.passages) > 15
+    assert not any(isinstance(p, str) for p in told.passages)
+    assert len(plain.passages) > 40
+    assert all(isinstance(p, str) for p in plain.passages)
 
 
 def test_a_text_shorter_than_a_chunk():

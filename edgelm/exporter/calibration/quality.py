@@ -28,7 +28,7 @@ from edgelm.evaluate.passages import (
     fluent_languages,
     is_builtin,
     load_passages,
-    spread_chunks,
+    mixed_chunks,
     starting_token,
 )
 from edgelm.exporter import recipe
@@ -213,8 +213,11 @@ class Calibration:
         path, text = self.writer.path(TEMPLATE), self.text
         source = path.read_text(encoding="utf-8") if path.exists() else None
         tokenizer, template = open_text(self.writer.path(TOKENIZER), source, text.tokenizer, text.special_tokens)
-        ids = [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
-        chunks = spread_chunks(ids, chunk, most, starting_token(tokenizer))
+        kinds = [kind.encode(tokenizer, template) for kind in passages.by_kind()]
+        told, plain = ([token for token in ids if token < decoder.vocab] for ids in kinds)
+        if template is None:  # a model that does not talk
+            told, plain = [], [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
+        chunks = mixed_chunks(told, plain, chunk, most, starting_token(tokenizer))
         enough = min(_FEW, most)
         if (tokens := sum(map(len, chunks))) < enough:
             self.progress.say(
