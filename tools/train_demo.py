@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import queue
 import random
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,16 +23,19 @@ from demo_data import checkpoint, quantized
 from demo_data.conversations import heldout, training, training_group
 from demo_data.muon import Muon
 from demo_data.network import Network
+from demo_data.other import REFUSAL
 from demo_data.packing import IGNORED, Batch, Group, pack, stack
 from demo_data.schema import SCHEMA
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 DEMO = Path(__file__).resolve().parents[1] / "edgelm" / "demo"
-ROW, ROWS = 256, 12  # a batch: 12 rows of 256 tokens, each holding several groups of conversations
+ROW, ROWS = 256, 10  # a batch: 10 rows of 256 tokens, each holding several groups of conversations
 POOL = 800  # groups of conversations packed together
-GROWTH = 300  # batches over which conversations grow to their full length
-FIRST = 200  # batches in which homes are recited above all: a value is found by its name before anything else is learnt
-LAST = 1500  # batches after which there is more of what is said most
+GROWTH = 400  # batches over which conversations grow to their full length
+FIRST = 300  # batches in which homes are recited above all: a value is found by its name before anything else is learnt
+LAST = 4000  # batches after which there is more of what is said most
+CUT = 0.85  # share of refusals, all of one sentence, of which only the beginning is read: the rest is soon known
+BEGIN = 3  # tokens of it
 FAST_BF16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # else float32 is the faster type
 KEPT = 100  # steps after which a run that is ended can go on
 DECAY = 0.4  # share of the last steps over which the learning rate falls
@@ -71,10 +72,19 @@ def groups(tokenizer: PreTrainedTokenizerFast, rng: random.Random, batches: int,
         opening, _ = checkpoint.encode(tokenizer, start)
         pairs = [checkpoint.encode(tokenizer, c.full()) for c in conversations]
         branches = [(ids[len(opening) :], targets[len(opening) :]) for ids, targets in pairs]
+        for i, made_of in enumerate(conversations):
+            if made_of.answer == REFUSAL and rng.random() < CUT:
+                branches[i] = shortened(*branches[i])
         while len(group := Group(opening, branches)) > ROW and len(branches) > 1:
             branches.pop()  # less is asked about a large home
         made.append(group)
     return made
+
+
+def shortened(ids: list[int], targets: list[int]) -> tuple[list[int], list[int]]:
+    """A branch without the end of its last answer, of which the first tokens decide all others."""
+    start = max(i for i, target in enumerate(targets) if target != IGNORED and targets[i - 1] == IGNORED)
+    return ids[: start + BEGIN], targets[: start + BEGIN]
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int, start: int = 0) -> Iterator[Batch]:
@@ -88,14 +98,6 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int, start: int = 0) -> It
             made += 1
             if made > start:
                 yield stack(rows[i : i + ROWS], ROW)
-
-
-def ahead(stream: Iterator[Batch], count: int = 24) -> Iterator[Batch]:
-    """The same batches, made by a thread of their own while others are trained on; at most `count` lie ready."""
-    ready: queue.Queue[Batch] = queue.Queue(count)
-    threading.Thread(target=lambda: [ready.put(batch) for batch in stream], daemon=True).start()
-    while True:
-        yield ready.get()
 
 
 def compiled(network: Network, batch: Batch) -> Callable[..., torch.Tensor]:
@@ -175,7 +177,8 @@ def train(
     """Train in place, reporting every 50 steps, on from what a run that was ended has `kept`; returns the seconds taken."""
     optimizers = optimizers_of(network, lr)
     first = resume(kept, network, optimizers, steps)
-    stream = ahead(batches(tokenizer, seed, first))
+    # Made between steps: a thread of its own would take turns with those of the products, which wait for each other.
+    stream = batches(tokenizer, seed, first)
     started, seen, total = time.monotonic(), 0, 0.0
     network.train()
     batch = next(stream)
@@ -293,7 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=DEMO, help="folder for model/, heldout.jsonl and schema.json")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3100)
+    parser.add_argument("--steps", type=int, default=8800)
     parser.add_argument("--lr", type=float, default=0.01, help="peak step of Muon; AdamW takes 0.15 of it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--snapshots", type=int, default=0, help="also keep a checkpoint every so many steps")

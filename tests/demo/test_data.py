@@ -1,18 +1,21 @@
 """The generated text: what is held out stays out of training, and every answer follows the schema."""
 
+import contextlib
 import json
 import random
 import re
 
 import pytest
-from demo_data import other, questions, refusals, speech, states, templates, templates_home
+from demo_data import combined, other, questions, refusals, speech, states, templates, templates_home
 from demo_data.conversations import heldout, training
 from demo_data.devices import DOORS, ROOMS, held_combo, held_pair
 from demo_data.grammar import gerund, number_words
-from demo_data.schema import SCHEMA, matching_cases, pattern
+from demo_data.schema import SCHEMA, actions_of, grounding, matching_cases, pattern
 from demo_data.templates import HELD_JOINS
 
 from edgelm import demo
+from edgelm.bundle.answer_grammar import Grounding
+from edgelm.runtime.loop.grounded import said
 
 
 def read(path):
@@ -119,6 +122,30 @@ def test_a_place_of_no_list_is_kept_as_it_was_said(sample):
     for conversation, place in kept:
         said = " ".join(m["content"] for m in conversation.messages if m["role"] == "user").lower()
         assert place in said, (place, said)
+
+
+def test_places_in_answers_were_said(sample):
+    """Else the grammar of answers would keep the model from being right."""
+    facts = grounding()
+    lines = [json.loads(line) for path in (demo.heldout(), demo.kinds(), demo.speakers()) for line in path.open()]
+    asked = [(line["messages"], line["answer"]) for line in lines] + [(c.messages, c.answer) for c in sample]
+    for messages, answer in asked:
+        rooms = {action["room"] for action in actions_of(answer) or [] if "room" in action}
+        assert rooms <= said(Grounding(facts["key"], facts["values"]), messages), messages
+
+
+@pytest.mark.parametrize("make", [combined._there, combined._scoped])
+def test_a_place_that_is_said_once_is_that_of_both_actions(make):
+    rng, made = random.Random(4), []
+    while len(made) < 200:
+        with contextlib.suppress(LookupError):
+            made.append(make(rng, False))
+    for command in made:
+        first, second = command.actions
+        assert first.room == second.room is not None
+        assert first.device != second.device
+        words = {word for name, said in grounding()["values"].items() if name == first.room for word in said}
+        assert any(word in command.text for word in words | {first.room}), command.text
 
 
 def test_what_is_for_later_is_refused(sample):

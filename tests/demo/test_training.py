@@ -12,6 +12,7 @@ from demo_data import checkpoint  # noqa: E402
 from demo_data.conversations import ASKED, training, training_group  # noqa: E402
 from demo_data.muon import orthogonal  # noqa: E402
 from demo_data.network import Network  # noqa: E402
+from demo_data.other import REFUSAL  # noqa: E402
 from demo_data.packing import IGNORED, Group, pack, stack  # noqa: E402
 
 
@@ -66,6 +67,18 @@ def test_targets_are_the_tokens_that_are_to_be_predicted():
     scored = batch.targets != IGNORED
     assert torch.equal(batch.targets[scored], batch.ids[scored])
     assert scored.sum() == sum(len(tokens) - 1 for g in row for tokens, _ in g.branches)
+
+
+def test_a_refusal_is_cut_behind_what_decides_it(tokenizer):
+    asked = {"role": "user", "content": "what is the capital of France?"}
+    ids, targets = checkpoint.encode(tokenizer, [asked, {"role": "assistant", "content": REFUSAL}])
+    cut, wanted = train_demo.shortened(ids, targets)
+    assert tokenizer.decode([t for t in wanted if t != -100]) == "I can only"
+    assert cut == ids[: len(cut)]
+    twice = [asked, {"role": "assistant", "content": REFUSAL}] * 2
+    ids, targets = checkpoint.encode(tokenizer, twice)
+    _, wanted = train_demo.shortened(ids, targets)
+    assert tokenizer.decode([t for t in wanted if t != -100], skip_special_tokens=True) == f"{REFUSAL}I can only"
 
 
 def test_padding_sees_nothing_and_is_not_seen():

@@ -118,4 +118,4 @@ def test_a_folder_of_that_name_is_refused(checkpoint: Path, tmp_path: Path) -> N
 
 def test_the_embedded_model_has_one() -> None:
     assert demo.answers() == demo.path() / ANSWERS
-    assert set(json.loads(demo.answers().read_text())) == {"regex"}
+    assert set(json.loads(demo.answers().read_text())) == {"regex", "grounded"}

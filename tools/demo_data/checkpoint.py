@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .schema import pattern
+from .schema import grounding, pattern
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 PAD, BOS, SYSTEM, USER, ASSISTANT, END = range(6)
@@ -124,6 +125,13 @@ def _without_pieces(text: str) -> str:
     return text
 
 
+@lru_cache(4096)
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A home's state is in all conversations about it, and answers come again and again."""
+    found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return found
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
     """Token ids of a conversation and its targets, -100 wherever the assistant does not speak.
 
@@ -132,7 +140,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -
     ids, targets = [BOS], [-100]
     for message in messages:
         role = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}[message["role"]]
-        body = tokenizer.backend_tokenizer.encode(message["content"].strip(), add_special_tokens=False).ids
+        body = _ids(tokenizer.backend_tokenizer, message["content"].strip())
         own = message["role"] == "assistant"
         ids += [role, *body, END]
         targets += [-100, *(body if own else [-100] * len(body)), END if own else -100]
@@ -161,7 +169,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 def write_grammar(folder: Path) -> None:
     """Write what answers may be, to which edgelm holds them."""
-    _json(folder / "answer_grammar.json", {"regex": pattern()})
+    _json(folder / "answer_grammar.json", {"regex": pattern(), "grounded": grounding()})
 
 
 def _inline_template(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 from .commands import Command, frame, phrase, random_action, random_for, single
 from .devices import DEVICES, ROOMS, Action, held_combo, held_pair
@@ -22,7 +23,13 @@ def several(rng: random.Random, held_phrase: bool = False, pair_held: bool = Fal
     """One command with two or three actions."""
     makers = [_joined]
     if not held_phrase and not pair_held:
-        makers = [_joined] * 6 + [_shared_verb] * 2 + [_rooms, _gapped, _pronoun] + [_fragments] * 2 + [_counted]
+        makers = (
+            [_joined] * 6
+            + [_shared_verb] * 2
+            + [_rooms, _gapped, _pronoun]
+            + [_fragments] * 2
+            + [_counted, _there, _scoped]
+        )
     while True:
         try:
             made = rng.choice(makers)(rng, held_phrase)
@@ -171,6 +178,57 @@ def _pronoun(rng: random.Random, held: bool) -> Command:
         raise LookupError
     text, outer = frame(text + rng.choice([" and ", " and ", ", then ", " and then ", ". "]) + more, True, rng)
     return Command(text, [first, second], [key, key2, outer, "pronoun"])
+
+
+def _there(rng: random.Random, held: bool) -> Command:
+    """The second command leans on the first one's place: "dim the office light and close the blinds there"."""
+    first = random_action(rng)
+    if first.room in {None, "all"} or first.device in {"lock", "all"}:
+        raise LookupError
+    second = _elsewhere(first, rng)
+    text, key, imperative = phrase(first, rng)
+    more, key2, also = phrase(Action(second.device, None, second.attr, second.value, second.change), rng)
+    if not imperative or not also or re.search(r"\b(here|this room|the room)\b", more) or " it" in more + text:
+        raise LookupError
+    word = thing(second.device, None, second.attr, rng)[0].split()[-1]
+    if rng.random() < 0.25 and f"the {word}" in more:
+        more = more.replace(f"the {word}", f"its {word}")
+    else:
+        more += rng.choice([" there", " there", " there too", " in there", " in that room", " in the same room"])
+    text, outer = frame(
+        text + rng.choice([" and ", " and ", ", then ", " and then ", ", and ", ". "]) + more, True, rng
+    )
+    return Command(text, [first, second], [key, key2, outer, "there"])
+
+
+def _elsewhere(first: Action, rng: random.Random) -> Action:
+    """An action of another device in the same place."""
+    for _ in range(20):
+        second = random_action(rng)
+        spec = DEVICES[second.device]
+        if second.device not in {first.device, "all", "lock"} and (
+            first.room in spec.rooms or second.room not in {None, "all", *ROOMS}
+        ):
+            return random_for(second.device, first.room, rng)
+    raise LookupError
+
+
+def _scoped(rng: random.Random, held: bool) -> Command:
+    """One place said before all that is to be done in it: "bedroom: lamp off, blinds down"."""
+    first = random_action(rng)
+    if first.room in {None, "all", "upstairs", "downstairs"} or first.device in {"lock", "all"}:
+        raise LookupError
+    actions = [first, _elsewhere(first, rng)]
+    parts = [phrase(Action(a.device, None, a.attr, a.value, a.change), rng) for a in actions]
+    texts = [text for text, _, _ in parts]
+    if any(len(text) > 40 or re.search(r"\b(here|this room|the room|it)\b", text) for text in texts):
+        raise LookupError
+    if any(a.room is None for a in actions):
+        raise LookupError
+    name = room_words(str(first.room), rng)
+    start = rng.choice([f"{name}: ", f"{name}, ", f"in the {name}, ", f"in the {name} ", f"for the {name}: "])
+    text = start + texts[0] + rng.choice([", ", " and ", ", and "]) + texts[1]
+    return Command(text, actions, [*(key for _, key, _ in parts), "scoped"])
 
 
 def command(rng: random.Random, many: float = 0.33) -> Command:

@@ -26,8 +26,8 @@ HOMES = 0.08, 0.22  # share of groups that begin with a home's state: in the fir
 WHICH = 0.5, 0.6  # share of questions about all of a kind, likewise
 # Of homes in the last part, as shares of what they may have: small ones show what to look for.
 SIZES = (0.2, 0.4, 0.7, 1.0)
-EVERYDAY = 0.0, 0.45  # share of commands as they are said most, likewise
-REFUSED = 0.28, 0.38  # share of what is refused where there is no home's state, likewise
+EVERYDAY = 0.2, 0.45  # share of commands as they are said most, likewise
+REFUSED = 0.28, 0.32  # share of what is refused where there is no home's state, likewise
 ASKED = 7  # conversations about each
 FIRST_HOMES = 0.7  # share of groups that begin with a home's state while homes are recited above all
 RECITED = 0.5, 0.15  # share of homes that are recited, device by device, likewise: see `_recital`
@@ -153,7 +153,7 @@ def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float
         return _question_turn(home or [], rng, share=WHICH[last])
     if roll < asks + (0.08 if home is not None else REFUSED[last]):
         return _other_turn(rng)
-    if last and rng.random() < EVERYDAY[last]:
+    if rng.random() < EVERYDAY[last]:
         return _command_turn(everyday(rng), rng)
     return _command_turn(command(rng, 0.33 * (0.3 + 0.7 * hard)), rng)
 

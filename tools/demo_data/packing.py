@@ -41,13 +41,14 @@ def pack(groups: list[Group], size: int) -> list[list[Group]]:
     """Put groups into as few rows of `size` tokens as first-fit, longest first, finds; longer ones are left out."""
     rows: list[list[Group]] = []
     room: list[int] = []
-    for group in sorted((g for g in groups if len(g) <= size), key=len, reverse=True):
-        i = next((i for i, left in enumerate(room) if left >= len(group)), len(rows))
+    sized = ((len(group), group) for group in groups)
+    for length, group in sorted((g for g in sized if g[0] <= size), key=lambda g: g[0], reverse=True):
+        i = next((i for i, left in enumerate(room) if left >= length), len(rows))
         if i == len(rows):
             rows.append([])
             room.append(size)
         rows[i].append(group)
-        room[i] -= len(group)
+        room[i] -= length
     return rows
 
 

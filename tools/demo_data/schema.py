@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from .devices import CHANGES, COLORS, DEVICES, DOORS, ROOMS
+from .devices import CHANGES, COLORS, DEVICES, DOOR_WORDS, DOORS, ROOMS
 from .other import REFUSAL
 
 _WORD = r"[^\s\"\\\x00-\x1f]{1,24}"
@@ -83,6 +83,23 @@ def pattern() -> str:
     part = r"[^{},\x00-\x1f]"
     sentence = rf"(The|No|All) {part}{{1,90}}(, {part}{{1,60}}){{0,19}}[.]"
     return rf"{actions}|{sentence}|{re.escape(REFUSAL).replace(chr(92) + ' ', ' ')}"
+
+
+_KINDS = {"room", "area", "bedroom", "door"}  # words that are left out where several places are named at once
+# "the living and dining room lights": the first word is all that is said of the living room.
+_EVERYWHERE = ["all", "every", "each", "everything", "everywhere", "anywhere", "whole", "entire", "throughout", "both"]
+_EVERYWHERE += ["house", "home", "apartment", "flat", "building", "place"]
+_HEARD = {"living room": ["launch"]}  # as a speech recogniser may write it
+
+
+def grounding() -> dict[str, Any]:
+    """What places may be named: those that are spoken of, by the words people use for them."""
+    values = {"all": _EVERYWHERE}
+    for name, words in [*ROOMS.items(), *DOOR_WORDS.items()]:
+        pairs = [word.split() for word in (name, *words)]
+        first = [pair[0] for pair in pairs if len(pair) == 2 and pair[1] in _KINDS]
+        values[name] = list(dict.fromkeys([name, *words, *first, *_HEARD.get(name, [])]))
+    return {"key": "room", "values": values}
 
 
 def _fits(value: Any, rule: dict[str, Any]) -> bool:

@@ -12,6 +12,10 @@ ON = [
     "start up <t>",
     "fire up <t>",
     "flip <t> on",
+    "(engage|energise|operate|run|trigger|launch) <t>",
+    "bring <t> (to life|up)",
+    "!<t> is (to be|required to be) (on|switched on|turned on|activated)",
+    "!(I|we) (request|require|ask) that <t> be (switched|turned|powered) on",
     "flick on <t>",
     "get <t> (going|running|on)",
     "set <t> to on",
@@ -47,6 +51,9 @@ OFF = [
     "(deactivate|disable|stop|kill|cut) <t>",
     "shut down <t>",
     "flip <t> off",
+    "(kill|cut|end|terminate|disengage|discontinue) <t>",
+    "!<t> is (to be|required to be) (off|switched off|turned off|deactivated)",
+    "!(I|we) (request|require|ask) that <t> be (switched|turned|powered) off",
     "flick off <t>",
     "set <t> to off",
     "make sure <t> <is> (off|turned off|switched off)",
@@ -81,6 +88,8 @@ OFF = [
 ]
 LIGHT_ON = [
     "(light up|illuminate) <it2>",
+    "!(light|lights|illumination|lighting) (is|are) (needed|required|wanted) <in>",
+    "(bring|put) (light|some light|the lights) (into|in) <it2>",
     "give (me|us) (some|a bit of) light <in>",
     "let there be light <in>",
     "!lights on <in>",
@@ -103,6 +112,7 @@ LIGHT_ON = [
 LIGHT_OFF = [
     "!lights (off|out) <in>",
     "put out the (light|lights) <in>",
+    "(kill|extinguish|douse|cut) (the|all the|these) (light|lights|lamps|lighting) <in>",
     "get rid of the light <in>",
     "!no more light <in>",
     "make it [all|completely] dark <in>",

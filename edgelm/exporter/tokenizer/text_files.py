@@ -160,7 +160,7 @@ def text_files(text: Text) -> TextFiles:
     if text.template is not None:
         files[TEMPLATE] = text.template
     if text.answers is not None:
-        files[ANSWERS] = json_text(text.answers.options)
+        files[ANSWERS] = json_text(text.answers.facts())
     if text.templates:
         files[TEMPLATES] = json_text(dict(text.templates))
     told = (*_IDS, "transformers_version", "_from_model_config")  # told anew below, or nothing about sampling

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import threading
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgelm.bundle.answer_grammar import PACKAGE, AnswerGrammar, installed
 from edgelm.errors import BundleError, EdgeLMError
 from edgelm.runtime.loop.structured import Grammar, Grammars
+from edgelm.runtime.text.prompt import Prompt
 
 if TYPE_CHECKING:
     import llguidance
@@ -38,14 +40,20 @@ class OwnGrammar:
         self._lock = threading.Lock()
         self._compiled: Future[llguidance.LLMatcher] | None = None
 
-    def grammar(self) -> Grammar:
-        """For one answer; it waits for its compilation with the first token."""
+    def grammar(self, prompt: Prompt) -> Grammar:
+        """For the answer to one prompt; it waits for its compilation with the first token."""
         with self._lock:
             if self._compiled is None:
                 self._compiled = Future()
                 threading.Thread(target=self._compile, args=(self._compiled,), daemon=True).start()
             compiled = self._compiled
-        return self._grammars.answers(lambda: self._start(compiled), FREE)
+        if (grounding := self._facts.grounding) is None:
+            return self._grammars.answers(lambda: self._start(compiled), FREE)
+        from edgelm.runtime.loop.grounded import GroundedGrammar, said
+
+        names = functools.cache(lambda: said(grounding, prompt))
+        tokens = functools.partial(self._grammars.token_bytes, next(iter(self._facts.options)))
+        return GroundedGrammar(lambda: self._start(compiled), self._grammars.eos, grounding.key, names, tokens, FREE)
 
     def _start(self, compiled: Future[llguidance.LLMatcher]) -> llguidance.LLMatcher:
         failure = compiled.exception()

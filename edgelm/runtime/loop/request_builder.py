@@ -86,7 +86,7 @@ class RequestBuilder:
         interrupt = make_interrupt(started, others.get("deadline"), others.get("cancel"), cancelled.is_set)
         logprobs = wanted(others.get("logprobs"), others.get("top_logprobs"))
         raw = others.get("raw", False)
-        grammar = self._grammar(others, raw=raw, forces=logprobs is None)  # compiled while the prompt is made
+        grammar = self._grammar(prompt, others, raw=raw, forces=logprobs is None)  # compiled while the prompt is made
         how = rendering(others)
         ids = self.prompts.encode(prompt, raw=raw, how=how)
         healing = self._heal(ids, others, raw) if others.get("token_healing") else None
@@ -136,7 +136,7 @@ class RequestBuilder:
             raise OptionError("token_healing and constrained decoding exclude each other")
         return heal(self.tokenizer, ids, self.vocab_size)
 
-    def _grammar(self, options: Mapping[str, Any], *, raw: bool, forces: bool) -> Grammar | None:
+    def _grammar(self, prompt: Prompt, options: Mapping[str, Any], *, raw: bool, forces: bool) -> Grammar | None:
         given = {name: options[name] for name in KINDS if name in options}
         asked, chats = options.get("answer_grammar"), self.prompts.chats and not raw
         if asked and (given or not chats or self._own is None):
@@ -146,9 +146,9 @@ class RequestBuilder:
             return self._compiler().grammar(**given, forces=forces)
         # Tools are called in other ways, and an adapter makes another model of it.
         other = not chats or "tools" in options or "adapter" in options
-        return self._own_grammar(bool(asked)) if asked or not (asked is False or other) else None
+        return self._own_grammar(prompt, bool(asked)) if asked or not (asked is False or other) else None
 
-    def _own_grammar(self, asked: bool) -> Grammar | None:
+    def _own_grammar(self, prompt: Prompt, asked: bool) -> Grammar | None:
         """That of the model's answers, where there is one and what holds to it."""
         if self._own is None:
             return None
@@ -162,7 +162,7 @@ class RequestBuilder:
                     )
                 return None
             self._answers = OwnGrammar(self._own, self._compiler(), str(self.bundle.path / ANSWERS))
-        return self._answers.grammar()
+        return self._answers.grammar(prompt)
 
     def _compiler(self) -> Grammars:
         from edgelm.runtime.loop.structured import Grammars

@@ -165,6 +165,17 @@ class Grammars:
         self._tokenizer, self._eos, self._vocab_size = tokenizer, sorted(eos), vocab_size
         self._prepared: llguidance.LLTokenizer | None = None
 
+    @property
+    def eos(self) -> Sequence[int]:
+        """Ids that end a text."""
+        return self._eos
+
+    def token_bytes(self, name: str, token: int) -> bytes:
+        """What a token adds to a text of the grammar that is called so."""
+        import llguidance
+
+        return self._tokens(llguidance.LLTokenizer, name).decode_bytes([token])
+
     def grammar(
         self,
         *,

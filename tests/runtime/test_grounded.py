@@ -1,0 +1,167 @@
+"""Names in answers are grounded in what the user said."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import VOCAB, FakeEngine, logits_of
+from test_lm import TEMPLATE, TOKENIZER, make_lm
+
+from edgelm.bundle.answer_grammar import AnswerGrammar, Grounding
+from edgelm.errors import BundleError
+from edgelm.runtime.lm import LM
+from edgelm.runtime.loop.grounded import said
+
+PLACES = Grounding("room", {"attic": ["attic", "loft"], "kids room": ["kids", "children's room"], "all": ["every"]})
+WORD = r"[^\s\"\\\x00-\x1f\x7f-\x9f]{1,24}"
+ACTION = rf'\{{"on":(true|false),"room":"{WORD}( {WORD}){{0,4}}"\}}'
+
+
+def asked(*texts: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text} for text in texts]
+
+
+def fake(grounding: Grounding | None, regex: str = ACTION, **options: Any) -> LM:
+    """A model of random logits whose bundle names a grammar."""
+    lm = make_lm(FakeEngine(context=2000, **options), template=TEMPLATE)
+    lm.bundle.answer_grammar = AnswerGrammar("regex", regex, grounding)  # type: ignore[misc]
+    lm.bundle.path = Path("bundle")  # type: ignore[misc]
+    lm._requests._own = lm.bundle.answer_grammar
+    return lm
+
+
+# -- what was said
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["the loft light"], {"attic", "loft", "loft light", "light"}),
+        (["Kitchen, NOW!"], {"kitchen", "now"}),
+        (["Sophie\u2019s room"], {"sophie's", "sophie's room", "room"}),
+        (["the loft's bulb"], {"attic", "loft's", "loft's bulb", "bulb"}),
+        (["childrens room"], {"kids room", "childrens", "childrens room", "room"}),
+        (["chldren's room"], {"kids room", "chldren's", "chldren's room", "room"}),
+        (["lift"], {"lift"}),
+        (["every one", "and there"], {"all", "every", "every one", "one", "and", "and there", "there"}),
+        (["..."], set()),
+    ],
+)
+def test_names_are_words_of_the_user(texts: list[str], names: set[str]) -> None:
+    assert said(PLACES, asked(*texts)) == names
+
+
+def test_only_the_user_is_heard() -> None:
+    messages = [{"role": "system", "content": "attic"}, *asked("hi"), {"role": "assistant", "content": "every"}]
+    assert said(PLACES, messages) == {"hi"}
+    assert said(PLACES, "hi") == {"hi"}
+    assert said(PLACES, [5, 6]) == frozenset()
+    parts = [{"type": "text", "text": "loft"}, {"type": "image_url", "image_url": {"url": "attic"}}]
+    assert said(PLACES, [{"role": "user", "content": parts}]) == {"attic", "loft"}
+
+
+def test_a_name_has_five_words_at_most_and_a_book_is_read_at_its_end() -> None:
+    words = [f"w{i}" for i in range(9)]
+    found = said(PLACES, " ".join(words))
+    assert max(len(name.split()) for name in found) == 5
+    assert len(found) == 9 + 8 + 7 + 6 + 5
+    assert "loft" not in said(PLACES, "loft " + "so on " * 2000)
+
+
+# -- answers
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "seed": 1}, {"speculate": "on"}, {"logprobs": True}])
+def test_answers_name_nothing_else(options: Mapping[str, Any]) -> None:
+    pytest.importorskip("llguidance")
+    lm, found = fake(PLACES), set()
+    for number in range(12):
+        text = lm.generate(asked(f"lamps number {number} in the loft, quickly please"), max_tokens=200, **options).text
+        assert re.fullmatch(ACTION, text)
+        found.add(json.loads(text)["room"])
+        assert found <= said(PLACES, asked(f"lamps number {number} in the loft, quickly please")) | found
+    allowed = {name for n in range(12) for name in said(PLACES, asked(f"lamps number {n} in the loft, quickly please"))}
+    assert found <= allowed
+    assert len(found) > 3
+
+
+def test_what_is_grounded_anyway_stays_the_same() -> None:
+    pytest.importorskip("llguidance")
+    wanted = TOKENIZER.encode('{"on":true,"room":"attic"}', special=False)
+    prompt = fake(None).encode_prompt(asked("the loft"))
+
+    def logits(ids: Sequence[int]) -> np.ndarray:
+        row = logits_of(ids)
+        if (place := len(ids) - len(prompt)) < len(wanted):
+            row[wanted[place]] = 99
+        return row
+
+    free = fake(None, logits=logits).generate(asked("the loft"), max_tokens=200)
+    assert fake(PLACES, logits=logits).generate(asked("the loft"), max_tokens=200).tokens == free.tokens
+    other = fake(PLACES, logits=logits).generate(asked("the hall"), max_tokens=200)
+    assert json.loads(other.text)["room"] in {"hall"}
+
+
+def test_a_model_that_goes_astray_is_brought_back() -> None:
+    pytest.importorskip("llguidance")
+    row = np.full(VOCAB, -9, np.float32)
+    row[TOKENIZER.encode("s", special=False)[0]] = 9  # as in "serserserser"
+    text = fake(PLACES, logits=lambda ids: row).generate(asked("server room, please"), max_tokens=200).text
+    assert json.loads(text)["room"] in said(PLACES, asked("server room, please"))
+
+
+@pytest.mark.parametrize("prompt", ["...", "\U0001f600", "x" * 30])
+def test_where_nothing_can_be_named_names_are_free(prompt: str) -> None:
+    """Nothing was said, or what the grammar has not: the answer is still of its form."""
+    pytest.importorskip("llguidance")
+    assert re.fullmatch(ACTION, fake(PLACES).generate(asked(prompt), max_tokens=400).text)
+
+
+def test_blanks_in_json_and_other_keys() -> None:
+    pytest.importorskip("llguidance")
+    regex = r'\{"mushroom": "[a-z]{1,9}", "room" : "[a-z]{1,9}"\}'
+    found = json.loads(fake(PLACES, regex).generate(asked("hall"), max_tokens=400).text)
+    assert found["room"] == "hall"
+    assert found["mushroom"] != "hall"
+
+
+# -- the file
+
+
+@pytest.mark.parametrize(
+    "grounded",
+    [
+        5,
+        {"key": "room"},
+        {"key": 5, "values": {}},
+        {"key": "", "values": {}},
+        {"key": "room", "values": []},
+        {"key": "room", "values": {"a": "b"}},
+        {"key": "room", "values": {"a": [""]}},
+        {"key": "room", "values": {"": ["a"]}},
+        {"key": "room", "values": {}, "more": 1},
+    ],
+)
+def test_a_file_that_says_it_wrongly(tmp_path: Path, grounded: object) -> None:
+    path = tmp_path / "answer_grammar.json"
+    path.write_text(json.dumps({"regex": "a", "grounded": grounded}))
+    with pytest.raises(BundleError, match="key 'grounded' must be an object of key, a string, and values, lists of"):
+        AnswerGrammar.read(path)
+
+
+def test_it_is_read_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "answer_grammar.json"
+    content = {"regex": "a", "grounded": {"key": "room", "values": {"attic": ["attic", "loft"]}}}
+    path.write_text(json.dumps(content))
+    found = AnswerGrammar.read(path)
+    assert found.facts() == content
+    assert str(found) == "a regular expression of 1 characters, its room from what was said"
+    path.write_text(json.dumps({"grounded": content["grounded"]}))
+    with pytest.raises(BundleError, match="must hold just one of json_schema, regex, choice, and may hold grounded"):
+        AnswerGrammar.read(path)
