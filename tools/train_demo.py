@@ -1,6 +1,6 @@
 """Train the embedded default model, from word lists to a checkpoint folder, on two CPU cores.
 
-    python tools/train_demo.py                       # the model in edgelm/demo/, 30 minutes with bfloat16 and g++
+    python tools/train_demo.py                       # the model in edgelm/demo/, an hour with bfloat16 and g++
     python tools/train_demo.py --data-only --out /tmp/data
 
 The text is made on the fly by `demo_data`; nothing is downloaded. With the same seed, thread count and torch version
@@ -15,6 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ ROW, ROWS = 256, 10  # a batch: 10 rows of 256 tokens, each holding several grou
 POOL = 800  # groups of conversations packed together
 GROWTH = 400  # batches over which conversations grow to their full length
 FIRST = 300  # batches in which homes are recited above all: a value is found by its name before anything else is learnt
+FINISHING = 1 << 30  # the number of the first batch when the model is finished: see `finish`
 LAST = 4000  # batches after which there is more of what is said most
 CUT = 0.85  # share of refusals, all of one sentence, of which only the beginning is read: the rest is soon known
 BEGIN = 3  # tokens of it
 FAST_BF16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # else float32 is the faster type
 KEPT = 100  # steps after which a run that is ended can go on
 DECAY = 0.4  # share of the last steps over which the learning rate falls
+FINISH_LR = 0.2  # of the peak step, in those that finish the model
 QAT = 0.1  # share of the last steps in which weights are rounded to int4 in the forward pass
 
 
@@ -65,9 +68,9 @@ def config(vocab_size: int) -> LlamaConfig:
 
 def groups(tokenizer: PreTrainedTokenizerFast, rng: random.Random, batches: int, count: int) -> list[Group]:
     """`count` groups of conversations, as token ids, of training after so many batches."""
-    made = []
+    made, part = [], (batches >= LAST) + (batches >= FINISHING)
     for _ in range(count):
-        conversations = training_group(rng, min(1.0, batches / GROWTH), batches >= LAST, batches < FIRST)
+        conversations = training_group(rng, min(1.0, batches / GROWTH), part, batches < FIRST)
         start = [m for m in conversations[0].messages if m["role"] == "system"]
         opening, _ = checkpoint.encode(tokenizer, start)
         pairs = [checkpoint.encode(tokenizer, c.full()) for c in conversations]
@@ -87,16 +90,16 @@ def shortened(ids: list[int], targets: list[int]) -> tuple[list[int], list[int]]
     return ids[: start + BEGIN], targets[: start + BEGIN]
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int, start: int = 0) -> Iterator[Batch]:
-    """Batches of ROWS rows for ever, from number `start` on."""
-    rng = random.Random(f"train-{seed}")
-    made = 0
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int, start: int = 0, finishing: bool = False) -> Iterator[Batch]:
+    """Batches of ROWS rows for ever, from number `start` on; of the last part of training where it is `finishing`."""
+    rng = random.Random(f"{'finish' if finishing else 'train'}-{seed}")
+    made = first = FINISHING if finishing else 0
     while True:
         rows = pack(groups(tokenizer, rng, made, POOL), ROW)
         rng.shuffle(rows)
         for i in range(0, len(rows) - ROWS + 1, ROWS):
             made += 1
-            if made > start:
+            if made > first + start:
                 yield stack(rows[i : i + ROWS], ROW)
 
 
@@ -151,12 +154,12 @@ def keep(path: Path, network: Network, optimizers: list[torch.optim.Optimizer], 
     aside.replace(path)
 
 
-def resume(path: Path, network: Network, optimizers: list[torch.optim.Optimizer], steps: int) -> int:
-    """Take up what `keep` wrote, if anything; returns the steps done."""
+def resume(path: Path, network: Network, optimizers: list[torch.optim.Optimizer], rounded: int) -> int:
+    """Take up what `keep` wrote, if anything, with weights that are rounded from a step on; returns the steps done."""
     if not path.exists():
         return 0
     found = torch.load(path)
-    if found["step"] > int(steps * (1 - QAT)):
+    if found["step"] > rounded:
         quantized.attach(network)
     network.load_state_dict(found["network"])
     for optimizer, state in zip(optimizers, found["optimizers"], strict=True):
@@ -167,24 +170,27 @@ def resume(path: Path, network: Network, optimizers: list[torch.optim.Optimizer]
 
 def train(
     network: Network,
-    tokenizer: PreTrainedTokenizerFast,
+    stream_from: Callable[[int], Iterator[Batch]],
     steps: int,
-    seed: int,
+    rounded: int,
     lr: float,
     kept: Path,
-    snapshot: Callable[[int], None],
+    snapshot: Callable[[int], None] = lambda step: None,
 ) -> float:
-    """Train in place, reporting every 50 steps, on from what a run that was ended has `kept`; returns the seconds taken."""
+    """Train in place, reporting every 50 steps, on from what a run that was ended has `kept`; returns the seconds taken.
+
+    Batches come from a stream that begins with any number; weights are rounded from step `rounded` on.
+    """
     optimizers = optimizers_of(network, lr)
-    first = resume(kept, network, optimizers, steps)
+    first = resume(kept, network, optimizers, rounded)
     # Made between steps: a thread of its own would take turns with those of the products, which wait for each other.
-    stream = batches(tokenizer, seed, first)
+    stream = stream_from(first)
     started, seen, total = time.monotonic(), 0, 0.0
     network.train()
     batch = next(stream)
     forward = compiled(network, batch)
     for step in range(first, steps):
-        if step == int(steps * (1 - QAT)):
+        if step == rounded:
             quantized.attach(network)
             forward = compiled(network, batch)
         for group in (g for o in optimizers for g in o.param_groups):
@@ -223,18 +229,35 @@ def make(args: argparse.Namespace) -> None:
     rng = random.Random(f"tokenizer-{args.seed}")
     tokenizer = checkpoint.train_tokenizer(training(rng).full() for _ in range(15000))
     network = Network(config(len(tokenizer)))
-    network.start_recalling()
-    network.start_alike(checkpoint.variants(tokenizer))
     count = sum(p.numel() for p in network.parameters())
     print(f"{count:,} parameters, {len(tokenizer)} tokens", flush=True)
+    trained = args.out / "trained"
+    if not trained.is_dir():  # else a run was ended behind it
+        network.start_recalling()
+        network.start_alike(checkpoint.variants(tokenizer))
+        rounded = int(args.steps * (1 - QAT))
 
-    def snapshot(step: int) -> None:
-        if args.snapshots and step % args.snapshots == 0 and step < args.steps * (1 - QAT):
-            replace(args.out / f"step-{step}", network, tokenizer)
+        def snapshot(step: int) -> None:
+            if args.snapshots and step % args.snapshots == 0 and step < rounded:
+                replace(args.out / f"step-{step}", network, tokenizer)
 
-    kept = args.out / "unfinished.pt"
-    took = train(network, tokenizer, args.steps, args.seed, args.lr, kept, snapshot)
-    print(f"trained in {took:.0f} s", flush=True)
+        kept = args.out / "unfinished.pt"
+        took = train(network, partial(batches, tokenizer, args.seed), args.steps, rounded, args.lr, kept, snapshot)
+        print(f"trained in {took:.0f} s", flush=True)
+        replace(trained, network, tokenizer)
+        kept.unlink(missing_ok=True)
+    finish(args, network, tokenizer, trained)
+    shutil.rmtree(trained)
+
+
+def finish(args: argparse.Namespace, network: Network, tokenizer: PreTrainedTokenizerFast, trained: Path) -> None:
+    """Train what is trained a little more, with small steps and rounded weights, on more of what is refused and of
+    questions about several devices: a model that knows what is said to it learns now when to keep still.
+    """
+    network.load_state_dict(checkpoint.load(trained)[0].state_dict(), strict=False)  # but for lm_head
+    kept, stream = args.out / "finishing.pt", partial(batches, tokenizer, args.seed, finishing=True)
+    took = train(network, stream, args.finish, 0, args.lr * FINISH_LR, kept)
+    print(f"finished in {took:.0f} s", flush=True)
     replace(args.out / "model", network, tokenizer)
     kept.unlink(missing_ok=True)
 
@@ -297,6 +320,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEMO, help="folder for model/, heldout.jsonl and schema.json")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=8800)
+    parser.add_argument("--finish", type=int, default=900, help="steps behind them, small ones: see `finish`")
     parser.add_argument("--lr", type=float, default=0.01, help="peak step of Muon; AdamW takes 0.15 of it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--snapshots", type=int, default=0, help="also keep a checkpoint every so many steps")

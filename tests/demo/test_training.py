@@ -115,16 +115,16 @@ def a_step(network, optimizers):
         optimizer.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize("steps", [100, 10])  # of which the weights are rounded after the last nine tenths
-def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path, network, steps):
+@pytest.mark.parametrize("rounded", [90, 9])  # the step from which weights are rounded
+def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path, network, rounded):
     made = [Network(network.config) for _ in range(2)]
     optimizers = [train_demo.optimizers_of(n, 0.01) for n in made]
-    assert train_demo.resume(tmp_path / "kept.pt", made[0], optimizers[0], steps) == 0
-    if steps == 10:
+    assert train_demo.resume(tmp_path / "kept.pt", made[0], optimizers[0], rounded) == 0
+    if rounded == 9:
         train_demo.quantized.attach(made[0])
     a_step(made[0], optimizers[0])
     train_demo.keep(tmp_path / "kept.pt", made[0], optimizers[0], 10)
-    assert train_demo.resume(tmp_path / "kept.pt", made[1], optimizers[1], steps) == 10
+    assert train_demo.resume(tmp_path / "kept.pt", made[1], optimizers[1], rounded) == 10
     for n, o in zip(made, optimizers, strict=True):
         a_step(n, o)
     first, second = (n.state_dict() for n in made)
@@ -137,6 +137,16 @@ def test_batches_go_on_from_any_number(tokenizer):
     first = [next(whole) for _ in range(3)]
     assert torch.equal(first[2].ids, next(rest).ids)
     assert not torch.equal(first[1].ids, first[2].ids)
+
+
+def test_the_last_part_has_batches_of_its_own(tokenizer):
+    asked = [next(train_demo.batches(tokenizer, 0, finishing=last)) for last in (False, True)]
+    again = next(train_demo.batches(tokenizer, 0, finishing=True))
+    assert not torch.equal(asked[0].ids, asked[1].ids)
+    assert torch.equal(asked[1].ids, again.ids)
+    groups = [training_group(random.Random(i), 1.0, 2) for i in range(400)]
+    refused = [group for group in groups if group[0].answer == REFUSAL]
+    assert 80 < len(refused) < 200
 
 
 @pytest.fixture(scope="module")

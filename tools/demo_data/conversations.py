@@ -22,15 +22,15 @@ from .speech import spoken
 Message = dict[str, str]
 _KNOWN = {"all", *ROOMS, *DOORS}
 _ASKING = ("can ", "could ", "will ", "would ", "do ", "is it ", "how about", "hey, can", "hey, could", "what about")
-HOMES = 0.08, 0.22  # share of groups that begin with a home's state: in the first part of training, and in the last
-WHICH = 0.5, 0.6  # share of questions about all of a kind, likewise
-# Of homes in the last part, as shares of what they may have: small ones show what to look for.
+HOMES = 0.08, 0.22, 0.3  # share of groups that begin with a home's state: in the parts of training
+WHICH = 0.5, 0.6, 0.75  # share of questions about all of a kind, likewise
+# Of homes behind the first part, as shares of what they may have: small ones show what to look for.
 SIZES = (0.2, 0.4, 0.7, 1.0)
-EVERYDAY = 0.2, 0.45  # share of commands as they are said most, likewise
-REFUSED = 0.28, 0.32  # share of what is refused where there is no home's state, likewise
+EVERYDAY = 0.2, 0.45, 0.5  # share of commands as they are said most, likewise
+REFUSED = 0.28, 0.32, 0.42  # share of what is refused where there is no home's state, likewise
 ASKED = 7  # conversations about each
 FIRST_HOMES = 0.7  # share of groups that begin with a home's state while homes are recited above all
-RECITED = 0.5, 0.15  # share of homes that are recited, device by device, likewise: see `_recital`
+RECITED = 0.5, 0.15, 0.1  # share of homes that are recited, device by device, likewise: see `_recital`
 NEAR = 0.55  # share of refusals whose request sounds like a command
 SPOKEN = 0.16  # share of training sentences as they are said rather than written
 OTHERS = (0.0, 0.0, 0.5, 0.9)  # shares of devices in places that only the state message knows
@@ -146,14 +146,14 @@ def _follow_up(last: _Turn, rng: random.Random) -> _Turn | None:
     return _Turn(noise(text, rng, typos=TYPOS, plain=plain), answer([action]), "command", [key], [action])
 
 
-def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float, last: bool) -> _Turn:
+def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float, part: int) -> _Turn:
     roll = rng.random()
     asks = 0.76 if home is not None else 0.05
     if roll < asks:
-        return _question_turn(home or [], rng, share=WHICH[last])
-    if roll < asks + (0.08 if home is not None else REFUSED[last]):
+        return _question_turn(home or [], rng, share=WHICH[part])
+    if roll < asks + (0.08 if home is not None else REFUSED[part]):
         return _other_turn(rng)
-    if rng.random() < EVERYDAY[last]:
+    if rng.random() < EVERYDAY[part]:
         return _command_turn(everyday(rng), rng)
     return _command_turn(command(rng, 0.33 * (0.3 + 0.7 * hard)), rng)
 
@@ -173,22 +173,21 @@ def training(rng: random.Random, hard: float = 1.0) -> Conversation:
     return made
 
 
-def training_group(
-    rng: random.Random, hard: float = 1.0, last: bool = False, first: bool = False
-) -> list[Conversation]:
+def training_group(rng: random.Random, hard: float = 1.0, part: int = 0, first: bool = False) -> list[Conversation]:
     """Conversations of the training split that begin with the same system message: several about a home's state.
 
-    `hard` from 0 to 1 is how much of what is long there is: large homes, several actions, several turns. The `last` part of
-    training has more of what is said most, and of states; the `first` batches recite homes above all.
+    `hard` from 0 to 1 is how much of what is long there is: large homes, several actions, several turns. The second `part` of
+    training has more of what is said most, and of states; the third, more of what is refused, too. The `first` batches
+    recite homes above all.
     """
     home = None
-    if rng.random() < (FIRST_HOMES if first else HOMES[last]):
-        size = (rng.choice(SIZES) - 0.4) / 0.6 if last else hard
+    if rng.random() < (FIRST_HOMES if first else HOMES[part]):
+        size = (rng.choice(SIZES) - 0.4) / 0.6 if part else hard
         home = states.random_home(rng, size, rng.choice(OTHERS)) if rng.random() > 0.02 else []
     start = _start(home, rng)
-    if home and (first or rng.random() < RECITED[last]) and (recited := _recital(start, home, rng)):
+    if home and (first or rng.random() < RECITED[part]) and (recited := _recital(start, home, rng)):
         return recited
-    return [_dialogue(start, home, rng, hard, last) for _ in range(1 if home is None else ASKED if home else 2)]
+    return [_dialogue(start, home, rng, hard, part) for _ in range(1 if home is None else ASKED if home else 2)]
 
 
 def _recital(start: list[Message], home: list[states.Entry], rng: random.Random) -> list[Conversation]:
@@ -202,14 +201,14 @@ def _recital(start: list[Message], home: list[states.Entry], rng: random.Random)
 
 
 def _dialogue(
-    start: list[Message], home: list[states.Entry] | None, rng: random.Random, hard: float, last: bool
+    start: list[Message], home: list[states.Entry] | None, rng: random.Random, hard: float, part: int
 ) -> Conversation:
     roll = rng.random() * (0.9 + 0.1 * hard)
     count = 1 if roll < 0.9 else 2 if roll < 0.965 else 3 if roll < 0.99 else rng.randrange(4, 7)
     turns: list[_Turn] = []
     while len(turns) < count:
         turn = _follow_up(turns[-1], rng) if turns and rng.random() < 0.55 else None
-        turn = turn or _train_turn(home, rng, hard, last)
+        turn = turn or _train_turn(home, rng, hard, part)
         if compatible([a for t in [*turns, turn] for a in t.actions]):
             shouted = rng.random() < SHOUTED and _known(turn.actions)
             turn.text = turn.text.upper() if shouted else turn.text
