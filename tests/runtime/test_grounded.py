@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_engine import VOCAB, FakeEngine, logits_of
-from test_lm import TEMPLATE, TOKENIZER, make_lm
+from test_lm import EOS, TEMPLATE, TOKENIZER, make_lm
 
 from edgelm.bundle.answer_grammar import AnswerGrammar, Grounding
 from edgelm.errors import BundleError
 from edgelm.runtime.lm import LM
-from edgelm.runtime.loop.grounded import said
+from edgelm.runtime.loop.grounded import GroundedGrammar, Pieces, said
+from edgelm.runtime.loop.structured import Grammar, Grammars
 
 PLACES = Grounding("room", {"attic": ["attic", "loft"], "kids room": ["kids", "children's room"], "all": ["every"]})
 WORD = r"[^\s\"\\\x00-\x1f\x7f-\x9f]{1,24}"
@@ -120,7 +122,38 @@ def test_a_model_that_goes_astray_is_brought_back() -> None:
 def test_where_nothing_can_be_named_names_are_free(prompt: str) -> None:
     """Nothing was said, or what the grammar has not: the answer is still of its form."""
     pytest.importorskip("llguidance")
-    assert re.fullmatch(ACTION, fake(PLACES).generate(asked(prompt), max_tokens=400).text)
+    found = [fake(PLACES).generate(asked(prompt), max_tokens=400, seed=n, temperature=1.0).text for n in range(4)]
+    assert all(re.fullmatch(ACTION, text) for text in found)
+    assert max(len(json.loads(text)["room"]) for text in found) > 3
+
+
+def test_masks_are_those_of_all_tokens_looked_at_one_by_one() -> None:
+    pytest.importorskip("llguidance")
+    grammars = Grammars(TOKENIZER, [EOS], VOCAB)
+    pieces = Pieces(partial(grammars.token_bytes, "regex"), VOCAB)
+
+    def begun(text: str) -> tuple[GroundedGrammar, Grammar]:
+        names = lambda: said(PLACES, "the loft lamp")  # noqa: E731
+        made = GroundedGrammar(lambda: grammars.matcher({"regex": ACTION}), [EOS], "room", names, pieces, "")
+        plain = grammars.grammar(regex=ACTION, forces=False)
+        for token in TOKENIZER.encode(text, special=False):
+            made.follow(token)
+            plain.follow(token)
+        return made, plain
+
+    for text in (
+        "",
+        '{"on":true',
+        '{"on":true,"room":',
+        '{"on":true,"room":"',
+        '{"on":true,"room":"l',
+        '{"on":true,"room":"loft',
+    ):
+        made, plain = begun(text)
+        allowed = plain.mask(np.zeros(VOCAB, np.float32))
+        wanted = [token for token in range(VOCAB) if allowed[token] == 0 and made.allows(token)]
+        assert wanted == np.flatnonzero(made.mask(np.zeros(VOCAB, np.float32)) == 0).tolist()
+        assert made.possible([*wanted[:1], *TOKENIZER.encode("qqq", special=False)]) == wanted[:1]
 
 
 def test_blanks_in_json_and_other_keys() -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,32 @@ _FARTHEST = 4000  # letters of each, likewise
 _FUZZY = 5  # letters of a word in which one slip is overlooked
 
 
+class Pieces:
+    """The bytes that each token of a vocabulary adds, and which tokens may matter to a string: whole vocabularies are too
+    large to be looked through at every token.
+
+    Args:
+        piece: the bytes of one token.
+        size: of the vocabulary.
+    """
+
+    def __init__(self, piece: Callable[[int], bytes], size: int) -> None:
+        self.of, self._size = cache(piece), size
+
+    @cached_property
+    def quoting(self) -> list[int]:
+        """Tokens that may begin or end a string."""
+        return [token for piece, tokens in self.tokens.items() if b'"' in piece for token in tokens]
+
+    @cached_property
+    def tokens(self) -> Mapping[bytes, Sequence[int]]:
+        """The tokens of some bytes."""
+        found: dict[bytes, list[int]] = {}
+        for token in range(self._size):
+            found.setdefault(self.of(token), []).append(token)
+        return found
+
+
 class GroundedGrammar(Grammar):
     """A grammar whose strings of one key are of `names`.
 
@@ -38,7 +64,7 @@ class GroundedGrammar(Grammar):
         matcher, eos, hint: see `Grammar`.
         key: of the strings.
         names: the strings that may come; it is called when the first one begins. Where it has none all may.
-        piece: the bytes that a token adds.
+        pieces: of the model's vocabulary.
     """
 
     def __init__(
@@ -47,29 +73,36 @@ class GroundedGrammar(Grammar):
         eos: Collection[int],
         key: str,
         names: Callable[[], frozenset[str]],
-        piece: Callable[[int], bytes],
+        pieces: Pieces,
         hint: str,
     ) -> None:
         super().__init__(matcher, eos, forces=False, tries=True, hint=hint)
         self._string = re.compile(rb'%b\s*:\s*"([^"]*"?)' % re.escape(json.dumps(key).encode()))
-        self._piece, self._eos_ids, self._text = cache(piece), frozenset(eos), b""
-        self._within = False
+        self._pieces, self._eos_ids, self._text = pieces, frozenset(eos), b""
+        self._begun: bytes | None = None  # of a string of the key
         self._beginnings = cache(lambda: _beginnings(names()))
 
     def mask(self, logits: Floats) -> Floats:
         """As `Grammar.mask`; where no name goes on so that the grammar allows it, names are free."""
         masked = super().mask(logits)
-        grounded = masked.copy()
-        for token in np.flatnonzero(masked > -np.inf):
-            if not self._fits(int(token)):
-                grounded[token] = -np.inf
+        quoting = [token for token in self._pieces.quoting if masked[token] > -np.inf]
+        if self._begun is None or not self._beginnings():
+            grounded = masked.copy()
+            grounded[[token for token in quoting if not self._fits(token)]] = -np.inf
+        else:
+            fitting = [token for token in quoting if self._fits(token)]
+            for name in self._beginnings():
+                if name.startswith(self._begun):
+                    fitting += self._pieces.tokens.get(name[len(self._begun) :], ())
+            grounded = np.full_like(masked, -np.inf)
+            grounded[fitting] = masked[fitting]
         return grounded if grounded.max() > -np.inf else masked
 
     def follow(self, token: int) -> list[int]:
         """As `Grammar.follow`."""
         self._text += self._added(token)
         found = self._string.findall(self._text)
-        self._within = bool(found) and not found[-1].endswith(b'"')
+        self._begun = found[-1] if found and not found[-1].endswith(b'"') else None
         return super().follow(token)
 
     def allows(self, token: int) -> bool:
@@ -86,11 +119,11 @@ class GroundedGrammar(Grammar):
         return tokens
 
     def _added(self, token: int) -> bytes:
-        return b"" if token in self._eos_ids else self._piece(token)
+        return b"" if token in self._eos_ids else self._pieces.of(token)
 
     def _fits(self, token: int) -> bool:
         added = self._added(token)
-        return (not self._within and b'"' not in added) or self._grounded(self._text + added)
+        return (self._begun is None and b'"' not in added) or self._grounded(self._text + added)
 
     def _grounded(self, text: bytes) -> bool:
         """Whether the last string of the key in a text is, or begins, one of the names."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import threading
 from concurrent.futures import Future
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from edgelm.bundle.answer_grammar import PACKAGE, AnswerGrammar, installed
@@ -15,6 +15,8 @@ from edgelm.runtime.text.prompt import Prompt
 
 if TYPE_CHECKING:
     import llguidance
+
+    from edgelm.runtime.loop.grounded import Pieces
 
 FREE = "leave answers free: answer_grammar=False, --no-answer-grammar"
 
@@ -39,6 +41,7 @@ class OwnGrammar:
         self._facts, self._grammars, self._name = facts, grammars, name
         self._lock = threading.Lock()
         self._compiled: Future[llguidance.LLMatcher] | None = None
+        self._pieces: Pieces | None = None
 
     def grammar(self, prompt: Prompt) -> Grammar:
         """For the answer to one prompt; it waits for its compilation with the first token."""
@@ -49,11 +52,12 @@ class OwnGrammar:
             compiled = self._compiled
         if (grounding := self._facts.grounding) is None:
             return self._grammars.answers(lambda: self._start(compiled), FREE)
-        from edgelm.runtime.loop.grounded import GroundedGrammar, said
+        from edgelm.runtime.loop.grounded import GroundedGrammar, Pieces, said
 
-        names = functools.cache(lambda: said(grounding, prompt))
-        tokens = functools.partial(self._grammars.token_bytes, next(iter(self._facts.options)))
-        return GroundedGrammar(lambda: self._start(compiled), self._grammars.eos, grounding.key, names, tokens, FREE)
+        if self._pieces is None:
+            self._pieces = Pieces(partial(self._grammars.token_bytes, self._facts.kind), self._grammars.vocab_size)
+        names, eos = cache(lambda: said(grounding, prompt)), self._grammars.eos
+        return GroundedGrammar(lambda: self._start(compiled), eos, grounding.key, names, self._pieces, FREE)
 
     def _start(self, compiled: Future[llguidance.LLMatcher]) -> llguidance.LLMatcher:
         failure = compiled.exception()

@@ -170,6 +170,11 @@ class Grammars:
         """Ids that end a text."""
         return self._eos
 
+    @property
+    def vocab_size(self) -> int:
+        """Of the model."""
+        return self._vocab_size
+
     def token_bytes(self, name: str, token: int) -> bytes:
         """What a token adds to a text of the grammar that is called so."""
         import llguidance
