@@ -200,7 +200,7 @@ def spread_chunks(ids: Sequence[int], size: int, most: int, bos: int | None) -> 
 
 def mixed_chunks(told: Sequence[int], plain: Sequence[int], size: int, most: int, bos: int | None) -> list[np.ndarray]:
     """`spread_chunks` of conversations and of other text: of the former as many as there are, a third at most, and evenly
-    among the others.
+    among the others; where there is little else, more.
 
     Apps talk with a model, and the sample has more to read than to say: with its share of an eighth, the answers to
     questions lose more than the sentences of an encyclopedia.
@@ -210,7 +210,7 @@ def mixed_chunks(told: Sequence[int], plain: Sequence[int], size: int, most: int
     """
     if min(len(told), len(plain)) < size or most < 3 * size:
         return spread_chunks([*told, *plain], size, most, bos)
-    chats = spread_chunks(told, size, most // 3, bos)
+    chats = spread_chunks(told, size, max(most // 3, most - len(plain) // size * size), bos)
     others = spread_chunks(plain, size, most - sum(map(len, chats)), bos)
     places = [(place + 0.5) / len(kind) for kind in (chats, others) for place in range(len(kind))]
     return [chunk for _, chunk in sorted(zip(places, [*chats, *others], strict=True), key=lambda pair: pair[0])]

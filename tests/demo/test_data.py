@@ -15,7 +15,7 @@ from demo_data.templates import HELD_JOINS
 
 from edgelm import demo
 from edgelm.bundle.answer_grammar import Grounding
-from edgelm.runtime.loop.grounded import said
+from edgelm.runtime.loop.grounded import heard, said
 
 
 def read(path):
@@ -131,7 +131,7 @@ def test_places_in_answers_were_said(sample):
     asked = [(line["messages"], line["answer"]) for line in lines] + [(c.messages, c.answer) for c in sample]
     for messages, answer in asked:
         rooms = {action["room"] for action in actions_of(answer) or [] if "room" in action}
-        assert rooms <= said(Grounding(facts["key"], facts["values"]), messages), messages
+        assert rooms <= said(Grounding(facts["key"], facts["values"]), heard(messages)), messages
 
 
 @pytest.mark.parametrize("make", [combined._there, combined._scoped])

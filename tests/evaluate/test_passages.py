@@ -110,6 +110,7 @@ def test_conversations_are_a_third_at_most_and_evenly_among_the_others():
     told, plain = range(1000, 1055), range(300)
     chunks = [int(chunk[0]) for chunk in mixed_chunks(told, plain, 10, 90, bos=None)]
     assert chunks == [0, 1000, 50, 100, 1010, 150, 200, 1030, 250]
+    assert len(mixed_chunks(range(1000, 1400), range(20), 10, 90, bos=None)) == 9
     few = [int(chunk[0]) for chunk in mixed_chunks(range(1000, 1012), plain, 10, 90, bos=None)]
     assert sorted(few)[-1] == 1000
     assert len(few) == 9

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
     import llguidance
 
 _LONGEST = 5  # words of a name
-_PARTS = re.compile(r"[^\w'\u2019 -]+")  # a name does not go on beyond such signs
 _ARTICLES = frozenset(("the", "a", "an"))
-_MOST = 20  # messages of the user that are looked through, the last ones
-_FARTHEST = 4000  # letters of each, likewise
+_MOST = 10  # messages of the user that are looked through, the last ones
+_FARTHEST = 1000  # characters of each, likewise
 _FUZZY = 5  # letters of a word in which one slip is overlooked
+_TAIL = 256  # bytes behind the key that are kept of an answer
 
 
 class Pieces:
@@ -37,11 +39,12 @@ class Pieces:
 
     Args:
         piece: the bytes of one token.
+        split: bytes as tokens.
         size: of the vocabulary.
     """
 
-    def __init__(self, piece: Callable[[int], bytes], size: int) -> None:
-        self.of, self._size = cache(piece), size
+    def __init__(self, piece: Callable[[int], bytes], split: Callable[[bytes], list[int]], size: int) -> None:
+        self.of, self.split, self._size = cache(piece), split, size
 
     @cached_property
     def quoting(self) -> list[int]:
@@ -63,7 +66,8 @@ class GroundedGrammar(Grammar):
     Args:
         matcher, eos, hint: see `Grammar`.
         key: of the strings.
-        names: the strings that may come; it is called when the first one begins. Where it has none all may.
+        names: the strings that may come; it is called when the first one begins. Where the grammar can write none of
+            them, a string is free.
         pieces: of the model's vocabulary.
     """
 
@@ -72,38 +76,48 @@ class GroundedGrammar(Grammar):
         matcher: Callable[[], llguidance.LLMatcher],
         eos: Collection[int],
         key: str,
-        names: Callable[[], frozenset[str]],
+        names: Callable[[], Collection[str]],
         pieces: Pieces,
         hint: str,
     ) -> None:
         super().__init__(matcher, eos, forces=False, tries=True, hint=hint)
-        self._string = re.compile(rb'%b\s*:\s*"([^"]*"?)' % re.escape(json.dumps(key).encode()))
-        self._pieces, self._eos_ids, self._text = pieces, frozenset(eos), b""
-        self._begun: bytes | None = None  # of a string of the key
-        self._beginnings = cache(lambda: _beginnings(names()))
+        self._string = re.compile(rb'%b\s*:\s*"([^"]*"?)' % re.escape(json.dumps(key, ensure_ascii=False).encode()))
+        self._pieces, self._eos_ids = pieces, frozenset(eos)
+        self._all = cache(lambda: sorted(json.dumps(name, ensure_ascii=False)[1:].encode() for name in names()))
+        self._text = b""  # of the answer, behind the last string of the key that is closed, or free
+        self._begun: bytes | None = None  # what is there of one that is open
+        self._names: Sequence[bytes] = ()  # that one may be, each with its closing quote
 
     def mask(self, logits: Floats) -> Floats:
-        """As `Grammar.mask`; where no name goes on so that the grammar allows it, names are free."""
+        """As `Grammar.mask`."""
         masked = super().mask(logits)
         quoting = [token for token in self._pieces.quoting if masked[token] > -np.inf]
-        if self._begun is None or not self._beginnings():
+        if self._begun is None:
             grounded = masked.copy()
             grounded[[token for token in quoting if not self._fits(token)]] = -np.inf
         else:
             fitting = [token for token in quoting if self._fits(token)]
-            for name in self._beginnings():
-                if name.startswith(self._begun):
-                    fitting += self._pieces.tokens.get(name[len(self._begun) :], ())
+            for name in self._names[bisect_left(self._names, self._begun) :]:
+                if not name.startswith(self._begun):
+                    break
+                rest = name[len(self._begun) :]
+                fitting += [t for end in range(len(rest)) for t in self._pieces.tokens.get(rest[: end + 1], ())]
             grounded = np.full_like(masked, -np.inf)
             grounded[fitting] = masked[fitting]
         return grounded if grounded.max() > -np.inf else masked
 
     def follow(self, token: int) -> list[int]:
         """As `Grammar.follow`."""
+        came = super().follow(token)
         self._text += self._added(token)
-        found = self._string.findall(self._text)
-        self._begun = found[-1] if found and not found[-1].endswith(b'"') else None
-        return super().follow(token)
+        last = None
+        for found in self._string.finditer(self._text):
+            last = found
+        if last is None:
+            self._text = self._text[-_TAIL - len(self._string.pattern) :]
+        elif last[1].endswith(b'"') or not self._goes_on(last[1]):
+            self._text, self._begun = self._text[last.end() :], None
+        return came
 
     def allows(self, token: int) -> bool:
         """As `Grammar.allows`."""
@@ -118,6 +132,15 @@ class GroundedGrammar(Grammar):
                 return tokens[:index]
         return tokens
 
+    def _goes_on(self, begun: bytes) -> bool:
+        """Take up a string that is open; whether it is to be one of the names."""
+        if self._begun is None:  # it has just begun
+            split, matcher = self._pieces.split, self._matcher
+            names = [(name, split(name[len(begun) :])) for name in self._all() if name.startswith(begun)]
+            self._names = [name for name, tokens in names if matcher.validate_tokens(tokens) == len(tokens)]
+        self._begun = begun
+        return _is_begun(self._names, begun)
+
     def _added(self, token: int) -> bytes:
         return b"" if token in self._eos_ids else self._pieces.of(token)
 
@@ -126,34 +149,35 @@ class GroundedGrammar(Grammar):
         return (self._begun is None and b'"' not in added) or self._grounded(self._text + added)
 
     def _grounded(self, text: bytes) -> bool:
-        """Whether the last string of the key in a text is, or begins, one of the names."""
+        """Whether the strings of the key in a text are names, or begin one."""
         found = self._string.findall(text)
-        return not found or not (beginnings := self._beginnings()) or found[-1] in beginnings
+        names = self._all() if found and self._begun is None else self._names
+        return not found or not names or all(_is_begun(names, each) for each in found)
 
 
-def _beginnings(names: Collection[str]) -> frozenset[bytes]:
-    """All that names in JSON, their closing quotes included, begin with."""
-    written = [json.dumps(name, ensure_ascii=False)[1:].encode() for name in names]
-    return frozenset(name[:end] for name in written for end in range(len(name) + 1))
+def _is_begun(names: Sequence[bytes], begun: bytes) -> bool:
+    """Whether one of the names, which are sorted, begins so."""
+    place = bisect_left(names, begun)
+    return place < len(names) and names[place].startswith(begun)
 
 
-def said(grounding: Grounding, prompt: Prompt) -> frozenset[str]:
-    """The names that the user's messages speak of: runs of their words in small letters, and `Grounding.values` for which
-    one of the words stands there, one slip of the finger allowed.
+def heard(prompt: Prompt) -> list[str]:
+    """What the user said of late, as far as it is looked through; ids say nothing."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    users = [m for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
+    return [text[-_FARTHEST:] for message in users[-_MOST:] for text in _texts(message.get("content"))]
+
+
+def said(grounding: Grounding, texts: Collection[str]) -> frozenset[str]:
+    """The names that some texts speak of: runs of their words in small letters, and `Grounding.values` for which one of the
+    words stands there, one slip behind its first letter allowed.
     """
-    runs = {run for text in list(_messages(prompt))[-_MOST:] for run in _runs(text[-_FARTHEST:])}
+    runs = {run for text in texts for run in _runs(text)}
     plain: dict[int, set[str]] = {}
     for run in runs:
         plain.setdefault(len(letters := _letters(run)), set()).add(letters)
     named = {n for n, words in grounding.values.items() if any(_spoken(_letters(word), plain) for word in words)}
     return frozenset(named | {run for run in runs if run.split(" ", 1)[0] not in _ARTICLES})
-
-
-def _messages(prompt: Prompt) -> Iterator[str]:
-    """What the user said; ids say nothing."""
-    for message in [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt:
-        if isinstance(message, Mapping) and message.get("role") == "user":
-            yield from _texts(message.get("content"))
 
 
 def _texts(content: Any) -> Iterator[str]:
@@ -166,17 +190,26 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 def _runs(text: str) -> Iterator[str]:
-    """Up to `_LONGEST` words that stand beside each other."""
-    for part in _PARTS.split(text.replace("\u2019", "'").lower()):
-        words = part.split()
+    """Up to `_LONGEST` words that stand beside each other, with and without an ending as in "the studio's"."""
+    text = unicodedata.normalize("NFC", text).replace("\u2019", "'").replace("\u2018", "'").lower()
+    for part in "".join(c if _of_word(c) else "\n" for c in text).split("\n"):
+        words = [word.strip("'-") if word.startswith("'") else word.lstrip("-") for word in part.split(" ")]
+        words = [word for word in words if word]
         for start in range(len(words)):
             for end in range(start + 1, min(start + _LONGEST, len(words)) + 1):
-                yield " ".join(words[start:end])
+                yield (run := " ".join(words[start:end]))
+                if bare := run.removesuffix("'s").rstrip("'-"):
+                    yield bare
+
+
+def _of_word(character: str) -> bool:
+    """Whether a name may go on with it: a letter or a mark upon one, a digit, what joins words, a blank."""
+    return character in " _'-" or unicodedata.category(character)[0] in "LMN"
 
 
 def _letters(text: str) -> str:
     """Without blanks and signs: "kid's room" is "kidsroom"."""
-    return re.sub(r"[\W_]+", "", text.lower())
+    return "".join(c for c in unicodedata.normalize("NFC", text).lower() if unicodedata.category(c)[0] in "LMN")
 
 
 def _spoken(word: str, there: Mapping[int, Collection[str]]) -> bool:
@@ -184,7 +217,7 @@ def _spoken(word: str, there: Mapping[int, Collection[str]]) -> bool:
     if word in there.get(len(word), ()) or f"{word}s" in there.get(len(word) + 1, ()):
         return True
     near = range(len(word) - 1, len(word) + 2) if len(word) >= _FUZZY else ()
-    return any(_one_slip(word, other) for size in near for other in there.get(size, ()))
+    return any(word[0] == other[0] and _one_slip(word, other) for size in near for other in there.get(size, ()))
 
 
 def _one_slip(a: str, b: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from concurrent.futures import Future
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgelm.bundle.answer_grammar import PACKAGE, AnswerGrammar, installed
@@ -52,11 +52,12 @@ class OwnGrammar:
             compiled = self._compiled
         if (grounding := self._facts.grounding) is None:
             return self._grammars.answers(lambda: self._start(compiled), FREE)
-        from edgelm.runtime.loop.grounded import GroundedGrammar, Pieces, said
+        from edgelm.runtime.loop.grounded import GroundedGrammar, Pieces, heard, said
 
         if self._pieces is None:
-            self._pieces = Pieces(partial(self._grammars.token_bytes, self._facts.kind), self._grammars.vocab_size)
-        names, eos = cache(lambda: said(grounding, prompt)), self._grammars.eos
+            made, kind = self._grammars, self._facts.kind
+            self._pieces = Pieces(partial(made.token_bytes, kind), partial(made.split, kind), made.vocab_size)
+        names, eos = partial(said, grounding, heard(prompt)), self._grammars.eos
         return GroundedGrammar(lambda: self._start(compiled), eos, grounding.key, names, self._pieces, FREE)
 
     def _start(self, compiled: Future[llguidance.LLMatcher]) -> llguidance.LLMatcher:

@@ -181,6 +181,12 @@ class Grammars:
 
         return self._tokens(llguidance.LLTokenizer, name).decode_bytes([token])
 
+    def split(self, name: str, text: bytes) -> list[int]:
+        """Bytes as tokens, whatever the model's own tokenizer would make of them."""
+        import llguidance
+
+        return self._tokens(llguidance.LLTokenizer, name).tokenize_bytes(text)
+
     def grammar(
         self,
         *,
