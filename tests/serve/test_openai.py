@@ -214,7 +214,7 @@ def test_a_tool_that_must_be_called_is(client: Any, caplog: pytest.LogCaptureFix
     named = {"type": "function", "function": {"name": "set_light"}}
     for choice in ("required", named):
         done = client.chat.completions.create(
-            model="home", messages=HELLO, tools=[TOOL], tool_choice=choice, max_tokens=60, logit_bias={}
+            model="home", messages=HELLO, tools=[TOOL], tool_choice=choice, max_tokens=400, logit_bias={}
         )
         (call,) = done.choices[0].message.tool_calls
         assert call.function.name == "set_light"

@@ -204,8 +204,10 @@ class Calibration:
     writer: BundleWriter
     progress: Progress
 
-    def chunks(self, passages: Passages, decoder: Decoder, chunk: int, most: int) -> list[np.ndarray]:
-        """A text as ids, int64 [chunk] each, `most` in all.
+    def chunks(
+        self, passages: Passages, decoder: Decoder, chunk: int, most: int, *, talks: bool = False
+    ) -> list[np.ndarray]:
+        """A text as ids, int64 [chunk] each, `most` in all; more of its conversations where the model `talks`.
 
         Raises:
             OptionError: it is shorter than a chunk.
@@ -213,10 +215,11 @@ class Calibration:
         path, text = self.writer.path(TEMPLATE), self.text
         source = path.read_text(encoding="utf-8") if path.exists() else None
         tokenizer, template = open_text(self.writer.path(TOKENIZER), source, text.tokenizer, text.special_tokens)
-        kinds = [kind.encode(tokenizer, template) for kind in passages.by_kind()]
-        told, plain = ([token for token in ids if token < decoder.vocab] for ids in kinds)
-        if template is None:  # a model that does not talk
-            told, plain = [], [token for token in passages.encode(tokenizer, template) if token < decoder.vocab]
+
+        def ids(part: Passages) -> list[int]:
+            return [token for token in part.encode(tokenizer, template) if token < decoder.vocab]
+
+        told, plain = map(ids, passages.by_kind()) if talks and template is not None else ([], ids(passages))
         chunks = mixed_chunks(told, plain, chunk, most, starting_token(tokenizer))
         enough = min(_FEW, most)
         if (tokens := sum(map(len, chunks))) < enough:
@@ -253,7 +256,7 @@ def prepared(plan: GraphPlan, reader: WeightReader, calibration: Calibration) ->
         yield calibrate.Prepared(reader)
         return
     passages = load_passages(calibration.wanted, "calibration")
-    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), _tokens(plan))
+    chunks = calibration.chunks(passages, decoder, min(CHUNK, plan.context), _tokens(plan), talks=True)
     on, tokens = Text(passages.name, passages.sha256), sum(map(len, chunks))
     _tell_time(calibrate.seconds(decoder, tokens), progress)
     _tell_memory("calibration", calibrate.memory(decoder, tokens), progress)
