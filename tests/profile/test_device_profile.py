@@ -170,7 +170,7 @@ def test_texts_are_those_without_a_profile(folder: Path, bundle: Bundle) -> None
             return lm.generate("Turn on the lamp in the kitchen", max_tokens=16, temperature=0).text
 
     plain, cpus = said(), (min(read_cpu().allowed),)
-    Profiles(folder).save(made(bundle, cpus=cpus, prefill_cpus=cpus, prefill_threads=1, prefill_chunk=16))
+    Profiles(folder).save(made(bundle, cpus=cpus, prefill_cpus=cpus, prefill_threads=1, prefill_chunk=64))
     assert said() == plain
 
 
@@ -214,7 +214,8 @@ def test_threads_run_where_they_should(bundle: Bundle) -> None:
     engine.close()
     mine = set(os.listdir("/proc/self/task"))
     engine = Engine.load(bundle, LoadOptions(settings=own))
-    assert started() == [set(cpus)]
+    assert all(found == set(cpus) for found in started())
+    assert started()
     engine.close()
 
 
@@ -224,7 +225,8 @@ def test_threads_that_are_asked_for_and_do_not_fit_run_anywhere(bundle: Bundle) 
     mine = set(os.listdir("/proc/self/task"))
     engine = Engine.load(bundle, LoadOptions(threads=2, settings=own))
     tasks = set(os.listdir("/proc/self/task")) - mine
-    assert [os.sched_getaffinity(int(task)) for task in tasks] == [os.sched_getaffinity(0)]
+    assert tasks  # one more where prompts have a graph of their own
+    assert all(os.sched_getaffinity(int(task)) == os.sched_getaffinity(0) for task in tasks)
     engine.close()
 
 
