@@ -188,9 +188,11 @@ def train(
     started, seen, total = time.monotonic(), 0, 0.0
     network.train()
     batch = next(stream)
+    if first == rounded:
+        quantized.attach(network)
     forward = compiled(network, batch)
     for step in range(first, steps):
-        if step == rounded:
+        if step == rounded != first:
             quantized.attach(network)
             forward = compiled(network, batch)
         for group in (g for o in optimizers for g in o.param_groups):

@@ -78,9 +78,8 @@ class Passages:
     def by_kind(self) -> tuple[Passages, Passages]:
         """The conversations, and the rest, each in its order."""
         told = tuple(p for p in self.passages if not isinstance(p, str))
-        return replace(self, passages=told), replace(
-            self, passages=tuple(p for p in self.passages if isinstance(p, str))
-        )
+        plain = tuple(p for p in self.passages if isinstance(p, str))
+        return replace(self, passages=told), replace(self, passages=plain)
 
     def texts(self, template: Renders | None) -> Iterator[tuple[str, bool]]:
         """Each passage as (its text, whether what begins a text is yet to be added: a template writes it itself).

@@ -214,8 +214,7 @@ def test_threads_run_where_they_should(bundle: Bundle) -> None:
     engine.close()
     mine = set(os.listdir("/proc/self/task"))
     engine = Engine.load(bundle, LoadOptions(settings=own))
-    assert all(found == set(cpus) for found in started())
-    assert started()
+    assert started() == [set(cpus)] * len(engine.model._sessions.opened)  # prompts may have one of their own
     engine.close()
 
 
@@ -225,8 +224,9 @@ def test_threads_that_are_asked_for_and_do_not_fit_run_anywhere(bundle: Bundle) 
     mine = set(os.listdir("/proc/self/task"))
     engine = Engine.load(bundle, LoadOptions(threads=2, settings=own))
     tasks = set(os.listdir("/proc/self/task")) - mine
-    assert tasks  # one more where prompts have a graph of their own
-    assert all(os.sched_getaffinity(int(task)) == os.sched_getaffinity(0) for task in tasks)
+    assert [os.sched_getaffinity(int(task)) for task in tasks] == [os.sched_getaffinity(0)] * len(
+        engine.model._sessions.opened
+    )  # prompts may have one of their own
     engine.close()
 
 

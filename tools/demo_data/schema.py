@@ -85,8 +85,8 @@ def pattern() -> str:
     return rf"{actions}|{sentence}|{re.escape(REFUSAL).replace(chr(92) + ' ', ' ')}"
 
 
-_KINDS = {"room", "area", "bedroom", "door"}  # words that are left out where several places are named at once
-# "the living and dining room lights": the first word is all that is said of the living room.
+# Words that are left out where several places are named at once: "the living and dining room lights".
+_KINDS = {"room", "area", "bedroom", "door"}
 _EVERYWHERE = ["all", "every", "each", "everything", "everywhere", "anywhere", "whole", "entire", "throughout", "both"]
 _EVERYWHERE += ["house", "home", "apartment", "flat", "building", "place"]
 _HEARD = {"living room": ["launch"]}  # as a speech recogniser may write it

@@ -38,13 +38,17 @@ class Pieces:
     large to be looked through at every token.
 
     Args:
-        piece: the bytes of one token.
-        split: bytes as tokens.
+        prepared: gives the tokenizer as llguidance knows it; is called when a piece is first asked for.
         size: of the vocabulary.
     """
 
-    def __init__(self, piece: Callable[[int], bytes], split: Callable[[bytes], list[int]], size: int) -> None:
-        self.of, self.split, self._size = cache(piece), split, size
+    def __init__(self, prepared: Callable[[], llguidance.LLTokenizer], size: int) -> None:
+        self._tokenizer, self._size = prepared, size
+        self.of = cache(lambda token: prepared().decode_bytes([token]))
+
+    def split(self, text: bytes) -> list[int]:
+        """Bytes as tokens, whatever the model's own tokenizer would make of them."""
+        return self._tokenizer().tokenize_bytes(text)
 
     @cached_property
     def quoting(self) -> list[int]:
@@ -82,7 +86,7 @@ class GroundedGrammar(Grammar):
     ) -> None:
         super().__init__(matcher, eos, forces=False, tries=True, hint=hint)
         self._string = re.compile(rb'%b\s*:\s*"([^"]*"?)' % re.escape(json.dumps(key, ensure_ascii=False).encode()))
-        self._pieces, self._eos_ids = pieces, frozenset(eos)
+        self._pieces = pieces
         self._all = cache(lambda: sorted(json.dumps(name, ensure_ascii=False)[1:].encode() for name in names()))
         self._text = b""  # of the answer, behind the last string of the key that is closed, or free
         self._begun: bytes | None = None  # what is there of one that is open
@@ -110,13 +114,10 @@ class GroundedGrammar(Grammar):
         """As `Grammar.follow`."""
         came = super().follow(token)
         self._text += self._added(token)
-        last = None
-        for found in self._string.finditer(self._text):
-            last = found
-        if last is None:
+        if not (found := list(self._string.finditer(self._text))):
             self._text = self._text[-_TAIL - len(self._string.pattern) :]
-        elif last[1].endswith(b'"') or not self._goes_on(last[1]):
-            self._text, self._begun = self._text[last.end() :], None
+        elif found[-1][1].endswith(b'"') or not self._goes_on(found[-1][1]):
+            self._text, self._begun = self._text[found[-1].end() :], None
         return came
 
     def allows(self, token: int) -> bool:
@@ -142,7 +143,7 @@ class GroundedGrammar(Grammar):
         return _is_begun(self._names, begun)
 
     def _added(self, token: int) -> bytes:
-        return b"" if token in self._eos_ids else self._pieces.of(token)
+        return b"" if token in self._eos else self._pieces.of(token)
 
     def _fits(self, token: int) -> bool:
         added = self._added(token)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from edgelm.bundle.answer_grammar import PACKAGE, AnswerGrammar, installed
 from edgelm.errors import BundleError, EdgeLMError
+from edgelm.runtime.loop.grounded import GroundedGrammar, Pieces, heard, said
 from edgelm.runtime.loop.structured import Grammar, Grammars
 from edgelm.runtime.text.prompt import Prompt
 
 if TYPE_CHECKING:
     import llguidance
-
-    from edgelm.runtime.loop.grounded import Pieces
 
 FREE = "leave answers free: answer_grammar=False, --no-answer-grammar"
 
@@ -41,7 +40,7 @@ class OwnGrammar:
         self._facts, self._grammars, self._name = facts, grammars, name
         self._lock = threading.Lock()
         self._compiled: Future[llguidance.LLMatcher] | None = None
-        self._pieces: Pieces | None = None
+        self._pieces = Pieces(partial(grammars.tokens, facts.kind), grammars.vocab_size)
 
     def grammar(self, prompt: Prompt) -> Grammar:
         """For the answer to one prompt; it waits for its compilation with the first token."""
@@ -52,11 +51,6 @@ class OwnGrammar:
             compiled = self._compiled
         if (grounding := self._facts.grounding) is None:
             return self._grammars.answers(lambda: self._start(compiled), FREE)
-        from edgelm.runtime.loop.grounded import GroundedGrammar, Pieces, heard, said
-
-        if self._pieces is None:
-            made, kind = self._grammars, self._facts.kind
-            self._pieces = Pieces(partial(made.token_bytes, kind), partial(made.split, kind), made.vocab_size)
         names, eos = partial(said, grounding, heard(prompt)), self._grammars.eos
         return GroundedGrammar(lambda: self._start(compiled), eos, grounding.key, names, self._pieces, FREE)
 

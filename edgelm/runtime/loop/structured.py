@@ -162,30 +162,8 @@ class Grammars:
     """
 
     def __init__(self, tokenizer: Tokenizer, eos: Collection[int], vocab_size: int) -> None:
-        self._tokenizer, self._eos, self._vocab_size = tokenizer, sorted(eos), vocab_size
+        self._tokenizer, self.eos, self.vocab_size = tokenizer, sorted(eos), vocab_size
         self._prepared: llguidance.LLTokenizer | None = None
-
-    @property
-    def eos(self) -> Sequence[int]:
-        """Ids that end a text."""
-        return self._eos
-
-    @property
-    def vocab_size(self) -> int:
-        """Of the model."""
-        return self._vocab_size
-
-    def token_bytes(self, name: str, token: int) -> bytes:
-        """What a token adds to a text of the grammar that is called so."""
-        import llguidance
-
-        return self._tokens(llguidance.LLTokenizer, name).decode_bytes([token])
-
-    def split(self, name: str, text: bytes) -> list[int]:
-        """Bytes as tokens, whatever the model's own tokenizer would make of them."""
-        import llguidance
-
-        return self._tokens(llguidance.LLTokenizer, name).tokenize_bytes(text)
 
     def grammar(
         self,
@@ -208,11 +186,11 @@ class Grammars:
             DependencyError: llguidance is not installed.
         """
         matcher = self.matcher({"json_schema": json_schema, "regex": regex, "choice": choice})
-        return Grammar(lambda: matcher, self._eos, forces=forces)
+        return Grammar(lambda: matcher, self.eos, forces=forces)
 
     def answers(self, matcher: Callable[[], llguidance.LLMatcher], hint: str) -> Grammar:
         """A grammar for one answer, of what a matcher will be made of; nothing is forced, so that ids stay what they are."""
-        return Grammar(matcher, self._eos, forces=False, tries=True, hint=hint)
+        return Grammar(matcher, self.eos, forces=False, tries=True, hint=hint)
 
     def matcher(self, given: Mapping[str, Any]) -> llguidance.LLMatcher:
         """What follows a text of the one grammar that is not None in `given`; raises as `grammar` does."""
@@ -227,7 +205,7 @@ class Grammars:
             ) from None
 
         grammar = _grammar(llguidance.LLMatcher, **{name: given.get(name) for name in KINDS})
-        prepared = self._tokens(llguidance.LLTokenizer, names[0])
+        prepared = self.tokens(names[0])
         try:
             with guarded():
                 matcher = llguidance.LLMatcher(prepared, grammar, log_level=0)
@@ -238,15 +216,17 @@ class Grammars:
             raise OptionError(f"{names[0]} cannot be used: {_line(problems[0])}")
         return matcher
 
-    def _tokens(self, kind: type[llguidance.LLTokenizer], name: str) -> llguidance.LLTokenizer:
+    def tokens(self, name: str) -> llguidance.LLTokenizer:
         """The tokenizer as llguidance knows it, for the grammar that is called so."""
         if self._prepared is None:
+            from llguidance import LLTokenizer
+
             # Ids that the tokenizer knows and the model does not are cut from the mask; no text ends with the reverse.
             known = self._tokenizer.vocab_size
-            eos = [token for token in self._eos if token < known]
+            eos = [token for token in self.eos if token < known]
             try:
-                self._prepared = kind(
-                    self._tokenizer.to_json(), n_vocab=max(self._vocab_size, known), eos_token=eos or None
+                self._prepared = LLTokenizer(
+                    self._tokenizer.to_json(), n_vocab=max(self.vocab_size, known), eos_token=eos or None
                 )
             except ValueError as error:
                 raise EdgeLMError(
