@@ -6,19 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import pytest
+from command_line import Ended
 
 from edgelm.cli import main
 
 SHELL_ENV = {**os.environ, "PYTHONUNBUFFERED": ""}
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

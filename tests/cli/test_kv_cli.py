@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Ended
+from command_line import Ended
 
 from edgelm.bundle.reader import Bundle
 

@@ -11,9 +11,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from command_line import Ended
 from gguf_file import write_gguf
 from hub_server import Hub, serving
 from test_llama_parity import LLAMA3
@@ -48,12 +49,6 @@ import sys
 from edgelm.cli import main
 sys.exit(main(["estimate", sys.argv[1], "--target", "rpi5", "--json"]))
 """
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="module")
