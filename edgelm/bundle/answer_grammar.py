@@ -19,7 +19,8 @@ PACKAGE, EXTRA = "llguidance", "edgelm[structured]"  # what holds answers to it,
 FILE = "answer_grammar.json"
 KINDS = ("json_schema", "regex", "choice")
 _GROUNDED = "grounded"
-_A_GROUNDING = "an object of key, a string, and values, lists of words by name"
+_A_GROUNDING = "an object of key, a string, values, lists of words by name, and perhaps not_first and not_last, lists of words"
+_ENDS = ("not_first", "not_last")
 _LONGEST = 1 << 20  # bytes of the file
 _HINT = "copy the bundle again, or export it again"
 
@@ -31,14 +32,20 @@ class Grounding:
     Attributes:
         key: such as ``room``.
         values: a name, such as ``attic``, to what the user may say for it: ``attic``, ``loft``.
+        not_first: words with which no name of the user's own words begins: ``in``, ``and``.
+        not_last: words with which none ends: ``please``.
     """
 
     key: str
     values: Mapping[str, Sequence[str]]
+    not_first: Sequence[str] = ()
+    not_last: Sequence[str] = ()
 
     def facts(self) -> dict[str, Any]:
         """For JSON."""
-        return {"key": self.key, "values": {name: list(words) for name, words in self.values.items()}}
+        names = {"values": {name: list(words) for name, words in self.values.items()}}
+        ends = {"not_first": list(self.not_first), "not_last": list(self.not_last)}
+        return {"key": self.key, **names, **{key: words for key, words in ends.items() if words}}
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class AnswerGrammar:
             return cls(kind, value)
         if not _is_grounding(grounded):
             raise error(f"{path}: key '{_GROUNDED}' must be {_A_GROUNDING}, not {shown(grounded)}", hint=hint)
-        return cls(kind, value, Grounding(grounded["key"], grounded["values"]))
+        return cls(kind, value, Grounding(**grounded))
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -104,10 +111,12 @@ def installed() -> bool:
 
 def _is_grounding(found: object) -> bool:
     """Whether JSON has the shape of a `Grounding`."""
-    if not isinstance(found, dict) or set(found) != {"key", "values"} or not isinstance(found["values"], dict):
+    if not isinstance(found, dict) or not {"key", "values"} <= set(found) <= {"key", "values", *_ENDS}:
+        return False
+    if not isinstance(found["values"], dict):
         return False
     words = [found["key"], *found["values"]]
-    for said in found["values"].values():
+    for said in [*found["values"].values(), *(found.get(end, []) for end in _ENDS)]:
         if not isinstance(said, list):
             return False
         words += said

@@ -45,6 +45,12 @@ def fake(grounding: Grounding | None, regex: str = ACTION, **options: Any) -> LM
 # -- what was said
 
 
+def test_names_neither_begin_nor_end_with_words_that_no_name_has_there() -> None:
+    places = Grounding("room", {"tv": ["tv"]}, not_first=["in", "turn"], not_last=["in", "tv", "room"])
+    found = said(places, heard("turn in the TV room den"))
+    assert found == {"tv", "tv room den", "room den", "den"}  # "tv" is a name of the list
+
+
 @pytest.mark.parametrize(
     ("texts", "names"),
     [
@@ -225,18 +231,21 @@ def test_blanks_in_json_and_other_keys() -> None:
         {"key": "room", "values": {"a": [""]}},
         {"key": "room", "values": {"": ["a"]}},
         {"key": "room", "values": {}, "more": 1},
+        {"key": "room", "values": {}, "not_first": "in"},
+        {"key": "room", "values": {}, "not_last": [""]},
     ],
 )
 def test_a_file_that_says_it_wrongly(tmp_path: Path, grounded: object) -> None:
     path = tmp_path / "answer_grammar.json"
     path.write_text(json.dumps({"regex": "a", "grounded": grounded}))
-    with pytest.raises(BundleError, match="key 'grounded' must be an object of key, a string, and values, lists of"):
+    with pytest.raises(BundleError, match="key 'grounded' must be an object of key, a string, values, lists of words by name, and perhaps not_first"):
         AnswerGrammar.read(path)
 
 
-def test_it_is_read_and_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", [{}, {"not_first": ["in"]}, {"not_first": ["in"], "not_last": ["in", "tv"]}])
+def test_it_is_read_and_told(tmp_path: Path, ends: dict[str, list[str]]) -> None:
     path = tmp_path / "answer_grammar.json"
-    content = {"regex": "a", "grounded": {"key": "room", "values": {"attic": ["attic", "loft"]}}}
+    content = {"regex": "a", "grounded": {"key": "room", "values": {"attic": ["attic", "loft"]}} | ends}
     path.write_text(json.dumps(content))
     found = AnswerGrammar.read(path)
     assert found.facts() == content

@@ -170,15 +170,18 @@ def heard(prompt: Prompt) -> list[str]:
 
 
 def said(grounding: Grounding, texts: Collection[str]) -> frozenset[str]:
-    """The names that some texts speak of: runs of their words in small letters, and `Grounding.values` for which one of the
-    words stands there, one slip behind its first letter allowed.
+    """The names that some texts speak of: runs of their words in small letters, of which the ends are not of
+    `Grounding.not_first` and `not_last`, and `Grounding.values` for which one of the words stands there, one slip behind its
+    first letter allowed.
     """
     runs = {run for text in texts for run in _runs(text)}
     plain: dict[int, set[str]] = {}
     for run in runs:
         plain.setdefault(len(letters := _letters(run)), set()).add(letters)
     named = {n for n, words in grounding.values.items() if any(_spoken(_letters(word), plain) for word in words)}
-    return frozenset(named | {run for run in runs if run.split(" ", 1)[0] not in _ARTICLES})
+    first, last = _ARTICLES.union(grounding.not_first), frozenset(grounding.not_last)
+    own = {run for run in runs if run.split(" ", 1)[0] not in first and run.rsplit(" ", 1)[-1] not in last}
+    return frozenset(named | own)
 
 
 def _texts(content: Any) -> Iterator[str]:
