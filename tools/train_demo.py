@@ -10,6 +10,7 @@ the same weights come out.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import shutil
@@ -19,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import demo_data
 import torch
 from demo_data import checkpoint, quantized
-from demo_data.conversations import heldout, training, training_group
+from demo_data.conversations import Conversation, heldout, training, training_group
 from demo_data.muon import Muon
 from demo_data.network import Network
 from demo_data.other import REFUSAL
@@ -34,7 +36,6 @@ ROW, ROWS = 256, 10  # a batch: 10 rows of 256 tokens, each holding several grou
 POOL = 800  # groups of conversations packed together
 GROWTH = 400  # batches over which conversations grow to their full length
 FIRST = 300  # batches in which homes are recited above all: a value is found by its name before anything else is learnt
-FINISHING = 1 << 30  # the number of the first batch when the model is finished: see `finish`
 LAST = 4000  # batches after which there is more of what is said most
 CUT = 0.85  # share of refusals, all of one sentence, of which only the beginning is read: the rest is soon known
 BEGIN = 3  # tokens of it
@@ -42,6 +43,9 @@ FAST_BF16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # els
 KEPT = 100  # steps after which a run that is ended can go on
 DECAY = 0.4  # share of the last steps over which the learning rate falls
 FINISH_LR = 0.2  # of the peak step, in those that finish the model
+# Share of the last weights in the mean with those before: what is learnt last is paid for with a little of all else, and
+# the mean pays half of it and keeps most (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+FINISHED = 0.5
 QAT = 0.1  # share of the last steps in which weights are rounded to int4 in the forward pass
 
 
@@ -66,11 +70,24 @@ def config(vocab_size: int) -> LlamaConfig:
     )
 
 
-def groups(tokenizer: PreTrainedTokenizerFast, rng: random.Random, batches: int, count: int) -> list[Group]:
-    """`count` groups of conversations, as token ids, of training after so many batches."""
-    made, part = [], (batches >= LAST) + (batches >= FINISHING)
+Maker = Callable[[random.Random], list[Conversation]]  # of conversations about one home
+
+
+def training_maker(batches: int) -> Maker:
+    """Of what training reads after so many batches."""
+    return partial(training_group, hard=min(1.0, batches / GROWTH), part=int(batches >= LAST), first=batches < FIRST)
+
+
+def finishing_maker(_batches: int) -> Maker:
+    """Of what is read when the model is finished: the same after any number."""
+    return partial(training_group, part=2)
+
+
+def groups(tokenizer: PreTrainedTokenizerFast, rng: random.Random, make: Maker, count: int) -> list[Group]:
+    """`count` groups of conversations, as token ids."""
+    made = []
     for _ in range(count):
-        conversations = training_group(rng, min(1.0, batches / GROWTH), part, batches < FIRST)
+        conversations = make(rng)
         start = [m for m in conversations[0].messages if m["role"] == "system"]
         opening, _ = checkpoint.encode(tokenizer, start)
         pairs = [checkpoint.encode(tokenizer, c.full()) for c in conversations]
@@ -90,16 +107,18 @@ def shortened(ids: list[int], targets: list[int]) -> tuple[list[int], list[int]]
     return ids[: start + BEGIN], targets[: start + BEGIN]
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int, start: int = 0, finishing: bool = False) -> Iterator[Batch]:
-    """Batches of ROWS rows for ever, from number `start` on; of the last part of training where it is `finishing`."""
-    rng = random.Random(f"{'finish' if finishing else 'train'}-{seed}")
-    made = first = FINISHING if finishing else 0
+def batches(
+    tokenizer: PreTrainedTokenizerFast, seed: str, maker: Callable[[int], Maker], start: int = 0
+) -> Iterator[Batch]:
+    """Batches of ROWS rows for ever, from number `start` on; `maker` says what makes them after so many."""
+    rng = random.Random(seed)
+    made = 0
     while True:
-        rows = pack(groups(tokenizer, rng, made, POOL), ROW)
+        rows = pack(groups(tokenizer, rng, maker(made), POOL), ROW)
         rng.shuffle(rows)
         for i in range(0, len(rows) - ROWS + 1, ROWS):
             made += 1
-            if made > first + start:
+            if made > start:
                 yield stack(rows[i : i + ROWS], ROW)
 
 
@@ -226,6 +245,14 @@ def replace(folder: Path, network: Network, tokenizer: PreTrainedTokenizerFast) 
     aside.rename(folder)
 
 
+def named(args: argparse.Namespace) -> str:
+    """What a run that goes on must share with the one that was ended: seed, steps, and all that makes the text."""
+    found = hashlib.sha256()
+    for path in sorted(p for p in Path(demo_data.__file__).parent.rglob("*") if p.suffix in {".py", ".txt"}):
+        found.update(path.read_bytes())
+    return f"{args.seed}-{args.steps}-{found.hexdigest()[:8]}"
+
+
 def make(args: argparse.Namespace) -> None:
     """Train the tokenizer and the model and put them into the output folder."""
     rng = random.Random(f"tokenizer-{args.seed}")
@@ -233,7 +260,7 @@ def make(args: argparse.Namespace) -> None:
     network = Network(config(len(tokenizer)))
     count = sum(p.numel() for p in network.parameters())
     print(f"{count:,} parameters, {len(tokenizer)} tokens", flush=True)
-    trained = args.out / "trained"
+    trained = args.out / f"trained-{named(args)}"
     if not trained.is_dir():  # else a run was ended behind it
         network.start_recalling()
         network.start_alike(checkpoint.variants(tokenizer))
@@ -243,8 +270,9 @@ def make(args: argparse.Namespace) -> None:
             if args.snapshots and step % args.snapshots == 0 and step < rounded:
                 replace(args.out / f"step-{step}", network, tokenizer)
 
-        kept = args.out / "unfinished.pt"
-        took = train(network, partial(batches, tokenizer, args.seed), args.steps, rounded, args.lr, kept, snapshot)
+        kept = args.out / f"unfinished-{named(args)}.pt"
+        stream = partial(batches, tokenizer, f"train-{args.seed}", training_maker)
+        took = train(network, stream, args.steps, rounded, args.lr, kept, snapshot)
         print(f"trained in {took:.0f} s", flush=True)
         replace(trained, network, tokenizer)
         kept.unlink(missing_ok=True)
@@ -254,11 +282,17 @@ def make(args: argparse.Namespace) -> None:
 
 def finish(args: argparse.Namespace, network: Network, tokenizer: PreTrainedTokenizerFast, trained: Path) -> None:
     """Train what is trained a little more, with small steps and rounded weights, on more of what is refused and of
-    questions about several devices: a model that knows what is said to it learns now when to keep still.
+    questions about several devices, and of places of no list: a model that knows what is said to it learns now when to keep
+    still, and where.
     """
     network.load_state_dict(checkpoint.load(trained)[0].state_dict(), strict=False)  # but for lm_head
-    kept, stream = args.out / "finishing.pt", partial(batches, tokenizer, args.seed, finishing=True)
+    before = [p.detach().clone() for p in network.parameters()]
+    kept = args.out / f"finishing-{named(args)}.pt"
+    stream = partial(batches, tokenizer, f"finish-{args.seed}", finishing_maker)
     took = train(network, stream, args.finish, 0, args.lr * FINISH_LR, kept)
+    with torch.no_grad():
+        for p, earlier in zip(network.parameters(), before, strict=True):
+            p.lerp_(earlier, 1 - FINISHED)
     print(f"finished in {took:.0f} s", flush=True)
     replace(args.out / "model", network, tokenizer)
     kept.unlink(missing_ok=True)

@@ -49,6 +49,13 @@ def kinds() -> Path:
     return _HERE / "kinds.jsonl"
 
 
+def visitors() -> Path:
+    """328 requests and questions by three hands who knew neither the training text nor the other sets, ``split`` naming
+    the hand; same form as `heldout`.
+    """
+    return _HERE / "visitors.jsonl"
+
+
 def talk() -> Path:
     """What people say to a machine that is no request to a home, all to be refused; same form as `heldout`."""
     return _HERE / "talk.jsonl"

@@ -133,15 +133,15 @@ def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path, network, rounded):
 
 
 def test_batches_go_on_from_any_number(tokenizer):
-    whole, rest = train_demo.batches(tokenizer, 0), train_demo.batches(tokenizer, 0, 2)
+    whole, rest = (train_demo.batches(tokenizer, "train-0", train_demo.training_maker, start) for start in (0, 2))
     first = [next(whole) for _ in range(3)]
     assert torch.equal(first[2].ids, next(rest).ids)
     assert not torch.equal(first[1].ids, first[2].ids)
 
 
 def test_the_last_part_has_batches_of_its_own(tokenizer):
-    asked = [next(train_demo.batches(tokenizer, 0, finishing=last)) for last in (False, True)]
-    again = next(train_demo.batches(tokenizer, 0, finishing=True))
+    makers = (train_demo.training_maker, train_demo.finishing_maker, train_demo.finishing_maker)
+    *asked, again = (next(train_demo.batches(tokenizer, "0", maker)) for maker in makers)
     assert not torch.equal(asked[0].ids, asked[1].ids)
     assert torch.equal(asked[1].ids, again.ids)
     groups = [training_group(random.Random(i), 1.0, 2) for i in range(400)]

@@ -238,7 +238,10 @@ def test_blanks_in_json_and_other_keys() -> None:
 def test_a_file_that_says_it_wrongly(tmp_path: Path, grounded: object) -> None:
     path = tmp_path / "answer_grammar.json"
     path.write_text(json.dumps({"regex": "a", "grounded": grounded}))
-    with pytest.raises(BundleError, match="key 'grounded' must be an object of key, a string, values, lists of words by name, and perhaps not_first"):
+    with pytest.raises(
+        BundleError,
+        match="key 'grounded' must be an object of key, a string, values, lists of words by name, and perhaps not_first",
+    ):
         AnswerGrammar.read(path)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from functools import partial
 
-from .commands import Command, frame, phrase, random_action, random_for, single
+from .commands import Command, between, frame, phrase, random_action, random_for, single
 from .devices import DEVICES, ROOMS, Action, held_combo, held_pair
 from .nouns import BARE_ROOMS, room_words, thing
 from .places import unknown_place
-from .templates import HELD_JOINS, JOINS
+from .templates import HELD_JOINS, JOINS, MORE_JOINS
 
 
 def compatible(actions: list[Action], pair_held: bool = False) -> bool:
@@ -19,10 +20,12 @@ def compatible(actions: list[Action], pair_held: bool = False) -> bool:
     return any(pairs) == pair_held
 
 
-def several(rng: random.Random, held_phrase: bool = False, pair_held: bool = False) -> Command:
-    """One command with two or three actions."""
+def several(rng: random.Random, held_phrase: bool = False, pair_held: bool = False, leaning: bool = False) -> Command:
+    """One command with two or three actions; where they are `leaning`, two in a place that is said once."""
     makers = [_joined]
-    if not held_phrase and not pair_held:
+    if leaning:
+        makers = [_there, partial(_there, inside=True), _scoped]
+    elif not held_phrase and not pair_held:
         makers = (
             [_joined] * 6
             + [_shared_verb] * 2
@@ -57,7 +60,10 @@ def _joined(rng: random.Random, held: bool) -> Command:
         while not imperative and not loose and (i > 0 or rng.random() < 0.6) and not held:
             text, key, imperative = phrase(action, rng)
         parts.append((text, key, imperative))
-    joins = [rng.choice(JOINS) for _ in parts[1:]]
+    joins = [
+        between(rng.choice(MORE_JOINS), rng) if p[2] and not loose and rng.random() < 0.3 else rng.choice(JOINS)
+        for p in parts[1:]
+    ]
     if count == 3 and rng.random() < 0.6:
         joins[0] = ", "
     if by_join:
@@ -180,8 +186,10 @@ def _pronoun(rng: random.Random, held: bool) -> Command:
     return Command(text, [first, second], [key, key2, outer, "pronoun"])
 
 
-def _there(rng: random.Random, held: bool) -> Command:
-    """The second command leans on the first one's place: "dim the office light and close the blinds there"."""
+def _there(rng: random.Random, held: bool, inside: bool = False) -> Command:
+    """The second command leans on the first one's place: "dim the office light and close the blinds there"; where `inside`,
+    the word follows the thing, "set the light there to 5 percent".
+    """
     first = random_action(rng)
     if first.room in {None, "all"} or first.device in {"lock", "all"}:
         raise LookupError
@@ -191,7 +199,11 @@ def _there(rng: random.Random, held: bool) -> Command:
     if not imperative or not also or re.search(r"\b(here|this room|the room)\b", more) or " it" in more + text:
         raise LookupError
     word = thing(second.device, None, second.attr, rng)[0].split()[-1]
-    if rng.random() < 0.25 and f"the {word}" in more:
+    if inside:
+        if not re.search(rf"\b(the|my|our) ([a-z]+ )?{word}\b", more):
+            raise LookupError
+        more = re.sub(rf"\b((the|my|our) ([a-z]+ )?{word})\b", r"\1 there", more, count=1)
+    elif rng.random() < 0.25 and f"the {word}" in more:
         more = more.replace(f"the {word}", f"its {word}")
     else:
         more += rng.choice([" there", " there", " there too", " in there", " in that room", " in the same room"])
@@ -202,14 +214,16 @@ def _there(rng: random.Random, held: bool) -> Command:
 
 
 def _elsewhere(first: Action, rng: random.Random) -> Action:
-    """An action of another device in the same place."""
+    """An action of another device in the same place; not one that has no place, as a vacuum's way home."""
     for _ in range(20):
         second = random_action(rng)
         spec = DEVICES[second.device]
         if second.device not in {first.device, "all", "lock"} and (
             first.room in spec.rooms or second.room not in {None, "all", *ROOMS}
         ):
-            return random_for(second.device, first.room, rng)
+            found = random_for(second.device, first.room, rng)
+            if found.room is not None:
+                return found
     raise LookupError
 
 
@@ -222,8 +236,6 @@ def _scoped(rng: random.Random, held: bool) -> Command:
     parts = [phrase(Action(a.device, None, a.attr, a.value, a.change), rng) for a in actions]
     texts = [text for text, _, _ in parts]
     if any(len(text) > 40 or re.search(r"\b(here|this room|the room|it)\b", text) for text in texts):
-        raise LookupError
-    if any(a.room is None for a in actions):
         raise LookupError
     name = room_words(str(first.room), rng)
     start = rng.choice([f"{name}: ", f"{name}, ", f"in the {name}, ", f"in the {name} ", f"for the {name}: "])

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from . import templates_home
 from .courtesy import polite
 from .devices import CHANGES, DEVICES, DOOR_WORDS, Action, held_combo, pick_duration, pick_value
-from .grammar import expand, gerund, slots_of
+from .grammar import expand, gerund, numbered, slots_of
 from .nouns import EVERYWHERE, place, thing, value_words, with_article
-from .other import WORDS, aside, stray
+from .other import WORDS, aside, fill, stray
 from .places import OWN_ROOMS, unknown_place
-from .templates import BECAUSE, COMMANDS, FRAMES, HELD_FRAMES
+from .templates import BECAUSE, COMMANDS, FRAMES, HELD_FRAMES, RAMBLE_JOINS, RAMBLE_STARTS, RAMBLES, VALUES
 
 _TIMED = [
     "pizza",
@@ -35,6 +35,7 @@ _TIMED = [
     "soup",
 ]
 POLITE = 0.14  # share of imperatives that are said with layers of courtesy
+RAMBLING = 0.08  # share of commands that are told among much else
 UNKNOWN = 0.26  # share of the places in commands that are of no list
 
 
@@ -114,12 +115,18 @@ def intent(action: Action) -> str:
     return next(k for k in options if k in COMMANDS)
 
 
+_LISTS = COMMANDS | VALUES | {"half": templates_home.POSITION_HALF}
+_OPTIONS = {(name, held): numbered(name, found, held) for name, found in _LISTS.items() for held in (False, True)}
+
+
 def _templates(action: Action, held: bool) -> list[tuple[str, str]]:
     """(id, template) pairs usable for an action, either the training ones or the held-out ones."""
-    key = intent(action)
-    found = [(f"{key}#{i}", t) for i, t in enumerate(COMMANDS[key]) if t.startswith("~") == held]
-    if action.device == "blinds" and action.value == 50 and action.attr == "position":
-        found += [(f"half#{i}", t) for i, t in enumerate(templates_home.POSITION_HALF) if t.startswith("~") == held] * 2
+    found = list(_OPTIONS[intent(action), held])
+    exact = f"{action.device}.{action.attr}={action.value}"
+    if exact == "blinds.position=50":
+        found += _OPTIONS["half", held] * 2
+    if not action.change:
+        found += _OPTIONS.get((exact, held), []) * 2
     if action.room in {None, "all"}:
         found = [(k, t) for k, t in found if "<rm>" not in t]
     if not action.room:
@@ -159,7 +166,7 @@ def frame(text: str, imperative: bool, rng: random.Random, held: bool = False) -
         ), key
     if imperative and not held and rng.random() < POLITE:
         return polite(text, rng), "polite"
-    if not held and rng.random() < 0.05:
+    if not held and rng.random() < RAMBLING:
         inner, key = frame(text, imperative, rng)
         return ramble(inner, rng), key
     if not imperative:
@@ -176,8 +183,16 @@ def frame(text: str, imperative: bool, rng: random.Random, held: bool = False) -
     return expand(frames[i], rng, slots), f"{'held-' if held else ''}frame#{i}"
 
 
+def between(template: str, rng: random.Random) -> str:
+    """What stands between two parts of a sentence, with blanks around it but for one before a comma."""
+    made = expand(template, rng)
+    return ("" if made[:1] in {",", ".", ";"} else " ") + made + " "
+
+
 def ramble(text: str, rng: random.Random) -> str:
-    """A request at the end, or the beginning, of what else there is to tell."""
+    """A request at the end, the beginning, or in the midst of what else there is to tell; who rambles minds no grammar."""
+    if rng.random() < 0.25:
+        return fill(rng.choice(RAMBLES), rng, {"c": text})
     told = [aside(rng) if rng.random() < 0.6 else expand(rng.choice(BECAUSE), rng) for _ in range(rng.randrange(1, 4))]
     story = told[0]
     for part in told[1:]:
@@ -185,9 +200,11 @@ def ramble(text: str, rng: random.Random) -> str:
     start = rng.choice(
         ["", "", "so ", "you know what, ", "okay so ", "well ", "right, so ", "the thing is, ", "look, "]
     )
-    join = rng.choice(
-        [", so ", ", anyway ", ", so please ", ". ", " so ", ", could you ", ", whatever, ", ", just ", " and so "]
-    )
+    if rng.random() < 0.5:
+        start = expand(rng.choice(RAMBLE_STARTS), rng) + " "
+    join = rng.choice([", so ", ", anyway ", ", so please ", ". ", " so ", ", could you ", ", just ", " and so "])
+    if rng.random() < 0.5:
+        join = between(rng.choice(RAMBLE_JOINS), rng)
     if rng.random() < 0.15:
         return f"{text}, {story}"
     return f"{start}{story}{join}{text}"
@@ -255,6 +272,30 @@ def random_for(device: str, room: str | None, rng: random.Random) -> Action:
     if device == "all":
         value = rng.random() < 0.2
     return Action(device, room, attr, value)
+
+
+def _named_plainly(text: str, room: str, rng: random.Random) -> str:
+    """Without an article before what has none: "in nora's room", "in zone 3"."""
+    if re.search(r"'s |\b(\d+|one|two|three|four|five|six|[bcd])$", room) and rng.random() < 0.85:
+        text = re.sub(rf"\b(the|my|our) (?={re.escape(room)}\b)", "", text)
+    return text
+
+
+def placed(rng: random.Random) -> Command:
+    """One command for a place that is of no list, and must be kept as it is said."""
+    devices = sorted(ANYWHERE)
+    weights = [DEVICES[device].weight for device in devices]
+    while True:
+        device = rng.choices(devices, weights)[0]
+        action = random_for(device, unknown_place(rng), rng)
+        if action.room is None:
+            continue
+        text, key, imperative = phrase(action, rng)
+        text = _named_plainly(text, action.room, rng)
+        if rng.random() < 0.4:
+            return Command(text, [action], [key, "plain"])
+        text, outer = frame(text, imperative, rng)
+        return Command(text, [action], [key, outer])
 
 
 def single(rng: random.Random, held_phrase: bool = False, combo_held: bool = False) -> Command:

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import questions, states
 from .combined import command, compatible, several
-from .commands import ANYWHERE, Command, phrase, single
+from .commands import ANYWHERE, Command, phrase, placed, single
 from .devices import DEVICES, DOORS, ROOMS, Action, answer, held_combo
 from .everyday import everyday
 from .grammar import expand, noise
@@ -22,12 +22,13 @@ from .speech import spoken
 Message = dict[str, str]
 _KNOWN = {"all", *ROOMS, *DOORS}
 _ASKING = ("can ", "could ", "will ", "would ", "do ", "is it ", "how about", "hey, can", "hey, could", "what about")
-HOMES = 0.08, 0.22, 0.3  # share of groups that begin with a home's state: in the parts of training
-WHICH = 0.5, 0.6, 0.75  # share of questions about all of a kind, likewise
+HOMES = 0.08, 0.25, 0.32  # share of groups that begin with a home's state: in the parts of training
+WHICH = 0.5, 0.65, 0.75  # share of questions about all of a kind, likewise
 # Of homes behind the first part, as shares of what they may have: small ones show what to look for.
 SIZES = (0.2, 0.4, 0.7, 1.0)
+PLACED = 0.0, 0.0, 0.3  # share of commands for a place of no list, or with one that is said once for two, likewise
 EVERYDAY = 0.2, 0.45, 0.5  # share of commands as they are said most, likewise
-REFUSED = 0.28, 0.32, 0.42  # share of what is refused where there is no home's state, likewise
+REFUSED = 0.28, 0.32, 0.4  # share of what is refused where there is no home's state, likewise
 ASKED = 7  # conversations about each
 FIRST_HOMES = 0.7  # share of groups that begin with a home's state while homes are recited above all
 RECITED = 0.5, 0.15, 0.1  # share of homes that are recited, device by device, likewise: see `_recital`
@@ -153,6 +154,8 @@ def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float
         return _question_turn(home or [], rng, share=WHICH[part])
     if roll < asks + (0.08 if home is not None else REFUSED[part]):
         return _other_turn(rng)
+    if PLACED[part] and rng.random() < PLACED[part]:
+        return _command_turn(several(rng, leaning=True) if rng.random() < 0.3 else placed(rng), rng)
     if rng.random() < EVERYDAY[part]:
         return _command_turn(everyday(rng), rng)
     return _command_turn(command(rng, 0.33 * (0.3 + 0.7 * hard)), rng)

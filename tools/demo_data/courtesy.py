@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 
+from . import phrasebook
 from .grammar import expand, gerund
 
 _OPENINGS = [
@@ -44,6 +45,12 @@ _CLOSES = [
     "(please|pretty please|if you please|if you'd be so kind|would you be so good)",
     "(I|we) (would|'d) (be in your debt|owe you one|thank you for it|be ever so grateful)",
 ]
+
+
+_MORE = phrasebook.read("frames")
+_OPENINGS += _MORE["polite.openings"]
+_SOFTENERS += _MORE["polite.softeners"]
+_CLOSES += _MORE["polite.closes"]
 
 
 def polite(text: str, rng: random.Random) -> str:

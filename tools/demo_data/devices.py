@@ -278,7 +278,8 @@ def pick_value(kind: str, rng: random.Random) -> bool | int | float | str:
     if kind == "bool":
         return rng.random() < 0.5
     if kind == "percent":
-        return rng.choice([rng.randrange(0, 101, 10), rng.randrange(5, 101, 5), rng.randrange(1, 101), 50, 100, 1])
+        plain = [rng.randrange(0, 101, 10), rng.randrange(5, 101, 5), rng.randrange(1, 101)]
+        return rng.choice([*plain, 50, 100, 1, rng.choice([25, 75])])
     if kind == "degrees":
         if rng.random() < 0.22:
             return rng.randrange(31, 91)

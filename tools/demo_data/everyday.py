@@ -1,4 +1,4 @@
-"""Commands as they are said most: of few words, for what is asked for every day, often without a place or a noun."""
+"""Commands as they are said most: by themselves, for what is asked for every day, often without a place or a noun."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from functools import cache
 
 _CHOICE = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
 _SLOT = re.compile(r"<(\w+)>")
@@ -55,14 +56,22 @@ def expand(template: str, rng: random.Random, slots: dict[str, str] | None = Non
     return tidy(text)
 
 
-def slots_of(template: str) -> set[str]:
+@cache
+def slots_of(template: str) -> frozenset[str]:
     """The names of a template's slots."""
-    return set(_SLOT.findall(template))
+    return frozenset(_SLOT.findall(template))
+
+
+def numbered(name: str, templates: list[str], held: bool) -> list[tuple[str, str]]:
+    """(id, template) pairs of a list called so: those for training, or those that are held out of it."""
+    return [(f"{name}#{i}", t) for i, t in enumerate(templates) if t.startswith("~") == held]
 
 
 def tidy(text: str) -> str:
-    """Collapse the spaces that empty optional parts leave behind."""
+    """Collapse the spaces that empty optional parts leave behind, and write "an" where a word asks for it."""
     text = re.sub(r"\s+", " ", text).strip()
+    # Not before "one" and "unique"; of words in u only few begin with the vowel's own sound.
+    text = re.sub(r"\b([Aa]) (?=[aeio](?!ne\b)|un(?!i)|umb)", r"\1n ", text)
     text = re.sub(r"\bI '(d|m|ll)\b", r"I'\1", text)
     return re.sub(r" ([,.;?!:])", r"\1", text)
 
@@ -86,14 +95,22 @@ def number(n: float, rng: random.Random, words: float = 0.12) -> str:
     return number_words(int(n), rng) if rng.random() < words else str(int(n))
 
 
+# Verbs whose last letter doubles before -ing.
+_DOUBLING = frozenset(
+    listed(
+        "put|set|shut|dim|stop|get|cut|let|begin|skip|run|flip|drop|pop|hit|quit|step|plug|unplug|trim|chop|swap|snap|zip|tap"
+        "|nip|grab|bar|unbar"
+    )
+)
+
+
 def gerund(verb: str) -> str:
     """The -ing form of a verb of this grammar: dim -> dimming, close -> closing."""
     if verb in {"be", "see"}:
         return verb + "ing"
     if verb.endswith("e"):
         return verb[:-1] + "ing"
-    doubles = {"put", "set", "shut", "dim", "stop", "get", "cut", "let", "begin", "skip", "run", "flip", "drop"}
-    if verb in doubles:
+    if verb in _DOUBLING:
         return verb + verb[-1] + "ing"
     return verb + "ing"
 

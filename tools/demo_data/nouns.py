@@ -179,7 +179,7 @@ def _all_of(device: str, rng: random.Random) -> str:
     return expand(rng.choice(forms).format(p=plural, s=single), rng)
 
 
-def percent(n: int, rng: random.Random, bare: float = 0.25, special: bool = True, lowest: bool = False) -> str:
+def percent(n: int, rng: random.Random, bare: float = 0.25, special: bool = True, of_light: bool = False) -> str:
     """30 as "30 percent", "30%", "thirty per cent", "half" …"""
     words = {
         50: ["half", "fifty fifty", "half"],
@@ -191,11 +191,11 @@ def percent(n: int, rng: random.Random, bare: float = 0.25, special: bool = True
             "one hundred percent",
             "the highest",
             "the max",
-            "its brightest",
         ],
     }
     words |= {25: ["a quarter"], 75: ["three quarters"]}
-    if lowest:
+    if of_light:
+        words[100].append("its brightest")
         words[1] = ["the lowest", "the minimum", "minimum", "its lowest", "lowest", "min", "the dimmest"]
     if special and n in words and rng.random() < (0.8 if n == 1 else 0.35):
         return rng.choice(words[n])

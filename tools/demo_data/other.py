@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
+from . import phrasebook
 from .devices import DEVICES
-from .grammar import expand
+from .grammar import expand, numbered, tidy
 
 REFUSAL = "I can only control this home's devices and tell you their state."
 
@@ -72,6 +73,7 @@ WORDS: dict[str, str] = {
     "|read|sign|plan|design|choose|compare|recycle|grow|plant|cut|bake|measure|weigh|count|rent|borrow|invent|study",
     "name": "anna|max|kim|lee|maria|tom|lisa|paul|sam|emma|noah|mia|ben|olivia|jack|zoe",
 }
+WORDS |= {kind: f"{WORDS[kind]}|{more}" for kind, more in phrasebook.words("talk").items()}
 TEMPLATES = [
     "(what is|what's|whats|name|tell me) the (capital|population|president|flag|currency|language|area) of <country>",
     "(what|which) (language|languages) do (they|people) speak in <country>",
@@ -245,6 +247,8 @@ TEMPLATES = [
     "~could you help me (with my homework|find a job|plan my wedding|lose weight|learn <language>)",
     "~why (should|would) anyone (like|visit|buy) (<food>|<city>|a <gadget>)",
 ]
+_MORE = phrasebook.read("talk", "requests")
+TEMPLATES += [t for kind in ("statement", "small", "question", "request") for t in _MORE[f"talk.{kind}"]]
 _SYLLABLES = [
     "ba",
     "ko",
@@ -277,22 +281,23 @@ def _gibberish(rng: random.Random) -> str:
     return " ".join(words)
 
 
+_CHOICES = {kind: words.split("|") for kind, words in WORDS.items()}
+
+
 def _slots(rng: random.Random) -> dict[str, str]:
-    slots = {k: rng.choice(v.split("|")) for k, v in WORDS.items()}
+    slots = {kind: rng.choice(words) for kind, words in _CHOICES.items()}
     slots["device"] = rng.choice(rng.choice([d.words for n, d in DEVICES.items() if d.words and n != "all"]))[0]
     return slots
 
 
-def fill(template: str, rng: random.Random) -> str:
-    """Expand a template; the same slot twice gets two words."""
+def fill(template: str, rng: random.Random, own: dict[str, str] | None = None) -> str:
+    """Expand a template; the same slot twice gets two words, but for those of the caller's `own`."""
     text = expand(template, rng)
-    for _ in range(4):
-        if "<" not in text:
-            break
+    while "<" in text:
         head, _, rest = text.partition("<")
         name, _, tail = rest.partition(">")
-        text = head + _slots(rng)[name] + tail
-    return text
+        text = head + ((own or {}).get(name) or _slots(rng)[name]) + tail
+    return tidy(text)
 
 
 _ASIDES = [
@@ -321,6 +326,9 @@ _ASIDES = [
 ]
 
 
+_ASIDES += phrasebook.read("frames")["asides"]
+
+
 def aside(rng: random.Random) -> str:
     """Something said beside a command that asks for nothing: a model must learn to let words pass."""
     return fill(rng.choice(_ASIDES), rng)
@@ -332,12 +340,14 @@ def stray(rng: random.Random) -> str:
     return " ".join(rng.choice(words) for _ in range(rng.randrange(1, 6)))
 
 
+_OPTIONS = {held: numbered("other", TEMPLATES, held) for held in (False, True)}
+
+
 def other(rng: random.Random, held: bool = False) -> tuple[str, str]:
     """A request out of scope: (text, skeleton id)."""
     if not held and rng.random() < 0.04:
         return _gibberish(rng), "gibberish"
-    options = [(f"other#{i}", t) for i, t in enumerate(TEMPLATES) if t.startswith("~") == held]
-    key, template = rng.choice(options)
+    key, template = rng.choice(_OPTIONS[held])
     text = fill(template.lstrip("~"), rng)
     if not held and rng.random() < 0.15:
         ask = ["please <c>", "<c> please", "hey, <c>", "can you tell me <c>", "ok, <c>", "so <c>", "I want to know <c>"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from . import phrasebook
 from .devices import DEVICES, DOORS, ROOMS, held_combo
-from .grammar import expand
+from .grammar import expand, numbered
 from .nouns import place, thing
 from .other import stray
 from .states import NEVER_ROOMED, PLURALS, VALUES, Entry, be, name_of, random_room
@@ -171,6 +172,11 @@ HOUSE = [
     "have (I|we) locked (the house|up|everything|all the doors|every door)",
     "is (the house|everything) (safely|properly|all) locked",
 ]
+_MORE = phrasebook.read("states")
+ASK += _MORE["ask"]
+WHICH += _MORE["which"]
+ALL_ARE += _MORE["all"]
+ASK_BY_DEVICE = {d: ASK_BY_DEVICE.get(d, []) + _MORE.get(f"ask.{d}", []) for d in VALUES}
 # Other words for a state, in questions alone.
 SAID = {
     "fan on": ["running", "spinning", "going"],
@@ -200,9 +206,13 @@ class Question:
     combo: str = ""
 
 
-def _pick(templates: list[str], held: bool, rng: random.Random, name: str) -> tuple[str, str]:
-    options = [(f"{name}#{i}", t) for i, t in enumerate(templates) if t.startswith("~") == held]
-    key, template = rng.choice(options)
+_LISTS = {"ask": ASK, "which": WHICH, "all": ALL_ARE, "many": THE_MANY, "house": HOUSE}
+_LISTS |= {f"ask.{device}": own for device, own in ASK_BY_DEVICE.items()}
+_OPTIONS = {(name, held): numbered(name, found, held) for name, found in _LISTS.items() for held in (False, True)}
+
+
+def _pick(name: str, held: bool, rng: random.Random) -> tuple[str, str]:
+    key, template = rng.choice(_OPTIONS[name, held])
     return key, template.lstrip("~")
 
 
@@ -225,9 +235,8 @@ def _said_of(device: str, rng: random.Random) -> tuple[str, str]:
 
 def _question(device: str, room: str | None, rng: random.Random, held: bool) -> tuple[str, str]:
     """The words of a question about one device: (text, skeleton)."""
-    own = ASK_BY_DEVICE.get(device, [])
-    use_own = bool([t for t in own if t.startswith("~") == held]) and rng.random() < 0.4
-    key, template = _pick(own if use_own else ASK, held, rng, f"ask.{device}" if use_own else "ask")
+    use_own = bool(_OPTIONS[f"ask.{device}", held]) and rng.random() < 0.4
+    key, template = _pick(f"ask.{device}" if use_own else "ask", held, rng)
     attr = "temperature" if device == "thermostat" and "temperature" in template else "on"
     said, many = thing(device, room, attr, rng)
     while said.startswith(("all ", "every ", "both ")):
@@ -286,12 +295,12 @@ def ask_which(home: list[Entry], rng: random.Random, held: bool = False) -> Ques
     plural = PLURALS[device]
     every = rng.random() < 0.25
     state = rng.choice(VALUES[device])
-    key, template = _pick(ALL_ARE if every else WHICH, held, rng, "all" if every else "which")
+    key, template = _pick("all" if every else "which", held, rng)
     if not every and not held and sum(e.device == device for e in home) > 1 and rng.random() < 0.15:
-        key, template = _pick(THE_MANY, False, rng, "many")
+        key, template = _pick("many", False, rng)
     words = rng.choice(SYNONYMS.get(plural, [plural]))
     if device == "lock" and every and not held and state == "locked" and rng.random() < 0.3:
-        key, template = _pick(HOUSE, False, rng, "house")
+        key, template = _pick("house", False, rng)
     text = expand(template, rng, {"p": words, "one": ONE[plural], "s": said_as(device, state, rng), "s3": stray(rng)})
     return Question(text, _which_answer(home, device, state, every), key)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from . import phrasebook
 from .commands import Command, single
 from .devices import DEVICES, INSIDE
 from .grammar import expand, listed, number
@@ -251,6 +252,16 @@ _FOREIGN = [
 ]
 
 
+_MORE = phrasebook.read("requests")
+_DO += _MORE["near.device"]
+_EVERY += _MORE["near.everything"]
+_SCENES += _MORE["near.scene"]
+_CUT += _MORE["near.cut"]
+_CLOCKS += _MORE["near.clock"]
+_SONGS += _MORE["near.media"]
+_TOLD += _MORE["near.told"]
+
+
 def _time(rng: random.Random) -> str:
     """When: "at half past seven", "if it rains", "for ten minutes"."""
     if rng.random() < 0.72:
@@ -373,7 +384,9 @@ MAKERS: dict[str, tuple[float, Callable[[random.Random], str]]] = {
     "song": (1.2, _from(_SONGS)),
     "said": (2.4, _story),
     "salad": (0.9, _salad),
-    "negated": (0.8, _negated),
+    "when": (1.2, _from(_MORE["near.later"])),
+    "negated": (0.5, _negated),
+    "leave": (0.6, _from(_MORE["near.negated"])),
     "foreign": (1.0, _foreign),
 }
 

@@ -2,23 +2,36 @@
 
 A leading ``!`` marks a whole sentence, which takes no "could you …" around it. A leading ``~`` marks a template kept
 out of training: it is one of the held-out phrasings. Slots: ``<t>`` the thing ("the kitchen light"), ``<is>`` is/are
-to match, ``<n>`` the value, ``<it>`` "the kitchen" or "it", ``<in>`` "in the kitchen", "in here" or nothing.
+to match, ``<in>`` "in the kitchen", "in here" or nothing, ``<it2>`` "the kitchen" or "it", ``<it3>`` what is cleaned, ``<rm>``
+"kitchen", ``<v>`` "the volume of the tv"; of the value ``<n>`` ("30 percent"), ``<n1>`` ("10 minute"), ``<np>`` (a percentage
+that says so), ``<nm>`` a timer's name; ``<more>``, ``<less>``, ``<q>`` "brighter", "dimmer", "brightness". Most templates stand in
+files of their own, which `phrasebook` reads.
 """
 
 from __future__ import annotations
 
+import re
+
+from . import phrasebook
 from . import templates_basic as basic
 from . import templates_home as home
 from . import templates_short as short
 
-COMMANDS: dict[str, list[str]] = {
-    "on.true": basic.ON,
-    "on.false": basic.OFF,
-    "light.on.true": basic.ON + basic.LIGHT_ON,
-    "light.on.false": basic.OFF + basic.LIGHT_OFF,
-    # A speaker that is started or stopped plays or pauses.
-    "speaker.on.true": [t for t in basic.ON if "start" not in t],
-    "speaker.on.false": [t for t in basic.OFF if "(deactivate|disable|stop" not in t],
+_MORE = phrasebook.read("light", "climate", "media", "kitchen")
+# What asks for one value of an attribute, in words of its own: "light.brightness=100".
+VALUES = {key: found for key, found in _MORE.items() if "=" in key}
+_ON, _OFF = basic.ON + _MORE["on.true"], basic.OFF + _MORE["on.false"]
+_TIMER = home.TIMER + short.TIMER + _MORE["timer.minutes"]
+_OPEN, _CLOSE = home.OPEN + _MORE["open.true"], home.CLOSE + _MORE["open.false"]
+
+_COMMANDS: dict[str, list[str]] = {
+    "on.true": _ON,
+    "on.false": _OFF,
+    "light.on.true": _ON + basic.LIGHT_ON,
+    "light.on.false": _OFF + basic.LIGHT_OFF,
+    # A speaker that is started or stopped plays or pauses; in a list of devices ("stop the radio and the tv") it goes off.
+    "speaker.on.true": [t for t in _ON if not re.search("start|run", t)],
+    "speaker.on.false": [t for t in _OFF if "stop" not in t],
     "light.brightness": basic.BRIGHTNESS,
     "light.color": basic.COLOR,
     "light.brightness.up": basic.BRIGHTER,
@@ -35,10 +48,10 @@ COMMANDS: dict[str, list[str]] = {
     "thermostat.down.by": basic.DOWN_BY + basic.THERMOSTAT_DOWN_BY,
     "locked.true": home.LOCK + short.LOCK,
     "locked.false": home.UNLOCK,
-    "open.true": home.OPEN,
-    "open.false": home.CLOSE,
-    "blinds.open.true": home.OPEN + home.BLINDS_OPEN,
-    "blinds.open.false": home.CLOSE + home.BLINDS_CLOSE,
+    "open.true": _OPEN,
+    "open.false": _CLOSE,
+    "blinds.open.true": _OPEN + home.BLINDS_OPEN,
+    "blinds.open.false": _CLOSE + home.BLINDS_CLOSE,
     "blinds.position": home.POSITION,
     "fan.speed": home.SPEED,
     "fan.speed.up": home.FASTER,
@@ -65,19 +78,22 @@ COMMANDS: dict[str, list[str]] = {
     "alarm.armed.true": home.ARM,
     "alarm.armed.false": home.DISARM,
     "oven.temperature": home.OVEN,
-    "coffee maker.on.true": basic.ON + home.COFFEE_ON + short.COFFEE * 2,
-    "coffee maker.on.false": basic.OFF + short.COFFEE_OFF * 2,
-    "kettle.on.true": basic.ON + home.KETTLE_ON,
-    "sprinklers.on.true": basic.ON + home.SPRINKLERS_ON * 2,
-    "sprinklers.on.false": basic.OFF + home.SPRINKLERS_OFF * 2,
-    "washing machine.on.true": basic.ON + home.WASH_ON,
-    "dishwasher.on.true": basic.ON + home.DISH_ON,
-    "timer.minutes": home.TIMER + short.TIMER,
-    "timer.seconds": home.TIMER + short.TIMER,
-    "timer.hours": home.TIMER + short.TIMER,
+    "coffee maker.on.true": _ON + home.COFFEE_ON + short.COFFEE * 2,
+    "coffee maker.on.false": _OFF + short.COFFEE_OFF * 2,
+    "kettle.on.true": _ON + home.KETTLE_ON,
+    "sprinklers.on.true": _ON + home.SPRINKLERS_ON * 2,
+    "sprinklers.on.false": _OFF + home.SPRINKLERS_OFF * 2,
+    "washing machine.on.true": _ON + home.WASH_ON,
+    "dishwasher.on.true": _ON + home.DISH_ON,
+    "timer.minutes": _TIMER,
+    "timer.seconds": _TIMER,
+    "timer.hours": _TIMER,
     "timer.on.false": home.TIMER_OFF + short.TIMER_OFF,
-    "thermostat.on.true": basic.ON + short.THERMOSTAT_ON,
+    "thermostat.on.true": _ON + short.THERMOSTAT_ON,
 }
+# Where a key is made of another's templates, that one's further ones belong to it already.
+_SHARED = {"on.true", "on.false", "open.true", "open.false", "timer.minutes"}
+COMMANDS = {key: found + ([] if key in _SHARED else _MORE.get(key, [])) for key, found in _COMMANDS.items()}
 
 # Sentences around an imperative; <c> is the command, <g> the command with its verb in -ing.
 FRAMES = [
@@ -193,6 +209,11 @@ BECAUSE = [
     "(we|I) (go|went) to bed",
     "nobody is (home|here|there)",
 ]
+_AROUND = phrasebook.read("frames")
+FRAMES += _AROUND["frames"]
+BECAUSE += _AROUND["because"]
+RAMBLES, RAMBLE_STARTS, RAMBLE_JOINS = (_AROUND[f"ramble.{part}"] for part in ("whole", "starts", "joins"))
+MORE_JOINS = _AROUND["joins"]  # an imperative follows
 HELD_FRAMES = [
     "I'd appreciate it if you would <c>",
     "be so kind as to <c>",

@@ -51,7 +51,7 @@ OFF = [
     "(deactivate|disable|stop|kill|cut) <t>",
     "shut down <t>",
     "flip <t> off",
-    "(kill|cut|end|terminate|disengage|discontinue) <t>",
+    "(end|terminate|disengage|discontinue) <t>",
     "!<t> is (to be|required to be) (off|switched off|turned off|deactivated)",
     "!(I|we) (request|require|ask) that <t> be (switched|turned|powered) off",
     "flick off <t>",
