@@ -19,7 +19,9 @@ PACKAGE, EXTRA = "llguidance", "edgelm[structured]"  # what holds answers to it,
 FILE = "answer_grammar.json"
 KINDS = ("json_schema", "regex", "choice")
 _GROUNDED = "grounded"
-_A_GROUNDING = "an object of key, a string, values, lists of words by name, and perhaps not_first and not_last, lists of words"
+_A_GROUNDING = (
+    "an object of key, a string, values, lists of words by name, and perhaps not_first and not_last, lists of words"
+)
 _ENDS = ("not_first", "not_last")
 _LONGEST = 1 << 20  # bytes of the file
 _HINT = "copy the bundle again, or export it again"
