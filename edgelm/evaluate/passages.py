@@ -27,7 +27,7 @@ BUILTIN = "builtin"
 _SAMPLE = Path(__file__).with_name("sample.txt")
 _TEXTS = Path(__file__).with_name("texts")
 _ENGLISH = "en"
-_HEAD = re.compile(r"^=== (calibration|evaluation) (text|chat): .+\n", re.MULTILINE)
+_HEAD = re.compile(r"^=== (calibration|evaluation) (text|chat|answer): .+\n", re.MULTILINE)
 _TURN = re.compile(r"^(user|assistant): ", re.MULTILINE)
 
 _FLUENT = 0.31  # tokens a byte, at most, of a language that a tokenizer was made for
@@ -60,11 +60,13 @@ class Passages:
         name: ``builtin``, or the file's name without its folder.
         sha256: of its bytes.
         passages: in order.
+        answers: conversations of a sentence or two, which only `by_kind` tells: a model's first words are calibrated on them.
     """
 
     name: str
     sha256: str
     passages: tuple[str | Messages, ...]
+    answers: tuple[Messages, ...] = ()
 
     def encode(self, tokenizer: Encodes, template: Renders | None) -> list[int]:
         """The ids of all passages, one after another.
@@ -76,10 +78,10 @@ class Passages:
         return [token for text, special in texts for token in tokenizer.encode(text, special=special)]
 
     def by_kind(self) -> tuple[Passages, Passages]:
-        """The conversations, and the rest, each in its order."""
+        """The conversations, short answers behind them, and the rest, each in its order."""
         told = tuple(p for p in self.passages if not isinstance(p, str))
         plain = tuple(p for p in self.passages if isinstance(p, str))
-        return replace(self, passages=told), replace(self, passages=plain)
+        return replace(self, passages=told + self.answers, answers=()), replace(self, passages=plain, answers=())
 
     def texts(self, template: Renders | None) -> Iterator[tuple[str, bool]]:
         """Each passage as (its text, whether what begins a text is yet to be added: a template writes it itself).
@@ -229,8 +231,9 @@ def _builtin(name: str, part: Part) -> Passages:
         if head[1] == part
     ]
     digest = hashlib.sha256("".join(passage for _, passage in chosen).encode()).hexdigest()
-    passages = (_turns(passage) if kind == "chat" else passage for kind, passage in chosen)
-    return Passages(name, digest, tuple(passages))
+    passages = (passage if kind == "text" else _turns(passage) for kind, passage in chosen if kind != "answer")
+    answers = (_turns(passage) for kind, passage in chosen if kind == "answer")
+    return Passages(name, digest, tuple(passages), tuple(answers))
 
 
 def _turns(passage: str) -> Messages:

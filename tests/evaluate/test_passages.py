@@ -131,6 +131,17 @@ def test_the_kinds_of_a_text():
     assert all(isinstance(p, str) for p in plain.passages)
 
 
+def test_short_answers_are_told_where_kinds_are():
+    passages = load_passages(BUILTIN, "calibration")
+    told, plain = passages.by_kind()
+    assert len(passages.answers) >= 20
+    assert told.passages[-len(passages.answers) :] == passages.answers
+    assert not set(map(str, passages.answers)) & set(map(str, passages.passages))
+    assert told.answers == plain.answers == load_passages(BUILTIN, "evaluation").answers == ()
+    questions = [messages[0]["content"] for messages in passages.answers]
+    assert max(map(len, questions)) < 60
+
+
 def test_a_text_shorter_than_a_chunk():
     with pytest.raises(OptionError, match="the text has 9 tokens, calibration needs 10 or more"):
         spread_chunks(np.arange(9), 10, 100, bos=None)
