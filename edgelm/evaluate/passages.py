@@ -78,10 +78,10 @@ class Passages:
         return [token for text, special in texts for token in tokenizer.encode(text, special=special)]
 
     def by_kind(self) -> tuple[Passages, Passages]:
-        """The conversations, short answers behind them, and the rest, each in its order."""
+        """The conversations, short answers first, and the rest, each in its order."""
         told = tuple(p for p in self.passages if not isinstance(p, str))
         plain = tuple(p for p in self.passages if isinstance(p, str))
-        return replace(self, passages=told + self.answers, answers=()), replace(self, passages=plain, answers=())
+        return replace(self, passages=self.answers + told, answers=()), replace(self, passages=plain, answers=())
 
     def texts(self, template: Renders | None) -> Iterator[tuple[str, bool]]:
         """Each passage as (its text, whether what begins a text is yet to be added: a template writes it itself).

@@ -135,7 +135,7 @@ def test_short_answers_are_told_where_kinds_are():
     passages = load_passages(BUILTIN, "calibration")
     told, plain = passages.by_kind()
     assert len(passages.answers) >= 20
-    assert told.passages[-len(passages.answers) :] == passages.answers
+    assert told.passages[: len(passages.answers)] == passages.answers
     assert not set(map(str, passages.answers)) & set(map(str, passages.passages))
     assert told.answers == plain.answers == load_passages(BUILTIN, "evaluation").answers == ()
     questions = [messages[0]["content"] for messages in passages.answers]
