@@ -260,7 +260,8 @@ def make(args: argparse.Namespace) -> None:
     network = Network(config(len(tokenizer)))
     count = sum(p.numel() for p in network.parameters())
     print(f"{count:,} parameters, {len(tokenizer)} tokens", flush=True)
-    trained = args.out / f"trained-{named(args)}"
+    name = named(args)
+    trained = args.out / f"trained-{name}"
     if not trained.is_dir():  # else a run was ended behind it
         network.start_recalling()
         network.start_alike(checkpoint.variants(tokenizer))
@@ -270,24 +271,25 @@ def make(args: argparse.Namespace) -> None:
             if args.snapshots and step % args.snapshots == 0 and step < rounded:
                 replace(args.out / f"step-{step}", network, tokenizer)
 
-        kept = args.out / f"unfinished-{named(args)}.pt"
+        kept = args.out / f"unfinished-{name}.pt"
         stream = partial(batches, tokenizer, f"train-{args.seed}", training_maker)
         took = train(network, stream, args.steps, rounded, args.lr, kept, snapshot)
         print(f"trained in {took:.0f} s", flush=True)
         replace(trained, network, tokenizer)
         kept.unlink(missing_ok=True)
-    finish(args, network, tokenizer, trained)
+    finish(args, network, tokenizer, trained, args.out / f"finishing-{name}.pt")
     shutil.rmtree(trained)
 
 
-def finish(args: argparse.Namespace, network: Network, tokenizer: PreTrainedTokenizerFast, trained: Path) -> None:
+def finish(
+    args: argparse.Namespace, network: Network, tokenizer: PreTrainedTokenizerFast, trained: Path, kept: Path
+) -> None:
     """Train what is trained a little more, with small steps and rounded weights, on more of what is refused and of
     questions about several devices, and of places of no list: a model that knows what is said to it learns now when to keep
     still, and where.
     """
     network.load_state_dict(checkpoint.load(trained)[0].state_dict(), strict=False)  # but for lm_head
     before = [p.detach().clone() for p in network.parameters()]
-    kept = args.out / f"finishing-{named(args)}.pt"
     stream = partial(batches, tokenizer, f"finish-{args.seed}", finishing_maker)
     took = train(network, stream, args.finish, 0, args.lr * FINISH_LR, kept)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from . import templates_home
 from .courtesy import polite
 from .devices import CHANGES, DEVICES, DOOR_WORDS, Action, held_combo, pick_duration, pick_value
-from .grammar import expand, gerund, numbered, slots_of
+from .grammar import expand, gerund, options, slots_of
 from .nouns import EVERYWHERE, place, thing, value_words, with_article
 from .other import WORDS, aside, fill, stray
 from .places import OWN_ROOMS, unknown_place
@@ -115,8 +115,7 @@ def intent(action: Action) -> str:
     return next(k for k in options if k in COMMANDS)
 
 
-_LISTS = COMMANDS | VALUES | {"half": templates_home.POSITION_HALF}
-_OPTIONS = {(name, held): numbered(name, found, held) for name, found in _LISTS.items() for held in (False, True)}
+_OPTIONS = options(COMMANDS | VALUES | {"half": templates_home.POSITION_HALF})
 
 
 def _templates(action: Action, held: bool) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ HOMES = 0.08, 0.25, 0.32  # share of groups that begin with a home's state: in t
 WHICH = 0.5, 0.65, 0.75  # share of questions about all of a kind, likewise
 # Of homes behind the first part, as shares of what they may have: small ones show what to look for.
 SIZES = (0.2, 0.4, 0.7, 1.0)
-PLACED = 0.0, 0.0, 0.3  # share of commands for a place of no list, or with one that is said once for two, likewise
+PLACED = 0.0, 0.0, 0.3  # share of commands for a place of no list, or two in one that is said once, likewise
 EVERYDAY = 0.2, 0.45, 0.5  # share of commands as they are said most, likewise
 REFUSED = 0.28, 0.32, 0.4  # share of what is refused where there is no home's state, likewise
 ASKED = 7  # conversations about each

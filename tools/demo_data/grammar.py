@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from functools import cache
 
 _CHOICE = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
@@ -62,9 +63,15 @@ def slots_of(template: str) -> frozenset[str]:
     return frozenset(_SLOT.findall(template))
 
 
-def numbered(name: str, templates: list[str], held: bool) -> list[tuple[str, str]]:
-    """(id, template) pairs of a list called so: those for training, or those that are held out of it."""
-    return [(f"{name}#{i}", t) for i, t in enumerate(templates) if t.startswith("~") == held]
+def options(lists: Mapping[str, list[str]]) -> dict[tuple[str, bool], list[tuple[str, str]]]:
+    """(id, template) pairs by (name of a list, whether they are held out of training)."""
+    found: dict[tuple[str, bool], list[tuple[str, str]]] = {
+        (name, held): [] for name in lists for held in (False, True)
+    }
+    for name, templates in lists.items():
+        for i, template in enumerate(templates):
+            found[name, template.startswith("~")].append((f"{name}#{i}", template))
+    return found
 
 
 def tidy(text: str) -> str:

@@ -6,7 +6,7 @@ import random
 
 from . import phrasebook
 from .devices import DEVICES
-from .grammar import expand, numbered, tidy
+from .grammar import expand, options, tidy
 
 REFUSAL = "I can only control this home's devices and tell you their state."
 
@@ -340,14 +340,14 @@ def stray(rng: random.Random) -> str:
     return " ".join(rng.choice(words) for _ in range(rng.randrange(1, 6)))
 
 
-_OPTIONS = {held: numbered("other", TEMPLATES, held) for held in (False, True)}
+_OPTIONS = options({"other": TEMPLATES})
 
 
 def other(rng: random.Random, held: bool = False) -> tuple[str, str]:
     """A request out of scope: (text, skeleton id)."""
     if not held and rng.random() < 0.04:
         return _gibberish(rng), "gibberish"
-    key, template = rng.choice(_OPTIONS[held])
+    key, template = rng.choice(_OPTIONS["other", held])
     text = fill(template.lstrip("~"), rng)
     if not held and rng.random() < 0.15:
         ask = ["please <c>", "<c> please", "hey, <c>", "can you tell me <c>", "ok, <c>", "so <c>", "I want to know <c>"]

@@ -1,6 +1,6 @@
 """Sentence templates kept as text, many to a file: `[key]` lines and, below each, one template a line.
 
-Several hands wrote them, as no two people say a thing alike; `templates` explains the notation. What sets a device stands
+There are so many since no two people say a thing alike; `templates` explains the notation. What sets a device stands
 under `[device.attr]`, what asks for one value of it in words of its own under `[device.attr=value]`.
 """
 

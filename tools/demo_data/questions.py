@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from . import phrasebook
 from .devices import DEVICES, DOORS, ROOMS, held_combo
-from .grammar import expand, numbered
+from .grammar import expand, options
 from .nouns import place, thing
 from .other import stray
 from .states import NEVER_ROOMED, PLURALS, VALUES, Entry, be, name_of, random_room
@@ -207,8 +207,7 @@ class Question:
 
 
 _LISTS = {"ask": ASK, "which": WHICH, "all": ALL_ARE, "many": THE_MANY, "house": HOUSE}
-_LISTS |= {f"ask.{device}": own for device, own in ASK_BY_DEVICE.items()}
-_OPTIONS = {(name, held): numbered(name, found, held) for name, found in _LISTS.items() for held in (False, True)}
+_OPTIONS = options(_LISTS | {f"ask.{device}": own for device, own in ASK_BY_DEVICE.items()})
 
 
 def _pick(name: str, held: bool, rng: random.Random) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from .devices import CHANGES, COLORS, DEVICES, DOOR_WORDS, DOORS, ROOMS
+from .grammar import listed
 from .other import REFUSAL
 
 _WORD = r"[^\s\"\\\x00-\x1f]{1,24}"
@@ -90,20 +91,18 @@ _KINDS = {"room", "area", "bedroom", "door"}
 _EVERYWHERE = ["all", "every", "each", "everything", "everywhere", "anywhere", "whole", "entire", "throughout", "both"]
 _EVERYWHERE += ["house", "home", "apartment", "flat", "building", "place"]
 # With these no place begins or ends, and some only end none: "play corner" and "tv room" are places, "play" and "tv" are not.
-_BETWEEN = (
-    "a an the in on at to of and or then with from by for as but so if than is are be was were it its it's this that"
+_BETWEEN = listed(
+    "a|an|the|in|on|at|to|of|and|or|then|with|from|by|for|as|but|so|if|than|is|are|be|was|were|it|its|it's|this"
+    "|that|these|those|there|here|please|can|could|would|will|shall|may|you|your|i|i'm|i'd|we|us|me|he|she|they"
+    "|them|not|no|don't|do|does|did|has|have|had|when|while|because|just|also|too|again|now|off|turn|turned|switch"
+    "|switched|set|put|make|get|give|let|mute|unmute|pause|raise|dim|unlock|want|need|uh|um"
 )
-_BETWEEN += " these those there here please can could would will shall may you your i i'm i'd we us me he she they them"
-_BETWEEN += (
-    " not no don't do does did has have had when while because just also too again now off turn turned switch switched"
+_ENDING = listed(
+    "my|our|her|his|their|all|every|each|both|up|down|on|lower|open|close|closed|shut|lock|play|start|stop|light"
+    "|lights|lamp|lamps|bulb|bulbs|heating|heat|heater|thermostat|temperature|ac|aircon|fan|fans|tv|tvs|telly"
+    "|television|speaker|speakers|stereo|music|volume|sound|plug|plugs|outlet|socket|blinds|blind|curtains|shades"
+    "|vacuum|alarm|humidifier|purifier|brightness|percent|degrees|thanks|dude|mate|pal|love|dear|one's"
 )
-_BETWEEN += " set put make get give let mute unmute pause raise dim unlock want need uh um"
-_ENDING = "my our her his their all every each both up down on lower open close closed shut lock play start stop light lights lamp"
-_ENDING += " lamps bulb bulbs heating heat heater thermostat temperature ac aircon fan fans tv tvs telly television speaker speakers"
-_ENDING += (
-    " stereo music volume sound plug plugs outlet socket blinds blind curtains shades vacuum alarm humidifier purifier"
-)
-_ENDING += " brightness percent degrees thanks dude mate pal love dear one's"
 _HEARD = {"living room": ["launch"]}  # as a speech recogniser may write it
 
 
@@ -114,7 +113,7 @@ def grounding() -> dict[str, Any]:
         pairs = [word.split() for word in (name, *words)]
         first = [pair[0] for pair in pairs if len(pair) == 2 and pair[1] in _KINDS]
         values[name] = list(dict.fromkeys([name, *words, *first, *_HEARD.get(name, [])]))
-    return {"key": "room", "values": values, "not_first": _BETWEEN.split(), "not_last": f"{_BETWEEN} {_ENDING}".split()}
+    return {"key": "room", "values": values, "not_first": _BETWEEN, "not_last": _BETWEEN + _ENDING}
 
 
 def _fits(value: Any, rule: dict[str, Any]) -> bool:

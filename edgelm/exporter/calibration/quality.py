@@ -207,7 +207,8 @@ class Calibration:
     def chunks(
         self, passages: Passages, decoder: Decoder, chunk: int, most: int, *, talks: bool = False
     ) -> list[np.ndarray]:
-        """A text as ids, int64 [chunk] each, `most` in all; more of its conversations where the model `talks`.
+        """A text as ids, int64 [chunk] each, `most` in all; more of its conversations, and its short answers, where the model
+        `talks`.
 
         Raises:
             OptionError: it is shorter than a chunk.
