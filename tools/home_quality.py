@@ -22,7 +22,7 @@ from edgelm import demo
 from edgelm.evaluate.task import read_task, run_task
 from edgelm.runtime.lm import LM, load
 
-SETS = ("heldout", "stranger", "speakers", "kinds", "visitors", "talk")
+SETS = ("heldout", "stranger", "speakers", "kinds", "visitors", "guests", "talk")
 
 
 def answers(lm: LM, path: Path, show: int, grammar: bool) -> list[tuple[list[str], str, str]]:

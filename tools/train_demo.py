@@ -38,7 +38,7 @@ GROWTH = 400  # batches over which conversations grow to their full length
 FIRST = 300  # batches in which homes are recited above all: a value is found by its name before anything else is learnt
 LAST = 4000  # batches after which there is more of what is said most
 CUT = 0.85  # share of refusals, all of one sentence, of which only the beginning is read: the rest is soon known
-BEGIN = 3  # tokens of it
+BEGIN = 2  # tokens of it
 FAST_BF16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # else float32 is the faster type
 KEPT = 100  # steps after which a run that is ended can go on
 DECAY = 0.4  # share of the last steps over which the learning rate falls
@@ -173,13 +173,19 @@ def keep(path: Path, network: Network, optimizers: list[torch.optim.Optimizer], 
     aside.replace(path)
 
 
+def round_off(network: Network) -> None:
+    """Train rounded weights from here on, and each token by itself: they are what the model is stored as."""
+    network.let_differ()
+    quantized.attach(network)
+
+
 def resume(path: Path, network: Network, optimizers: list[torch.optim.Optimizer], rounded: int) -> int:
     """Take up what `keep` wrote, if anything, with weights that are rounded from a step on; returns the steps done."""
     if not path.exists():
         return 0
     found = torch.load(path)
     if found["step"] > rounded:
-        quantized.attach(network)
+        round_off(network)
     network.load_state_dict(found["network"])
     for optimizer, state in zip(optimizers, found["optimizers"], strict=True):
         optimizer.load_state_dict(state)
@@ -208,11 +214,11 @@ def train(
     network.train()
     batch = next(stream)
     if first == rounded:
-        quantized.attach(network)
+        round_off(network)
     forward = compiled(network, batch)
     for step in range(first, steps):
         if step == rounded != first:
-            quantized.attach(network)
+            round_off(network)
             forward = compiled(network, batch)
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = group["peak"] * schedule(step, steps)
@@ -264,7 +270,7 @@ def make(args: argparse.Namespace) -> None:
     trained = args.out / f"trained-{name}"
     if not trained.is_dir():  # else a run was ended behind it
         network.start_recalling()
-        network.start_alike(checkpoint.variants(tokenizer))
+        network.hold_alike(checkpoint.variants(tokenizer))
         rounded = int(args.steps * (1 - QAT))
 
         def snapshot(step: int) -> None:

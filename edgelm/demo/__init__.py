@@ -56,6 +56,11 @@ def visitors() -> Path:
     return _HERE / "visitors.jsonl"
 
 
+def guests() -> Path:
+    """330 more by three further hands: a household, people asked in writing, an evening at home; same form as `visitors`."""
+    return _HERE / "guests.jsonl"
+
+
 def talk() -> Path:
     """What people say to a machine that is no request to a home, all to be refused; same form as `heldout`."""
     return _HERE / "talk.jsonl"

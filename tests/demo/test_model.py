@@ -5,7 +5,7 @@ import random
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -89,10 +89,12 @@ def test_vocabulary_fits_and_digits_are_single_tokens(tokenizer):
 
 
 @given(st.text())
-def test_any_text_survives_the_tokenizer(text):
+@settings(deadline=None)
+def test_any_text_survives_the_tokenizer_but_for_its_capitals(text):
     tokenizer = Tokenizer.from_file(str(demo.path() / "tokenizer.json"))
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+    small = tokenizer.normalizer.normalize_str
+    assert small(tokenizer.decode(ids, skip_special_tokens=False)) == small(text)
 
 
 def test_the_chat_template_is_the_training_format():

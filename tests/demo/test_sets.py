@@ -11,7 +11,7 @@ from demo_data.schema import actions_of
 from edgelm import demo
 from edgelm.evaluate.task import read_task
 
-SETS = [demo.speakers, demo.kinds, demo.visitors, demo.talk]
+SETS = [demo.speakers, demo.kinds, demo.visitors, demo.guests, demo.talk]
 
 
 def read(path):
@@ -34,6 +34,12 @@ def test_three_visitors_who_command_ask_and_talk():
     items = read(demo.visitors())
     assert Counter(item["split"] for item in items) == {"family": 110, "crowd": 108, "spoken": 110}
     assert Counter(item["kind"] for item in items) == {"command": 164, "state": 60, "other": 104}
+
+
+def test_three_guests_who_command_ask_and_talk():
+    items = read(demo.guests())
+    assert Counter(item["split"] for item in items) == {"household": 110, "panel": 110, "evening": 110}
+    assert Counter(item["kind"] for item in items) == {"command": 184, "state": 62, "other": 84}
 
 
 def test_five_hundred_things_to_be_refused():

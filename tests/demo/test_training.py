@@ -73,12 +73,15 @@ def test_a_refusal_is_cut_behind_what_decides_it(tokenizer):
     asked = {"role": "user", "content": "what is the capital of France?"}
     ids, targets = checkpoint.encode(tokenizer, [asked, {"role": "assistant", "content": REFUSAL}])
     cut, wanted = train_demo.shortened(ids, targets)
-    assert tokenizer.decode([t for t in wanted if t != -100]) == "I can only"
+    assert tokenizer.decode([t for t in wanted if t != -100]) == "I can only control this"
     assert cut == ids[: len(cut)]
     twice = [asked, {"role": "assistant", "content": REFUSAL}] * 2
     ids, targets = checkpoint.encode(tokenizer, twice)
     _, wanted = train_demo.shortened(ids, targets)
-    assert tokenizer.decode([t for t in wanted if t != -100], skip_special_tokens=True) == f"{REFUSAL}I can only"
+    assert (
+        tokenizer.decode([t for t in wanted if t != -100], skip_special_tokens=True)
+        == f"{REFUSAL}I can only control this"
+    )
 
 
 def test_padding_sees_nothing_and_is_not_seen():
@@ -157,23 +160,48 @@ def tokenizer():
 
 def test_words_are_split_the_same_with_and_without_a_space(tokenizer):
     assert 1500 < len(tokenizer) <= checkpoint.VOCAB
-    for word in ["kitchen", "first", "flanzor", "Turn", "sophie's", "walk-in"]:
+    for word in ["kitchen", "first", "flanzor", "turn", "sophie's", "walk-in"]:
         bare = tokenizer.tokenize(word)
         spaced = "".join(tokenizer.tokenize(" " + word))
         assert spaced == checkpoint.SPACE + "".join(bare)
         assert tokenizer.tokenize(" " + word)[-1].removeprefix(checkpoint.SPACE) == bare[-1]
 
 
-def test_tokens_that_differ_by_a_space_begin_alike(tokenizer):
+def test_tokens_that_differ_by_a_space_are_learnt_as_one(tokenizer):
+    """They differ by one vector while they are held alike, in the model that is saved, too, and by themselves later."""
     variants = checkpoint.variants(tokenizer)
-    made = Network(train_demo.config(len(tokenizer)))
-    made.start_alike(variants)
-    table = made.model.embed_tokens.weight
     vocab = tokenizer.get_vocab()
-    steps = [table[i] - table[base] for i, (base, space, capital) in variants.items() if space and not capital]
+    assert variants[vocab[checkpoint.SPACE + "kitchen"]] == vocab["kitchen"]
+
+    made = Network(train_demo.config(len(tokenizer)))
+    made.hold_alike(variants)
+    optimizers = train_demo.optimizers_of(made, 0.01)
+
+    def learn() -> torch.Tensor:
+        ids = torch.randint(6, len(tokenizer), (1, 64))
+        hidden = made(ids, torch.arange(64)[None], torch.ones(64, 64, dtype=torch.bool).tril()[None, None])
+        made.logits(hidden).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        table = made.llama().model.embed_tokens.weight.detach()
+        return torch.stack([table[i] - table[base] for i, base in variants.items()])
+
+    start = made.model.embed_tokens.weight.detach().clone()
+    steps = learn()
     assert len(steps) > 300
-    assert all(torch.allclose(step, steps[0], atol=1e-6) for step in steps)
-    assert variants[vocab[checkpoint.SPACE + "kitchen"]] == (vocab["kitchen"], True, False)
+    assert torch.allclose(steps, steps[:1], atol=1e-6)
+    assert not torch.equal(start, made.model.embed_tokens.weight)
+    made.let_differ()
+    steps = learn()
+    assert not torch.allclose(steps, steps[:1], atol=1e-4)
+
+
+def test_capitals_are_read_as_small_letters_and_written_where_an_answer_begins(tokenizer):
+    assert tokenizer.tokenize("LIGHTS Off in Nora's ROOM!") == tokenizer.tokenize("lights off in nora's room!")
+    assert tokenizer.tokenize("i can't") == tokenizer.tokenize("I can't")
+    for answer in [REFUSAL, "The front door is locked.", "No lights are on.", "All doors are locked."]:
+        assert tokenizer.decode(tokenizer(answer, add_special_tokens=False).input_ids) == answer
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .schema import grounding, pattern
@@ -35,6 +35,8 @@ PIECES = [
     '"}]}',
     "}]}",
 ]
+# The words with a capital that answers begin with; all else is read in small letters.
+STARTS = ["The", "No", "All", "I can only control"]
 # No newlines and no header tokens: a turn costs two tokens besides its text.
 TEMPLATE = (
     "{{- bos_token }}"
@@ -49,13 +51,14 @@ def train_tokenizer(conversations: Iterable[list[dict[str, str]]]) -> PreTrained
     """A byte-level BPE of 2048 tokens; every byte has a token, every digit is one.
 
     A word is split the same with and without a space before it, " first" as "first": a place that is copied from a
-    sentence into an answer, where no space comes before it, is then the same tokens but for the first one's space.
+    sentence into an answer, where no space comes before it, is then the same tokens but for the first one's space. For the
+    same reason letters are read as small ones: "PLAY CORNER" is kept as "play corner", and who shouts is understood.
     """
-    texts = [_without_pieces(m["content"]) for c in conversations for m in c]
+    texts = [_without_pieces(m["content"]).lower() for c in conversations for m in c]
     words = _word_pieces(texts)
     merges = [tuple(pair) for pair in json.loads(words.to_str())["model"]["merges"]]
     vocab = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    spaced = _spaced(words, texts, VOCAB - len(PIECES) - len(vocab) - len(merges))
+    spaced = _spaced(words, texts, VOCAB - len(PIECES) - len(STARTS) - len(vocab) - len(merges))
     merges += [(SPACE, piece) for piece in spaced]
     for left, right in merges:
         vocab.setdefault(left + right, len(vocab))
@@ -64,9 +67,11 @@ def train_tokenizer(conversations: Iterable[list[dict[str, str]]]) -> PreTrained
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    bpe.normalizer = normalizers.Lowercase()
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens(list(SPECIAL))
     bpe.add_tokens([AddedToken(p, normalized=False, special=False) for p in PIECES])
+    bpe.add_tokens([AddedToken(s, normalized=False, special=False, single_word=True) for s in STARTS])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token="<|bos|>",
@@ -106,16 +111,14 @@ def _spaced(words: Tokenizer, texts: list[str], count: int) -> list[str]:
     return [piece for piece, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:count]]
 
 
-def variants(tokenizer: PreTrainedTokenizerFast) -> dict[int, tuple[int, bool, bool]]:
-    """Tokens that are another one with a space before it, or a capital: id → (that one's id, space, capital)."""
+def variants(tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
+    """Tokens that are another one with a space before it: id → that one's id."""
     vocab: dict[str, int] = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-    found = {}
-    for token, i in vocab.items():
-        bare = token.removeprefix(SPACE)
-        base = bare[:1].lower() + bare[1:]
-        if bare and base != token and base in vocab and token not in SPECIAL:
-            found[i] = (vocab[base], bare != token, base != bare)
-    return found
+    return {
+        i: vocab[bare]
+        for token, i in vocab.items()
+        if (bare := token.removeprefix(SPACE)) and bare != token and bare in vocab
+    }
 
 
 def _without_pieces(text: str) -> str:

@@ -8,7 +8,8 @@ from functools import partial
 
 from .commands import Command, between, frame, phrase, random_action, random_for, single
 from .devices import DEVICES, ROOMS, Action, held_combo, held_pair
-from .nouns import BARE_ROOMS, room_words, thing
+from .grammar import expand
+from .nouns import BARE_ROOMS, place, room_words, thing
 from .places import unknown_place
 from .templates import HELD_JOINS, JOINS, MORE_JOINS
 
@@ -31,7 +32,8 @@ def several(rng: random.Random, held_phrase: bool = False, pair_held: bool = Fal
             + [_shared_verb] * 2
             + [_rooms, _gapped, _pronoun]
             + [_fragments] * 2
-            + [_counted, _there, _scoped]
+            + [_counted, _there, partial(_there, inside=True), _scoped]
+            + [_contrast, _contrast, _in_turn]
         )
     while True:
         try:
@@ -90,6 +92,8 @@ def _shared_verb(rng: random.Random, held: bool) -> Command:
         raise LookupError
     listed = ", ".join(things[:-1]) + rng.choice([" and ", " and ", " and ", ", ", " as well as ", " & "]) + things[-1]
     text, key, imperative = phrase(Action("plug", None, first.attr, first.value), rng, shared=listed)
+    if any(a.device == "speaker" for a in actions) and re.search(r"\b(stop|start|run)", text):
+        raise LookupError  # a speaker that is stopped pauses, whatever else goes off
     text, outer = frame(text, imperative, rng)
     return Command(text, actions, [key, outer, "shared"])
 
@@ -241,6 +245,91 @@ def _scoped(rng: random.Random, held: bool) -> Command:
     start = rng.choice([f"{name}: ", f"{name}, ", f"in the {name}, ", f"in the {name} ", f"for the {name}: "])
     text = start + texts[0] + rng.choice([", ", " and ", ", and "]) + texts[1]
     return Command(text, actions, [*(key for _, key, _ in parts), "scoped"])
+
+
+def _contrast(rng: random.Random, held: bool) -> Command:
+    """The same device in two places, once so and once otherwise: "heating down in the bedroom and up in the bathroom"."""
+    device, attr, words = rng.choice(_OPPOSITES)
+    places = rng.sample([r for r in DEVICES[device].rooms if r not in BARE_ROOMS], 2)
+    if rng.random() < 0.2:
+        places[rng.randrange(2)] = unknown_place(rng)
+    ways = list(words.items())
+    rng.shuffle(ways)
+    change = attr in {"brightness", "temperature", "volume"}
+    actions = [Action(device, p, attr, value, change) for p, (value, _) in zip(places, ways, strict=True)]
+    said = [rng.choice(found) for _, found in ways]
+    verb = rng.choice(["", "", *(["turn ", "turn "] if attr != "open" else []), "I want ", "put "])
+    if attr == "open" and verb == "put ":
+        verb = "have "
+    name = rng.choice(_plain_words(device))[rng.randrange(2)]
+    joined = rng.choice([" and ", " and ", ", ", " but ", ", and "])
+    where = [place(p, rng) for p in places]
+    if rng.random() < 0.6:
+        text = f"{rng.choice(['the ', 'the ', ''])}{name} {said[0]} {where[0]}{joined}{said[1]} {where[1]}"
+    else:
+        rooms = [room_words(p, rng) for p in places]
+        other = rng.choice(["one", "one", name]) if not name.endswith("s") else rng.choice(["ones", "ones", name])
+        text = f"the {rooms[0]} {name} {said[0]}{joined}the {rooms[1]} {other} {said[1]}"
+    text, outer = frame(verb + text, verb in {"turn ", "put ", "have "}, rng)
+    return Command(text, actions, ["contrast", outer])
+
+
+_OPPOSITES: list[tuple[str, str, dict[bool | str, list[str]]]] = [
+    *(
+        (d, "on", {True: ["on"], False: ["off"]})
+        for d in ("light", "light", "light", "tv", "fan", "plug", "thermostat")
+    ),
+    ("thermostat", "temperature", {"up": ["up", "warmer", "higher"], "down": ["down", "cooler", "lower"]}),
+    ("thermostat", "temperature", {"up": ["up"], "down": ["down"]}),
+    ("light", "brightness", {"up": ["up", "brighter"], "down": ["down", "dimmer"]}),
+    ("speaker", "volume", {"up": ["up", "louder"], "down": ["down", "quieter"]}),
+    ("blinds", "open", {True: ["open", "up"], False: ["closed", "down", "shut"]}),
+    ("window", "open", {True: ["open"], False: ["closed", "shut"]}),
+]
+
+
+def _in_turn(rng: random.Random, held: bool) -> Command:
+    """Two things of one device, said in a breath: "tv on, channel 4", "stop the vacuum and send it home"."""
+    templates, steps = rng.choice(_IN_TURN)
+    rooms = DEVICES[steps[0].device].rooms if "<in>" in templates[0] else []
+    room = rng.choice(rooms) if rooms and rng.random() < 0.4 else None
+    number = rng.randrange(1, 60)
+    actions = [Action(a.device, room, a.attr, number if a.attr == "channel" else a.value, a.change) for a in steps]
+    template = rng.choice(templates)
+    text = expand(template.lstrip("!"), rng, {"in": place(room, rng) if room else "", "n": str(number)})
+    text, outer = frame(text, not template.startswith("!"), rng)
+    return Command(text, actions, ["in turn", outer])
+
+
+_IN_TURN = [
+    (
+        [
+            "!(tv|telly|television) on <in>[,] (channel|on channel|and channel) <n>",
+            "(turn|switch|put) (the tv|the telly|the television) on <in> and (go|switch|change) to channel <n>",
+            "(turn|switch) on (the tv|the telly) <in> (and|then|, then) (put it on|find|go to) channel <n>",
+        ],
+        [Action("tv", None, "on", True), Action("tv", None, "channel", 0)],
+    ),
+    (
+        [
+            "(stop|halt) (the vacuum|the robot|the hoover) and (send it home|dock it|take it back to its dock)",
+            "(stop|quit) (cleaning|vacuuming) and (go|head) (home|back to the dock|back to your dock|to the dock)",
+            "!(vacuum|robot) (stop|off) and (go home|back to base|return to its base)",
+        ],
+        [Action("vacuum", None, "running", False), Action("vacuum", None, "docked", True)],
+    ),
+    (
+        ["(resume|play) (the music|music) <in> (and|but|then) (turn|make) it (down|quieter|lower)"],
+        [Action("speaker", None, "playing", True), Action("speaker", None, "volume", "down", True)],
+    ),
+    (
+        [
+            "!(next|skip this) (song|track)[,] and (louder|turn it up|crank it up)",
+            "!(skip|next one|next) and (louder|volume up|turn it up)",
+        ],
+        [Action("speaker", None, "track", "next"), Action("speaker", None, "volume", "up", True)],
+    ),
+]
 
 
 def command(rng: random.Random, many: float = 0.33) -> Command:

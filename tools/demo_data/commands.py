@@ -6,7 +6,6 @@ import random
 import re
 from dataclasses import dataclass, field
 
-from . import templates_home
 from .courtesy import polite
 from .devices import CHANGES, DEVICES, DOOR_WORDS, Action, held_combo, pick_duration, pick_value
 from .grammar import expand, gerund, options, slots_of
@@ -35,6 +34,7 @@ _TIMED = [
     "soup",
 ]
 POLITE = 0.14  # share of imperatives that are said with layers of courtesy
+PLAIN = 0.35  # share of other imperatives that are said as they are
 RAMBLING = 0.08  # share of commands that are told among much else
 UNKNOWN = 0.26  # share of the places in commands that are of no list
 
@@ -115,15 +115,13 @@ def intent(action: Action) -> str:
     return next(k for k in options if k in COMMANDS)
 
 
-_OPTIONS = options(COMMANDS | VALUES | {"half": templates_home.POSITION_HALF})
+_OPTIONS = options(COMMANDS | VALUES)
 
 
 def _templates(action: Action, held: bool) -> list[tuple[str, str]]:
     """(id, template) pairs usable for an action, either the training ones or the held-out ones."""
     found = list(_OPTIONS[intent(action), held])
     exact = f"{action.device}.{action.attr}={action.value}"
-    if exact == "blinds.position=50":
-        found += _OPTIONS["half", held] * 2
     if not action.change:
         found += _OPTIONS.get((exact, held), []) * 2
     if action.room in {None, "all"}:
@@ -132,6 +130,9 @@ def _templates(action: Action, held: bool) -> list[tuple[str, str]]:
         return found
     # The room must be said: a template without a slot that says where cannot ask for this action.
     return [(k, t) for k, t in found if slots_of(t) & {"t", "in", "it2", "it3", "v", "rm"}]
+
+
+_PLACE_AT_WILL = re.compile(r"\[([^]|]*<(?:t|in|it2|it3|rm)>[^]|]*)\]")
 
 
 def phrase(action: Action, rng: random.Random, held: bool = False, shared: str | None = None) -> tuple[str, str, bool]:
@@ -149,6 +150,8 @@ def phrase(action: Action, rng: random.Random, held: bool = False, shared: str |
     key, template = rng.choice(options)
     template = template.lstrip("~")
     imperative = not template.startswith("!")
+    if action.room:  # which must be said
+        template = _PLACE_AT_WILL.sub(r"\1", template)
     slots = _slots(action, rng, shared)
     text = expand(template.lstrip("!"), rng, slots)
     return text, key, imperative
@@ -171,7 +174,7 @@ def frame(text: str, imperative: bool, rng: random.Random, held: bool = False) -
     if not imperative:
         plain = ["<c>"] * 6 + ["<c>, please", "<c> please", "(hey|ok|hi), <c>"]
         return expand(rng.choice(plain), rng, {"c": text}), "plain"
-    if not held and rng.random() < 0.22:
+    if not held and rng.random() < PLAIN:
         return text, "plain"
     frames = HELD_FRAMES if held else FRAMES
     i = rng.randrange(len(frames))
@@ -273,13 +276,6 @@ def random_for(device: str, room: str | None, rng: random.Random) -> Action:
     return Action(device, room, attr, value)
 
 
-def _named_plainly(text: str, room: str, rng: random.Random) -> str:
-    """Without an article before what has none: "in nora's room", "in zone 3"."""
-    if re.search(r"'s |\b(\d+|one|two|three|four|five|six|[bcd])$", room) and rng.random() < 0.85:
-        text = re.sub(rf"\b(the|my|our) (?={re.escape(room)}\b)", "", text)
-    return text
-
-
 def placed(rng: random.Random) -> Command:
     """One command for a place that is of no list, and must be kept as it is said."""
     devices = sorted(ANYWHERE)
@@ -290,7 +286,6 @@ def placed(rng: random.Random) -> Command:
         if action.room is None:
             continue
         text, key, imperative = phrase(action, rng)
-        text = _named_plainly(text, action.room, rng)
         if rng.random() < 0.4:
             return Command(text, [action], [key, "plain"])
         text, outer = frame(text, imperative, rng)

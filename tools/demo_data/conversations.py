@@ -23,10 +23,10 @@ Message = dict[str, str]
 _KNOWN = {"all", *ROOMS, *DOORS}
 _ASKING = ("can ", "could ", "will ", "would ", "do ", "is it ", "how about", "hey, can", "hey, could", "what about")
 HOMES = 0.08, 0.25, 0.32  # share of groups that begin with a home's state: in the parts of training
-WHICH = 0.5, 0.65, 0.75  # share of questions about all of a kind, likewise
+WHICH = 0.55, 0.7, 0.75  # share of questions about all of a kind, likewise
 # Of homes behind the first part, as shares of what they may have: small ones show what to look for.
 SIZES = (0.2, 0.4, 0.7, 1.0)
-PLACED = 0.0, 0.0, 0.3  # share of commands for a place of no list, or two in one that is said once, likewise
+PLACED = 0.1, 0.2, 0.3  # share of commands for a place of no list, or two in one that is said once, likewise
 EVERYDAY = 0.2, 0.45, 0.5  # share of commands as they are said most, likewise
 REFUSED = 0.28, 0.32, 0.4  # share of what is refused where there is no home's state, likewise
 ASKED = 7  # conversations about each
@@ -36,7 +36,6 @@ NEAR = 0.55  # share of refusals whose request sounds like a command
 SPOKEN = 0.16  # share of training sentences as they are said rather than written
 OTHERS = (0.0, 0.0, 0.5, 0.9)  # shares of devices in places that only the state message knows
 TYPOS = 0.04  # share of training sentences with a slip of the finger
-SHOUTED = 0.03  # share of sentences in capitals besides those of the usual noise: they are the hardest to read
 _PLAIN_SYSTEM = [
     "You are a helpful assistant.",
     "You control a smart home.",
@@ -154,7 +153,7 @@ def _train_turn(home: list[states.Entry] | None, rng: random.Random, hard: float
         return _question_turn(home or [], rng, share=WHICH[part])
     if roll < asks + (0.08 if home is not None else REFUSED[part]):
         return _other_turn(rng)
-    if PLACED[part] and rng.random() < PLACED[part]:
+    if rng.random() < PLACED[part]:
         return _command_turn(several(rng, leaning=True) if rng.random() < 0.3 else placed(rng), rng)
     if rng.random() < EVERYDAY[part]:
         return _command_turn(everyday(rng), rng)
@@ -213,8 +212,6 @@ def _dialogue(
         turn = _follow_up(turns[-1], rng) if turns and rng.random() < 0.55 else None
         turn = turn or _train_turn(home, rng, hard, part)
         if compatible([a for t in [*turns, turn] for a in t.actions]):
-            shouted = rng.random() < SHOUTED and _known(turn.actions)
-            turn.text = turn.text.upper() if shouted else turn.text
             turns.append(turn)
     messages = list(start)
     for turn in turns[:-1]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
@@ -82,6 +83,25 @@ class _Body(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
+class _Alike(nn.Module):
+    """An embedding in which tokens that differ by a space before them differ by one vector, the same for all.
+
+    What is learnt of " first" is then learnt of "first", which a place copied from a sentence into an answer needs.
+    """
+
+    def __init__(self, tokens: int, width: int, variants: dict[int, int], std: float):
+        super().__init__()
+        base, spaced = torch.arange(tokens), torch.zeros(tokens, 1)
+        for token, bare in variants.items():
+            base[token], spaced[token] = bare, 1.0
+        self.register_buffer("base", base)
+        self.register_buffer("spaced", spaced)
+        self.space = nn.Parameter(torch.randn(width) * std)
+
+    def forward(self, table: torch.Tensor) -> torch.Tensor:
+        return functional.embedding(self.base, table) + self.spaced * self.space
+
+
 class Network(nn.Module):
     """A Llama decoder with tied embeddings, for training on packed rows."""
 
@@ -111,17 +131,16 @@ class Network(nn.Module):
         """Logits [N, vocabulary] of hidden states [N, hidden]."""
         return functional.linear(hidden, self.model.embed_tokens.weight)
 
-    @torch.no_grad()
-    def start_alike(self, variants: dict[int, tuple[int, bool, bool]]) -> None:
-        """Let tokens that differ by a space or a capital begin as one embedding and a difference common to all.
+    def hold_alike(self, variants: dict[int, int]) -> None:
+        """Train tokens that differ by a space (id → id without it) as one, until `let_differ`."""
+        tokens, width = self.model.embed_tokens.weight.shape
+        alike = _Alike(tokens, width, variants, self.config.initializer_range)
+        parametrize.register_parametrization(self.model.embed_tokens, "weight", alike)
 
-        So the step from " first" to "first" is the same for words that training has seldom or never seen.
-        """
-        table = self.model.embed_tokens.weight
-        space, capital = torch.randn(2, table.shape[1]) * self.config.initializer_range
-        before = table.clone()
-        for token, (base, spaced, big) in variants.items():
-            table[token] = before[base] + spaced * space + big * capital
+    def let_differ(self) -> None:
+        """Train each token by itself from here on."""
+        if parametrize.is_parametrized(self.model.embed_tokens, "weight"):
+            parametrize.remove_parametrizations(self.model.embed_tokens, "weight")
 
     @torch.no_grad()
     def start_recalling(self) -> None:
@@ -171,6 +190,8 @@ class Network(nn.Module):
     def llama(self) -> LlamaForCausalLM:
         """The same model as transformers knows it."""
         made = LlamaForCausalLM(self.config)
-        made.load_state_dict(self.state_dict(), strict=False)  # but for lm_head, which is the embedding
+        found = {name: value for name, value in self.state_dict().items() if "parametrizations" not in name}
+        found["model.embed_tokens.weight"] = self.model.embed_tokens.weight.detach()
+        made.load_state_dict(found, strict=False)  # but for lm_head, which is the embedding
         made.tie_weights()
         return made.eval()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import random
 
 from .devices import DEVICES, DOOR_WORDS, ROOMS, Action
-from .grammar import expand, number
-from .places import OWN_ROOMS
+from .grammar import expand, listed, number
+from .places import OWN_ROOMS, proper
 
 ON_ROOMS = {"garden", "porch", "patio", "balcony", "stairs"}
 BARE_ROOMS = {"upstairs", "downstairs", "outside", "indoors"}
+# What people think of a thing; no place is named so.
+_OPINIONS = listed(
+    "stupid|silly|yucky|ugly|annoying|damn|bloody|lovely|beautiful|horrible|awful|terrible|noisy|nasty|crazy|blasted|darn"
+    "|wretched|good old|dear old|poor|fancy|shiny|precious|favourite|favorite|beloved|useless|boring|scary|irritating"
+)
 _UPON = ("floor", "level", "terrace", "roof", "rooftop", "landing", "deck", "pier", "driveway", "table", "wall")
 EVERYWHERE = [
     "everywhere",
@@ -36,17 +41,22 @@ def place(room: str, rng: random.Random) -> str:
     words = room_words(room, rng)
     if room in BARE_ROOMS:
         return words
-    if room in OWN_ROOMS:
+    if _named(room, rng):
         return f"in {words}"
     if (room in ON_ROOMS and rng.random() < 0.6) or (room.endswith(_UPON) and rng.random() < 0.8):
         return f"on the {words}"
     return f"in the {words}" if rng.random() < 0.9 else f"in {rng.choice(['', 'my '])}{words}"
 
 
+def _named(room: str, rng: random.Random) -> bool:
+    """Whether a place is said without an article; who learns the language may say "the nora's room"."""
+    return proper(room) and (room in OWN_ROOMS or rng.random() < 0.92)
+
+
 def with_article(room: str, rng: random.Random) -> str:
     """A room's name as it is spoken of: "the kitchen", "upstairs", "my room"."""
     words = room_words(room, rng)
-    return words if room in BARE_ROOMS or room in OWN_ROOMS else f"the {words}"
+    return words if room in BARE_ROOMS or _named(room, rng) else f"the {words}"
 
 
 def _door(room: str | None, rng: random.Random) -> tuple[str, bool]:
@@ -130,9 +140,13 @@ def thing(device: str, room: str | None, attr: str, rng: random.Random) -> tuple
     if room is None:
         here = rng.choice(["in here", "in this room", "here", "in the room"]) if rng.random() < 0.08 else ""
         article = rng.choice(["the ", "the ", "the ", "the ", "", "my ", "our "])
+        if rng.random() < 0.05:
+            article = rng.choice(["the ", "the ", "that ", "this ", "my "]) + rng.choice(_OPINIONS) + " "
         return f"{article}{word} {here}".strip(), many
-    if room in OWN_ROOMS:
-        return f"{rng.choice(['the ', 'the ', 'all the ' if many else '', ''])}{word} in {room}", many
+    if _named(room, rng):
+        before = rng.choice(["the ", "all the ", "all "] if many else ["the ", "the ", ""])
+        inside = f"{before}{word} {rng.choice(['in', 'in', 'in', 'of'])} {room}"
+        return (inside if room in OWN_ROOMS or rng.random() < 0.5 else f"{room} {word}"), many
     name = room_words(room, rng)
     roll = rng.random()
     if many and roll < 0.2:

@@ -6,6 +6,7 @@ The model keeps such a place as it was said, so that what it does not know is ne
 from __future__ import annotations
 
 import random
+from functools import cache
 
 from .devices import DOOR_WORDS, OTHER_PLACES, ROOMS
 from .grammar import listed
@@ -60,8 +61,9 @@ _ORDINALS = listed("first|second|third|fourth|fifth|upper|lower|top|bottom|main|
 _STARTS = listed("b|br|c|ch|cl|d|dr|f|fl|g|gr|h|j|k|kl|l|m|n|p|pl|qu|r|s|sh|sk|st|t|tr|v|w|y|z|zw")
 _MIDDLES = listed("a|e|i|o|u|ai|ea|oo|ou|ar|er|or|an|en|in|on|al|el|um|us")
 _KNOWN = {w for words in [*ROOMS.values(), *DOOR_WORDS.values()] for w in words} | set(ROOMS)
-OWN_ROOMS = ["my room", "our room", "her room", "his room"]  # said without an article, and kept as they are
+OWN_ROOMS = ["my room", "our room", "her room", "his room"]  # kept as they are
 _ARTICLES = ("my ", "the ")
+_FIRST_NAMES = {p for p in _PEOPLE if not p.startswith(_ARTICLES)}
 
 
 def made_up(rng: random.Random) -> str:
@@ -69,6 +71,13 @@ def made_up(rng: random.Random) -> str:
     return "".join(rng.choice(_STARTS) + rng.choice(_MIDDLES) for _ in range(rng.randrange(1, 4))) + rng.choice(
         "nrstlxk"
     )
+
+
+@cache
+def proper(place: str) -> bool:
+    """Whether a place takes no article: what is somebody's or has a number, "nora's room", "zone 3"."""
+    owner, _, rest = place.partition("'s ")
+    return place in OWN_ROOMS or bool(rest and owner in _FIRST_NAMES) or place.rpartition(" ")[2] in _NUMBERS
 
 
 def unknown_place(rng: random.Random) -> str:

@@ -176,6 +176,7 @@ _MORE = phrasebook.read("states")
 ASK += _MORE["ask"]
 WHICH += _MORE["which"]
 ALL_ARE += _MORE["all"]
+HOUSE += _MORE["house"]
 ASK_BY_DEVICE = {d: ASK_BY_DEVICE.get(d, []) + _MORE.get(f"ask.{d}", []) for d in VALUES}
 # Other words for a state, in questions alone.
 SAID = {

@@ -82,7 +82,7 @@ def pattern() -> str:
     actions = rf'\{{"actions":\[{action}(,{action})*\]\}}'
     # Of at most twenty devices: a model that begins to repeat itself comes to an end.
     part = r"[^{},\x00-\x1f]"
-    sentence = rf"(The|No|All) {part}{{1,90}}(, {part}{{1,60}}){{0,19}}[.]"
+    sentence = rf"(The|No|All) {part}{{1,90}}(, {part}{{1,99}}){{0,19}}[.]"
     return rf"{actions}|{sentence}|{re.escape(REFUSAL).replace(chr(92) + ' ', ' ')}"
 
 

@@ -40,6 +40,7 @@ VALUES: dict[str, tuple[str, str]] = {
 PLURALS = {"light": "lights", "lock": "doors", "blinds": "blinds", "window": "windows", "fan": "fans", "tv": "tvs"}
 PLURALS |= {"speaker": "speakers", "plug": "plugs"}
 SIZES = [1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20]  # how many devices a home may have
+FEW_KINDS = 0.3  # share of homes of up to eight devices, nearly all of one kind or two: lists are learnt from them
 NEVER_ROOMED = {"garage door", "gate", "alarm", "oven", "vacuum", "dishwasher", "washing machine", "sprinklers"}
 
 
@@ -133,11 +134,14 @@ def random_home(rng: random.Random, hard: float = 1.0, others: float = 0.0) -> l
 
     `others` is the share of devices in places that only state messages know.
     """
-    size = max(1, round(rng.choice(SIZES) * (0.4 + 0.6 * hard)))
+    few = rng.random() < FEW_KINDS
+    size = rng.randrange(2, 9) if few else max(1, round(rng.choice(SIZES) * (0.4 + 0.6 * hard)))
     home: dict[str, Entry] = {}
     weights = [DEVICES[d].weight for d in VALUES]
-    favourites = rng.choices(list(PLURALS), [DEVICES[d].weight for d in PLURALS], k=rng.choice([0, 1, 1, 2, 3]))
-    crowded = rng.choice([0.4, 0.7])
+    favourites = rng.choices(
+        list(PLURALS), [DEVICES[d].weight for d in PLURALS], k=rng.choice([1, 1, 2] if few else [0, 1, 1, 2, 3])
+    )
+    crowded = 0.9 if few else rng.choice([0.4, 0.7])
     while len(home) < size:
         device = rng.choices(list(VALUES), weights)[0]
         if favourites and rng.random() < crowded:

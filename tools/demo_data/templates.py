@@ -93,7 +93,17 @@ _COMMANDS: dict[str, list[str]] = {
 }
 # Where a key is made of another's templates, that one's further ones belong to it already.
 _SHARED = {"on.true", "on.false", "open.true", "open.false", "timer.minutes"}
-COMMANDS = {key: found + ([] if key in _SHARED else _MORE.get(key, [])) for key, found in _COMMANDS.items()}
+# What is said of any device with an attribute is said of those that have words of their own for it, too.
+_OF_ALL = ("volume", "volume.up", "volume.down", "muted.true", "muted.false", "up.by", "down.by")
+
+
+def _more(key: str) -> list[str]:
+    own = [] if key in _SHARED else _MORE.get(key, [])
+    common = key.partition(".")[2]
+    return own + (_MORE.get(common, []) if common in _OF_ALL and key not in _OF_ALL else [])
+
+
+COMMANDS = {key: found + _more(key) for key, found in _COMMANDS.items()}
 
 # Sentences around an imperative; <c> is the command, <g> the command with its verb in -ing.
 FRAMES = [

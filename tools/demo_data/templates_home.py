@@ -118,14 +118,6 @@ POSITION = [
     "~have <t> stand at <n>",
     "~!<n> open is right for <t>",
 ]
-POSITION_HALF = [
-    "(open|close|shut|raise|lower) <t> (half way|halfway|half-way)",
-    "half (open|close) <t>",
-    "(set|put|leave) <t> (half open|half way|halfway|half closed)",
-    "!<t> (half open|halfway|half closed|half way [open|down|up])",
-    "!I want <t> half open",
-    "~bring <t> to the middle",
-]
 SPEED = [
     "set <t> to <n> [speed]",
     "set <t> on <n>",
@@ -342,7 +334,11 @@ COFFEE_ON += [
     "get [the] coffee going",
 ]
 KETTLE_ON = ["(boil|heat) [some|the] water", "put the kettle on", "boil the kettle", "~!I'd like some tea water"]
-SPRINKLERS_ON = ["water (the|my) (plants|lawn|garden|grass|flowers)", "start watering the (garden|lawn|plants)"]
+SPRINKLERS_ON = [
+    "water the garden",
+    "water (the|my|our) (plants|lawn|garden|grass|flowers)",
+    "start watering the (garden|lawn|plants)",
+]
 SPRINKLERS_OFF = ["stop watering the (garden|lawn|plants|grass)", "stop watering"]
 WASH_ON = ["start [a|the] wash", "do the laundry", "start the laundry", "run a wash"]
 DISH_ON = ["(wash|do) the dishes", "start the dishes", "run the dishes"]

@@ -125,7 +125,7 @@ COFFEE_OFF = [
 CLEAN = [
     "(clean|clean up|vacuum|hoover|sweep|mop) <it3> [please]",
     "(start|begin) (the cleaning|cleaning|to clean|the vacuuming) [<in>]",
-    "!(there's|there is|there are) (dust|dirt|crumbs|sand|mud|cat hair) [all over|everywhere|on the floor] <in>",
+    "!(there's|there is|there are) (dust|crumbs|sand|mud|cat hair) [all over|everywhere|on the floor] <in>",
     "!I (need|want) <it3> (cleaned|vacuumed|to be clean)",
     "!<it3> is (a mess|dirty|full of crumbs|dusty|filthy)",
     "(vacuum|hoover|clean) the (carpet|carpets|rug|floor|floors) <in>",
@@ -171,7 +171,7 @@ TIMER_OFF = [
     "(stop|cancel) timing",
     "!(you can|please) (stop|cancel|end) (the|that|this) timer [now]",
     "!forget (about the|that|my) timer",
-    "(scrap|abort|dismiss|drop|discontinue|shut off) (the|my|that|this) [<nm>] timer",
+    "(scrap|abort|dismiss|discontinue|shut off) (the|my|that|this) [<nm>] timer",
     "!(I|we) (don't|no longer) (need|want) (the|that|a) [<nm>] timer [now|any longer]",
     "!the <nm> (is|are) (done|ready|out of the oven), (stop|cancel|end) the timer",
     "(let|call) the [<nm>] timer off",
