@@ -57,7 +57,7 @@ def visitors() -> Path:
 
 
 def guests() -> Path:
-    """330 more by three further hands: a household, people asked in writing, an evening at home; same form as `visitors`."""
+    """329 more by three further hands: a household, people asked in writing, an evening at home; same form as `visitors`."""
     return _HERE / "guests.jsonl"
 
 

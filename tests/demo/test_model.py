@@ -90,11 +90,10 @@ def test_vocabulary_fits_and_digits_are_single_tokens(tokenizer):
 
 @given(st.text())
 @settings(deadline=None)
-def test_any_text_survives_the_tokenizer_but_for_its_capitals(text):
+def test_any_text_survives_the_tokenizer(text):
     tokenizer = Tokenizer.from_file(str(demo.path() / "tokenizer.json"))
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    small = tokenizer.normalizer.normalize_str
-    assert small(tokenizer.decode(ids, skip_special_tokens=False)) == small(text)
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
 def test_the_chat_template_is_the_training_format():

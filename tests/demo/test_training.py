@@ -198,8 +198,9 @@ def test_tokens_that_differ_by_a_space_are_learnt_as_one(tokenizer):
 
 
 def test_capitals_are_read_as_small_letters_and_written_where_an_answer_begins(tokenizer):
-    assert tokenizer.tokenize("LIGHTS Off in Nora's ROOM!") == tokenizer.tokenize("lights off in nora's room!")
-    assert tokenizer.tokenize("i can't") == tokenizer.tokenize("I can't")
+    said = ["lights off in nora's room, I said!", "LIGHTS Off in Nora's ROOM, i said!"]
+    read = [tokenizer.apply_chat_template([{"role": "user", "content": text}]) for text in said]
+    assert read[0] == read[1] == checkpoint.encode(tokenizer, [{"role": "user", "content": said[1]}])[0]
     for answer in [REFUSAL, "The front door is locked.", "No lights are on.", "All doors are locked."]:
         assert tokenizer.decode(tokenizer(answer, add_special_tokens=False).input_ids) == answer
 

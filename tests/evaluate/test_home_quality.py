@@ -23,7 +23,7 @@ def accuracy(folder: Path, target: str, quant: str) -> float:
 @pytest.mark.timeout(900)
 def test_the_default_model_keeps_its_quality(tmp_path: Path) -> None:
     exact = accuracy(tmp_path, "rpi5", "fp32")
-    assert exact >= 90.6  # what the card says, less two standard errors: a guard against losing it, not the goal
+    assert exact >= 90.5  # what the card says, less two standard errors: a guard against losing it, not the goal
     for target in ("rpi5", "x86-64"):
         assert accuracy(tmp_path, target, "int8") >= exact - 1
         assert accuracy(tmp_path, target, "int4") >= exact - 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .schema import grounding, pattern
@@ -35,13 +35,19 @@ PIECES = [
     '"}]}',
     "}]}",
 ]
-# The words with a capital that answers begin with; all else is read in small letters.
+# The words with a capital that answers begin with, one token each; all else is in small letters.
 STARTS = ["The", "No", "All", "I can only control"]
-# No newlines and no header tokens: a turn costs two tokens besides its text.
+# No newlines and no header tokens: a turn costs two tokens besides its text. What is said to the model is read in small
+# letters: "PLAY CORNER" is kept as "play corner", and who shouts is understood. It stands here and not in the tokenizer,
+# whose normalizer not every runtime applies.
 TEMPLATE = (
     "{{- bos_token }}"
     "{%- for message in messages %}"
-    "{{- '<|' + message['role'] + '|>' + message['content'] | trim + '<|end|>' }}"
+    "{%- if message['role'] == 'assistant' %}"
+    "{{- '<|assistant|>' + message['content'] | trim + '<|end|>' }}"
+    "{%- else %}"
+    "{{- '<|' + message['role'] + '|>' + message['content'] | trim | lower + '<|end|>' }}"
+    "{%- endif %}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
@@ -51,8 +57,7 @@ def train_tokenizer(conversations: Iterable[list[dict[str, str]]]) -> PreTrained
     """A byte-level BPE of 2048 tokens; every byte has a token, every digit is one.
 
     A word is split the same with and without a space before it, " first" as "first": a place that is copied from a
-    sentence into an answer, where no space comes before it, is then the same tokens but for the first one's space. For the
-    same reason letters are read as small ones: "PLAY CORNER" is kept as "play corner", and who shouts is understood.
+    sentence into an answer, where no space comes before it, is then the same tokens but for the first one's space.
     """
     texts = [_without_pieces(m["content"]).lower() for c in conversations for m in c]
     words = _word_pieces(texts)
@@ -67,7 +72,6 @@ def train_tokenizer(conversations: Iterable[list[dict[str, str]]]) -> PreTrained
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    bpe.normalizer = normalizers.Lowercase()
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens(list(SPECIAL))
     bpe.add_tokens([AddedToken(p, normalized=False, special=False) for p in PIECES])
@@ -143,8 +147,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -
     ids, targets = [BOS], [-100]
     for message in messages:
         role = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}[message["role"]]
-        body = _ids(tokenizer.backend_tokenizer, message["content"].strip())
         own = message["role"] == "assistant"
+        text = message["content"].strip()
+        body = _ids(tokenizer.backend_tokenizer, text if own else text.lower())
         ids += [role, *body, END]
         targets += [-100, *(body if own else [-100] * len(body)), END if own else -100]
     return ids, targets
