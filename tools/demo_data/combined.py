@@ -255,12 +255,10 @@ def _contrast(rng: random.Random, held: bool) -> Command:
         places[rng.randrange(2)] = unknown_place(rng)
     ways = list(words.items())
     rng.shuffle(ways)
-    change = attr in {"brightness", "temperature", "volume"}
-    actions = [Action(device, p, attr, value, change) for p, (value, _) in zip(places, ways, strict=True)]
+    actions = [Action(device, p, attr, value, "up" in words) for p, (value, _) in zip(places, ways, strict=True)]
     said = [rng.choice(found) for _, found in ways]
-    verb = rng.choice(["", "", *(["turn ", "turn "] if attr != "open" else []), "I want ", "put "])
-    if attr == "open" and verb == "put ":
-        verb = "have "
+    verbs = ["I want ", "have "] if attr == "open" else ["turn ", "turn ", "I want ", "put "]
+    verb = rng.choice(["", "", *verbs])
     name = rng.choice(_plain_words(device))[rng.randrange(2)]
     joined = rng.choice([" and ", " and ", ", ", " but ", ", and "])
     where = [place(p, rng) for p in places]
@@ -270,7 +268,7 @@ def _contrast(rng: random.Random, held: bool) -> Command:
         rooms = [room_words(p, rng) for p in places]
         other = rng.choice(["one", "one", name]) if not name.endswith("s") else rng.choice(["ones", "ones", name])
         text = f"the {rooms[0]} {name} {said[0]}{joined}the {rooms[1]} {other} {said[1]}"
-    text, outer = frame(verb + text, verb in {"turn ", "put ", "have "}, rng)
+    text, outer = frame(verb + text, verb not in {"", "I want "}, rng)
     return Command(text, actions, ["contrast", outer])
 
 

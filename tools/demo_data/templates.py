@@ -100,7 +100,7 @@ _OF_ALL = ("volume", "volume.up", "volume.down", "muted.true", "muted.false", "u
 def _more(key: str) -> list[str]:
     own = [] if key in _SHARED else _MORE.get(key, [])
     common = key.partition(".")[2]
-    return own + (_MORE.get(common, []) if common in _OF_ALL and key not in _OF_ALL else [])
+    return own + (_MORE.get(common, []) if common in _OF_ALL else [])
 
 
 COMMANDS = {key: found + _more(key) for key, found in _COMMANDS.items()}
